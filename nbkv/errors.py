@@ -1,0 +1,51 @@
+"""What can go wrong, as the builtin exception a caller would expect; every message says what was given and what is accepted."""
+
+from __future__ import annotations
+
+
+class NbkvError(Exception):
+    """Parent of every error nbkv raises on purpose; its text is one plain line."""
+
+    def __str__(self) -> str:
+        """Return the message alone (``KeyError`` would quote it)."""
+        return " ".join(str(argument) for argument in self.args)
+
+
+class UnknownName(NbkvError, KeyError):
+    """A model, strategy, session or chunk name that nothing is registered under."""
+
+
+class LoadError(NbkvError, OSError):
+    """A model that cannot be read: missing folder, unreachable hub id, unreadable weights."""
+
+
+class UnsupportedModel(NbkvError, TypeError):
+    """A model that lacks what a strategy needs, or that failed its self-check."""
+
+
+class BadPrompt(NbkvError, ValueError):
+    """A prompt that cannot be run: empty, too long, a foreign chunk, an unknown ``{{ name }}``."""
+
+
+class BadOption(NbkvError, ValueError):
+    """An option that does not exist or whose value is out of range."""
+
+
+class StoreFull(NbkvError, OSError):
+    """A store that cannot hold what has to stay in it."""
+
+
+class StoreUnavailable(NbkvError, OSError):
+    """A store that does not answer."""
+
+
+class OutOfMemory(NbkvError, MemoryError):
+    """The device has not enough memory for this request."""
+
+
+def closest(name: str, known: list[str]) -> str:
+    """Return ``' did you mean X?'`` for a near miss among ``known``, else an empty string."""
+    from difflib import get_close_matches  # noqa: PLC0415  (only on the error path)
+
+    near = get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,129 @@
+"""Events are the only path from the engine to the screen: frozen, JSON-able, counts and token spans, never tensors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What every event carries: the session's name and the request's number in it (0: outside a request)."""
+
+    session: str = ""
+    request: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the event as JSON-able data; ``event`` is its kind."""
+        return {"event": type(self).__name__} | asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """A request begins: its strategy and prompt length in tokens."""
+
+    strategy: str
+    prompt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reused(Event):
+    """KV of the token span ``[start, stop)`` was taken from ``tier`` instead of computed."""
+
+    start: int
+    stop: int
+    tier: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer(Event):
+    """Layer ``index`` (0-based) of ``n_layers`` has run over ``rows`` tokens of the prompt."""
+
+    index: int
+    n_layers: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token(Event):
+    """A token was decoded; ``text`` is the piece of text it completed (may be empty)."""
+
+    token_id: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Event):
+    """A request has ended; ``result`` is ``Result.to_dict()``."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored(Event):
+    """KV of ``tokens`` new tokens (``nbytes``) is now held by ``tier``."""
+
+    tokens: int
+    nbytes: int
+    tier: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evicted(Event):
+    """KV of ``tokens`` tokens (``nbytes``) left ``tier``."""
+
+    tokens: int
+    nbytes: int
+    tier: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fallback(Event):
+    """Something asked for was done another way; ``why`` says so in one line."""
+
+    why: str
+
+
+Listener = Callable[[Event], None]
+
+
+class Bus:
+    """Hands each event to its listeners in the order they came; a listener that raises is reported once and dropped."""
+
+    def __init__(self) -> None:
+        """Start without listeners."""
+        self._listeners: list[Listener] = []
+
+    def emit(self, event: Event) -> None:
+        """Give ``event`` to every listener."""
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception as error:  # noqa: BLE001  (instrumentation may not break a run)
+                self.drop(listener)
+                warnings.warn(f"nbkv: a listener was dropped after {type(error).__name__}: {error}", stacklevel=2)
+
+    def add(self, listener: Listener) -> None:
+        """Let ``listener`` hear every event from now on."""
+        self._listeners.append(listener)
+
+    def drop(self, listener: Listener) -> None:
+        """Let ``listener`` hear no more events; unknown listeners are ignored."""
+        self._listeners = [known for known in self._listeners if known is not listener]
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens (spares building events for nobody)."""
+        return bool(self._listeners)
+
+    @contextmanager
+    def tap(self, listener: Listener) -> Iterator[None]:
+        """Listen for the length of a ``with`` block."""
+        self.add(listener)
+        try:
+            yield
+        finally:
+            self.drop(listener)

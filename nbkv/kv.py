@@ -1,0 +1,75 @@
+"""The nouns of reuse: the keys and values of a token span, layer by layer, and the space they may be reused in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+
+class Span(NamedTuple):
+    """A half-open token range ``[start, stop)`` in prompt positions."""
+
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Space:
+    """Everything besides token ids that must match before KV may be reused.
+
+    ``model`` is the fingerprint (weights, quantisation, active adapters, rope, attention kind); ``lineage`` is
+    ``exact``, ``canonical`` or ``approx:<strategy>``; exact strategies read only ``exact``.
+    """
+
+    model: str
+    dtype: str
+    tenant: str = "default"
+    lineage: str = "exact"
+
+
+@dataclass(frozen=True, eq=False)
+class KV:
+    """Keys and values of one token span.
+
+    Per layer: ``keys[i]`` ``[H_k, T, D_k]`` and ``values[i]`` ``[H_v, T, D_v]``, unbatched, in the model's own cached
+    form (keys after the rotary embedding). A layer may lie on its own device.
+    """
+
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens ``T``."""
+        return int(self.keys[0].shape[-2]) if self.keys else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the tokens themselves, whatever buffer they are a view of."""
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def __getitem__(self, span: slice) -> KV:
+        """Return the tokens of ``span`` as a view."""
+        return KV(tuple(k[:, span] for k in self.keys), tuple(v[:, span] for v in self.values))
+
+    def compact(self) -> KV:
+        """Return a copy that shares memory with nothing else."""
+        return KV(
+            tuple(k.clone(memory_format=torch.contiguous_format) for k in self.keys),
+            tuple(v.clone(memory_format=torch.contiguous_format) for v in self.values),
+        )
+
+
+def join(parts: Sequence[KV]) -> KV:
+    """Return ``parts`` one after another in memory of their own."""
+    keys = tuple(torch.cat(layers, dim=-2) for layers in zip(*(part.keys for part in parts), strict=True))
+    values = tuple(torch.cat(layers, dim=-2) for layers in zip(*(part.values for part in parts), strict=True))
+    return KV(keys, values)

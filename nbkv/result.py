@@ -1,0 +1,246 @@
+"""What a request gives back: plain data without device tensors, which knows how to count itself and how to be shown."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbkv.errors import UnknownName
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+
+class Provenance(IntEnum):
+    """Where the KV of a prompt token finally came from."""
+
+    FRESH = 0
+    PREFIX = 1
+    CHUNK = 2
+    CORRECTED = 3
+    RECOMPUTED = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds: ``ttft_s`` from request to first token (load, select and prefill are parts of it); ``tpot_s`` per later token."""
+
+    ttft_s: float = 0.0
+    load_s: float = 0.0
+    select_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    total_s: float = 0.0
+    tpot_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Prompt tokens by where their KV came from; ``reused + recomputed + fresh = prompt``."""
+
+    prompt: int
+    reused: int
+    recomputed: int
+    fresh: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Token-layers run, over prompt tokens x layers: ``select`` (check and question passes) + ``rows`` = ``share``."""
+
+    share: float = 0.0
+    select: float = 0.0
+    rows: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """Distance to ``full`` on the same prompt.
+
+    ``kl`` is KL(full || strategy) of the next-token distribution in nats; ``top1`` the share of the first ``n`` greedy
+    tokens of full that the strategy would pick too, given full's tokens before them.
+    """
+
+    kl: float
+    top1: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A text unit encoded once: its own token ids (never dependent on neighbours) and the sink it was encoded behind."""
+
+    name: str
+    text: str
+    token_ids: tuple[int, ...]
+    sink: tuple[int, ...]
+    model: str
+    lineage: str = "canonical"
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self.token_ids)
+
+    def __repr__(self) -> str:
+        """Return name, size and the beginning of the text."""
+        text = " ".join(self.text.split())
+        return f"<Chunk {self.name!r}: {len(self)} tokens, {text[:60]!r}{'…' if len(text) > 60 else ''}>"  # noqa: PLR2004
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the chunk as JSON-able data."""
+        return {"kind": "chunk"} | asdict(self)
+
+    def _repr_html_(self) -> str:
+        return _show().chunk_html(self.to_dict())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """One finished (or interrupted) request. ``prompt_pieces`` are the prompt's tokens as text, for the token map."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_ids: tuple[int, ...]
+    finish_reason: str
+    strategy: str
+    model: str
+    fingerprint: str
+    timing: Timing
+    provenance: NDArray[np.uint8]
+    kept: NDArray[np.bool_] | None = None
+    compute: Compute
+    kv_bytes: dict[str, int] = field(default_factory=dict)
+    fidelity: Fidelity | None = None
+    notes: tuple[str, ...] = ()
+    prompt_pieces: tuple[str, ...] = ()
+    chunks: tuple[tuple[str, int, int], ...] = ()
+    lineage: str = "exact"
+
+    @property
+    def tokens(self) -> Tokens:
+        """Return the prompt's token counts, which are sums over ``provenance``."""
+        counts = np.bincount(self.provenance, minlength=len(Provenance))
+        reused = counts[Provenance.PREFIX] + counts[Provenance.CHUNK] + counts[Provenance.CORRECTED]
+        return Tokens(
+            prompt=len(self.provenance),
+            reused=int(reused),
+            recomputed=int(counts[Provenance.RECOMPUTED]),
+            fresh=int(counts[Provenance.FRESH]),
+        )
+
+    @property
+    def hit_rate(self) -> float:
+        """Return the reused share of the prompt, between 0 and 1."""
+        tokens = self.tokens
+        return tokens.reused / tokens.prompt if tokens.prompt else 0.0
+
+    def chunk(self, name: str) -> Chunk:
+        """Return the answer as a chunk of the very token ids that were decoded; the only known name is ``"answer"``."""
+        if name != "answer":
+            message = f"unknown part {name!r} of a result (known: answer)"
+            raise UnknownName(message)
+        return Chunk(
+            name="answer",
+            text=self.text,
+            token_ids=self.token_ids,
+            sink=self.prompt_ids,
+            model=self.fingerprint,
+            lineage=self.lineage,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-able data; arrays as runs of equal values."""
+        return {
+            "kind": "result",
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "prompt_ids": list(self.prompt_ids),
+            "finish_reason": self.finish_reason,
+            "strategy": self.strategy,
+            "model": self.model,
+            "timing": asdict(self.timing),
+            "tokens": asdict(self.tokens),
+            "hit_rate": self.hit_rate,
+            "compute": asdict(self.compute),
+            "provenance": [
+                {"source": Provenance(value).name, "start": start, "stop": stop}
+                for value, start, stop in runs(self.provenance)
+            ],
+            "dropped": [] if self.kept is None else [[a, b] for kept, a, b in runs(self.kept) if not kept],
+            "kv_bytes": dict(self.kv_bytes),
+            "fidelity": None if self.fidelity is None else asdict(self.fidelity),
+            "notes": list(self.notes),
+            "prompt_pieces": list(self.prompt_pieces),
+            "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in self.chunks],
+        }
+
+    def __repr__(self) -> str:
+        """Return the text and a one-line summary."""
+        return str(_show().result_text(self.to_dict()))
+
+    def _repr_html_(self) -> str:
+        return str(_show().result_html(self.to_dict()))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """One prompt under several strategies, each run ``repeat`` times, turn by turn; the reference is ``full``.
+
+    ``rows`` holds one dict a strategy: ``strategy``, medians of the timings in seconds (``ttft_s``, ``load_s``,
+    ``select_s``, ``prefill_s``, ``decode_s``, ``tpot_s``), ``speedup`` (full's TTFT over its own), ``hit_rate``,
+    ``reused``, ``recomputed``, ``fresh``, ``compute_share``, ``kl``, ``top1``, ``same_text``, ``text`` and ``notes``.
+    """
+
+    model: str
+    prompt_tokens: int
+    repeat: int
+    rows: tuple[dict[str, Any], ...]
+    results: tuple[Result, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the results as JSON-able data."""
+        return {
+            "kind": "comparison",
+            "model": self.model,
+            "prompt_tokens": self.prompt_tokens,
+            "repeat": self.repeat,
+            "rows": [dict(row) for row in self.rows],
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a strategy as a DataFrame."""
+        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+
+        return pd.DataFrame(list(self.rows))
+
+    def to_csv(self, path: str | None = None) -> str | None:
+        """Write the table to ``path``, or return it as text."""
+        text: str | None = self.to_frame().to_csv(path, index=False)
+        return text
+
+    def __repr__(self) -> str:
+        """Return the table as text."""
+        return str(_show().comparison_text(self.to_dict()))
+
+    def _repr_html_(self) -> str:
+        return str(_show().comparison_html(self.to_dict()))
+
+
+def runs(values: NDArray[Any]) -> list[tuple[Any, int, int]]:
+    """Return ``(value, start, stop)`` for each run of equal neighbours."""
+    found, start = [], 0
+    for value, group in groupby(values.tolist()):
+        stop = start + sum(1 for _ in group)
+        found.append((value, start, stop))
+        start = stop
+    return found
+
+
+def _show() -> Any:  # noqa: ANN401  (a module)
+    return importlib.import_module("nbkv.show")
