@@ -1,0 +1,40 @@
+# Every target works on a fresh machine that has Python 3.11 or later: the first one to run makes .venv.
+# `make demo TORCH=` keeps the torch that pip finds for itself; `make test T=tests/unit` runs a part.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+T ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+demo: $(STAMP)
+	$(BIN)/nbkv demo -o runs/demo
+
+# One torch thread a worker: two workers with two threads each fight over two cores.
+test: $(STAMP)
+ifneq ($(T),)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(T)
+else
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q --ignore=tests/notebooks
+	$(BIN)/pytest -q tests/notebooks
+endif
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+# The big wheel first, so that nothing else decides which torch it is.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("nbkv needs Python 3.11 or later")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(if $(TORCH),$(BIN)/python -m pip install -q -c constraints.txt $(TORCH))
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
