@@ -1,0 +1,1 @@
+"""What strategies of one kind share; each narrows ``Strategy`` to one hook."""

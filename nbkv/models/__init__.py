@@ -1,0 +1,1 @@
+"""The one folder that knows transformers' internals."""

@@ -1,0 +1,144 @@
+"""One face for every decoder: forward over rows at positions with our cache, through the walk where it is proved."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+
+from nbkv.models import masks
+from nbkv.models.cache import GrowingCache
+from nbkv.models.capabilities import Capabilities
+from nbkv.models.fingerprint import fingerprint, version
+from nbkv.models.walk import Walk
+
+
+@dataclass
+class Work:
+    """Counts what the layers did: ``token_layers`` is the sum over layers of the rows each was run on."""
+
+    token_layers: int = 0
+    on_layer: Callable[[int, int], None] | None = None
+
+    def __call__(self, index: int, rows: int) -> None:
+        """Count ``rows`` tokens through layer ``index``, then tell whoever follows the layers."""
+        self.token_layers += rows
+        if self.on_layer is not None:
+            self.on_layer(index, rows)
+
+
+@dataclass(eq=False)
+class ModelAdapter:
+    """A transformers causal language model as nbkv runs it; made by ``nbkv.models.probe.adapt``."""
+
+    model: PreTrainedModel
+    name: str
+    capabilities: Capabilities
+    walk: Walk | None
+    notes: tuple[str, ...] = ()
+    _fingerprint: tuple[int, str] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Learn which optional arguments the model's forward takes."""
+        self._accepts = frozenset(inspect.signature(self.model.forward).parameters)
+        embedding = self.model.get_input_embeddings().weight
+        self.device = embedding.device
+        self.dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def n_layers(self) -> int:
+        """Return the number of decoder layers."""
+        return self.capabilities.n_layers
+
+    @property
+    def config(self) -> Any:  # noqa: ANN401  (each family has its own class)
+        """Return the config of the text decoder."""
+        return self.model.config.get_text_config()
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what identifies the weights, quantisation and active adapters; changes when any of them does."""
+        now = version(self.model)
+        if self._fingerprint is None or self._fingerprint[0] != now:
+            self._fingerprint = (now, fingerprint(self.model))
+        return self._fingerprint[1]
+
+    def new_cache(self, reserve: int = 0) -> Cache:
+        """Return an empty cache: ours where it passed the self-test, else the family's own."""
+        return GrowingCache(reserve) if self.capabilities.prefix else DynamicCache(config=self.config)
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        cache: Cache,
+        *,
+        start: int,
+        keep: int = 1,
+        work: Work | None = None,
+    ) -> torch.Tensor:
+        """Run tokens ``ids`` ``[n]`` at positions ``start …`` after what ``cache`` holds; return logits ``[keep, V]``.
+
+        The cache is extended by ``n`` tokens. ``keep`` rows of logits are computed, the last ones.
+        """
+        positions = torch.arange(start, start + len(ids), device=self.device)
+        return self._run(ids, positions, cache, keep=keep, mask=None, work=work)
+
+    def recompute(
+        self, ids: torch.Tensor, rows: torch.Tensor, cache: GrowingCache, *, keep: int = 1, work: Work | None = None
+    ) -> torch.Tensor:
+        """Run tokens ``ids`` ``[n]`` at true positions ``rows`` ``[n]`` and scatter their K/V; return logits ``[keep, V]``.
+
+        Every row attends to the positions up to its own, whatever wrote them; rows and cached tokens together must
+        cover them. Needs rotary or learned positions (``UnsupportedModel`` is the strategy's to raise).
+        """
+        n_keys = max(cache.length, int(rows.max()) + 1)
+        eager = self.config._attn_implementation == "eager"  # noqa: SLF001  (the only name transformers gives it)
+        kinds = self.capabilities.layer_types
+        mask = masks.by_position(rows, n_keys, kinds, self.config, self.dtype if eager else None)
+        with cache.writing(rows):
+            return self._run(ids, rows, cache, keep=keep, mask=mask, work=work)
+
+    def _run(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        cache: Cache,
+        *,
+        keep: int,
+        mask: torch.Tensor | dict[str, torch.Tensor] | None,
+        work: Work | None,
+    ) -> torch.Tensor:
+        asked: dict[str, Any] = {"input_ids": ids[None], "past_key_values": cache, "use_cache": True}
+        if "position_ids" in self._accepts:
+            asked["position_ids"] = positions[None]
+        if "logits_to_keep" in self._accepts:
+            asked["logits_to_keep"] = keep
+        if mask is not None:
+            asked["attention_mask"] = mask
+        with torch.no_grad(), self._evaluating(), self._stepping(work):
+            logits = self.model(**asked).logits[0, -keep:]
+        if work is not None and self.walk is None:
+            work.token_layers += len(ids) * self.n_layers
+        return logits
+
+    def _stepping(self, work: Work | None) -> Any:  # noqa: ANN401  (a context manager)
+        return nullcontext() if self.walk is None else self.walk.stepping(work)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        if not self.model.training:
+            yield
+            return
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train()
+
+

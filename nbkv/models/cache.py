@@ -1,0 +1,200 @@
+"""A cache whose layers grow a preallocated buffer: appending a token copies that token and nothing else.
+
+It is a transformers ``Cache``, so it also works inside ``generate``; besides, rows can be written at arbitrary
+positions, and spans be read, written and cut off, which is what stores and strategies need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+from nbkv.kv import KV
+
+_STEP = 64  # capacity is a multiple of this many tokens, so that short answers do not reallocate
+
+
+class GrowingLayer(DynamicLayer):
+    """K and V of one layer in buffers ``[B, H, capacity, D]``, of which the first ``length`` tokens are valid."""
+
+    def __init__(self, reserve: int = 0) -> None:
+        """Start empty; the first write allocates room for at least ``reserve`` tokens."""
+        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.length = 0
+        self.reserve = reserve
+        self.rows: torch.Tensor | None = None
+        super().__init__()
+
+    @property
+    def keys(self) -> torch.Tensor | None:
+        """Return the valid keys ``[B, H, length, D]`` as a view."""
+        return None if self._buffers is None else self._buffers[0][:, :, : self.length]
+
+    @keys.setter
+    def keys(self, keys: torch.Tensor | None) -> None:
+        # transformers' own batch and beam operations assign keys, then values: both become the new buffers
+        self._buffers = None if keys is None else (keys, keys if self._buffers is None else self._buffers[1])
+        self.length = 0 if keys is None else keys.shape[-2]
+
+    @property
+    def values(self) -> torch.Tensor | None:
+        """Return the valid values ``[B, H, length, D]`` as a view."""
+        return None if self._buffers is None else self._buffers[1][:, :, : self.length]
+
+    @values.setter
+    def values(self, values: torch.Tensor | None) -> None:
+        if self._buffers is not None and values is not None:
+            self._buffers = (self._buffers[0], values)
+
+    @property
+    def capacity(self) -> int:
+        """Return how many tokens fit without a new allocation."""
+        return 0 if self._buffers is None else self._buffers[0].shape[-2]
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes allocated, used or not."""
+        return 0 if self._buffers is None else sum(b.numel() * b.element_size() for b in self._buffers)
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Take dtype, device and shapes from the first states and allocate."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        room = _rounded(max(self.reserve, key_states.shape[-2]))
+        self._buffers = (_buffer(key_states, room), _buffer(value_states, room))
+        self.length = 0
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any  # noqa: ANN401, ARG002
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the states ``[B, H, n, D]``, or scatter them to ``rows`` if set; return all valid keys and values."""
+        if self.rows is None:
+            self._write(slice(self.length, self.length + key_states.shape[-2]), key_states, value_states)
+        else:
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+            rows = self.rows.to(key_states.device)
+            self._room(int(rows.max()) + 1)
+            keys, values = self._buffers  # type: ignore[misc]
+            keys.index_copy_(-2, rows, key_states)
+            values.index_copy_(-2, rows, value_states)
+            self.length = max(self.length, int(rows.max()) + 1)
+        return self.keys, self.values  # type: ignore[return-value]
+
+    def get_seq_length(self) -> int:
+        """Return the number of valid tokens."""
+        return self.length
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ``-tokens_to_remove`` tokens (transformers' convention: a negative count, or 0)."""
+        if tokens_to_remove > 0:
+            message = f"crop takes a negative count of tokens to remove, or 0; got {tokens_to_remove}"
+            raise ValueError(message)
+        self.length = max(0, self.length + tokens_to_remove)
+
+    def reset(self) -> None:
+        """Forget all tokens, keep the buffers."""
+        self.length = 0
+
+    def fit(self) -> None:
+        """Move the valid tokens to buffers just large enough, if that frees anything."""
+        if self._buffers is not None and _rounded(self.length) < self.capacity:
+            self._move(_rounded(self.length))
+
+    def _write(self, span: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        self._room(span.stop)
+        mine_keys, mine_values = self._buffers  # type: ignore[misc]
+        mine_keys[:, :, span] = keys
+        mine_values[:, :, span] = values
+        self.length = max(self.length, span.stop)
+
+    def _room(self, tokens: int) -> None:
+        if tokens <= self.capacity or self._buffers is None:
+            return
+        self._move(_rounded(max(tokens, self.reserve, 2 * self.capacity)))
+
+    def _move(self, room: int) -> None:
+        assert self._buffers is not None  # noqa: S101
+        moved = tuple(_buffer(old, room) for old in self._buffers)
+        for new, old in zip(moved, self._buffers, strict=True):
+            new[:, :, : self.length] = old[:, :, : self.length]
+        self._buffers = (moved[0], moved[1])
+
+
+class GrowingCache(Cache):  # type: ignore[misc]  # transformers is untyped here
+    """One growing buffer per layer, all of them holding the same tokens ``[0, length)``."""
+
+    def __init__(self, reserve: int = 0) -> None:
+        """Start empty; the first write allocates room for at least ``reserve`` tokens per layer."""
+        super().__init__(layer_class_to_replicate=lambda: GrowingLayer(self._reserve))
+        self._reserve = reserve
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens every layer holds."""
+        return min((layer.length for layer in self.layers if layer.is_initialized), default=0)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes allocated by all layers."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def reserve(self, tokens: int) -> None:
+        """Make the next allocation large enough for ``tokens`` tokens in all."""
+        self._reserve = tokens
+        for layer in self.layers:
+            layer.reserve = tokens
+
+    def truncate(self, length: int) -> None:
+        """Keep the first ``length`` tokens in every layer, also where an interrupted pass left layers of unequal length."""
+        for layer in self.layers:
+            layer.length = min(layer.length, length)
+
+    def fit(self) -> None:
+        """Give back the memory behind the last token."""
+        for layer in self.layers:
+            layer.reserve = 0
+            layer.fit()
+
+    def read(self, start: int, stop: int) -> KV:
+        """Return K/V of ``[start, stop)`` as views; a layer without K/V of its own gives tensors without heads."""
+        empty = torch.empty(0, stop - start, 0)
+        sides = [(layer.keys, layer.values) for layer in self.layers]
+        return KV(
+            tuple(empty if keys is None else keys[0, :, start:stop] for keys, _ in sides),
+            tuple(empty if values is None else values[0, :, start:stop] for _, values in sides),
+        )
+
+    def write(self, start: int, kv: KV) -> None:
+        """Put ``kv`` at ``[start, start + kv.length)``; later tokens stay as they are."""
+        while len(self.layers) < len(kv.keys):
+            self.layers.append(GrowingLayer(self._reserve))
+        for layer, keys, values in zip(self.layers, kv.keys, kv.values, strict=True):
+            if keys.shape[0]:
+                layer._write(slice(start, start + kv.length), keys[None], values[None])  # noqa: SLF001
+
+    @contextmanager
+    def writing(self, rows: torch.Tensor) -> Iterator[None]:
+        """Within the block, states are scattered to positions ``rows`` ``[n]`` instead of appended."""
+        try:
+            for layer in self.layers:
+                layer.rows = rows
+            yield
+        finally:
+            for layer in self.layers:
+                layer.rows = None
+
+
+def _buffer(like: torch.Tensor, room: int) -> torch.Tensor:
+    batch, heads, _, width = like.shape
+    return torch.empty(batch, heads, room, width, dtype=like.dtype, device=like.device)
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // _STEP) * _STEP

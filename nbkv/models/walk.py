@@ -1,0 +1,137 @@
+"""The layer walk: run a model's layers one by one under our control, with everything else left to the model itself.
+
+For the length of one forward the model's layer list is replaced by *seats*. A seat records how its layer was called
+(masks, position embeddings, per-layer inputs, whatever the family passes) and hands the hidden states on untouched.
+The last seat, having everything, runs the real layers in order and gives their output to the model, which goes on with
+its own final norm and head. So what happens before the first layer and after the last is the model's own code, for any
+family whose layers are called once each, in order; the probe checks that, and the self-test checks the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+OnLayer = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Where a model keeps its layers, and what each returns: ``None`` for a tensor, else the length of its tuple."""
+
+    parent: nn.Module
+    name: str
+    returns: tuple[int | None, ...]
+
+    @property
+    def modules(self) -> nn.ModuleList:
+        """Return the model's own list."""
+        found = self.parent._modules[self.name]  # noqa: SLF001  (a swap must not run Module.__setattr__)
+        assert isinstance(found, nn.ModuleList)  # noqa: S101
+        return found
+
+
+@dataclass
+class _Call:
+    hidden: torch.Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Seat(nn.Module):
+    """Stands in for one layer; every attribute it lacks is the layer's own."""
+
+    def __init__(self, layer: nn.Module, returns: int | None, arrive: Callable[[_Call], torch.Tensor]) -> None:
+        super().__init__()
+        self.__dict__["_layer"] = layer  # not a submodule: state_dict and hooks must not see it twice
+        self._returns = returns
+        self._arrive = arrive
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (the layer's own attribute, whatever it is)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_layer"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if args:
+            call = _Call(args[0], args[1:], kwargs)
+        else:
+            call = _Call(kwargs.pop("hidden_states"), (), kwargs)
+        hidden = self._arrive(call)
+        return hidden if self._returns is None else (hidden, *(None,) * (self._returns - 1))
+
+
+class Walk:
+    """Runs the layers of one model; made once, entered for each forward."""
+
+    def __init__(self, layers: Layers) -> None:
+        """Prepare a seat for every layer of ``layers``."""
+        self._layers = layers
+        self._own = layers.modules
+        self._calls: list[_Call] = []
+        self._on_layer: OnLayer | None = None
+        self._seats = nn.ModuleList(
+            _Seat(layer, returns, self._arrive) for layer, returns in zip(self._own, layers.returns, strict=True)
+        )
+
+    @contextmanager
+    def stepping(self, on_layer: OnLayer | None) -> Iterator[None]:
+        """Within the block a forward of the model walks; ``on_layer(index, rows)`` follows each layer and may raise."""
+        self._calls, self._on_layer = [], on_layer
+        self._layers.parent._modules[self._layers.name] = self._seats  # noqa: SLF001
+        try:
+            yield
+        finally:
+            self._layers.parent._modules[self._layers.name] = self._own  # noqa: SLF001
+            self._calls, self._on_layer = [], None
+
+    def _arrive(self, call: _Call) -> torch.Tensor:
+        self._calls.append(call)
+        return self._run() if len(self._calls) == len(self._own) else call.hidden
+
+    def _run(self) -> torch.Tensor:
+        hidden = self._calls[0].hidden
+        for index, (layer, call) in enumerate(zip(self._own, self._calls, strict=True)):
+            out = layer(hidden, *call.args, **call.kwargs)
+            hidden = out[0] if isinstance(out, tuple) else out
+            if self._on_layer is not None:
+                self._on_layer(index, hidden.shape[-2])
+        return hidden
+
+
+def find_layers(model: nn.Module, n_layers: int, forward: Callable[[], object]) -> Layers | None:
+    """Return the module list whose ``n_layers`` members ``forward`` calls once each, in order; None if there is none."""
+    candidates = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == n_layers
+    ]
+    seen: list[tuple[int, int, int | None]] = []
+    handles = []
+    for number, (_, _, child) in enumerate(candidates):
+        for index, layer in enumerate(child):
+            handles.append(layer.register_forward_hook(_recorder(seen, number, index)))
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    for number, (parent, name, _) in enumerate(candidates):
+        calls = [(index, returns) for candidate, index, returns in seen if candidate == number]
+        if [index for index, _ in calls] == list(range(n_layers)):
+            return Layers(parent, name, tuple(returns for _, returns in calls))
+    return None
+
+
+def _recorder(seen: list[tuple[int, int, int | None]], number: int, index: int) -> Callable[..., None]:
+    def record(_module: nn.Module, _inputs: object, output: object) -> None:
+        seen.append((number, index, len(output) if isinstance(output, tuple) else None))
+
+    return record

@@ -1,0 +1,109 @@
+"""A radix tree over token ids: every node is a run of tokens, every path from the root a prefix somebody computed.
+
+The tree knows nothing of tensors: a node's payload is whatever the store hangs there, and ``on_split`` tells the store
+when a node was cut in two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+P = TypeVar("P")
+
+
+class Node(Generic[P]):
+    """Tokens ``[start, stop)`` of a path; ``used`` is the tick of the last visit, ``leases`` counts who needs it to stay."""
+
+    __slots__ = ("children", "ids", "leases", "parent", "payload", "start", "used")
+
+    def __init__(self, ids: Sequence[int], start: int, parent: Node[P] | None, payload: P | None) -> None:
+        """Hang nothing anywhere; the tree does that."""
+        self.ids = tuple(ids)
+        self.start = start
+        self.parent = parent
+        self.payload = payload
+        self.children: dict[int, Node[P]] = {}
+        self.leases = 0
+        self.used = 0
+
+    @property
+    def stop(self) -> int:
+        """Return the position after the node's last token."""
+        return self.start + len(self.ids)
+
+    @property
+    def path(self) -> list[Node[P]]:
+        """Return the nodes from below the root down to this one."""
+        nodes: list[Node[P]] = []
+        node: Node[P] | None = self
+        while node is not None and node.parent is not None:
+            nodes.append(node)
+            node = node.parent
+        return nodes[::-1]
+
+
+class RadixTree(Generic[P]):
+    """Prefixes at token granularity; ``on_split(upper, lower)`` is called after a node became two."""
+
+    def __init__(self, on_split: Callable[[Node[P], Node[P]], None]) -> None:
+        """Start with a root that holds no tokens."""
+        self.root: Node[P] = Node((), 0, None, None)
+        self._on_split = on_split
+        self._tick = 0
+
+    def match(self, ids: Sequence[int]) -> list[Node[P]]:
+        """Return the nodes whose tokens together are the longest known prefix of ``ids``; the last is split to end there."""
+        self._tick += 1
+        node, at, path = self.root, 0, []
+        while at < len(ids) and (child := node.children.get(ids[at])) is not None:
+            common = _common(child.ids, ids, at)
+            if common < len(child.ids):
+                child = self._split(child, common)  # noqa: PLW2901  (the upper half is the child from here on)
+            child.used = self._tick
+            path.append(child)
+            node, at = child, child.stop
+        return path
+
+    def insert(self, ids: Sequence[int], payload: P) -> Node[P] | None:
+        """Add what is missing of ``ids`` as one new node with ``payload``; return it, or None if all was known."""
+        path = self.match(ids)
+        parent = path[-1] if path else self.root
+        if parent.stop == len(ids):
+            return None
+        node = Node(ids[parent.stop :], parent.stop, parent, payload)
+        node.used = self._tick
+        parent.children[node.ids[0]] = node
+        return node
+
+    def remove(self, leaf: Node[P]) -> None:
+        """Take ``leaf`` (a node without children) out of the tree."""
+        assert leaf.parent is not None  # noqa: S101
+        assert not leaf.children  # noqa: S101
+        del leaf.parent.children[leaf.ids[0]]
+
+    def nodes(self) -> Iterator[Node[P]]:
+        """Yield every node below the root, parents before children."""
+        stack = list(self.root.children.values())
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children.values())
+
+    def _split(self, node: Node[P], at: int) -> Node[P]:
+        assert node.parent is not None  # noqa: S101
+        upper = Node(node.ids[:at], node.start, node.parent, node.payload)
+        upper.used, upper.leases = node.used, node.leases
+        node.parent.children[upper.ids[0]] = upper
+        node.ids, node.start, node.parent = node.ids[at:], node.start + at, upper
+        upper.children[node.ids[0]] = node
+        self._on_split(upper, node)
+        return upper
+
+
+def _common(known: Sequence[int], ids: Sequence[int], at: int) -> int:
+    """Return how many tokens of ``known`` equal ``ids[at:]`` from their beginnings."""
+    stop = min(len(known), len(ids) - at)
+    if tuple(known[:stop]) == tuple(ids[at : at + stop]):
+        return stop
+    return next(i for i in range(stop) if known[i] != ids[at + i])

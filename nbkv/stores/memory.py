@@ -1,0 +1,270 @@
+"""The memory store: a radix tree over token ids whose K/V live in the very buffers the model writes.
+
+A request that continues where a line ends goes on writing that line: nothing is copied. A request that branches off
+earlier takes the line over as well; only the tail that is not its own is copied out, into memory of its own. So k
+branches hold their prefix once, and no branch can overwrite another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nbkv.events import Bus, Evicted, Stored
+from nbkv.kv import KV, Space
+from nbkv.radix import Node, RadixTree
+from nbkv.stores.lines import Buffer, Home, Line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Counts:
+    """Running figures of one tier: requests that found something or nothing, and nodes that had to leave."""
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+
+
+@dataclass(eq=False)
+class Lease:
+    """A line held for one request; ``matched`` is how many of the request's first tokens it already holds."""
+
+    space: Space
+    line: Line
+    matched: int
+    known: int
+    nodes: list[Node[Home]]
+    copied: int
+
+
+@dataclass(eq=False)
+class MemoryStore:
+    """Prefixes in the memory of the model's own device, at most ``limit`` bytes of them, the least recently used leaves first out."""
+
+    limit: int
+    bus: Bus = field(default_factory=Bus)
+    name: str = "memory"
+    counts: Counts = field(default_factory=Counts)
+
+    def __post_init__(self) -> None:
+        """Start empty."""
+        self._trees: dict[Space, RadixTree[Home]] = {}
+        self._lines: list[Line] = []
+        self._tails = 0  # bytes of nodes with memory of their own
+        self._lock = threading.RLock()
+
+    def take(self, space: Space, ids: Sequence[int], limit: int, new: Callable[[], Buffer]) -> Lease:
+        """Lease a line that holds the longest known prefix of ``ids``, at most ``limit`` tokens of it.
+
+        ``known`` of the lease says how long the known prefix is without that limit.
+        """
+        with self._lock:
+            tree = self._trees.setdefault(space, RadixTree(self._on_split))
+            known = sum(len(node.ids) for node in tree.match(ids))
+            path = tree.match(ids[:limit]) if known > limit else tree.match(ids)
+            matched = path[-1].stop if path else 0
+            line, held = self._line_for(path, matched, new)
+            lease = Lease(space, line, matched, known, path, 0)
+            line.leased = True
+            for node in path:
+                node.leases += 1
+            lease.copied = self._displace(line, held) + self._fill(line, path, held)
+            self.counts.hits += bool(matched)
+            self.counts.misses += not matched
+            return lease
+
+    def give(self, lease: Lease, ids: Sequence[int]) -> None:
+        """Keep what the leased line now holds, ``ids`` from its first token on, and end the lease."""
+        with self._lock:
+            line = lease.line
+            line.buffer.truncate(len(ids))
+            tree = self._trees.setdefault(lease.space, RadixTree(self._on_split))
+            path = tree.match(ids)
+            for node in path:
+                if isinstance(node.payload, KV):
+                    self._settle(node, line)
+            added = tree.insert(ids, line)
+            if added is not None:
+                line.nodes.add(added)
+                self._emit(Stored(tokens=len(added.ids), nbytes=_bytes(line, added), tier=self.name))
+            self._end(lease)
+
+    def discard(self, lease: Lease) -> None:
+        """Forget what the request wrote, keep what was there before, and end the lease."""
+        with self._lock:
+            lease.line.buffer.truncate(lease.matched)
+            self._end(lease)
+
+    def holds(self, space: Space, ids: Sequence[int]) -> int:
+        """Return how many of the first tokens of ``ids`` are known in ``space``."""
+        with self._lock:
+            tree = self._trees.get(space)
+            return sum(len(node.ids) for node in tree.match(ids)) if tree else 0
+
+    def clear(self) -> None:
+        """Forget everything; a line on lease stays until its request ends."""
+        with self._lock:
+            self._trees.clear()
+            self._tails = 0
+            self._lines = [line for line in self._lines if line.leased]
+            for line in self._lines:
+                line.nodes.clear()
+
+    def close(self) -> None:
+        """Free the memory."""
+        self.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes allocated: whole lines, and tails that have memory of their own."""
+        with self._lock:
+            return sum(line.buffer.nbytes for line in self._lines) + self._tails
+
+    @property
+    def tiers(self) -> pd.DataFrame:
+        """Return one row a tier: entries (tree nodes), tokens, bytes, limit, hits, misses, evictions."""
+        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+
+        return pd.DataFrame(self.figures())
+
+    def figures(self) -> list[dict[str, int | str]]:
+        """Return what ``tiers`` shows, as plain data."""
+        with self._lock:
+            nodes = [node for tree in self._trees.values() for node in tree.nodes()]
+            return [
+                {
+                    "tier": self.name,
+                    "entries": len(nodes),
+                    "tokens": sum(len(node.ids) for node in nodes),
+                    "bytes": self.nbytes,
+                    "limit": self.limit,
+                    "hits": self.counts.hits,
+                    "misses": self.counts.misses,
+                    "evictions": self.counts.evictions,
+                }
+            ]
+
+    def ls(self) -> pd.DataFrame:
+        """Return one row for each stored sequence (a leaf of the tree), the most recently used first."""
+        import pandas as pd  # noqa: PLC0415
+
+        columns = ["tokens", "own_tokens", "bytes", "in_line", "lineage", "tenant", "used"]
+        with self._lock:
+            rows = [
+                (
+                    node.stop,
+                    len(node.ids),
+                    _bytes(node.payload, node) if node.payload is not None else 0,
+                    isinstance(node.payload, Line),
+                    space.lineage,
+                    space.tenant,
+                    node.used,
+                )
+                for space, tree in self._trees.items()
+                for node in tree.nodes()
+                if not node.children
+            ]
+        return pd.DataFrame(rows, columns=columns).sort_values("used", ascending=False, ignore_index=True)
+
+    def _line_for(self, path: list[Node[Home]], matched: int, new: Callable[[], Buffer]) -> tuple[Line, int]:
+        """Return the line to write on and how many tokens of the path it holds already."""
+        for node in reversed(path):
+            line = node.payload
+            if isinstance(line, Line) and not line.leased:
+                outgoing = sum(len(other.ids) for other in line.nodes if other.start >= node.stop)
+                if outgoing + matched - node.stop <= matched:
+                    return line, node.stop
+        line = Line(new())
+        self._lines.append(line)
+        return line, 0
+
+    def _displace(self, line: Line, held: int) -> int:
+        """Copy out the nodes of ``line`` behind ``held``, so that it can be written from there; return the tokens copied."""
+        moved = 0
+        for node in [node for node in line.nodes if node.start >= held]:
+            node.payload = line.buffer.read(node.start, node.stop).compact()
+            self._tails += node.payload.nbytes
+            line.nodes.discard(node)
+            moved += len(node.ids)
+        line.buffer.truncate(held)
+        return moved
+
+    def _fill(self, line: Line, path: list[Node[Home]], held: int) -> int:
+        """Copy the nodes of ``path`` from ``held`` on into ``line``; return the tokens copied."""
+        copied = 0
+        for node in path:
+            if node.start < held or node.payload is None:
+                continue
+            home = node.payload
+            line.buffer.write(node.start, home.buffer.read(node.start, node.stop) if isinstance(home, Line) else home)
+            if isinstance(home, KV):
+                self._settle(node, line)
+            copied += len(node.ids)
+        return copied
+
+    def _settle(self, node: Node[Home], line: Line) -> None:
+        """Let ``node`` live in ``line``, which holds its tokens, and free the memory of its own."""
+        if isinstance(node.payload, KV):
+            self._tails -= node.payload.nbytes
+        node.payload = line
+        line.nodes.add(node)
+
+    def _on_split(self, upper: Node[Home], lower: Node[Home]) -> None:
+        home = upper.payload
+        if isinstance(home, Line):
+            home.nodes.add(upper)
+        elif home is not None:  # copies, so that evicting one half frees its memory
+            upper.payload, lower.payload = home[: len(upper.ids)].compact(), home[len(upper.ids) :].compact()
+
+    def _end(self, lease: Lease) -> None:
+        for node in lease.nodes:
+            node.leases -= 1
+        lease.line.leased = False
+        self._evict()
+
+    def _evict(self) -> None:
+        """Give back slack, then let leaves go, the least recently used first, until the limit is kept."""
+        self._lines = [line for line in self._lines if line.nodes or line.leased]
+        if self.nbytes > self.limit:
+            for line in self._lines:
+                if not line.leased:
+                    line.buffer.fit()
+        while self.nbytes > self.limit:
+            leaves = [
+                (node.used, id(node), node, tree)
+                for tree in self._trees.values()
+                for node in tree.nodes()
+                if not node.children and not node.leases
+            ]
+            if not leaves:
+                return
+            _, _, leaf, tree = min(leaves)
+            self._drop(leaf, tree)
+
+    def _drop(self, leaf: Node[Home], tree: RadixTree[Home]) -> None:
+        home = leaf.payload
+        tree.remove(leaf)
+        self.counts.evictions += 1
+        self._emit(Evicted(tokens=len(leaf.ids), nbytes=_bytes(home, leaf) if home else 0, tier=self.name))
+        if isinstance(home, KV):
+            self._tails -= home.nbytes
+        elif home is not None:
+            home.nodes.discard(leaf)
+            if home.nodes:
+                home.buffer.truncate(home.needed)
+                home.buffer.fit()
+            elif not home.leased:
+                self._lines.remove(home)
+
+    def _emit(self, event: Stored | Evicted) -> None:
+        if self.bus.heard:
+            self.bus.emit(event)
+
+
+def _bytes(home: Home, node: Node[Home]) -> int:
+    return home.nbytes if isinstance(home, KV) else home.buffer.read(node.start, node.stop).nbytes

@@ -1,0 +1,58 @@
+"""Reads store specifications such as ``memory?device=4GiB&policy=lru``."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl
+
+import psutil
+
+from nbkv.errors import BadOption
+from nbkv.events import Bus
+from nbkv.stores.memory import MemoryStore
+
+_UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_SHARE = 0.25  # of the free memory, the default limit
+_MOST = 8 * 2**30
+_OPTIONS = ("device", "policy")
+
+
+def open_store(spec: str | MemoryStore, bus: Bus, device: str) -> MemoryStore:
+    """Return the store that ``spec`` names; a store object is taken as it is.
+
+    ``memory`` keeps K/V on the model's device; ``device=SIZE`` sets its limit (default: a quarter of the free memory,
+    at most 8 GiB), ``policy=lru`` is the only policy. Raises ``BadOption`` for anything else.
+    """
+    if isinstance(spec, MemoryStore):
+        return spec
+    name, _, query = str(spec).partition("?")
+    if name != "memory":
+        message = f"unknown store {spec!r} (accepted: memory, memory?device=4GiB&policy=lru)"
+        raise BadOption(message)
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    for option in options:
+        if option not in _OPTIONS:
+            message = f"unknown store option {option!r} in {spec!r} (accepted: {', '.join(_OPTIONS)})"
+            raise BadOption(message)
+    if options.get("policy", "lru") != "lru":
+        message = f"unknown policy {options['policy']!r} in {spec!r} (accepted: lru)"
+        raise BadOption(message)
+    limit = parse_size(options["device"]) if "device" in options else min(int(_free(device) * _SHARE), _MOST)
+    return MemoryStore(limit=limit, bus=bus)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that ``text`` such as ``4GiB`` or ``500MB`` names; raises ``BadOption``."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2] not in _UNITS:
+        message = f"not a size: {text!r} (accepted: a number with one of {', '.join(unit for unit in _UNITS if unit)})"
+        raise BadOption(message)
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _free(device: str) -> int:
+    if device.startswith("cuda"):
+        import torch  # noqa: PLC0415  (asked of the device, only where there is one)
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,67 @@
+"""Ledger: one line of notes is asked for; half of the lines mean what an earlier chunk said."""
+
+from random import Random
+
+from nbkv.errors import BadOption
+from nbkv.tasks.items import Evidence, Item
+from nbkv.tasks.notes import CARRIED, HEADER, LOCAL, Line, check_size, cut, place, write_notes
+from nbkv.tasks.questions import CUE, ask
+
+MIXED: tuple[int, ...] = (1, 2, 3)
+"""The distances that `distance=0` mixes."""
+
+
+def ledger(
+    seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines: int = 6
+) -> list[Item]:
+    """`n` questions about `n` sets of notes, every other one *carried*, the rest *local*.
+
+    `distance`: how many chunks before the line asked for its section was declared (0: one of 1, 2
+    and 3). `lines` of about 7 tokens make a chunk: 4, 16 and 34 give 8 chunks of about 256, 1,024
+    and 2,048 tokens together. The same arguments give the same items on every machine.
+    """
+    check_size(n, chunks, lines)
+    if not 0 <= distance < chunks:
+        message = f"distance={distance}: from 0 (mixed) to chunks - 1 = {chunks - 1}"
+        raise BadOption(message)
+    rng = Random(f"ledger {seed}")
+    return [_item(rng, chunks, distance, lines, carried=i % 2 == 0) for i in range(n)]
+
+
+def _item(rng: Random, chunks: int, distance: int, length: int, *, carried: bool) -> Item:
+    reach = distance or rng.choice([far for far in MIXED if far < chunks] or [0])
+    notes, target = carried_notes(rng, chunks, reach, length)
+    if not carried:
+        target, reach = _local_line(rng, notes, length), 0
+    question, answer = ask(rng, notes[target])
+    given = notes[target].given
+    giving = () if given is None else (place(notes, given, length),)
+    evidence = Evidence((place(notes, target, length),), giving)
+    kind = "carried" if reach else "local"
+    return Item(cut(notes, length), question + CUE, [answer], kind, [evidence], reach)
+
+
+def carried_notes(rng: Random, chunks: int, reach: int, length: int) -> tuple[list[Line], int]:
+    """Notes with a line whose section was declared `reach` chunks before; and that line's index."""
+    chunk = rng.randrange(reach, chunks)
+    head = (chunk - reach) * length + rng.randrange(length)
+    target = chunk * length + rng.randrange(length)
+    forced = {head: HEADER, target: CARRIED}
+    forced.update(_some_local(rng, chunks * length, forced))
+    return write_notes(rng, chunks * length, forced, quiet=range(head + 1, target)), target
+
+
+def _some_local(rng: Random, count: int, taken: dict[int, str]) -> dict[int, str]:
+    # At least one local line, so that every set of notes can be asked both kinds of question.
+    free = [index for index in range(count) if index not in taken]
+    return {rng.choice(free): LOCAL} if free else {}
+
+
+def _local_line(rng: Random, notes: list[Line], length: int) -> int:
+    def is_local(index: int) -> bool:
+        line = notes[index]
+        return line.form == LOCAL or (
+            line.form == CARRIED and line.given is not None and line.given // length == index // length
+        )
+
+    return rng.choice([index for index in range(len(notes)) if is_local(index)])

@@ -1,0 +1,34 @@
+"""How lines are asked about, and what the right answer reads like."""
+
+from random import Random
+from typing import Final
+
+from nbkv.tasks.notes import Line
+
+CUE: Final = "\nAnswer:"
+"""Stands between a question and its answer; the chat template writes the same words."""
+
+NOTED: Final = "Noted."
+"""The answer to notes that ask nothing."""
+
+_COST: Final = (
+    "What did the {item} cost?",
+    "How much was the {item}?",
+    "What was the price of the {item}?",
+)
+_WHO: Final = ("Who paid for the {item}?", "Who bought the {item}?")
+_EVERYTHING: Final = ("What did {person} buy?", "What is known about {person}?")
+_WHO_SHARE: Final = 0.35
+
+
+def ask(rng: Random, line: Line) -> tuple[str, str]:
+    """A question about an answerable line, and its answer."""
+    if rng.random() < _WHO_SHARE:
+        return rng.choice(_WHO).format(item=line.item), f"{line.person}."
+    return rng.choice(_COST).format(item=line.item), f"{line.amount} {line.currency}."
+
+
+def ask_everything(rng: Random, bought: list[Line]) -> tuple[str, str]:
+    """A question for everything one person bought, and its answer: 4 tokens a line."""
+    question = rng.choice(_EVERYTHING).format(person=bought[0].person)
+    return question, ", ".join(f"{x.item} {x.amount} {x.currency}" for x in bought) + "."
