@@ -1,0 +1,175 @@
+"""The command line: each command calls the Python spelling beside it and prints what it returns."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbkv.errors import LoadError, NbkvError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nbkv.sweep import Sweep
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 1 if what it ran failed, or 2 if it was asked for something that cannot be."""
+    options = _parser().parse_args(arguments)
+    progress = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("nbkv")
+    logger.addHandler(progress)
+    logger.setLevel(logging.INFO)
+    try:
+        code: int = options.command(options)
+    except NbkvError as error:
+        sys.stderr.write(f"nbkv: {error}\n")
+        code = USAGE
+    except KeyboardInterrupt:
+        sys.stderr.write("nbkv: interrupted\n")
+        code = INTERRUPTED
+    finally:
+        logger.removeHandler(progress)
+    return code
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Run the quickstart notebook on the bundled model; show what reuse did to the time to first token."""
+    from nbkv.sweep import run
+
+    sweep = run(quickstart(), out_dir=options.out)
+    if not sweep.failed:
+        _say(_demo_table(sweep.runs[0].records))
+    _say(f"report: {sweep.report}")
+    return FAILED if sweep.failed else OK
+
+
+def run_notebooks(options: argparse.Namespace) -> int:
+    """Execute notebooks, over a grid if one is given, and gather what they record."""
+    from nbkv.sweep import read_grid, run
+
+    grid = read_grid(options.grid) if options.grid else None
+    parameters = {name: _value(text) for name, text in options.parameter}
+    sweep = run(options.notebooks, parameters, grid, options.out)
+    _say(_table(sweep))
+    _say(f"results: {sweep.results}\nreport: {sweep.report}")
+    return FAILED if sweep.failed else OK
+
+
+def report_folder(options: argparse.Namespace) -> int:
+    """Write the table and the page of a folder of runs anew."""
+    from nbkv.sweep import report
+
+    sweep = report(options.folder)
+    _say(f"results: {sweep.results}\nreport: {sweep.report}")
+    return OK
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure by name, side by side with the baselines; ``--json`` also writes the rows."""
+    from nbkv.bench import run, table
+
+    rows = run(options.names, shape=options.shape, rounds=options.rounds)
+    _say(table(rows))
+    if options.json:
+        Path(options.json).write_text(json.dumps([row.to_dict() for row in rows], indent=1) + "\n", encoding="utf-8")
+    return FAILED if any(row.refused for row in rows) else OK
+
+
+def list_strategies(options: argparse.Namespace) -> int:
+    """Show every strategy there is, the bundled and the installed ones."""
+    import nbkv
+
+    frame = nbkv.strategies()
+    _say(markdown(frame) if options.markdown else frame.to_string(index=False))
+    return OK
+
+
+def markdown(frame: Any) -> str:  # noqa: ANN401  (a DataFrame; pandas is imported where it is used)
+    """Return a DataFrame as a Markdown table."""
+    rows = [[str(name) for name in frame.columns], ["---"] * len(frame.columns)]
+    rows += [
+        [" ".join(str(value).replace("|", "\\|").split()) for value in row] for row in frame.itertuples(index=False)
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def quickstart() -> Path:
+    """Return the quickstart notebook: in the package if it was installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "notebooks", package.parent / "notebooks"):
+        path = folder / "00_quickstart.ipynb"
+        if path.is_file():
+            return path
+    message = f"the quickstart notebook is missing from {package}: install nbkv again"
+    raise LoadError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from nbkv import __version__
+
+    parser = argparse.ArgumentParser(prog="nbkv", description="KV-cache reuse for language models in Jupyter.")
+    parser.add_argument("--version", action="version", version=f"nbkv {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser("demo", help="the quickstart notebook on the bundled model")
+    one.add_argument("-o", "--out", default="runs/demo", metavar="DIR", help="where the report goes (%(default)s)")
+    one.set_defaults(command=demo)
+
+    one = commands.add_parser("run", help="execute notebooks and gather what they record")
+    one.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
+    told = "a parameter of the notebooks; may come again"
+    one.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help=told)
+    one.add_argument("--grid", metavar="FILE.yaml", help="name: [values], every combination")
+    one.add_argument("-o", "--out", default="runs", metavar="DIR", help="where results and report go (%(default)s)")
+    one.set_defaults(command=run_notebooks)
+
+    one = commands.add_parser("report", help="write results.csv and report.html of a folder anew")
+    one.add_argument("folder", metavar="DIR")
+    one.set_defaults(command=report_folder)
+
+    one = commands.add_parser("bench", help="measure side by side with the baselines")
+    one.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (all)")
+    one.add_argument("--shape", default="s06", help="model shape: s06 or tiny (%(default)s)")
+    one.add_argument("--rounds", type=int, default=5, help="rounds after warm-up (%(default)s)")
+    one.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
+    one.set_defaults(command=bench)
+
+    one = commands.add_parser("list", help="the strategies there are")
+    one.add_argument("--markdown", action="store_true", help="as the table in the README")
+    one.set_defaults(command=list_strategies)
+    return parser
+
+
+def _table(sweep: Sweep) -> str:
+    frame = sweep.to_frame().drop(columns=["notebook", "error"])
+    return str(frame.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+
+
+def _demo_table(records: dict[str, Any]) -> str:
+    width = max(map(len, records))
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in records.items()}
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
+
+
+def _value(text: str) -> Any:  # noqa: ANN401
+    """Return a parameter as Python reads it (``3``, ``1e-3``, ``True``, ``[1, 2]``), or else as the text it is."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

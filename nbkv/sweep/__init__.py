@@ -1,0 +1,10 @@
+"""Experiments: notebooks run with parameters, the values they record, and the table and page made from them."""
+
+from __future__ import annotations
+
+from nbkv.sweep.execute import run
+from nbkv.sweep.folder import Run, Sweep, report
+from nbkv.sweep.plan import read_grid
+from nbkv.sweep.records import record
+
+__all__ = ["Run", "Sweep", "read_grid", "record", "report", "run"]

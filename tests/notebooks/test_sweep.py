@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from nbkv import cli
+from nbkv.errors import LoadError
+from nbkv.sweep import report, run
+
+PLOT = """import plotly.graph_objects as go
+go.Figure(go.Scatter(y=[1, n, 4]), layout_title_text="a curve of its own")"""
+
+
+def test_a_grid_becomes_one_row_a_setting(write, tmp_path):
+    notebook = write(
+        "square", "n = 1\nlabel = 'a'", "import nbkv\nnbkv.record(square=n * n)\nnbkv.record(note=label * 2)"
+    )
+    sweep = run(notebook, {"label": "b"}, {"n": [2, 5]}, tmp_path / "out")
+
+    table = pd.read_csv(sweep.results)
+    assert not sweep.failed
+    assert table["n"].tolist() == [2, 5]
+    assert table["square"].tolist() == [4, 25]
+    assert table["note"].tolist() == ["bb", "bb"]
+    assert (table["duration_s"] > 0).all()
+    assert set(table["status"]) == {"ok"}
+    assert len(list((tmp_path / "out").glob("square-*.ipynb"))) == 2
+
+
+def test_running_again_replaces_and_a_new_setting_joins(write, tmp_path):
+    notebook = write("draw", "n = 1", "import nbkv, time\nnbkv.record(drawn=time.time())")
+    first = run(notebook, {"n": 1}, out_dir=tmp_path)
+    again = run(notebook, {"n": 1}, out_dir=tmp_path)
+    other = run(notebook, {"n": 2}, out_dir=tmp_path)
+
+    assert first.runs[0].path == again.runs[0].path
+    assert first.runs[0].records["drawn"] < again.runs[0].records["drawn"]
+    assert [one.parameters for one in other.runs] == [{"n": 2}]
+    assert [one.parameters for one in report(tmp_path).runs] == [{"n": 1}, {"n": 2}]
+
+
+def test_kernel_is_this_interpreter_in_the_notebooks_folder(write, tmp_path, monkeypatch):
+    notebook = write("where", "n = 1", "import nbkv, os, sys\nnbkv.record(python=sys.executable, folder=os.getcwd())")
+    monkeypatch.chdir(tmp_path)
+    done = run(notebook.relative_to(tmp_path), out_dir="out").runs[0]
+
+    assert done.records == {"python": sys.executable, "folder": str(notebook.parent)}
+    assert done.path == tmp_path / "out" / "where.ipynb"
+    assert Path.cwd() == tmp_path
+
+
+def test_page_holds_the_plots_and_loads_nothing(write, tmp_path):
+    notebook = write(
+        "plots", "n = 3", PLOT, "from IPython.display import SVG\nSVG('<svg xmlns=\"x\"><desc>own</desc></svg>')"
+    )
+    text = run(notebook, {"n": 2}, out_dir=tmp_path / "out").report.read_text(encoding="utf-8")
+
+    own = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert text.count("Plotly.newPlot(") >= 1
+    assert "a curve of its own" in text
+    assert "<desc>own</desc>" in text
+    assert "prefers-color-scheme: dark" in own
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?(https?:)?//", own)
+    assert 'href="plots-' in own
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("raise ValueError('first\\nthe last line')", "the last line"),
+        ("raise ValueError", "ValueError"),
+        ("from IPython.core.error import UsageError\nraise UsageError('wrong use')", "UsageError: wrong use"),
+        ("import os\nos._exit(3)", "DeadKernelError: Kernel died"),
+    ],
+)
+def test_a_failed_notebook_is_told_and_kept(write, tmp_path, capsys, source, line):
+    good = write("good", "n = 1", "import nbkv\nnbkv.record(reached=True)")
+    bad = write("bad", "n = 1", "import nbkv\nnbkv.record(before=1)", source, "nbkv.record(after=1)")
+    code = cli.main(["run", str(bad), str(good), "-o", str(tmp_path / "out")])
+
+    table = pd.read_csv(tmp_path / "out" / "results.csv").set_index("notebook")
+    assert code == 1
+    assert line in capsys.readouterr().err
+    assert table.loc["bad.ipynb", "status"] == "failed"
+    assert table.loc["bad.ipynb", "error"].endswith(line)
+    assert table.loc["bad.ipynb", "before"] == 1
+    assert "after" not in table
+    assert table.loc["good.ipynb", "reached"]
+    kept = nbformat.read(tmp_path / "out" / "bad.ipynb", as_version=4)
+    assert any(source in cell.source for cell in kept.cells)
+
+
+def test_report_makes_the_same_page_again(write, tmp_path, capsys):
+    notebook = write("square", "n = 1", "import nbkv\nnbkv.record(square=n * n)", PLOT)
+    assert cli.main(["run", str(notebook), "-p", "n", "3", "-o", str(tmp_path / "out")]) == 0
+    table = (tmp_path / "out" / "results.csv").read_text()
+    for name in ("results.csv", "report.html"):
+        (tmp_path / "out" / name).unlink()
+
+    assert cli.main(["report", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "results.csv").read_text() == table
+    assert "a curve of its own" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert str(tmp_path / "out" / "report.html") in capsys.readouterr().out
+
+
+def test_report_of_nothing_is_an_error(tmp_path):
+    with pytest.raises(LoadError, match="nothing was run into"):
+        report(tmp_path)
+    with pytest.raises(LoadError, match="no folder"):
+        report(tmp_path / "missing")

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from nbkv import cli
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run", "missing.ipynb"], "cannot read the notebook"),
+        (["run", "missing.ipynb", "--grid", "missing.yaml"], "cannot read the grid"),
+        (["report", "missing"], "no folder"),
+        (["bench", "ttft.prefx"], "did you mean 'ttft.prefix'?"),
+    ],
+)
+def test_errors_of_the_user_are_one_line(arguments, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("nbkv: ")
+    assert line in said.err
+    assert said.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["run"], ["run", "a.ipynb", "-p", "n"]])
+def test_wrong_use_is_exit_code_two(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: nbkv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1e-3", 1e-3),
+        ("True", True),
+        ("[1, 'a']", [1, "a"]),
+        ("prefix", "prefix"),
+        ("a b", "a b"),
+        ("007", "007"),
+    ],
+)
+def test_parameter_values_are_read_as_python_reads_them(text, value):
+    assert cli._value(text) == value
+
+
+def test_help_answers_without_torch():
+    code = (
+        "import sys\nfrom nbkv import cli\ntry:\n    cli.main(['-h'])\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout
+
+
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nbkv.sweep.report", interrupted)
+    assert cli.main(["report", "any"]) == 130
+    assert capsys.readouterr().err == "nbkv: interrupted\n"
+
+
+def test_markdown_escapes_the_bar():
+    import pandas as pd
+
+    assert cli.markdown(pd.DataFrame({"name": ["a|b"], "n": [1]})) == "| name | n |\n| --- | --- |\n| a\\|b | 1 |"
