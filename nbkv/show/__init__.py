@@ -1,0 +1,29 @@
+"""Views of what nbkv returns: text, HTML and SVG without scripts, and plotly figures, all made from plain dicts."""
+
+from __future__ import annotations
+
+from nbkv.show.chunk import chunk_html, chunk_text
+from nbkv.show.comparison import comparison_html, comparison_text
+from nbkv.show.figures import Plot, comparison_figure, comparison_plot, history_figure, history_plot
+from nbkv.show.page import table_html, table_text
+from nbkv.show.result import result_html, result_summary, result_text
+from nbkv.show.stats import stats_html, stats_text
+
+__all__ = [
+    "Plot",
+    "chunk_html",
+    "chunk_text",
+    "comparison_figure",
+    "comparison_html",
+    "comparison_plot",
+    "comparison_text",
+    "history_figure",
+    "history_plot",
+    "result_html",
+    "result_summary",
+    "result_text",
+    "stats_html",
+    "stats_text",
+    "table_html",
+    "table_text",
+]

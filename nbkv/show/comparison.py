@@ -1,0 +1,72 @@
+"""A Comparison as text and as HTML: one row a strategy, two plots, and the answers where they differ."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from nbkv.show.bars import ttft_svg
+from nbkv.show.page import bounded, notes_html, table_html, table_text, view
+from nbkv.show.scatter import fidelity_svg
+from nbkv.show.units import nats, plural, seconds, share, times, yes
+
+COLUMNS = ("strategy", "TTFT", "speed-up", "hit rate", "computed", "KL", "top-1", "same text")
+MAX_ANSWER = 2_000  # bytes of each answer shown
+
+
+def comparison_text(comparison: dict[str, Any]) -> str:
+    """Return the table in columns of fixed width."""
+    return f"{_headline(comparison)}\n{table_text(COLUMNS, map(_cells, comparison['rows']))}"
+
+
+def comparison_html(comparison: dict[str, Any]) -> str:
+    """Return table, plots and answers."""
+    rows = comparison["rows"]
+    plots = ttft_svg([(row["strategy"], row) for row in rows]) + fidelity_svg(rows)
+    body = [
+        f"<p>{escape(_headline(comparison))}</p>",
+        table_html(COLUMNS, map(_cells, rows)),
+        f'<div class="nbkv-plots">{plots}</div>',
+        _answers(rows),
+        notes_html(_notes(rows)),
+    ]
+    return view("".join(body), "comparison")
+
+
+def _headline(comparison: dict[str, Any]) -> str:
+    runs = f"median of {comparison['repeat']} runs" if comparison["repeat"] > 1 else "one run"
+    return f"{comparison['model']}, {plural(comparison['prompt_tokens'], 'prompt token')}, {runs} each"
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        str(row["strategy"]),
+        seconds(row.get("ttft_s")),
+        times(row.get("speedup")),
+        share(row.get("hit_rate")),
+        share(row.get("compute_share")),
+        nats(row.get("kl")),
+        share(row.get("top1")),
+        yes(row.get("same_text")),
+    )
+
+
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
+    """Return each note once, with the strategies it belongs to unless it belongs to all."""
+    by_note: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row.get("notes") or ():
+            by_note.setdefault(note, []).append(str(row["strategy"]))
+    return [note if len(names) == len(rows) else f"{', '.join(names)}: {note}" for note, names in by_note.items()]
+
+
+def _answers(rows: list[dict[str, Any]]) -> str:
+    by_text: dict[str, list[str]] = {}
+    for row in rows:
+        by_text.setdefault(str(row.get("text", "")), []).append(str(row["strategy"]))
+    title = "The answer, the same from all" if len(by_text) == 1 else f"{len(by_text)} different answers"
+    answers = "".join(
+        f'<p><b>{escape(", ".join(names))}</b></p><pre class="nbkv-text">{bounded(text, MAX_ANSWER)}</pre>'
+        for text, names in by_text.items()
+    )
+    return f"<details><summary>{title}</summary>{answers}</details>"

@@ -1,0 +1,139 @@
+"""Plotly figures for ``%kvplot``, with a static picture and a text beside them for pages without plotly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from nbkv.show.bars import NAMES, parts, ttft_svg
+from nbkv.show.comparison import comparison_text
+from nbkv.show.page import table_text, view
+from nbkv.show.scatter import KL_FLOOR, fidelity_svg
+from nbkv.show.units import nats, seconds, share
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+PLOTLY = "application/vnd.plotly.v1+json"
+COLOURS = {"load": "#2f7fd0", "select": "#9a5cc9", "compute": "#d98100", "other": "#8a8f98"}
+PATTERNS = {"load": "", "select": "/", "compute": "", "other": "."}
+MAX_BARS = 24  # requests in the static picture
+GREY = "#808080"  # readable on white and on black
+FAINT = "rgba(128,128,128,.25)"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plotly figure (None where plotly is not installed) which is also kept as static HTML and as text."""
+
+    figure: Figure | None
+    html: str
+    text: str
+
+    def __repr__(self) -> str:
+        """Return the figures as text."""
+        return self.text
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        bundle: dict[str, Any] = {"text/plain": self.text, "text/html": self.html}
+        if self.figure is not None:
+            bundle[PLOTLY] = json.loads(self.figure.to_json())
+        return bundle
+
+
+def comparison_plot(comparison: dict[str, Any]) -> Plot:
+    """Return the plot of a comparison in all three forms."""
+    rows = comparison["rows"]
+    picture = ttft_svg([(row["strategy"], row) for row in rows]) + fidelity_svg(rows)
+    figure = comparison_figure(comparison) if find_spec("plotly") else None
+    return Plot(figure, view(f'<div class="nbkv-plots">{picture}</div>', "plot"), comparison_text(comparison))
+
+
+def history_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
+    """Return the plot of a session's requests in all three forms; the static one shows the last requests only."""
+    last = [(f"{row['request']} {row['strategy']}, {share(row['hit_rate'])}", dict(row)) for row in rows[-MAX_BARS:]]
+    columns = ("request", "strategy", "TTFT", "hit rate")
+    cells = [(row["request"], row["strategy"], seconds(row["ttft_s"]), share(row["hit_rate"])) for row in rows]
+    figure = history_figure(rows) if find_spec("plotly") else None
+    picture = ttft_svg(last, "Time to first token and hit rate by request")
+    return Plot(figure, view(picture, "plot"), table_text(columns, cells, left=(1,)))
+
+
+def comparison_figure(comparison: dict[str, Any]) -> Figure:
+    """Return TTFT split into its parts, and KL against the computed share."""
+    from plotly.subplots import make_subplots  # noqa: PLC0415  (heavy, only for plots)
+
+    rows = comparison["rows"]
+    titles = ("Time to first token (ms)", "KL to full (nats) against computed share")
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.14)
+    names = [row["strategy"] for row in rows]
+    for name in NAMES:
+        values = [1e3 * {part.name: part.value for part in parts(row)}.get(name, 0.0) for row in rows]
+        marker = {"color": COLOURS[name], "pattern": {"shape": PATTERNS[name]}}
+        figure.add_bar(x=names, y=values, name=name, marker=marker, row=1, col=1)
+    measured = [row for row in rows if row.get("kl") is not None]
+    figure.add_scatter(
+        x=[row["compute_share"] for row in measured],
+        y=[max(row["kl"], KL_FLOOR) for row in measured],
+        text=[row["strategy"] for row in measured],
+        customdata=[nats(row["kl"]) for row in measured],
+        hovertemplate="%{text}<br>KL %{customdata}<br>computed %{x:.1%}<extra></extra>",
+        mode="markers+text",
+        textposition="top center",
+        marker={"size": 10, "color": COLOURS["load"]},
+        showlegend=False,
+        cliponaxis=False,
+        row=1,
+        col=2,
+    )
+    figure.update_yaxes(type="log", exponentformat="power", row=1, col=2)
+    figure.update_xaxes(tickformat=".0%", range=[-0.12, 1.15], row=1, col=2)
+    return _themed(figure.update_layout(barmode="stack"))
+
+
+def history_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return TTFT (left) and hit rate (right) over the requests, one colour a strategy."""
+    from plotly.subplots import make_subplots  # noqa: PLC0415  (heavy, only for plots)
+
+    figure = make_subplots(specs=[[{"secondary_y": True}]])
+    requests = [row["request"] for row in rows]
+    figure.add_scatter(
+        x=requests,
+        y=[1e3 * row["ttft_s"] for row in rows],
+        text=[row["strategy"] for row in rows],
+        hovertemplate="request %{x}, %{text}<br>TTFT %{y:.1f} ms<extra></extra>",
+        name="TTFT (ms)",
+        mode="lines+markers",
+        line={"color": COLOURS["compute"]},
+    )
+    figure.add_scatter(
+        x=requests,
+        y=[row["hit_rate"] for row in rows],
+        name="hit rate",
+        mode="lines+markers",
+        line={"color": COLOURS["load"], "dash": "dot"},
+        marker={"symbol": "square"},
+        secondary_y=True,
+    )
+    figure.update_xaxes(title="request", tickformat="d")
+    figure.update_yaxes(title="TTFT (ms)", rangemode="tozero")
+    figure.update_yaxes(title="hit rate", tickformat=".0%", range=[-0.03, 1.05], secondary_y=True, showgrid=False)
+    return _themed(figure)
+
+
+def _themed(figure: Figure) -> Figure:
+    """Let the page's background through; plotly does not follow the theme."""
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": GREY, "size": 12},
+        margin={"l": 60, "r": 40, "t": 40, "b": 45},
+        height=340,
+        legend={"orientation": "h", "y": -0.18},
+    )
+    figure.update_xaxes(gridcolor=FAINT, zerolinecolor=FAINT)
+    return figure.update_yaxes(gridcolor=FAINT, zerolinecolor=FAINT)

@@ -1,0 +1,77 @@
+"""A Result as text and as HTML: the answer, one line of figures, the token map, notes."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from nbkv.show.bars import ttft_svg
+from nbkv.show.page import bounded, notes_html, view
+from nbkv.show.tokenmap import legend_html, map_html, strip_html
+from nbkv.show.units import nats, plural, rate, seconds, share, size
+
+MAX_TEXT = 30_000  # bytes of the answer shown in HTML; ``result.text`` has all of it
+ENDS = {"stop": "stopped by itself", "length": "cut at the length limit", "interrupted": "interrupted"}
+
+
+def result_text(result: dict[str, Any]) -> str:
+    """Return the generated text, a line with the figures, and the notes."""
+    notes = [f"[note: {note}]" for note in result.get("notes", ())]
+    return "\n".join([result["text"], f"[{result_summary(result)}]", *notes])
+
+
+def result_summary(result: dict[str, Any]) -> str:
+    """Return strategy, tokens by origin, hit rate, TTFT, speed and end in one line."""
+    return " · ".join(_summary(result))
+
+
+def result_html(result: dict[str, Any]) -> str:
+    """Return the whole view, below 200 kB whatever the lengths of prompt and answer."""
+    timing = result["timing"]
+    bar = ttft_svg([("", timing)]) if timing.get("ttft_s") else ""
+    figures = " · ".join(f"<span>{escape(part)}</span>" for part in _summary(result)[1:])
+    body = [
+        f'<pre class="nbkv-text">{bounded(result["text"], MAX_TEXT)}</pre>',
+        f"<p><b>{escape(str(result['strategy']))}</b> · {figures}</p>",
+        strip_html(result),
+        legend_html(result),
+        map_html(result),
+        f"<details><summary>Timing, memory and model</summary>{bar}<p>{escape(_details(result))}</p></details>",
+        notes_html(result.get("notes", ())),
+    ]
+    return view("".join(body), "result")
+
+
+def _summary(result: dict[str, Any]) -> list[str]:
+    tokens, timing = result["tokens"], result["timing"]
+    generated = len(result["token_ids"])
+    speed = 1 / timing["tpot_s"] if timing.get("tpot_s") else None
+    parts = [
+        str(result["strategy"]),
+        f"{tokens['reused']:,} of {plural(tokens['prompt'], 'prompt token')} reused ({share(result['hit_rate'])})",
+        f"{tokens['recomputed']:,} recomputed",
+        f"{tokens['fresh']:,} fresh",
+        f"TTFT {seconds(timing.get('ttft_s'))}",
+        rate(speed) if speed else "",
+        f"{plural(generated, 'token')}, {ENDS.get(result['finish_reason'], result['finish_reason'])}",
+        _fidelity(result),
+    ]
+    return [part for part in parts if part]
+
+
+def _fidelity(result: dict[str, Any]) -> str:
+    fidelity = result.get("fidelity")
+    return f"KL {nats(fidelity['kl'])}, top-1 {share(fidelity['top1'])}" if fidelity else ""
+
+
+def _details(result: dict[str, Any]) -> str:
+    timing, compute = result["timing"], result["compute"]
+    held = ", ".join(f"{size(n_bytes)} in {tier}" for tier, n_bytes in result.get("kv_bytes", {}).items())
+    parts = [
+        f"model {result['model']}",
+        f"decoding {seconds(timing.get('decode_s'))}",
+        f"total {seconds(timing.get('total_s'))}",
+        f"computed {share(compute['share'])} of the prompt's token-layers (selection {share(compute['select'])})",
+        f"KV {held}" if held else "",
+    ]
+    return " · ".join(part for part in parts if part)

@@ -1,0 +1,162 @@
+"""The token map: a prompt's tokens coloured by where their KV came from, bounded in size however long the prompt is."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from nbkv.show.page import bounded
+from nbkv.show.units import cut, plural, share
+
+# name: class in the style sheet, letter in the legend, what it means
+SOURCES = {
+    "PREFIX": ("p", "P", "reused as prefix"),
+    "CHUNK": ("c", "C", "reused from a chunk"),
+    "CORRECTED": ("a", "A", "reused and adjusted"),
+    "RECOMPUTED": ("r", "R", "recomputed"),
+    "FRESH": ("f", "F", "fresh"),
+}
+EACH_TOKEN = 400  # up to this prompt length every token has its own mark
+MAX_SEGMENTS = 480
+MAX_TEXT = 50_000  # bytes of prompt text shown
+OPEN_BELOW = 200  # tokens
+LABELLED = 12  # tokens in a run
+STRIP_HEIGHT = {"FRESH": 5, "RECOMPUTED": 8}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring tokens ``[start, stop)`` drawn as one mark; ``mixed`` counts their sources if they differ.
+
+    Long runs carry a ``label`` (letter and chunk), so that colour is not the only sign.
+    """
+
+    start: int
+    stop: int
+    source: str
+    chunk: str = ""
+    dropped: bool = False
+    mixed: str = ""
+    label: bool = False
+
+    @property
+    def title(self) -> str:
+        """Return what hovering over the mark tells."""
+        where = f"token {self.start}" if self.stop - self.start == 1 else f"tokens {self.start}–{self.stop - 1}"
+        parts = [where, self.mixed or self.source, cut(self.chunk, 48), "dropped" if self.dropped else ""]
+        return ", ".join(part for part in parts if part)
+
+
+def legend_html(result: dict[str, Any]) -> str:
+    """Return the sources that occur, with their letter, meaning and number of tokens."""
+    totals = Counter[str]()
+    for run in result["provenance"]:
+        totals[run["source"]] += run["stop"] - run["start"]
+    prompt = max(1, sum(totals.values()))
+    entries = [
+        f'<span><i class="{css}">{letter}</i> {meaning} {totals[name]:,} ({share(totals[name] / prompt)})</span>'
+        for name, (css, letter, meaning) in SOURCES.items()
+        if totals[name]
+    ]
+    n_dropped = sum(stop - start for start, stop in result.get("dropped", ()))
+    if n_dropped:
+        entries.append(f'<span><i class="x">D</i> dropped {n_dropped:,}</span>')
+    return f'<div class="nbkv-legend">{" ".join(entries)}</div>'
+
+
+def strip_html(result: dict[str, Any]) -> str:
+    """Return the whole prompt as one thin bar; fresh and recomputed tokens are also lower than reused ones."""
+    n = result["tokens"]["prompt"]
+    marks = "".join(
+        f'<rect class="s{SOURCES[s.source][0]}" x="{s.start}" y="{10 - STRIP_HEIGHT.get(s.source, 10)}"'
+        f' width="{s.stop - s.start}" height="{STRIP_HEIGHT.get(s.source, 10)}"><title>{escape(s.title)}</title></rect>'
+        for s in _segments(result, each_token=False, limit=MAX_SEGMENTS // 3)
+    )
+    label = f"Where the {plural(n, 'prompt token')} came from, from first to last"
+    return (
+        f'<svg role="img" aria-label="{label}" viewBox="0 0 {max(1, n)} 10" preserveAspectRatio="none"'
+        f' width="100%" height="10" style="margin:4px 0">{marks}</svg>'
+    )
+
+
+def map_html(result: dict[str, Any]) -> str:
+    """Return the prompt's text with its tokens marked, in a ``<details>`` that is open for short prompts."""
+    pieces = result.get("prompt_pieces") or []
+    n = result["tokens"]["prompt"]
+    if not n or len(pieces) != n:
+        return ""
+    segments = _segments(result, each_token=n <= EACH_TOKEN, limit=MAX_SEGMENTS)
+    n_bytes = len(escape("".join(pieces), quote=False).encode())
+    keep = min(1.0, MAX_TEXT / max(1, n_bytes))
+    marks = "".join(_mark(segment, "".join(pieces[segment.start : segment.stop]), keep) for segment in segments)
+    is_open = " open" if n <= OPEN_BELOW else ""
+    title = f"Token map of the prompt ({plural(n, 'token')})"
+    return f'<details{is_open}><summary>{title}</summary><div class="nbkv-map">{marks}</div></details>'
+
+
+def _mark(segment: Segment, text: str, keep: float) -> str:
+    css, letter, _ = SOURCES[segment.source]
+    classes = css + (" x" if segment.dropped else "") + (" m" if segment.mixed else "")
+    visible = "".join(c if c.isprintable() or c in "\n\t" else "·" for c in text).replace("\n", "↵\n")
+    limit = int(len(visible.encode()) * keep) if keep < 1 else MAX_TEXT
+    tag = f'<b class="t">{escape(f"{letter} {cut(segment.chunk, 24)}".strip())}</b>' if segment.label else ""
+    return f'<i class="{classes}" title="{escape(segment.title)}">{tag}{bounded(visible, max(24, limit))}</i>'
+
+
+def _segments(result: dict[str, Any], *, each_token: bool, limit: int) -> list[Segment]:
+    runs = list(_runs(result))
+    if each_token:
+        return [
+            Segment(index, index + 1, run.source, run.chunk, run.dropped, label=run.label and index == run.start)
+            for run in runs
+            for index in range(run.start, run.stop)
+        ]
+    return runs if len(runs) <= limit else list(_windows(runs, limit))
+
+
+def _runs(result: dict[str, Any]) -> Iterator[Segment]:
+    """Cut the provenance runs where a chunk or a dropped span begins or ends."""
+    chunks = sorted(((c["start"], c["stop"], c["name"]) for c in result.get("chunks", ())), key=lambda c: c[:2])
+    dropped = sorted(tuple(span) for span in result.get("dropped", ()))
+    edges = sorted({edge for start, stop, *_ in (*chunks, *dropped) for edge in (start, stop)})
+    for run in result["provenance"]:
+        start = run["start"]
+        while start < run["stop"]:
+            after = bisect_right(edges, start)
+            stop = min(run["stop"], edges[after]) if after < len(edges) else run["stop"]
+            chunk = _covering(chunks, start)
+            name, gone = (chunk[2] if chunk else ""), bool(_covering(dropped, start))
+            yield Segment(start, stop, run["source"], name, gone, label=stop - start >= LABELLED)
+            start = stop
+
+
+def _covering(spans: list[Any], index: int) -> Any:  # noqa: ANN401  (a span with or without a name)
+    """Return the last of the sorted ``spans`` that begins at or before ``index``, if it also covers it."""
+    at = bisect_right(spans, index, key=lambda span: span[0]) - 1
+    return spans[at] if at >= 0 and index < spans[at][1] else None
+
+
+def _windows(runs: list[Segment], limit: int) -> Iterator[Segment]:
+    """Merge ``runs`` into at most ``limit`` windows of equal length; each has its commonest source."""
+    n = runs[-1].stop
+    width = -(-n // limit)
+    at = 0
+    for start in range(0, n, width):
+        stop = min(n, start + width)
+        found, chunks, gone = Counter[str](), Counter[str](), 0
+        while at < len(runs) and runs[at].start < stop:
+            run = runs[at]
+            overlap = min(run.stop, stop) - max(run.start, start)
+            found[run.source] += overlap
+            chunks[run.chunk] += overlap
+            gone += overlap * run.dropped
+            if run.stop > stop:
+                break
+            at += 1
+        counts = " + ".join(f"{number} {source}" for source, number in found.most_common())
+        source, chunk = found.most_common(1)[0][0], chunks.most_common(1)[0][0]
+        yield Segment(start, stop, source, chunk, 2 * gone > stop - start, counts if len(found) > 1 else "")

@@ -1,0 +1,333 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from nbkv import show
+from nbkv.result import Chunk, Comparison, Compute, Fidelity, Provenance, Result, Timing
+from nbkv.show import units
+
+VOID = {"br", "path", "rect", "circle"}
+
+
+class Tree(HTMLParser):
+    """Checks that tags are balanced and collects what a test wants to know."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.stack, self.tags, self.attributes, self.text = [], [], [], ""
+        self.feed(html)
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append(dict(attrs))
+        self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append(dict(attrs))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if not self.stack or self.stack[-1] != "style":
+            self.text += data
+
+
+def result(provenance, **changed):
+    n = len(provenance)
+    given = {
+        "text": "forty-two",
+        "token_ids": (7, 8, 9),
+        "prompt_ids": tuple(range(n)),
+        "finish_reason": "stop",
+        "strategy": "prefix",
+        "model": "tiny",
+        "fingerprint": "f",
+        "timing": Timing(ttft_s=0.0312, load_s=0.01, prefill_s=0.02, decode_s=0.2, total_s=0.24, tpot_s=0.01),
+        "provenance": np.array(provenance, np.uint8),
+        "compute": Compute(share=0.1, rows=0.1),
+        "prompt_pieces": tuple(f"w{i} " for i in range(n)),
+    }
+    return Result(**(given | changed))
+
+
+def row(name, **changed):
+    figures = {"ttft_s": 0.3, "load_s": 0.1, "select_s": 0.05, "prefill_s": 0.1, "decode_s": 1.0, "tpot_s": 0.01}
+    counts = {"hit_rate": 0.5, "reused": 5, "recomputed": 0, "fresh": 5, "compute_share": 0.4}
+    quality = {"speedup": 2.0, "kl": 0.01, "top1": 0.9, "same_text": True, "text": "forty-two", "notes": ()}
+    return {"strategy": name} | figures | counts | quality | changed
+
+
+def comparison(*rows):
+    return Comparison(model="tiny", prompt_tokens=10, repeat=3, rows=rows, results=())
+
+
+STATS = {
+    "kind": "stats",
+    "session": "a<b",
+    "model": "tiny",
+    "strategy": "prefix",
+    "requests": 2,
+    "prompt_tokens": 4096,
+    "reused": 2048,
+    "recomputed": 1,
+    "fresh": 2047,
+    "generated": 10,
+    "hit_rate": 0.5,
+    "ttft_s": {"mean": 0.1, "p50": 0.1, "p90": 0.2, "last": 0.0123},
+    "tokens_per_s": 100.0,
+    "fallbacks": 0,
+    "evictions": 3,
+    "tiers": [
+        {"tier": "memory", "entries": 2, "bytes": 1500, "limit": None, "hits": 1, "misses": 1, "evictions": 3},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "expected"),
+    [
+        (units.seconds, 0.0312, "31.2 ms"),
+        (units.seconds, 2.054, "2.05 s"),
+        (units.seconds, 200, "3 min 20 s"),
+        (units.seconds, 0.00005, "50 µs"),
+        (units.seconds, None, "–"),
+        (units.size, 1536, "1.54 kB"),
+        (units.size, 12, "12 B"),
+        (units.share, 1.0, "100 %"),
+        (units.share, 0.9999, ">99.9 %"),
+        (units.share, 0.996, "99.6 %"),
+        (units.share, 0.00001, "<0.1 %"),
+        (units.share, float("nan"), "–"),
+        (units.times, 11.2, "11×"),
+        (units.nats, 3e-9, "0"),
+        (units.nats, 0.0123, "0.012"),
+    ],
+)
+def test_numbers_read_like_numbers(unit, value, expected):
+    assert unit(value) == expected
+
+
+def test_text_of_a_result_says_what_was_reused():
+    lines = repr(result([1] * 6 + [4] + [0] * 3, notes=("float32 on cpu",))).splitlines()
+    assert lines[0] == "forty-two"
+    for part in ("prefix", "6 of 10 prompt tokens reused (60 %)", "1 recomputed", "3 fresh", "TTFT 31.2 ms"):
+        assert part in lines[1]
+    assert "100 tokens/s" in lines[1]
+    assert "3 tokens, stopped by itself" in lines[1]
+    assert lines[2] == "[note: float32 on cpu]"
+
+
+def test_html_of_a_result_shows_each_token_with_its_source():
+    provenance = [Provenance.PREFIX, Provenance.CHUNK, Provenance.CORRECTED, Provenance.RECOMPUTED, Provenance.FRESH]
+    tree = Tree(result(provenance, chunks=(("notes", 1, 3),))._repr_html_())
+    titles = [a["title"] for a in tree.attributes if "title" in a]
+    assert titles == [
+        "token 0, PREFIX",
+        "token 1, CHUNK, notes",
+        "token 2, CORRECTED, notes",
+        "token 3, RECOMPUTED",
+        "token 4, FRESH",
+    ]
+    for meaning in ("reused as prefix 1", "reused from a chunk 1", "reused and adjusted 1", "recomputed 1", "fresh 1"):
+        assert meaning in tree.text
+
+
+def test_html_is_escaped_and_has_no_scripts():
+    nasty = "<script>alert('x')</script>&amp;"
+    views = [
+        result(
+            [2] * 4, text=nasty, strategy=nasty, model=nasty, notes=(nasty,), prompt_pieces=(nasty,) * 4,
+            chunks=((nasty, 0, 4),), kv_bytes={nasty: 3},
+        )._repr_html_(),
+        comparison(row(nasty, text=nasty, notes=(nasty,)))._repr_html_(),
+        Chunk(name=nasty, text=nasty, token_ids=(1,), sink=(), model="m")._repr_html_(),
+        show.stats_html(STATS | {"session": nasty, "tiers": [STATS["tiers"][0] | {"tier": nasty}]}),
+        show.table_html([nasty], [[nasty]], caption=nasty),
+    ]  # fmt: skip
+    for html in views:
+        tree = Tree(html)
+        assert "script" not in tree.tags
+        assert not [name for a in tree.attributes for name in a if name.startswith("on") or name in {"src", "href"}]
+        assert nasty in tree.text
+
+
+def test_views_take_no_colour_of_their_own_for_text():
+    html = result([0, 1])._repr_html_()
+    assert "var(--jp-ui-font-color1,currentColor)" in html
+    assert not re.search(r"[;{]color:(#|black|white|rgb)", html)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("n", [400, 401, 4_000, 40_000])
+def test_html_of_a_result_is_bounded(n, seed):
+    rng = np.random.default_rng(seed)
+    shown = result(
+        rng.integers(0, 5, n),
+        text="<&>\n" * 100_000,
+        prompt_pieces=("<\"'&語",) * n,
+        notes=("<" * 5_000,) * 100,
+        kept=rng.random(n) < 0.5,
+        chunks=tuple((f"chunk<{i}>" * 20, i, i + 1) for i in range(0, n, 3)),
+    )._repr_html_()
+    Tree(shown)
+    assert len(shown.encode()) < 200_000
+
+
+def test_merged_segments_cover_the_prompt_once_and_count_their_sources():
+    provenance = np.random.default_rng(0).integers(0, 5, 4_000)
+    tree = Tree(result(provenance)._repr_html_())
+    titles = [a["title"] for a in tree.attributes if "title" in a]
+    at, counts = 0, dict.fromkeys(Provenance.__members__, 0)
+    for title in titles:
+        first, last = map(int, re.match(r"tokens (\d+)–(\d+)", title).groups())
+        assert first == at
+        at = last + 1
+        for number, name in re.findall(r"(\d+) ([A-Z]+)", title):
+            counts[name] += int(number)
+    assert at == 4_000
+    assert list(counts.values()) == np.bincount(provenance).tolist()
+
+
+def test_runs_are_cut_at_chunks_and_dropped_spans():
+    kept = np.ones(1_000, bool)
+    kept[150:160] = False
+    tree = Tree(result([2] * 1_000, kept=kept, chunks=(("a", 100, 200), ("b", 200, 900)))._repr_html_())
+    titles = [a["title"] for a in tree.attributes if "title" in a]
+    assert titles == [
+        "tokens 0–99, CHUNK",
+        "tokens 100–149, CHUNK, a",
+        "tokens 150–159, CHUNK, a, dropped",
+        "tokens 160–199, CHUNK, a",
+        "tokens 200–899, CHUNK, b",
+        "tokens 900–999, CHUNK",
+    ]
+    assert "dropped 10" in tree.text
+
+
+def test_long_prompts_are_folded_and_short_ones_open():
+    folded = [("open" in a) for n in (20, 300) for a in Tree(result([0] * n)._repr_html_()).attributes if "open" in a]
+    assert folded == [True]
+
+
+def test_a_result_without_pieces_still_shows_its_figures():
+    html = result([0, 1], prompt_pieces=())._repr_html_()
+    assert "Token map" not in html
+    assert "1 of 2 prompt tokens reused" in Tree(html).text
+
+
+def test_fidelity_is_shown_where_it_was_measured():
+    assert "KL 0.003, top-1 97 %" in repr(result([0], fidelity=Fidelity(kl=0.003, top1=0.97, n=32)))
+    assert "KL" not in repr(result([0]))
+
+
+def test_comparison_text_and_html_say_the_same():
+    found = comparison(row("full", kl=0.0, top1=1.0, compute_share=1.0), row("epic(first_k=8)", same_text=False))
+    cells = ["epic(first_k=8)", "300 ms", "2.00×", "50 %", "40 %", "0.01", "90 %", "no"]
+    assert re.split(r"\s{2,}", repr(found).splitlines()[-1]) == cells
+    tree = Tree(found._repr_html_())
+    for cell in cells:
+        assert cell in tree.text
+    assert tree.tags.count("svg") == 2
+    assert tree.tags.count("circle") == 2
+
+
+def test_comparison_without_fidelity_has_dashes_and_one_plot():
+    found = comparison(row("full", kl=None, top1=None, same_text=None))
+    assert repr(found).split()[-3:] == ["–", "–", "–"]
+    assert Tree(found._repr_html_()).tags.count("svg") == 1
+
+
+def test_labels_of_the_scatter_do_not_overlap():
+    rows = [row(f"strategy{i}", kl=0.01 * (1 + i / 50), compute_share=0.3 + i / 200) for i in range(12)]
+    svg = show.comparison_html(comparison(*rows).to_dict()).split("KL to full")[-1]
+    spots = [(float(x), float(y)) for x, y in re.findall(r'<text x="([\d.]+)" y="([\d.]+)">strategy', svg)]
+    assert len(spots) >= 4
+    for i, (x, y) in enumerate(spots):
+        for other_x, other_y in spots[:i]:
+            assert abs(y - other_y) >= 9 or abs(x - other_x) >= 50
+
+
+def test_answers_are_grouped_and_notes_not_repeated():
+    rows = [
+        row("full", notes=("float32",)),
+        row("a", notes=("float32", "mine")),
+        row("b", text="x", notes=("float32",)),
+    ]
+    text = Tree(comparison(*rows)._repr_html_()).text
+    assert "2 different answers" in text
+    assert text.count("float32") == 1
+    assert "a: mine" in text
+
+
+def test_parts_of_a_bar_sum_to_the_ttft():
+    from nbkv.show.bars import parts
+
+    timing = {"ttft_s": 0.4, "load_s": 0.1, "select_s": 0.05, "prefill_s": 0.2}
+    assert {p.name: round(p.value, 6) for p in parts(timing)} == {
+        "load": 0.1, "select": 0.05, "compute": 0.2, "other": 0.05,
+    }  # fmt: skip
+    assert [p.value for p in parts({"ttft_s": 0.4})] == [0.4]
+
+
+def test_stats_show_figures_and_tiers():
+    for shown in (show.stats_text(STATS), Tree(show.stats_html(STATS)).text):
+        for part in (
+            "a<b: tiny with prefix, 2 requests",
+            "4,096",
+            "2,048 (50 %)",
+            "12.3 ms",
+            "100 tokens/s",
+            "1.50 kB",
+        ):
+            assert part in shown
+
+
+def test_stats_of_a_session_without_requests():
+    empty = STATS | dict.fromkeys(("requests", "prompt_tokens", "reused", "fresh", "hit_rate", "tokens_per_s"), 0)
+    empty["ttft_s"] = {"mean": None, "p50": None, "p90": None, "last": None}
+    assert "0 requests" in show.stats_text(empty)
+    assert "last –" in show.stats_text(empty)
+
+
+def test_plots_carry_three_forms():
+    history = [
+        {"request": 1, "strategy": "full", "hit_rate": 0.0, "ttft_s": 0.3},
+        {"request": 2, "strategy": "prefix", "hit_rate": 0.9, "ttft_s": 0.03},
+    ]
+    for plot in (show.comparison_plot(comparison(row("full"), row("a")).to_dict()), show.history_plot(history)):
+        bundle = plot._repr_mimebundle_()
+        json.dumps(bundle)
+        figure = bundle["application/vnd.plotly.v1+json"]
+        assert figure["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
+        assert len(figure["data"]) >= 2
+        assert "<svg" in bundle["text/html"]
+        assert bundle["text/plain"] == repr(plot)
+    assert [trace["y"] for trace in figure["data"]] == [[300.0, 30.0], [0.0, 0.9]]
+    assert "30.0 ms" in repr(plot)
+
+
+def test_the_comparison_figure_splits_the_ttft():
+    figure = show.comparison_figure(comparison(row("full"), row("a", load_s=0.0)).to_dict())
+    bars = {trace.name: list(trace.y) for trace in figure.data if trace.type == "bar"}
+    assert bars["load"] == [100.0, 0.0]
+    assert [round(sum(ys), 6) for ys in zip(*bars.values(), strict=True)] == [300.0, 300.0]
+
+
+def test_a_table_keeps_its_columns_apart():
+    lines = show.table_text(("name", "n"), [("a", 1), ("longer", 22)]).splitlines()
+    assert lines == ["name     n", "a        1", "longer  22"]
+
+
+def test_the_package_that_shows_imports_neither_plotly_nor_torch():
+    import subprocess
+    import sys
+
+    code = "import nbkv.show, sys; print([m for m in ('plotly', 'torch', 'IPython') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
