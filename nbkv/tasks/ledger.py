@@ -11,9 +11,7 @@ MIXED: tuple[int, ...] = (1, 2, 3)
 """The distances that `distance=0` mixes."""
 
 
-def ledger(
-    seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines: int = 6
-) -> list[Item]:
+def ledger(seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines: int = 6) -> list[Item]:
     """`n` questions about `n` sets of notes, every other one *carried*, the rest *local*.
 
     `distance`: how many chunks before the line asked for its section was declared (0: one of 1, 2
@@ -21,6 +19,9 @@ def ledger(
     and 2,048 tokens together. The same arguments give the same items on every machine.
     """
     check_size(n, chunks, lines)
+    if chunks < 2 or lines < 2:  # noqa: PLR2004
+        message = f"chunks={chunks}, lines={lines}: a ledger needs at least 2 of each"
+        raise BadOption(message)
     if not 0 <= distance < chunks:
         message = f"distance={distance}: from 0 (mixed) to chunks - 1 = {chunks - 1}"
         raise BadOption(message)
@@ -29,7 +30,7 @@ def ledger(
 
 
 def _item(rng: Random, chunks: int, distance: int, length: int, *, carried: bool) -> Item:
-    reach = distance or rng.choice([far for far in MIXED if far < chunks] or [0])
+    reach = distance or rng.choice([far for far in MIXED if far < chunks])
     notes, target = carried_notes(rng, chunks, reach, length)
     if not carried:
         target, reach = _local_line(rng, notes, length), 0
@@ -60,8 +61,7 @@ def _some_local(rng: Random, count: int, taken: dict[int, str]) -> dict[int, str
 def _local_line(rng: Random, notes: list[Line], length: int) -> int:
     def is_local(index: int) -> bool:
         line = notes[index]
-        return line.form == LOCAL or (
-            line.form == CARRIED and line.given is not None and line.given // length == index // length
-        )
+        same_chunk = line.given is not None and line.given // length == index // length
+        return line.form == LOCAL or same_chunk
 
     return rng.choice([index for index in range(len(notes)) if is_local(index)])

@@ -21,9 +21,9 @@ _EVERYTHING: Final = ("What did {person} buy?", "What is known about {person}?")
 _WHO_SHARE: Final = 0.35
 
 
-def ask(rng: Random, line: Line) -> tuple[str, str]:
-    """A question about an answerable line, and its answer."""
-    if rng.random() < _WHO_SHARE:
+def ask(rng: Random, line: Line, *, who: bool | None = None) -> tuple[str, str]:
+    """A question about an answerable line, and its answer; `who` asks for the buyer, else the price."""
+    if rng.random() < _WHO_SHARE if who is None else who:
         return rng.choice(_WHO).format(item=line.item), f"{line.person}."
     return rng.choice(_COST).format(item=line.item), f"{line.amount} {line.currency}."
 

@@ -1,0 +1,106 @@
+"""Scoring: ask every item in a session and put one row per item into a table."""
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from nbkv.tasks.items import Dialogue, Item
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ROOM = 8
+
+
+def normal(text: str) -> str:
+    """Runs of whitespace as one space, no space at the ends, no `. , ; : ! ?` at the end."""
+    return re.sub(r"[\s.,;:!?]+$", "", " ".join(text.split()))
+
+
+def is_correct(text: str, answers: list[str]) -> bool:
+    """Whether the text is the answers in their order, after `normal`; case counts."""
+    return normal(text) == normal(" ".join(answers))
+
+
+def evaluate(
+    session: Any,  # noqa: ANN401  (tasks sit beside Session and do not import it)
+    items: Iterable[Item | Dialogue],
+    strategy: Any = None,  # noqa: ANN401
+    *,
+    fidelity: bool = False,
+    max_new_tokens: int | None = None,
+) -> "pd.DataFrame":
+    """Ask every item and return one row per item.
+
+    Columns: `kind`, `correct` (0.0 or 1.0; for a dialogue the share of its turns), `kl` (nats,
+    against full on the same prompt; NaN unless the result carries it or `fidelity` asks for a
+    comparison), `compute_share`, `ttft_s`, `hit_rate`, `text`, `answer`. A dialogue's figures are
+    means over its turns. `max_new_tokens` defaults to the answer's length with some room.
+    """
+    import pandas as pd  # noqa: PLC0415  (imported late: nbkv itself must load fast)
+
+    rows = []
+    for item in items:
+        if isinstance(item, Dialogue):
+            rows.append(_dialogue_row(session, item, strategy, max_new_tokens))
+        else:
+            rows.append(_item_row(session, item, strategy, max_new_tokens, fidelity=fidelity))
+    columns = ["kind", "correct", "kl", "compute_share", "ttft_s", "hit_rate", "text", "answer"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _room(answer: str) -> int:
+    # Three tokens for a word or mark are enough for subword tokenizers; an end token stops earlier.
+    return _ROOM + 3 * len(re.findall(r"\w+|[^\w\s]", answer))
+
+
+def _item_row(
+    session: Any,  # noqa: ANN401
+    item: Item,
+    strategy: Any,  # noqa: ANN401
+    max_new_tokens: int | None,
+    *,
+    fidelity: bool,
+) -> dict[str, Any]:
+    answer = " ".join(item.answers)
+    prompt = [*item.chunks, item.question]
+    result = session.generate(prompt, strategy=strategy, max_new_tokens=max_new_tokens or _room(answer))
+    row = _figures(result, answer)
+    if fidelity:
+        row["kl"] = _kl(session, prompt, strategy)
+    return {"kind": item.kind, **row}
+
+
+def _kl(session: Any, prompt: list[str], strategy: Any) -> float:  # noqa: ANN401
+    frame = session.compare(prompt, ["full", strategy or "full"]).to_frame()
+    return float(frame["kl"].iloc[-1])
+
+
+def _figures(result: Any, answer: str) -> dict[str, Any]:  # noqa: ANN401
+    return {
+        "correct": float(is_correct(result.text, [answer])),
+        "kl": float("nan") if result.fidelity is None else float(result.fidelity.kl),
+        "compute_share": float(result.compute.share),
+        "ttft_s": float(result.timing.ttft_s),
+        "hit_rate": float(result.hit_rate),
+        "text": result.text,
+        "answer": answer,
+    }
+
+
+def _dialogue_row(
+    session: Any,  # noqa: ANN401
+    item: Dialogue,
+    strategy: Any,  # noqa: ANN401
+    max_new_tokens: int | None,
+) -> dict[str, Any]:
+    chat = session.chat()
+    turns = []
+    for turn, answer in zip(item.turns, item.answers, strict=True):
+        room = max_new_tokens or _room(answer)
+        result = chat.send(turn, strategy=strategy, max_new_tokens=room)
+        turns.append(_figures(result, answer))
+    numbers = ("correct", "kl", "compute_share", "ttft_s", "hit_rate")
+    row: dict[str, Any] = {name: sum(t[name] for t in turns) / len(turns) for name in numbers}
+    text, answers = ("\n".join(t[name] for t in turns) for name in ("text", "answer"))
+    return {"kind": item.kind, **row, "text": text, "answer": answers}

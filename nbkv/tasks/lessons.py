@@ -1,0 +1,123 @@
+"""What a reader is trained on: token ids, and which of them it has to predict."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from nbkv.tasks.notes import CARRIED, HEADER, Line, write_notes
+from nbkv.tasks.questions import CUE, NOTED, ask, ask_everything
+from nbkv.tasks.report import FEWEST, MOST
+
+Encode = Callable[[str], list[int]]
+
+BOS: Final = 1
+EOS: Final = 2
+_SYSTEM: Final = "Answer from the notes.\n"
+_SMALLEST: Final = 3
+
+
+@dataclass(slots=True)
+class Lesson:
+    """`ids [T]`; `kinds [T]`: which kind of answer each token belongs to, empty if to none."""
+
+    ids: list[int] = field(default_factory=lambda: [BOS])
+    kinds: list[str] = field(default_factory=lambda: [""])
+
+    def add(self, ids: list[int], kind: str = "") -> None:
+        """Append tokens."""
+        self.ids += ids
+        self.kinds += [kind] * len(ids)
+
+
+def permutation(rng: Random, size: int, vocabulary: int, first: int) -> Lesson:
+    """`size` different tokens, then the same again from a random start: grows the lookup by key."""
+    drawn = [first + index for index in rng.sample(range(vocabulary - first), size)]
+    start = rng.randrange(size)
+    lesson = Lesson()
+    lesson.add([*drawn, drawn[start]])
+    lesson.add((drawn[start:] + drawn[:start])[1:], "copy")
+    return lesson
+
+
+def recital(rng: Random, encode: Encode, lines: int) -> Lesson:
+    """Notes, then the same notes again: the same lookup in the task's own words."""
+    text = encode("".join(line.text for line in write_notes(rng, lines)))
+    lesson = Lesson()
+    lesson.add(text)
+    lesson.add(text, "copy")
+    return lesson
+
+
+def examination(rng: Random, encode: Encode, lines: int, length: int) -> Lesson:
+    """Notes of `lines` lines and as many questions as `length` tokens hold.
+
+    The notes come at once or in up to four portions with questions after each, as in a dialogue.
+    Every question is followed by its answer and the end token.
+    """
+    notes, section = _layout(rng, lines)
+    lesson = Lesson()
+    if rng.random() < 0.1:  # noqa: PLR2004
+        lesson.add(encode(_SYSTEM))
+    portions = 1 if rng.random() < 0.6 else rng.randint(2, 4)  # noqa: PLR2004
+    borders = sorted(rng.sample(range(1, lines), min(portions, lines) - 1)) if lines > 1 else []
+    room = length - sum(len(encode(line.text)) for line in notes) - len(lesson.ids)
+    asked: set[tuple[int, bool]] = set()
+    for start, stop in zip([0, *borders], [*borders, lines], strict=True):
+        lesson.add(encode("".join(line.text for line in notes[start:stop])))
+        share = room if stop == lines else rng.randint(0, room // 2)
+        used = len(lesson.ids)
+        if section and section.stop <= stop and rng.random() < 0.7:  # noqa: PLR2004
+            _exchange(lesson, encode, *ask_everything(rng, [notes[i] for i in section[1:]]), "report", share)
+        _questions(rng, encode, lesson, notes[:stop], asked, used + share)
+        room -= len(lesson.ids) - used
+    return lesson
+
+
+def _layout(rng: Random, lines: int) -> tuple[list[Line], range | None]:
+    # Free notes, notes with a section of any length, or notes with one person's section to report.
+    if lines < _SMALLEST or rng.random() < 0.35:  # noqa: PLR2004
+        return write_notes(rng, lines), None
+    head = rng.randrange(lines - 1)
+    if lines > FEWEST + 1 and rng.random() < 0.5:  # noqa: PLR2004
+        head = rng.randrange(lines - FEWEST)
+        span = range(head, head + 1 + rng.randint(FEWEST, min(MOST, lines - 1 - head)))
+        forced = {head: HEADER, **dict.fromkeys(span[1:], CARRIED), span.stop: HEADER}
+        return write_notes(rng, lines, forced), span
+    return write_notes(rng, lines, {head: HEADER}, range(head + 1, rng.randint(head + 1, lines))), None
+
+
+def _questions(
+    rng: Random,
+    encode: Encode,
+    lesson: Lesson,
+    known: list[Line],
+    asked: set[tuple[int, bool]],
+    limit: int,
+) -> None:
+    pool = [(i, who) for i in range(len(known)) if known[i].answerable for who in (False, True)]
+    pool = [pair for pair in pool if pair not in asked]
+    rng.shuffle(pool)
+    # Prices are asked about twice as often as buyers.
+    pool.sort(key=lambda pair: pair[1] and rng.random() < 0.5)  # noqa: PLR2004
+    if not lesson.kinds[-1] and (not pool or rng.random() < 0.05):  # noqa: PLR2004
+        _exchange(lesson, encode, "", NOTED, "noted", limit - len(lesson.ids))
+    for index, who in pool:
+        line = known[index]
+        kind = "local" if line.given is None else "carried"
+        room = limit - len(lesson.ids)
+        if not _exchange(lesson, encode, *ask(rng, line, who=who), kind, room):
+            return
+        asked.add((index, who))
+
+
+def _exchange(  # noqa: PLR0913, PLR0917
+    lesson: Lesson, encode: Encode, question: str, answer: str, kind: str, room: int
+) -> bool:
+    asked = encode((question + CUE).removeprefix("\n" if not question else ""))
+    said = [*encode(answer), EOS]
+    if len(asked) + len(said) > room:
+        return False
+    lesson.add(asked)
+    lesson.add(said, kind)
+    return True

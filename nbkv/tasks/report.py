@@ -1,0 +1,58 @@
+"""Report: everything one person bought, in order; the section it stands in crosses chunk borders."""
+
+from random import Random
+from typing import Final
+
+from nbkv.errors import BadOption
+from nbkv.tasks.items import Evidence, Item
+from nbkv.tasks.notes import CARRIED, HEADER, Line, check_size, cut, place, write_notes
+from nbkv.tasks.questions import CUE, ask_everything
+
+FEWEST: Final = 8
+"""Fewest lines reported: 4 answer tokens each, 32 in all."""
+
+MOST: Final = 31
+"""Most lines reported: 124 answer tokens and the full stop stay below 128."""
+
+
+def report(seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines: int = 6) -> list[Item]:
+    """`n` questions for all that one person bought; answers of 32 to 124 tokens, full stop apart.
+
+    `distance`: how many chunk borders the section crosses (0: any number that `lines` allows); sizes
+    as in `ledger`. The person's section holds nothing but lines about that person.
+    """
+    check_size(n, chunks, lines)
+    spans = _spans(chunks, distance, lines)
+    if not spans:
+        message = (
+            f"distance={distance}, chunks={chunks}, lines={lines}: no section of {FEWEST} to {MOST}"
+            " lines crosses that many borders; change lines or distance"
+        )
+        raise BadOption(message)
+    rng = Random(f"report {seed}")
+    return [_item(rng, chunks * lines, lines, rng.choice(spans)) for _ in range(n)]
+
+
+def _spans(chunks: int, distance: int, length: int) -> list[range]:
+    # All sections (declaration first) of an allowed size that cross the wanted number of borders.
+    total = chunks * length
+    spans = [range(head, head + size + 1) for size in range(FEWEST, MOST + 1) for head in range(total - size)]
+    crossed = [(span[-1] // length - span[0] // length, span) for span in spans]
+    return [span for borders, span in crossed if borders == distance or (borders and not distance)]
+
+
+def section(rng: Random, count: int, span: range) -> list[Line]:
+    """Notes of `count` lines in which `span` is one person's section and nothing else."""
+    forced = {span[0]: HEADER, **dict.fromkeys(span[1:], CARRIED)}
+    if span.stop < count:
+        forced[span.stop] = HEADER
+    return write_notes(rng, count, forced)
+
+
+def _item(rng: Random, count: int, length: int, span: range) -> Item:
+    notes = section(rng, count, span)
+    question, answer = ask_everything(rng, [notes[index] for index in span[1:]])
+    asked = tuple(place(notes, index, length) for index in span[1:])
+    evidence = Evidence(asked, (place(notes, span[0], length),))
+    distance = span[-1] // length - span[0] // length
+    return Item(cut(notes, length), question + CUE, [answer], "report", [evidence], distance)
