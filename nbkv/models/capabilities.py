@@ -17,7 +17,8 @@ class Capabilities:
     ``positions`` is ``rotary``, ``absolute``, ``alibi`` or ``none``; ``rope`` the rotary kind (``default``, ``llama3``,
     ``yarn``, …); ``windows`` the sliding window of each layer in tokens (None: sees everything); ``kv_heads``,
     ``key_dim`` and ``value_dim`` are per layer as cached (0: the layer keeps no K/V of its own); ``groups`` query heads
-    per K/V head; ``context`` the longest prompt plus answer in tokens.
+    per K/V head; ``context`` the longest prompt plus answer in tokens; ``stable_context`` up to how many tokens the K/V of
+    a token do not depend on how long the whole sequence is (shorter than ``context`` for longrope and dynamic NTK).
     """
 
     n_layers: int
@@ -35,6 +36,7 @@ class Capabilities:
     recurrent: bool
     shared_kv: bool
     context: int
+    stable_context: int
     walk: bool
     prefix: bool
 
@@ -69,7 +71,8 @@ def read(config: Any, model: nn.Module, kv: KV | None, *, walk: bool, prefix: bo
         recurrent=any("linear" in kind or "mamba" in kind or "conv" in kind or "recurrent" in kind for kind in types)
         or kv is None,
         shared_kv=bool(getattr(config, "num_kv_shared_layers", 0)),
-        context=int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2**31),
+        context=_context(config),
+        stable_context=_stable_context(config, rope),
         walk=walk,
         prefix=prefix,
     )
@@ -84,6 +87,19 @@ def rope_kind(config: Any) -> str | None:  # noqa: ANN401
         return str(parameters["rope_type"])
     kinds = {p.get("rope_type", "default") for p in parameters.values() if isinstance(p, dict)}
     return "+".join(sorted(kinds)) or "default"
+
+
+def _context(config: Any) -> int:  # noqa: ANN401
+    return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2**31)
+
+
+def _stable_context(config: Any, rope: str | None) -> int:  # noqa: ANN401
+    if rope is None or not {"longrope", "dynamic"} & set(rope.split("+")):
+        return _context(config)
+    parameters = config.rope_parameters
+    original = parameters.get("original_max_position_embeddings")
+    original = original or getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings
+    return int(original)
 
 
 def _uniform(config: Any) -> tuple[str]:  # noqa: ANN401

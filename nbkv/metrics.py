@@ -1,0 +1,98 @@
+"""Meters listen to events and keep running figures; what they show is data, not tensors."""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nbkv.events import Event, Fallback, Finished
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = (
+    "request", "strategy", "prompt", "reused", "recomputed", "fresh", "hit_rate", "compute_share", "ttft_s", "tpot_s",
+    "total_s", "generated", "finish_reason", "kl", "notes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Running figures of a session at one moment, as plain data that knows how to be shown."""
+
+    data: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        """Return the figure ``name``."""
+        try:
+            return self.__dict__["data"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON-able data."""
+        return dict(self.data)
+
+    def __repr__(self) -> str:
+        """Return the figures as text."""
+        return str(_show().stats_text(self.data))
+
+    def _repr_html_(self) -> str:
+        return str(_show().stats_html(self.data))
+
+
+class Meter:
+    """Hears a session's events; ``rows`` has one dict for each finished request."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.rows: list[dict[str, Any]] = []
+        self.fallbacks = 0
+
+    def __call__(self, event: Event) -> None:
+        """Take an event into account."""
+        if isinstance(event, Finished):
+            self.rows.append({"request": event.request} | event.result)
+        elif isinstance(event, Fallback):
+            self.fallbacks += 1
+
+    def frame(self) -> pd.DataFrame:
+        """Return the finished requests as a table."""
+        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+
+        return pd.DataFrame(self.rows, columns=list(_COLUMNS))
+
+    def stats(self, **about: Any) -> Stats:  # noqa: ANN401
+        """Return the running figures; ``about`` (session, model, strategy, tiers, evictions) is shown with them."""
+        sums = {name: sum(row[name] for row in self.rows) for name in ("prompt", "reused", "recomputed", "fresh")}
+        ttft = [row["ttft_s"] for row in self.rows if row["generated"]]
+        decoded = sum(row["generated"] - 1 for row in self.rows if row["generated"] > 1)
+        decode_s = sum(row["tpot_s"] * (row["generated"] - 1) for row in self.rows if row["generated"] > 1)
+        figures = {
+            "kind": "stats",
+            "requests": len(self.rows),
+            "prompt_tokens": sums["prompt"],
+            "reused": sums["reused"],
+            "recomputed": sums["recomputed"],
+            "fresh": sums["fresh"],
+            "generated": sum(row["generated"] for row in self.rows),
+            "hit_rate": sums["reused"] / sums["prompt"] if sums["prompt"] else 0.0,
+            "ttft_s": _spread(ttft),
+            "tokens_per_s": decoded / decode_s if decode_s else 0.0,
+            "fallbacks": self.fallbacks,
+        }
+        return Stats(about | figures)
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    if not values:
+        return dict.fromkeys(("mean", "p50", "p90", "last"), 0.0)
+    pick: Callable[[float], float] = lambda q: sorted(values)[min(len(values) - 1, int(q * len(values)))]  # noqa: E731
+    return {"mean": statistics.fmean(values), "p50": pick(0.5), "p90": pick(0.9), "last": values[-1]}
+
+
+def _show() -> Any:  # noqa: ANN401  (a module; the one string edge to the views)
+    return importlib.import_module("nbkv.show")

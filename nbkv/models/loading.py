@@ -1,0 +1,157 @@
+"""Gets a model and its tokenizer from a bundled name, a folder, a hub id or a loaded object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, closest
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.codec import Codec
+from nbkv.models.probe import adapt
+
+_BUNDLED = Path(__file__).parent / "bundled"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run, and what was decided while loading it."""
+
+    adapter: ModelAdapter
+    codec: Codec
+    name: str
+    notes: tuple[str, ...]
+
+
+def bundled() -> list[str]:
+    """Return the names of the models that come with nbkv."""
+    return sorted(path.parent.name for path in _BUNDLED.glob("*/config.json"))
+
+
+def load_model(
+    model: str | Path | PreTrainedModel,
+    *,
+    tokenizer: Any = None,  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    model_kwargs: dict[str, Any] | None = None,
+) -> Loaded:
+    """Return ``model`` on ``device`` in ``dtype``, probed and self-tested.
+
+    ``dtype="auto"``: float32 on a CPU, the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``.
+    Raises ``LoadError`` if it cannot be read, ``BadOption`` for an unknown device or dtype, ``UnsupportedModel`` if it
+    is no decoder.
+    """
+    if isinstance(model, (str, Path)):
+        place = _device(device)
+        network, name = _read(str(model), place, _dtype(dtype, place), dict(model_kwargs or {}))
+        tokenizer = tokenizer if tokenizer is not None else _tokenizer(str(model), dict(model_kwargs or {}))
+    else:
+        network, name = _given(model, tokenizer, device, dtype, model_kwargs), type(model).__name__
+    if network.config.is_encoder_decoder:
+        message = f"{name} is an encoder-decoder; nbkv runs decoder-only language models"
+        raise UnsupportedModel(message)
+    adapter = adapt(network, name)
+    kind = str(adapter.dtype).removeprefix("torch.")
+    return Loaded(adapter, Codec(tokenizer), name, (f"{kind} on {adapter.device}", *adapter.notes))
+
+
+def _given(model: object, tokenizer: object, device: str, dtype: object, kwargs: object) -> PreTrainedModel:
+    if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):
+        message = f"cannot load a {type(model).__name__} (accepted: a name, a folder, a hub id, a PreTrainedModel)"
+        raise UnsupportedModel(message)
+    if tokenizer is None:
+        message = "a loaded model needs its tokenizer: load(model, tokenizer=…)"
+        raise BadOption(message)
+    if device != "auto" or dtype != "auto" or kwargs:
+        message = "device, dtype and model_kwargs belong to loading; this model is loaded already (leave them out)"
+        raise BadOption(message)
+    return model  # type: ignore[return-value]  # a PEFT wrapper is not a PreTrainedModel but serves as one
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        message = f"unknown device {device!r} (accepted: auto, cpu, cuda, cuda:N)"
+        raise BadOption(message) from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        message = f"device {device!r}: no CUDA device is available (accepted here: auto, cpu)"
+        raise BadOption(message)
+    return device
+
+
+def _dtype(dtype: str | torch.dtype, device: str) -> str | torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    if dtype not in _DTYPES:
+        message = f"unknown dtype {dtype!r} (accepted: auto, {', '.join(_DTYPES)})"
+        raise BadOption(message)
+    return _DTYPES[dtype]
+
+
+def _source(model: str) -> tuple[str, str]:
+    """Return where to read ``model`` from, and its short name."""
+    if model in bundled():
+        return str(_BUNDLED / model), model
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            message = f"folder {model!r} holds no config.json (accepted: a folder written by save_pretrained)"
+            raise LoadError(message)
+        return str(path), path.name
+    if path.exists():
+        message = f"{model!r} is a file (accepted: a folder written by save_pretrained, a hub id, {_names()})"
+        raise LoadError(message)
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or not model:
+        message = f"no folder {model!r} (accepted: a folder, a hub id, {_names()})"
+        raise LoadError(message)
+    return model, model
+
+
+def _read(model: str, device: str, dtype: str | torch.dtype, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, str]:
+    source, name = _source(model)
+    kwargs = {"dtype": dtype} | kwargs
+    if "device_map" not in kwargs and device != "cpu":
+        kwargs["device_map"] = device
+    try:
+        return AutoModelForCausalLM.from_pretrained(source, **kwargs).eval(), name
+    except torch.OutOfMemoryError as error:
+        message = f"{name} does not fit on {device}; give another device, dtype or model_kwargs=dict(device_map='auto')"
+        raise OutOfMemory(message) from error
+    except Exception as error:  # a checkpoint can be broken in any way; the reader wants one line
+        raise LoadError(_why(model, source, error)) from error
+
+
+def _tokenizer(model: str, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    source, name = _source(model)
+    kept = {key: value for key, value in kwargs.items() if key in {"revision", "token", "trust_remote_code"}}
+    try:
+        return AutoTokenizer.from_pretrained(source, **kept)
+    except Exception as error:  # as above
+        message = f"the tokenizer of {name!r} cannot be read: {_first_line(error)}"
+        raise LoadError(message) from error
+
+
+def _why(model: str, source: str, error: Exception) -> str:
+    if Path(source).is_dir():
+        return f"cannot read {model!r}: {_first_line(error)} (accepted: safetensors weights with their config.json)"
+    hint = closest(model, bundled())
+    return f"cannot load {model!r}{hint}: no folder, not bundled ({_names()}), and the hub gave: {_first_line(error)}"
+
+
+def _names() -> str:
+    return "bundled: " + ", ".join(bundled())
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:200]

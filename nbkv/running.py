@@ -1,0 +1,237 @@
+"""Runs one request: strategy, decode loop, events, result. The steps every way of asking (generate, stream, compare) shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from nbkv.events import Bus, Finished, Layer, Started, Token
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.codec import Codec
+from nbkv.models.decode import Chooser, Sampling, TextStream, eos_ids
+from nbkv.models.prompt import Prompt
+from nbkv.result import Compute, Provenance, Result, Timing
+from nbkv.stopping import Stopped, Stopper
+from nbkv.stores.memory import MemoryStore
+from nbkv.strategy import Context, Prefilled, Request, Strategy
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What every request of a session runs on."""
+
+    adapter: ModelAdapter
+    codec: Codec
+    store: MemoryStore
+    bus: Bus
+    stopper: Stopper
+    session: str
+    tenant: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """Return the token ids that end an answer."""
+        return eos_ids(getattr(self.adapter.model, "generation_config", None), self.codec.tokenizer)
+
+    def context(self, number: int = 0) -> Context:
+        """Return what a strategy works with; layers are followed by the stop flag and, if anybody listens, by events."""
+        n_layers, who = self.adapter.n_layers, {"session": self.session, "request": number}
+
+        def on_layer(index: int, rows: int) -> None:
+            self.stopper.check()
+            if rows > 1 and self.bus.heard:
+                self.bus.emit(Layer(**who, index=index, n_layers=n_layers, rows=rows))
+
+        return Context(self.adapter, self.store, self.bus, self.tenant, **who, on_layer=on_layer)
+
+
+@dataclass
+class Run:
+    """One request under way: iterate ``pieces``, then read ``result`` (set also if it was interrupted or abandoned)."""
+
+    engine: Engine
+    strategy: Strategy
+    prompt: Prompt
+    sampling: Sampling
+    number: int = 0
+    keep: bool = True
+    result: Result | None = None
+    logits: torch.Tensor | None = None
+    _tokens: list[int] = field(default_factory=list)
+    _marks: dict[str, float] = field(default_factory=dict)
+
+    def pieces(self) -> Iterator[str]:
+        """Yield the answer's text as it becomes certain."""
+        self._mark("start")
+        engine, request = self.engine, self._request()
+        engine.bus.emit(Started(**self._who(), strategy=self.strategy.spec, prompt=len(request.ids)))
+        ctx = engine.context(self.number)
+        text = TextStream(engine.codec, self.sampling.stop)
+        try:
+            prefilled = self.strategy.prefill(request, ctx)
+        except Stopped:
+            self._finish("interrupted", text, None)
+            return
+        self._mark("prefilled")
+        self.logits = prefilled.logits
+        reason = "interrupted"
+        try:
+            with self.strategy.decoding(prefilled, ctx):
+                for piece, why in self._decode(prefilled, request, ctx, text):
+                    reason = why or reason
+                    yield piece
+        except Stopped:
+            reason = "interrupted"
+        finally:
+            held = getattr(prefilled.cache, "length", len(request.ids))
+            self.strategy.commit(prefilled, (*request.ids, *self._tokens)[:held], request, ctx)
+            self._finish(reason, text, prefilled)
+        if rest := text.finish():
+            yield rest
+
+    def _decode(
+        self, prefilled: Prefilled, request: Request, ctx: Context, text: TextStream
+    ) -> Iterator[tuple[str, str | None]]:
+        """Yield ``(piece, reason)`` for each token; the last one has a reason to finish."""
+        engine, wanted = self.engine, self.sampling
+        eos, logits = engine.eos, prefilled.logits
+        config = getattr(engine.adapter.model, "generation_config", None)
+        chooser = Chooser(wanted, config, request.ids, logits.device)
+        work = ctx.work()
+        for count in range(1, request.max_new_tokens + 1):
+            token = chooser.choose(logits)
+            self._tokens.append(token)
+            piece = text.add(token)
+            ended = chooser.add(token, logits) or token in eos or text.stopped
+            self._mark("token")
+            if engine.bus.heard:
+                engine.bus.emit(Token(**self._who(), token_id=token, text=piece))
+            reason = "stop" if ended else "length" if count == request.max_new_tokens else None
+            yield piece, reason
+            if reason:
+                return
+            engine.stopper.check()
+            step = torch.tensor([token], device=engine.adapter.device)
+            logits = engine.adapter.forward(step, prefilled.cache, start=len(request.ids) + count - 1, work=work)[-1]
+
+    def _request(self) -> Request:
+        room = self.engine.adapter.capabilities.context - len(self.prompt.ids)
+        return Request(self.prompt, min(self.sampling.max_new_tokens, room), keep=self.keep)
+
+    def _finish(self, reason: str, text: TextStream, prefilled: Prefilled | None) -> None:
+        self._mark("end")
+        n, n_layers = len(self.prompt.ids), self.engine.adapter.n_layers
+        compute, kv_bytes = Compute(), {}
+        if prefilled is not None:
+            select, rows = (work.token_layers / (n * n_layers) for work in (prefilled.select, prefilled.rows))
+            compute = Compute(share=select + rows, select=select, rows=rows)
+            kv_bytes = {self.engine.store.name if prefilled.lease else "working": _bytes(prefilled)}
+        fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
+        self.result = Result(
+            text=text.text,
+            token_ids=tuple(self._tokens),
+            prompt_ids=self.prompt.ids,
+            finish_reason=reason,
+            strategy=self.strategy.spec,
+            model=self.engine.adapter.name,
+            fingerprint=self.engine.adapter.fingerprint,
+            timing=self._timing(prefilled),
+            provenance=fresh if prefilled is None else prefilled.provenance,
+            kept=None if prefilled is None else prefilled.kept,
+            compute=compute,
+            kv_bytes=kv_bytes,
+            notes=self._notes(prefilled),
+            prompt_pieces=self.engine.codec.pieces(self.prompt.ids),
+            chunks=tuple((chunk.name, start, stop) for chunk, start, stop in self.prompt.chunks),
+            lineage="exact" if self.strategy.exact else f"approx:{self.strategy.name}",
+        )
+        self.engine.bus.emit(Finished(**self._who(), result=summary(self.result)))
+
+    def _notes(self, prefilled: Prefilled | None) -> tuple[str, ...]:
+        notes = list(self.engine.notes)
+        room = self.engine.adapter.capabilities.context - len(self.prompt.ids)
+        if room < self.sampling.max_new_tokens:
+            notes.append(f"answer limited to {room} tokens by the model's context")
+        if prefilled is None:
+            notes.append("interrupted during prefill: nothing of this prompt was kept")
+        else:
+            notes.extend(prefilled.notes)
+        if self.sampling.temperature == 0 and (self.sampling.top_p or self.sampling.top_k):
+            notes.append("greedy: top_p and top_k play no part at temperature 0")
+        return tuple(notes)
+
+    def _timing(self, prefilled: Prefilled | None) -> Timing:
+        start, end = self._marks["start"], self._marks["end"]
+        first, last = self._marks.get("first", end), self._marks.get("token", end)
+        decode_s = last - first if self._tokens else 0.0
+        load_s, select_s = (prefilled.load_s, prefilled.select_s) if prefilled else (0.0, 0.0)
+        return Timing(
+            ttft_s=first - start,
+            load_s=load_s,
+            select_s=select_s,
+            prefill_s=max(0.0, self._marks.get("prefilled", end) - start - load_s - select_s),
+            decode_s=decode_s,
+            total_s=end - start,
+            tpot_s=decode_s / (len(self._tokens) - 1) if len(self._tokens) > 1 else 0.0,
+        )
+
+    def _mark(self, name: str) -> None:
+        self._marks[name] = time.perf_counter()
+        if name == "token":
+            self._marks.setdefault("first", self._marks[name])
+
+    def _who(self) -> dict[str, object]:
+        return {"session": self.engine.session, "request": self.number}
+
+
+def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+    """Return the next-token logits ``[V]`` after ``run``'s prompt, and what it would pick at each of full's ``tokens``.
+
+    The strategy runs as always, decode stage included, but is fed ``tokens`` instead of its own picks; nothing is kept.
+    """
+    ctx = run.engine.context(run.number)
+    request = Request(run.prompt, len(tokens), keep=False)
+    prefilled = run.strategy.prefill(request, ctx)
+    picked, logits = [], prefilled.logits
+    try:
+        with run.strategy.decoding(prefilled, ctx):
+            for count, token in enumerate(tokens):
+                picked.append(int(logits.argmax()))
+                if count + 1 < len(tokens):
+                    step = torch.tensor([token], device=run.engine.adapter.device)
+                    logits = run.engine.adapter.forward(step, prefilled.cache, start=len(request.ids) + count)[-1]
+    finally:
+        run.strategy.commit(prefilled, request.ids, request, ctx)
+    return prefilled.logits, picked
+
+
+def summary(result: Result) -> dict[str, object]:
+    """Return the figures of ``result`` that meters keep: counts, times and words, no token lists."""
+    tokens, timing = result.tokens, result.timing
+    return {
+        "strategy": result.strategy,
+        "prompt": tokens.prompt,
+        "reused": tokens.reused,
+        "recomputed": tokens.recomputed,
+        "fresh": tokens.fresh,
+        "hit_rate": result.hit_rate,
+        "compute_share": result.compute.share,
+        "ttft_s": timing.ttft_s,
+        "tpot_s": timing.tpot_s,
+        "total_s": timing.total_s,
+        "generated": len(result.token_ids),
+        "finish_reason": result.finish_reason,
+        "kl": result.fidelity.kl if result.fidelity else None,
+        "notes": "; ".join(result.notes),
+    }
+
+
+def _bytes(prefilled: Prefilled) -> int:
+    layers = getattr(prefilled.cache, "layers", ())
+    sides = [side for layer in layers for side in (getattr(layer, "keys", None), getattr(layer, "values", None))]
+    return sum(side.numel() * side.element_size() for side in sides if isinstance(side, torch.Tensor))

@@ -1,0 +1,413 @@
+"""The session: a loaded model, a store and a strategy, and every way of asking them for something."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from nbkv import comparing, verifying
+from nbkv.chatting import Chat
+from nbkv.errors import BadOption, BadPrompt, NbkvError, OutOfMemory
+from nbkv.events import Bus
+from nbkv.families.prefix import encode
+from nbkv.metrics import Meter, Stats
+from nbkv.models import prompt as prompts
+from nbkv.models.decode import sampling
+from nbkv.models.loading import Loaded, load_model
+from nbkv.result import Chunk, Comparison, Result
+from nbkv.running import Engine, Run
+from nbkv.stopping import Stopped, Stopper
+from nbkv.stores.memory import MemoryStore
+from nbkv.stores.spec import open_store
+from nbkv.strategy import Strategy, parse, split
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedModel
+
+_numbers = count(1)
+_SINKS = ("auto", "bos", "none")
+
+
+def load(
+    model: str | Path | PreTrainedModel,
+    *,
+    strategy: str | Strategy = "prefix",
+    store: str | MemoryStore = "memory",
+    tenant: str = "default",
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    model_kwargs: dict[str, Any] | None = None,
+    tokenizer: Any = None,  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
+    name: str | None = None,
+) -> Session:
+    """Return a session on ``model``: a bundled name, a hub id, a folder, or a loaded model with its ``tokenizer``.
+
+    ``strategy`` is a registered name, ``"name(option=value)"`` or a Strategy object; ``store`` a specification such as
+    ``"memory?device=4GiB"``. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own on a GPU. ``model_kwargs``
+    go to ``from_pretrained``. Raises ``LoadError``, ``UnknownName``, ``BadOption``, ``UnsupportedModel``.
+    """
+    chosen = parse(strategy)
+    loaded = load_model(model, tokenizer=tokenizer, device=device, dtype=dtype, model_kwargs=model_kwargs)
+    return Session(loaded, chosen, store, tenant=tenant, name=name)
+
+
+class Session:
+    """One model with its store and strategy; one request at a time."""
+
+    def __init__(
+        self, loaded: Loaded, strategy: Strategy, store: str | MemoryStore, *, tenant: str, name: str | None
+    ) -> None:
+        """Use ``load`` instead."""
+        strategy.check(loaded.adapter)
+        self.name = name or f"{loaded.name}-{next(_numbers)}"
+        self.model_name = loaded.name
+        self.events = Bus()
+        self.chunks: dict[str, Chunk] = {}
+        self.last: Result | Comparison | None = None
+        self._strategy = strategy
+        self._stopper = Stopper()
+        self._meter = Meter()
+        self.events.add(self._meter)
+        opened = open_store(store, self.events, str(loaded.adapter.device))
+        self._engine: Engine | None = Engine(
+            loaded.adapter, loaded.codec, opened, self.events, self._stopper, self.name, tenant, loaded.notes
+        )
+        self._busy = threading.Lock()
+        self._owner: int | None = None
+        self._count = 0
+
+    # asking
+
+    def generate(
+        self,
+        prompt: prompts.PromptLike,
+        *,
+        strategy: str | Strategy | None = None,
+        stop: str | Sequence[str] | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Result:
+        """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
+
+        ``options``: ``max_new_tokens`` (64), ``temperature`` (0: greedy), ``seed``, ``top_p``, ``top_k``,
+        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``. Ctrl-C raises ``KeyboardInterrupt`` whose
+        ``result`` is what there was; after ``stop()`` that result is returned. Raises ``BadPrompt``, ``BadOption``,
+        ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
+        """
+        stream = self.stream(prompt, strategy=strategy, stop=stop, **options)
+        for _ in stream:
+            pass
+        assert stream.result is not None  # noqa: S101
+        return stream.result
+
+    def stream(
+        self,
+        prompt: prompts.PromptLike,
+        *,
+        strategy: str | Strategy | None = None,
+        stop: str | Sequence[str] | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Stream:
+        """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
+        engine, wanted = self._open(), sampling(stop, options)
+        run = Run(engine, self._chosen(strategy), self._prompt(prompt), wanted, self._next_number())
+        return Stream(self, run)
+
+    def chat(self, system: str | None = None) -> Chat:
+        """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result."""
+        self._open()
+        return Chat(self, system)
+
+    def chunk(self, text: str, *, name: str | None = None, sink: str = "auto") -> Chunk:
+        """Encode ``text`` once and keep its KV in the store; the same name with new text replaces the chunk.
+
+        ``sink``: what it is encoded behind, with the sink's KV dropped at use. ``auto`` is the tokenizer's BOS (else one
+        dummy token), ``bos`` insists on BOS, ``none`` encodes it bare. Raises ``BadPrompt`` and ``BadOption``.
+        """
+        engine = self._open()
+        if not isinstance(text, str) or not text:
+            message = f"a chunk is non-empty text, got {text!r:.60}"
+            raise BadPrompt(message)
+        name = name or f"chunk{len(self.chunks) + 1}"
+        ids, before = tuple(engine.codec.part(text, first=False)), self._sink(sink)
+        self._fits(len(before) + len(ids))
+        made = Chunk(name=name, text=text, token_ids=ids, sink=before, model=engine.adapter.fingerprint)
+        known = self.chunks.get(name)
+        with self._request():
+            if engine.adapter.capabilities.prefix:
+                encode((*before, *ids), engine.context())
+        self.chunks[name] = made
+        return known if known == made else made
+
+    def compare(
+        self,
+        prompt: prompts.PromptLike,
+        strategies: str | Sequence[str | Strategy] = ("full", "prefix"),
+        *,
+        repeat: int = 3,
+        stop: str | Sequence[str] | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Comparison:
+        """Run one prompt under several strategies, turn by turn, ``repeat`` times each, and measure all against ``full``.
+
+        Every run finds the store as it is now and leaves it so. Options are those of ``generate``.
+        """
+        engine = self._open()
+        if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
+            message = f"repeat={repeat!r} is not accepted: repeat is a whole number >= 1"
+            raise BadOption(message)
+        wanted, ids = sampling(stop, options), self._prompt(prompt)
+        chosen = [self._chosen(one) for one in split(strategies)]
+        with self._request(), self._translated():
+            table = comparing.compare(engine, chosen, ids, wanted, repeat)
+        self.last = table
+        return table
+
+    def verify(self, strategy: str | Strategy | None = None) -> verifying.Report:
+        """Check this model's walk, cache and ``strategy`` against its own plain forward; return the table."""
+        engine, chosen = self._open(), self._chosen(strategy)
+        with self._request():
+            return verifying.verify(engine, chosen)
+
+    # looking and switching
+
+    @property
+    def strategy(self) -> Strategy:
+        """Return the strategy used when a call names none."""
+        return self._strategy
+
+    def use(self, strategy: str | Strategy) -> Strategy:
+        """Switch to ``strategy`` for the calls that name none; the store stays."""
+        self._strategy = self._chosen(strategy)
+        return self._strategy
+
+    @property
+    def store(self) -> MemoryStore:
+        """Return the store; ``store.tiers`` is its table."""
+        return self._open().store
+
+    def use_store(self, store: str | MemoryStore) -> MemoryStore:
+        """Replace the store by an empty one; chunks keep their text and are encoded again when used."""
+        engine = self._open()
+        opened = open_store(store, self.events, str(engine.adapter.device))
+        with self._request():
+            engine.store.close()
+            self._engine = Engine(**{**vars(engine), "store": opened})
+        return opened
+
+    @property
+    def adapter(self) -> Any:  # noqa: ANN401  (ModelAdapter; typed loosely for users who only read .model)
+        """Return the model as nbkv runs it; ``adapter.model`` is the transformers model."""
+        return self._open().adapter
+
+    @property
+    def tokenizer(self) -> Any:  # noqa: ANN401
+        """Return the model's tokenizer."""
+        return self._open().codec.tokenizer
+
+    @property
+    def has_template(self) -> bool:
+        """Return whether prompts can be messages."""
+        return self._open().codec.has_template
+
+    @property
+    def stats(self) -> Stats:
+        """Return the running figures of this session."""
+        tiers = self._engine.store.figures() if self._engine else []
+        return self._meter.stats(
+            session=self.name,
+            model=self.model_name,
+            strategy=self._strategy.spec,
+            tiers=tiers,
+            evictions=sum(int(tier["evictions"]) for tier in tiers),
+        )
+
+    def history(self) -> pd.DataFrame:
+        """Return one row for each finished request."""
+        return self._meter.frame()
+
+    def stop(self) -> None:
+        """End the request under way at the next layer or token; from any thread."""
+        self._stopper.stop()
+
+    # life
+
+    def close(self) -> None:
+        """Free the model and the KV in memory; the session cannot be asked any more."""
+        if self._engine is None:
+            return
+        device = self._engine.adapter.device
+        self._engine.store.close()
+        self._engine = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @property
+    def closed(self) -> bool:
+        """Return whether ``close`` was called."""
+        return self._engine is None
+
+    def __enter__(self) -> Self:
+        """Return the session."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the session."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return name, model, strategy and whether it is closed."""
+        state = "closed" if self.closed else f"{self.model_name}, {self._strategy.spec}"
+        return f"<Session {self.name!r}: {state}>"
+
+    # inside
+
+    def _open(self) -> Engine:
+        if self._engine is None:
+            message = f"session {self.name!r} is closed; load the model again"
+            raise NbkvError(message)
+        return self._engine
+
+    def _chosen(self, strategy: str | Strategy | None) -> Strategy:
+        chosen = self._strategy if strategy is None else parse(strategy)
+        chosen.check(self._open().adapter)
+        return chosen
+
+    def _prompt(self, prompt: prompts.PromptLike) -> prompts.Prompt:
+        engine = self._open()
+        built = prompts.build(engine.codec, prompt, engine.adapter.fingerprint, engine.eos)
+        self._fits(len(built.ids) + 1)
+        return built
+
+    def _fits(self, tokens: int) -> None:
+        context = self._open().adapter.capabilities.context
+        if tokens > context:
+            message = f"{tokens - 1} tokens are too many: this model's context is {context}, one of them for the answer"
+            raise BadPrompt(message)
+
+    def _sink(self, sink: str) -> tuple[int, ...]:
+        codec = self._open().codec
+        if sink not in _SINKS:
+            message = f"sink={sink!r} is not accepted: sink is one of {', '.join(_SINKS)}"
+            raise BadOption(message)
+        if sink == "none":
+            return ()
+        if codec.front:
+            return codec.front
+        if sink == "bos":
+            message = "sink='bos' needs a tokenizer that adds a BOS token (accepted here: auto, none)"
+            raise BadOption(message)
+        dummy = next((i for i in (codec.tokenizer.bos_token_id, *self._open().eos) if i is not None), 0)
+        return (dummy,)
+
+    def _next_number(self) -> int:
+        self._count += 1
+        return self._count
+
+    def enter(self) -> None:
+        """Take the session's lock for one request; a second request of the same thread is refused."""
+        if self._owner == threading.get_ident():
+            message = f"session {self.name!r} is busy with a request of this thread (finish or close its stream first)"
+            raise NbkvError(message)
+        self._busy.acquire()
+        self._owner = threading.get_ident()
+        self._stopper.reset()
+
+    def leave(self) -> None:
+        """Give the lock back."""
+        self._owner = None
+        self._busy.release()
+
+    @contextmanager
+    def _request(self) -> Iterator[None]:
+        self.enter()
+        try:
+            with self._stopper.catching():
+                yield
+        except Stopped:
+            if self._stopper.by_signal:
+                raise KeyboardInterrupt from None
+            message = "stopped before it was done; nothing was kept of it"
+            raise NbkvError(message) from None
+        finally:
+            self.leave()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            message = f"out of memory on {self._open().adapter.device}: shorten the prompt or clear the store"
+            raise OutOfMemory(message) from error
+
+
+class Stream:
+    """The text of an answer, piece by piece; ``result`` is there when it ends, is closed or is interrupted."""
+
+    def __init__(self, session: Session, run: Run) -> None:
+        """Use ``Session.stream`` instead."""
+        self._session, self._run = session, run
+        self._pieces: Iterator[str] | None = None
+        self._done = False
+
+    @property
+    def result(self) -> Result | None:
+        """Return the Result once the answer has ended."""
+        return self._run.result
+
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> str:
+        """Return the next piece of text; a Ctrl-C raises ``KeyboardInterrupt`` with ``.result``."""
+        if self._done:
+            raise StopIteration
+        if self._pieces is None:
+            self._session.enter()
+            self._pieces = self._run.pieces()
+        try:
+            with self._session._stopper.catching(), self._session._translated():  # noqa: SLF001
+                return next(piece for piece in self._pieces if piece)
+        except StopIteration:
+            self._end()
+            self._raise_if_signalled()
+            raise
+        except BaseException as error:
+            self._end()
+            if isinstance(error, KeyboardInterrupt):  # the hard one: a store operation may have been cut in two
+                self._session.store.clear()
+                error.result = self.result  # type: ignore[attr-defined]
+            raise
+
+    def close(self) -> None:
+        """End the answer here; what was decoded stays in ``result``."""
+        if not self._done:
+            if self._pieces is not None:
+                self._pieces.close()  # type: ignore[attr-defined]
+                self._end()
+            self._done = True
+
+    def __del__(self) -> None:
+        """Close an abandoned stream, so that the session is free again."""
+        self.close()
+
+    def _end(self) -> None:
+        self._done = True
+        if self.result is not None:
+            self._session.last = self.result
+        self._session.leave()
+
+    def _raise_if_signalled(self) -> None:
+        if self._session._stopper.by_signal:  # noqa: SLF001
+            interrupt = KeyboardInterrupt()
+            interrupt.result = self.result  # type: ignore[attr-defined]
+            raise interrupt

@@ -1,0 +1,215 @@
+"""What a strategy is: four stages that all default to full recompute, so the base class is itself the reference."""
+
+from __future__ import annotations
+
+import ast
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from nbkv.errors import BadOption, UnknownName, UnsupportedModel, closest
+from nbkv.events import Bus, Event
+from nbkv.kv import Space
+from nbkv.models.adapter import ModelAdapter, Work
+from nbkv.models.prompt import Prompt
+from nbkv.registry import strategies as registry
+from nbkv.result import Provenance
+from nbkv.stores.memory import Lease, MemoryStore
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers.cache_utils import Cache
+
+_SPEC = re.compile(r"\s*([A-Za-z_][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to run: its ids and chunk spans, how many tokens may follow, and whether its KV may be kept."""
+
+    prompt: Prompt
+    max_new_tokens: int
+    keep: bool = True
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Return the prompt's token ids."""
+        return self.prompt.ids
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a strategy works with. ``on_layer(index, rows)`` is called after each layer and may end the request."""
+
+    adapter: ModelAdapter
+    store: MemoryStore
+    bus: Bus
+    tenant: str = "default"
+    session: str = ""
+    request: int = 0
+    on_layer: Callable[[int, int], None] | None = None
+
+    def space(self, lineage: str = "exact") -> Space:
+        """Return where KV of this model and tenant with ``lineage`` may be kept and found."""
+        return Space(self.adapter.fingerprint, str(self.adapter.dtype), self.tenant, lineage)
+
+    def work(self) -> Work:
+        """Return a counter for token-layers that also follows the layers."""
+        return Work(on_layer=self.on_layer)
+
+    def tell(self, kind: type[Event], **fields: Any) -> None:  # noqa: ANN401
+        """Let whoever listens hear an event of ``kind`` about this request."""
+        if self.bus.heard:
+            self.bus.emit(kind(session=self.session, request=self.request, **fields))
+
+
+@dataclass(kw_only=True)
+class Prefilled:
+    """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token."""
+
+    cache: Cache
+    logits: torch.Tensor
+    provenance: NDArray[np.uint8]
+    kept: NDArray[np.bool_] | None = None
+    rows: Work = field(default_factory=Work)
+    select: Work = field(default_factory=Work)
+    load_s: float = 0.0
+    select_s: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    lease: Lease | None = None
+
+
+@dataclass(kw_only=True)
+class Strategy:
+    """Full recompute: nothing is taken from a store and nothing is kept.
+
+    A subclass that sets ``name`` is registered. Its options are its dataclass fields; it overrides the stages it
+    changes. ``needs`` lists what the model must have, as attributes of ``Capabilities`` that must be true.
+    """
+
+    name: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    exact: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
+    contract_exempt: ClassVar[dict[str, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401
+        """Register a class that names itself."""
+        super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("name"):
+            registry.add(cls.name, cls)
+
+    def __repr__(self) -> str:
+        """Return ``spec``."""
+        return self.spec
+
+    @property
+    def spec(self) -> str:
+        """Return the specification that makes this strategy: its name and the options that differ from their defaults."""
+        changed = [
+            f"{option.name}={getattr(self, option.name)!r}"
+            for option in fields(self)
+            if getattr(self, option.name) != _default(option)
+        ]
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+    def check(self, adapter: ModelAdapter) -> None:
+        """Raise ``UnsupportedModel`` if ``adapter`` lacks what this strategy needs."""
+        for need in self.needs:
+            if not getattr(adapter.capabilities, need):
+                reason = adapter.capabilities.why_no_prefix if need == "prefix" else f"it has no {need}"
+                message = f"{self.name} cannot serve {adapter.name}: {reason} (full works)"
+                raise UnsupportedModel(message)
+
+    def at_full_budget(self) -> Strategy | None:
+        """Return this strategy with a budget at which it must equal full; None if it has none."""
+        return self
+
+    def prefill(self, request: Request, ctx: Context) -> Prefilled:
+        """Run the prompt and return its cache, last logits and provenance."""
+        cache = ctx.adapter.new_cache(len(request.ids) + request.max_new_tokens)
+        rows = ctx.work()
+        logits = ctx.adapter.forward(_tensor(request.ids, ctx.adapter), cache, start=0, work=rows)[-1]
+        provenance = np.full(len(request.ids), Provenance.FRESH, dtype=np.uint8)
+        return Prefilled(cache=cache, logits=logits, provenance=provenance, rows=rows)
+
+    def decoding(self, prefilled: Prefilled, ctx: Context) -> AbstractContextManager[object]:  # noqa: ARG002
+        """Return what must be attached to the model while the answer is decoded."""
+        return nullcontext()
+
+    def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
+        """Keep what may be kept: ``prefilled.cache`` now holds KV of ``ids`` (prompt and answer, whole tokens only)."""
+
+
+def parse(spec: str | Strategy) -> Strategy:
+    """Return the strategy that ``spec`` such as ``"prefix"`` or ``"name(option=value)"`` names; an object as it is.
+
+    Raises ``UnknownName`` and ``BadOption``.
+    """
+    if isinstance(spec, Strategy):
+        return spec
+    match = _SPEC.fullmatch(spec) if isinstance(spec, str) else None
+    if match is None:
+        message = f"not a strategy: {spec!r} (accepted: a name, name(option=value), a Strategy object)"
+        raise BadOption(message) if not isinstance(spec, str) else UnknownName(message)
+    cls = registry.get(match[1])
+    options = _options(cls, match[2] or "", spec)
+    try:
+        strategy: Strategy = cls(**options)
+    except BadOption:
+        raise
+    except (TypeError, ValueError) as error:
+        message = f"{spec!r}: {error}"
+        raise BadOption(message) from error
+    return strategy
+
+
+def split(specs: str | Sequence[str | Strategy]) -> list[str | Strategy]:
+    """Return the strategies named in ``specs``; a string is split at commas outside brackets."""
+    if not isinstance(specs, str):
+        return list(specs)
+    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", specs) if part.strip()]
+
+
+def _options(cls: type, text: str, spec: str) -> dict[str, Any]:
+    known = [option.name for option in fields(cls)]
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        assert isinstance(call, ast.Call)  # noqa: S101
+        values = [ast.literal_eval(argument) for argument in call.args]
+        options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, AssertionError) as error:
+        message = f"cannot read the options of {spec!r} (accepted: name(option=value, …) with plain values)"
+        raise BadOption(message) from error
+    if len(values) > 1 or (values and not known):
+        message = f"{spec!r}: at most one value without a name (options: {', '.join(known) or 'none'})"
+        raise BadOption(message)
+    if values:
+        options = {known[0]: values[0]} | options
+    for name in options:
+        if name not in known:
+            message = f"unknown option {name!r} in {spec!r}{closest(name, known)} (options: {', '.join(known) or 'none'})"
+            raise BadOption(message)
+    return options
+
+
+def _default(option: Any) -> object:  # noqa: ANN401
+    return option.default_factory() if option.default_factory is not MISSING else option.default
+
+
+def _tensor(ids: Sequence[int], adapter: ModelAdapter) -> torch.Tensor:
+    return torch.tensor(ids, dtype=torch.long, device=adapter.device)
+
+
+def timed() -> Callable[[], float]:
+    """Return a function that gives the seconds since this call."""
+    start = time.perf_counter()
+    return lambda: time.perf_counter() - start
