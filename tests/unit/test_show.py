@@ -59,7 +59,7 @@ def result(provenance, **changed):
 def row(name, **changed):
     figures = {"ttft_s": 0.3, "load_s": 0.1, "select_s": 0.05, "prefill_s": 0.1, "decode_s": 1.0, "tpot_s": 0.01}
     counts = {"hit_rate": 0.5, "reused": 5, "recomputed": 0, "fresh": 5, "compute_share": 0.4}
-    quality = {"speedup": 2.0, "kl": 0.01, "top1": 0.9, "same_text": True, "text": "forty-two", "notes": ()}
+    quality = {"speedup": 2.0, "kl": 0.01, "top1": 0.9, "same_text": True, "text": "forty-two", "notes": ""}
     return {"strategy": name} | figures | counts | quality | changed
 
 
@@ -145,7 +145,7 @@ def test_html_is_escaped_and_has_no_scripts():
             [2] * 4, text=nasty, strategy=nasty, model=nasty, notes=(nasty,), prompt_pieces=(nasty,) * 4,
             chunks=((nasty, 0, 4),), kv_bytes={nasty: 3},
         )._repr_html_(),
-        comparison(row(nasty, text=nasty, notes=(nasty,)))._repr_html_(),
+        comparison(row(nasty, text=nasty, notes=nasty))._repr_html_(),
         Chunk(name=nasty, text=nasty, token_ids=(1,), sink=(), model="m")._repr_html_(),
         show.stats_html(STATS | {"session": nasty, "tiers": [STATS["tiers"][0] | {"tier": nasty}]}),
         show.table_html([nasty], [[nasty]], caption=nasty),
@@ -255,9 +255,9 @@ def test_labels_of_the_scatter_do_not_overlap():
 
 def test_answers_are_grouped_and_notes_not_repeated():
     rows = [
-        row("full", notes=("float32",)),
-        row("a", notes=("float32", "mine")),
-        row("b", text="x", notes=("float32",)),
+        row("full", notes="float32"),
+        row("a", notes="float32; mine"),
+        row("b", text="x", notes="float32"),
     ]
     text = Tree(comparison(*rows)._repr_html_()).text
     assert "2 different answers" in text

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from nbkv.errors import BadOption
+from nbkv.events import Bus, Evicted
+from nbkv.kv import KV, Space
+from nbkv.models.cache import GrowingCache
+from nbkv.stores.lines import Line
+from nbkv.stores.memory import MemoryStore
+from nbkv.stores.spec import open_store, parse_size
+
+SPACE = Space("model", "float32")
+
+
+def truth(ids, start, stop):
+    """Return K/V of ``[start, stop)`` that depend on every token before, as real K/V do."""
+    sums = torch.tensor([hash(tuple(ids[: i + 1])) % 1000 for i in range(start, stop)], dtype=torch.float32)
+    layer = sums[None, :, None].expand(2, -1, 3)
+    return KV((layer, layer + 0.25), (layer + 0.5, layer + 0.75))
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip((*a.keys, *a.values), (*b.keys, *b.values), strict=True))
+
+
+def run(store, ids, *, answer=(), keep=True):
+    """Act as a request does: take, compute what is missing, decode, give; return the lease."""
+    lease = store.take(SPACE, ids, len(ids) - 1, GrowingCache)
+    buffer = lease.line.buffer
+    assert buffer.length == lease.matched
+    assert not lease.matched or same(buffer.read(0, lease.matched), truth(ids, 0, lease.matched))
+    whole = (*ids, *answer)
+    buffer.write(lease.matched, truth(whole, lease.matched, len(whole)))
+    if keep:
+        store.give(lease, whole)
+    else:
+        store.discard(lease)
+    return lease
+
+
+def everything_is_true(store):
+    for space, tree in store._trees.items():
+        assert space == SPACE
+        for node in tree.nodes():
+            ids = [i for above in node.path for i in above.ids]
+            home = node.payload
+            held = home.buffer.read(node.start, node.stop) if isinstance(home, Line) else home
+            assert same(held, truth(ids, node.start, node.stop))
+            assert not node.leases
+    for line in store._lines:
+        assert not line.leased
+        stops = sorted(node.stop for node in line.nodes)
+        assert len(set(stops)) == len(stops)
+        for node in line.nodes:
+            ids = [i for above in node.path for i in above.ids]
+            assert same(line.buffer.read(0, node.stop), truth(ids, 0, node.stop))
+
+
+@pytest.mark.parametrize("limit", [2**40, 6_000, 0])
+def test_random_traffic_never_gives_wrong_kv(limit):
+    draw, store, seen = random.Random(limit), MemoryStore(limit=limit), [()]
+    for step in range(400):
+        begin = draw.choice(seen)
+        cut = draw.randrange(len(begin) + 1)
+        ids = (*begin[:cut], *(draw.randrange(4) for _ in range(draw.randrange(1, 9))))
+        answer = tuple(draw.randrange(4) for _ in range(draw.randrange(4)))
+        run(store, ids, answer=answer, keep=draw.random() < 0.8)
+        seen.append((*ids, *answer))
+        if step % 10 == 0:
+            everything_is_true(store)
+    everything_is_true(store)
+    assert store.nbytes <= max(limit, 0)
+
+
+def test_a_growing_chat_copies_nothing():
+    store, ids = MemoryStore(limit=2**40), tuple(range(10))
+    lease = run(store, ids, answer=(50, 51))
+    buffer, where = lease.line.buffer, lease.line.buffer.layers[0].keys.data_ptr()
+    for turn in range(3):
+        ids = (*ids, 50 + 2 * turn, 51 + 2 * turn, 100 + turn)
+        lease = run(store, ids, answer=(52 + 2 * turn, 53 + 2 * turn))
+
+        assert lease.copied == 0
+        assert lease.line.buffer is buffer
+        assert lease.line.buffer.layers[0].keys.data_ptr() == where
+
+
+def test_branches_hold_their_prefix_once():
+    store, prefix = MemoryStore(limit=2**40), tuple(range(1000))
+    run(store, (*prefix, 2000))
+    alone = store.nbytes
+    for branch in range(8):
+        assert run(store, (*prefix, 3000 + branch, 1, 2)).matched == 1000
+
+    assert store.nbytes < alone * 1.1
+
+
+def test_limit_evicts_the_least_recently_used_leaf():
+    store, gone = MemoryStore(limit=2**40, bus=Bus()), []
+    for first in (1, 2, 3):
+        run(store, (first, *range(100, 164)))
+    run(store, (1, *range(100, 164)))
+    store.limit = store.nbytes - 1
+    with store.bus.tap(lambda event: gone.append(event) if isinstance(event, Evicted) else None):
+        run(store, (1, *range(100, 164)))
+
+    assert store.holds(SPACE, (1, *range(100, 164))) == 65
+    assert store.holds(SPACE, (2, *range(100, 164))) == 0
+    assert store.holds(SPACE, (3, *range(100, 164))) == 65
+    assert store.counts.evictions == len(gone) == 1
+
+
+def test_leased_nodes_are_not_evicted():
+    store, ids = MemoryStore(limit=2**40), tuple(range(64))
+    run(store, ids)
+    lease = store.take(SPACE, (*ids, 99), 64, GrowingCache)
+    store.limit = 0
+    run(store, (7, 8, 9))
+
+    assert same(lease.line.buffer.read(0, 64), truth(ids, 0, 64))
+    assert store.holds(SPACE, ids) == 64
+
+
+def test_two_leases_on_one_prefix_do_not_share_a_buffer():
+    store, ids = MemoryStore(limit=2**40), tuple(range(20))
+    run(store, ids)
+    first = store.take(SPACE, (*ids, 1), 20, GrowingCache)
+    second = store.take(SPACE, (*ids, 2), 20, GrowingCache)
+
+    assert first.line is not second.line
+    assert same(second.line.buffer.read(0, 20), truth(ids, 0, 20))
+
+
+def test_spaces_do_not_see_each_other():
+    store = MemoryStore(limit=2**40)
+    run(store, (1, 2, 3))
+
+    for other in (
+        Space("other", "float32"),
+        Space("model", "bfloat16"),
+        Space("model", "float32", tenant="b"),
+        Space("model", "float32", lineage="approx:x"),
+    ):
+        assert store.holds(other, (1, 2, 3)) == 0
+    assert store.holds(SPACE, (1, 2, 3)) == 3
+
+
+def test_clear_during_a_lease_leaves_the_request_whole():
+    store = MemoryStore(limit=2**40)
+    run(store, (1, 2, 3, 4))
+    lease = store.take(SPACE, (1, 2, 3, 4, 5), 4, GrowingCache)
+    store.clear()
+    lease.line.buffer.write(4, truth((1, 2, 3, 4, 5), 4, 5))
+    store.give(lease, (1, 2, 3, 4, 5))
+
+    everything_is_true(store)
+    assert store.holds(SPACE, (1, 2, 3, 4, 5)) == 5
+
+
+def test_tables_say_what_is_there():
+    store = MemoryStore(limit=2**40)
+    run(store, (1, 2, 3, 4))
+    run(store, (1, 2, 8))
+
+    row = store.tiers.iloc[0]
+    assert (row["tokens"], row["hits"], row["misses"]) == (5, 1, 1)
+    assert row["bytes"] == store.nbytes
+    assert sorted(store.ls()["tokens"]) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GiB", 4 * 2**30), ("1.5 MiB", 3 * 2**19), ("500MB", 500_000_000), ("7", 7)]
+)
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("spec", ["disk:x", "memory?device=lots", "memory?policy=lfu", "memory?colour=red", ""])
+def test_bad_specifications_say_what_is_accepted(spec):
+    with pytest.raises(BadOption, match="accepted"):
+        open_store(spec, Bus(), "cpu")
