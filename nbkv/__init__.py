@@ -9,9 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbkv import fidelity, strategies, tasks
+    from nbkv import fidelity, tasks
     from nbkv.errors import (
         BadOption,
         BadPrompt,
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from nbkv.session import Session, load
     from nbkv.strategy import Strategy
     from nbkv.sweep import record
+
+    strategies: Callable[[], pd.DataFrame]  # a package that answers a call
 
 __version__ = "0.1.0"
 

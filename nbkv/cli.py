@@ -76,7 +76,7 @@ def bench(options: argparse.Namespace) -> int:
     """Measure by name, side by side with the baselines; ``--json`` also writes the rows."""
     from nbkv.bench import run, table
 
-    rows = run(options.names, shape=options.shape, rounds=options.rounds)
+    rows = run(options.names, shape=options.shape, context=options.context, rounds=options.rounds)
     _say(table(rows))
     if options.json:
         Path(options.json).write_text(json.dumps([row.to_dict() for row in rows], indent=1) + "\n", encoding="utf-8")
@@ -137,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("bench", help="measure side by side with the baselines")
     one.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (all)")
-    one.add_argument("--shape", default="s06", help="model shape: s06 or tiny (%(default)s)")
+    one.add_argument("--shape", help="another model shape: s06, tiny or mini")
+    one.add_argument("--context", type=int, default=2048, help="cached tokens (%(default)s)")
     one.add_argument("--rounds", type=int, default=5, help="rounds after warm-up (%(default)s)")
     one.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     one.set_defaults(command=bench)

@@ -1,0 +1,56 @@
+"""Benchmarks by name: each side by side with its baselines in one process, and only where the outputs agree."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from nbkv.bench.measure import Row, table
+from nbkv.errors import BadOption, UnknownName, closest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Row", "names", "run", "table"]
+
+_HOME = {
+    "ttft.prefix": "nbkv.bench.ttft_prefix",
+    "decode.tpot": "nbkv.bench.decode_tpot",
+    "import": "nbkv.bench.import_time",
+    "overhead": "nbkv.bench.overhead",
+}
+
+
+def names() -> list[str]:
+    """Return the names of all benchmarks."""
+    return list(_HOME)
+
+
+def run(
+    chosen: Iterable[str] | None = None, *, shape: str | None = None, context: int = 2048, rounds: int = 5
+) -> list[Row]:
+    """Run the ``chosen`` benchmarks (all of them by default) and return their rows, one a baseline.
+
+    ``shape`` replaces the model shape a benchmark is defined for, ``context`` the number of cached tokens, ``rounds``
+    the number of interleaved rounds after warm-up; what was used stands in each row's regime.
+
+    Raises
+    ------
+    UnknownName
+        For a benchmark or shape that does not exist.
+    BadOption
+        For a context or a number of rounds below one.
+    """
+    wanted = list(chosen or _HOME)
+    for name in wanted:
+        if name not in _HOME:
+            message = f"unknown benchmark {name!r}{closest(name, names())} (known: {', '.join(names())})"
+            raise UnknownName(message)
+    for what, value in (("context", context), ("rounds", rounds)):
+        if value < 1:
+            message = f"{what}={value} is not accepted: {what} is a whole number >= 1"
+            raise BadOption(message)
+    rows: list[Row] = []
+    for name in wanted:
+        rows += importlib.import_module(_HOME[name]).run(shape=shape, context=context, rounds=rounds)
+    return rows

@@ -1,0 +1,44 @@
+"""``overhead``: what a whole short request costs beyond the forward calls it makes."""
+
+from __future__ import annotations
+
+import torch
+from transformers import DynamicCache
+
+import nbkv
+from nbkv.bench.measure import Candidate, Row, interleaved
+from nbkv.bench.shapes import TINY, Bench, make
+
+NAME, PROMPT, NEW = "overhead", 32, 16
+BY_HAND = "the same forward calls by hand"
+
+
+def run(*, shape: str | None, context: int, rounds: int) -> list[Row]:  # noqa: ARG001  (a request of fixed size)
+    """Measure a request under ``full`` against its forward calls alone; the note is the difference."""
+    bench = make(shape or TINY, torch.float32)
+    regime = bench.regime(prompt=PROMPT, new=NEW, rounds=rounds)
+    ids = bench.ids(PROMPT, seed=1)
+    text = bench.text(ids)
+    with nbkv.load(bench.model, tokenizer=bench.tokenizer, strategy="full") as session:
+        tokens = list(session.generate(text, max_new_tokens=NEW).token_ids)
+        if tokens != _by_hand(bench, ids):
+            return [Row(name=NAME, regime=regime, against=BY_HAND, refused="other tokens than by hand")]
+        candidates = [
+            Candidate("ours", lambda _: session.generate(text, max_new_tokens=NEW)),
+            Candidate(BY_HAND, lambda _: _by_hand(bench, ids)),
+        ]
+        seconds = interleaved(candidates, rounds)
+    ours, hand = seconds["ours"], seconds[BY_HAND]
+    more = f"{(ours - hand) * 1000:.1f} ms more a request"
+    return [Row(name=NAME, regime=regime, against=BY_HAND, baseline=hand, ours=ours, floor=hand, notes=(more,))]
+
+
+def _by_hand(bench: Bench, ids: list[int]) -> list[int]:
+    model, tokens, given = bench.model, [], ids
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        for _ in range(NEW):
+            logits = model(torch.tensor([given], device=model.device), past_key_values=cache, logits_to_keep=1).logits
+            tokens.append(int(logits[0, -1].argmax()))
+            given = tokens[-1:]
+    return tokens

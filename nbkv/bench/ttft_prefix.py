@@ -1,0 +1,87 @@
+"""``ttft.prefix``: the first token of a prompt whose first 2,048 tokens are cached and whose last 32 are new."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import DynamicCache
+
+import nbkv
+from nbkv.bench.measure import Candidate, Row, interleaved
+from nbkv.bench.same import reference
+from nbkv.bench.shapes import Bench, half, make
+
+if TYPE_CHECKING:
+    from nbkv.session import Session
+
+NAME, NEW, CHECKED = "ttft.prefix", 32, 8
+FULL, COPY = "transformers full prefill", "transformers + deepcopy of the prefix's cache"
+
+
+def run(*, shape: str | None, context: int, rounds: int) -> list[Row]:
+    """Measure nbkv's ``prefix`` against a full prefill and against a copied prefix cache."""
+    bench = make(shape or "s06", half())
+    regime = bench.regime(cached=context, new=NEW, rounds=rounds)
+    with nbkv.load(bench.model, tokenizer=bench.tokenizer, strategy="prefix") as session:
+        base = bench.ids(context, seed=1)
+        session.generate(bench.text(base), max_new_tokens=1)
+        refused = _differs(bench, session, base)
+        if refused:
+            return [Row(name=NAME, regime=regime, against=FULL, refused=refused)]
+        seconds = interleaved(_candidates(bench, session, base), rounds)
+    ours, floor = seconds["ours"], seconds["floor"]
+    return [
+        Row(name=NAME, regime=regime, against=against, baseline=seconds[against], ours=ours, floor=floor)
+        for against in (FULL, COPY)
+    ]
+
+
+def _differs(bench: Bench, session: Session, base: list[int]) -> str:
+    ids = base + bench.ids(NEW, seed=2)
+    wanted = reference(bench.model, ids, CHECKED, split=len(base))
+    result = session.generate(bench.text(ids), max_new_tokens=CHECKED)
+    if result.tokens.reused != len(base):
+        return f"{result.tokens.reused} of {len(base)} cached tokens were reused"
+    return wanted.differs(result.token_ids)
+
+
+def _candidates(bench: Bench, session: Session, base: list[int]) -> list[Candidate]:
+    model, device = bench.model, bench.model.device
+    prefix = DynamicCache(config=model.config)
+    ready = session.adapter.new_cache(len(base) + 2 * NEW)
+    with torch.no_grad():
+        for cache in (prefix, ready):
+            model(torch.tensor([base], device=device), past_key_values=cache, logits_to_keep=1)
+    # Every call gets new tokens of its own, so that nothing but the prefix is ever known.
+    seeds = itertools.count(3)
+
+    def fresh() -> list[int]:
+        return bench.ids(NEW, seed=next(seeds))
+
+    def forward(ids: list[int], cache: object) -> int:
+        with torch.inference_mode():
+            given = torch.tensor([ids], device=device)
+            return int(model(given, past_key_values=cache, logits_to_keep=1).logits[0, -1].argmax())
+
+    def ours(text: str) -> float:
+        start = time.perf_counter()
+        pieces = iter(session.stream(text, max_new_tokens=1))
+        next(pieces)
+        seconds = time.perf_counter() - start
+        list(pieces)
+        return seconds
+
+    def floor(ids: list[int]) -> None:
+        ready.crop(min(0, len(base) - ready.get_seq_length()))
+        forward(ids, ready)
+
+    return [
+        Candidate("ours", ours, lambda: bench.text(base + fresh())),
+        Candidate(FULL, lambda ids: forward(base + ids, DynamicCache(config=model.config)), fresh),
+        Candidate(COPY, lambda ids: forward(ids, copy.deepcopy(prefix)), fresh),
+        Candidate("floor", floor, fresh),
+    ]
