@@ -10,6 +10,7 @@ from nbkv.errors import BadPrompt, closest
 from nbkv.result import Chunk, Result
 
 Part = str | Chunk
+MOST_LISTED = 30
 ACCEPTED = "str, int, float, chunk, Result, or a list or tuple of these"
 _FIELD = re.compile(r"\\\{\{|\{\{[ \t]*([^\W\d]\w*)[ \t]*\}\}")
 _MISSING = object()
@@ -44,7 +45,8 @@ def _find(name: str, variables: Mapping[str, object], chunks: Mapping[str, Chunk
     value, chunk = variables.get(name, _MISSING), chunks.get(name)
     if value is _MISSING and chunk is None:
         known = known_names(variables, chunks)
-        message = f"unknown name {{{{ {name} }}}}{closest(name, known)} (known: {', '.join(known) or 'nothing yet'})"
+        listed = ", ".join(known[:MOST_LISTED]) + (", …" if len(known) > MOST_LISTED else "")
+        message = f"unknown name {{{{ {name} }}}}{closest(name, known)} (known: {listed or 'nothing yet'})"
         raise BadPrompt(message)
     if value is _MISSING:
         return chunk

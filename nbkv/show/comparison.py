@@ -55,7 +55,7 @@ def _notes(rows: list[dict[str, Any]]) -> list[str]:
     """Return each note once, with the strategies it belongs to unless it belongs to all."""
     by_note: dict[str, list[str]] = {}
     for row in rows:
-        for note in row.get("notes") or ():
+        for note in filter(None, str(row.get("notes") or "").split("; ")):
             by_note.setdefault(note, []).append(str(row["strategy"]))
     return [note if len(names) == len(rows) else f"{', '.join(names)}: {note}" for note, names in by_note.items()]
 

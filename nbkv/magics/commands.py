@@ -1,0 +1,244 @@
+"""The magics: each parses its line, calls the Python interface, and returns an object that shows itself."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from keyword import iskeyword
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+from traitlets import Float, Int
+
+from nbkv.errors import BadOption
+from nbkv.magics.complete import matcher
+from nbkv.magics.listing import Listing, listing
+from nbkv.magics.live import has_front_end, live
+from nbkv.magics.options import command, option
+from nbkv.magics.sessions import Sessions
+from nbkv.magics.template import fill, prompt_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from nbkv.result import Chunk, Comparison, Result
+    from nbkv.session import Session
+    from nbkv.show import Plot
+
+Kept = TypeVar("Kept")
+LAST = "_kv"  # the notebook's variable for the last Result or Comparison
+STRATEGY = option("-s", "--strategy", kind="strategy", help="a strategy, as name or name(option=value)")
+MAX_NEW = option("-n", "--max-new", type=int, help="most tokens to generate (default: %%config KVMagics.max_new, 64)")
+CHAT = option("--chat", action="store_true", help="send the prompt through the chat template (default if there is one)")
+RAW = option("--raw", action="store_true", help="send the prompt as it stands")
+OUT = option("--out", metavar="VAR", help="also keep what is returned in this variable")
+
+
+@magics_class
+class KVMagics(Magics):
+    """Defaults of the magics."""
+
+    max_new = Int(64, min=1, help="most tokens to generate").tag(config=True)
+    temperature = Float(0.0, min=0.0, help="0 is greedy").tag(config=True)
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        """Start without a session."""
+        super().__init__(shell)
+        self.shell: InteractiveShell = shell
+        self.sessions = Sessions()
+        self.streamed: Result | None = None  # its text stands in the terminal already
+        self.matcher = matcher(self)
+
+    @line_magic
+    @command(
+        option("model", kind="model", help="a bundled name, a folder, or a hub id"),
+        STRATEGY,
+        option("--store", kind="store", help="where KV is kept, for example memory?device=4GiB"),
+        option("--device", help="auto, cpu, cuda or cuda:N"),
+        option("--dtype", help="auto, float32, bfloat16 or float16"),
+        option("--as", dest="name", metavar="NAME", help="keep the former session open and give this one a name"),
+    )
+    def kvload(self, args: Namespace) -> Session:
+        """Load a model and make it the current session; without --as the former one is closed afterwards."""
+        if args.name is not None:
+            _check_name("--as", args.name)
+        given = {key: getattr(args, key) for key in ("strategy", "store", "device", "dtype")}
+        options = {key: value for key, value in given.items() if value is not None}
+        return self.sessions.load(args.model, args.name, **options)
+
+    @line_cell_magic
+    @command(
+        STRATEGY,
+        MAX_NEW,
+        option("-t", "--temperature", type=float, help="0 is greedy (default: %%config KVMagics.temperature, 0)"),
+        CHAT,
+        RAW,
+        option("--compare", nargs="?", const="", metavar="S,S", kind="strategies", help="compare strategies with full"),
+        OUT,
+        exclusive=("--chat", "--raw"),
+        cell=True,
+    )
+    def kvgen(self, args: Namespace, text: str) -> Result | Comparison:
+        r"""Run the cell as a prompt and show the answer as it comes; returns a Result.
+
+        {{ name }} in the cell stands for a variable or a chunk; \{{ is a plain {{.
+        """
+        if args.compare is None:
+            return self._generate(args, text)
+        if args.temperature:
+            message = "--compare measures greedy answers; leave --temperature out"
+            raise BadOption(message)
+        names = ",".join(filter(None, (args.compare, args.strategy)))
+        return self._compare(args, text, names, repeat=1)
+
+    @line_cell_magic
+    @command(option("name", metavar="NAME", help="what the chunk is called in {{ }}"), cell=True)
+    def kvchunk(self, args: Namespace, text: str) -> Chunk:
+        """Encode the cell's text once and keep it as a chunk, for use at any place of a prompt."""
+        _check_name("a chunk", args.name)
+        return self.sessions.current.chunk(text.removesuffix("\n"), name=args.name)
+
+    @line_cell_magic
+    @command(
+        option("strategies", nargs="+", metavar="S,S", kind="strategies", help="strategies, separated by commas"),
+        MAX_NEW,
+        option("--repeat", type=int, default=3, help="runs of each, of which the median counts (default: 3)"),
+        CHAT,
+        RAW,
+        OUT,
+        exclusive=("--chat", "--raw"),
+        cell=True,
+    )
+    def kvcompare(self, args: Namespace, text: str) -> Comparison:
+        """Run the cell's prompt under several strategies; returns a Comparison with full as the reference."""
+        return self._compare(args, text, " ".join(args.strategies), repeat=args.repeat)
+
+    @line_magic
+    @command(
+        option("strategy", nargs="?", kind="strategy", help="what the current session shall use from now on"),
+        option("--session", metavar="NAME", kind="session", help="make this session current"),
+    )
+    def kvuse(self, args: Namespace) -> Session:
+        """Switch the strategy of the current session, or switch to another session."""
+        if args.strategy is None and args.session is None:
+            message = "%kvuse needs a strategy or --session NAME"
+            raise BadOption(message)
+        if args.session is not None:
+            self.sessions.use(args.session)
+        session = self.sessions.current
+        if args.strategy is not None:
+            session.use(args.strategy)
+        return session
+
+    @line_magic
+    @command(option("action", nargs="?", metavar="SPEC | clear | ls", kind="store", help="what to do with the store"))
+    def kvstore(self, args: Namespace) -> pd.DataFrame:
+        """Show the tiers of the store; with SPEC replace it, with clear empty it, with ls list what it holds."""
+        session = self.sessions.current
+        if args.action == "ls":
+            return session.store.ls()
+        if args.action == "clear":
+            session.store.clear()
+        elif args.action is not None:
+            session.use_store(args.action)
+        return session.store.tiers
+
+    @line_magic
+    @command()
+    def kvstats(self, args: Namespace) -> Any:  # noqa: ANN401, ARG002  (an object that shows itself)
+        """Show the running figures of the current session."""
+        return self.sessions.current.stats
+
+    @line_magic
+    @command()
+    def kvplot(self, args: Namespace) -> Plot:  # noqa: ARG002  (has no options but -h)
+        """Plot the last comparison, or TTFT and hit rate over the requests of the current session."""
+        from nbkv.result import Comparison  # noqa: PLC0415  (plots come late)
+        from nbkv.show import comparison_plot, history_plot  # noqa: PLC0415
+
+        last = self.shell.user_ns.get(LAST)
+        if isinstance(last, Comparison):
+            return comparison_plot(last.to_dict())
+        rows = self.sessions.current.history().to_dict("records")
+        if not rows:
+            message = "nothing to plot yet: run a %%kvgen cell first"
+            raise BadOption(message)
+        return history_plot([{str(key): value for key, value in row.items()} for row in rows])
+
+    @line_magic
+    @command()
+    def kvlist(self, args: Namespace) -> Listing:  # noqa: ARG002  (as above)
+        """List strategies, open sessions and bundled models."""
+        return listing(self.sessions)
+
+    @line_magic
+    @command(option("name", nargs="?", kind="session", help="which one (default: the current)"))
+    def kvclose(self, args: Namespace) -> None:
+        """Close a session and free its model and KV."""
+        self.sessions.current  # noqa: B018  (says so if nothing is open)
+        name = args.name or self.sessions.current_name
+        self.sessions.close(name)
+        now = self.sessions.current_name
+        sys.stdout.write(f"closed {name}{f'; the current session is now {now}' if now else ''}\n")
+
+    def _generate(self, args: Namespace, text: str) -> Result:
+        session, prompt = self._prepare(args, text)
+        temperature = self.temperature if args.temperature is None else args.temperature
+        options = {"strategy": args.strategy, "temperature": temperature, "max_new_tokens": self._max_new(args)}
+        with live(self.shell) as view:
+            stream = session.stream(prompt, **options)
+            try:
+                for piece in stream:
+                    view.add(piece)
+            except KeyboardInterrupt as stop:
+                view.stop(self._broken_off(stop, session))
+                raise
+        if not has_front_end(self.shell):
+            self.streamed = stream.result
+        return self._keep(cast("Result", stream.result), args.out)
+
+    def _compare(self, args: Namespace, text: str, names: str, repeat: int) -> Comparison:
+        session, prompt = self._prepare(args, text)
+        try:
+            found = session.compare(
+                prompt, names or [session.strategy], repeat=repeat, max_new_tokens=self._max_new(args)
+            )
+        except KeyboardInterrupt as stop:
+            self._broken_off(stop, session)
+            raise
+        return self._keep(found, args.out)
+
+    def _prepare(self, args: Namespace, text: str) -> tuple[Session, Any]:
+        if args.out is not None:
+            _check_name("--out", args.out)
+        session = self.sessions.current
+        if args.chat and not session.has_template:
+            message = f"--chat: the tokenizer of {session.model_name} has no chat template (leave --chat out)"
+            raise BadOption(message)
+        variables = {name: value for name, value in self.shell.user_ns.items() if name not in {"In", "Out"}}
+        parts = fill(text, variables, session.chunks)
+        return session, prompt_of(parts, chat=session.has_template and not args.raw)
+
+    def _max_new(self, args: Namespace) -> int:
+        return int(self.max_new if args.max_new is None else args.max_new)
+
+    def _keep(self, found: Kept, name: str | None) -> Kept:
+        self.shell.push({LAST: found}, interactive=False)
+        if name is not None:
+            self.shell.push({name: found})
+        return found
+
+    def _broken_off(self, stop: KeyboardInterrupt, session: Session) -> Result | None:
+        """Keep what an interrupted run has come to; it is raised again, so that queued cells do not start."""
+        result: Result | None = getattr(stop, "result", None)
+        last = result or session.last
+        if last is not None:
+            self._keep(last, None)
+        return result
+
+
+def _check_name(what: str, name: str) -> None:
+    if not name.isidentifier() or iskeyword(name):
+        message = f"{what} needs a plain name of letters, digits and underscores, not {name!r}"
+        raise BadOption(message)
