@@ -36,7 +36,7 @@ class Engine:
     @property
     def eos(self) -> frozenset[int]:
         """Return the token ids that end an answer."""
-        return eos_ids(getattr(self.adapter.model, "generation_config", None), self.codec.tokenizer)
+        return eos_ids(getattr(self.adapter.model, "generation_config", None))
 
     def context(self, number: int = 0) -> Context:
         """Return what a strategy works with; layers are followed by the stop flag and, if anybody listens, by events."""

@@ -16,6 +16,8 @@ class Codec:
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
         """Learn what ``tokenizer`` puts in front of a text by itself."""
         self.tokenizer = tokenizer
+        unknown = tokenizer.unk_token_id
+        self._special = {} if unknown is None else dict.fromkeys(tokenizer.all_special_ids, unknown)
         self.front = self._front()
         self._marks_beginning = self._part("a") != self._behind_fence("a")
 
@@ -47,7 +49,9 @@ class Codec:
         return tuple(self.tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=False)) if ids else ()
 
     def _part(self, text: str, *, ordinary: bool = True) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=ordinary)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=ordinary)["input_ids"])
+        # a word-level vocabulary holds its special tokens as words too: as ordinary text they are unknown words
+        return [self._special.get(i, i) for i in ids] if ordinary else ids
 
     def _behind_fence(self, text: str, *, ordinary: bool = True) -> list[int]:
         for fence in _FENCES:

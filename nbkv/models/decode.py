@@ -92,11 +92,9 @@ class Chooser:
         return torch.tensor([self._ids], device=self._device)
 
 
-def eos_ids(config: Any, tokenizer: Any) -> frozenset[int]:  # noqa: ANN401
-    """Return every token id that ends an answer, by the generation config, else by the tokenizer."""
-    eos = config.eos_token_id if config is not None else None
-    if eos is None:
-        eos = tokenizer.eos_token_id
+def eos_ids(config: Any) -> frozenset[int]:  # noqa: ANN401
+    """Return every token id that ends an answer by the model's generation config, as in ``generate``."""
+    eos = getattr(config, "eos_token_id", None)
     if eos is None:
         return frozenset()
     return frozenset(eos if isinstance(eos, (list, tuple)) else [eos])
