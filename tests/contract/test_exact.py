@@ -1,0 +1,133 @@
+"""House rule 1: what an exact strategy may differ from full, for every family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import nbkv
+from nbkv.models.cache import GrowingCache
+from nbkv.registry import strategies as registry
+
+EXACT = [name for name in registry.names() if registry.get(name).exact and name != "full"]
+
+
+def generated(model, ids, n):
+    """Return transformers' own greedy answer, and full's logit gap at each step."""
+    asked = torch.tensor([ids])
+    out = model.generate(
+        asked,
+        attention_mask=torch.ones_like(asked),
+        max_new_tokens=n,
+        do_sample=False,
+        pad_token_id=1,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    gaps = []
+    for logits in out.logits:
+        top = logits[0].topk(2).values
+        gaps.append(float((top[0] - top[1]) / logits.abs().max().clamp(min=1.0)))
+    return out.sequences[0, len(ids) :].tolist(), gaps
+
+
+def agrees(result, model):
+    """House rule 1: the same greedy tokens up to the first near-tie of full."""
+    expected, gaps = generated(model, list(result.prompt_ids), max(1, len(result.token_ids)))
+    tie = next((i for i, gap in enumerate(gaps) if gap < 2e-4), len(gaps))
+    return list(result.token_ids)[:tie] == expected[:tie] and tie > 0
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+def test_chats_of_six_turns(session_of, words, family, strategy):
+    session = session_of(family, strategy=strategy)
+    chat = session.chat()
+    for turn in range(6):
+        result = chat.send(words(9, seed=turn), max_new_tokens=7)
+
+        assert agrees(result, session.adapter.model)
+        if turn:
+            before = chat.results[turn - 1]
+            assert result.prompt_ids[: len(before.prompt_ids)] == before.prompt_ids
+            assert result.tokens.reused == len(before.prompt_ids) + len(before.token_ids) - 1
+            assert not any("copied" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+def test_branching_prompts(session_of, words, family, strategy):
+    session = session_of(family, strategy=strategy)
+    shared = words(25)
+    for seed in (1, 2, 1, 3, 2, 1):
+        result = session.generate(shared + words(6, seed=seed) + words(seed, seed=50), max_new_tokens=6)
+
+        assert agrees(result, session.adapter.model)
+    assert session.history()["reused"].tolist()[1:] >= [26] * 5
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+def test_logits_of_a_warm_prompt(session_of, words, family, strategy):
+    session = session_of(family, strategy=strategy)
+    session.generate(words(30), max_new_tokens=5)
+    table = session.compare(words(20) + words(15, seed=8), ["full", strategy], repeat=1, max_new_tokens=3)
+    ids = torch.tensor([table.results[1].prompt_ids])
+    with torch.no_grad():
+        expected = session.adapter.model(ids).logits[0, -1]
+    cache = GrowingCache()
+    got = session.adapter.forward(ids[0], cache, start=0)[-1]
+
+    assert table.results[1].tokens.reused == 21
+    assert table.results[1].fidelity.kl < 1e-6
+    assert float((got - expected).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+def test_other_requests_in_between_change_nothing(session_of, words, family, strategy):
+    session = session_of(family, strategy=strategy)
+    expected = {
+        seed: session.generate(words(20, seed=seed), strategy="full", max_new_tokens=8).token_ids for seed in range(3)
+    }
+    for seed in (0, 1, 0, 2, 1, 0):
+        session.use("full" if seed == 2 else strategy)
+        assert session.generate(words(20, seed=seed), max_new_tokens=8).token_ids == expected[seed]
+        session.generate(words(20, seed=seed), max_new_tokens=8, temperature=1.0, seed=seed)
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+def test_sampling_with_the_same_seed(session_of, words, family, strategy):
+    session = session_of(family, strategy=strategy)
+    ask = {"max_new_tokens": 10, "temperature": 0.8, "seed": 4}
+    expected = session.generate(words(30), **ask | {"strategy": "full"}).token_ids
+    for _ in range(2):
+        assert session.generate(words(30), **ask).token_ids == expected
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+def test_half_precision(make_model, tokenizer, words, strategy):
+    model = make_model("qwen3").to(torch.bfloat16)
+    with nbkv.load(model, tokenizer=tokenizer, strategy=strategy) as session:
+        assert session.verify().ok
+        session.generate(words(30), max_new_tokens=4)
+        table = session.compare(words(30) + words(9, seed=2), strategy, repeat=1, max_new_tokens=4)
+
+    assert table.results[1].tokens.reused == 31
+    assert table.results[1].fidelity.kl < 1e-2
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+def test_a_store_too_small_for_the_prompt_is_no_error(session_of, words, strategy):
+    session = session_of(strategy=strategy, store="memory?device=40KiB")
+    for seed in (0, 1, 0, 1):
+        result = session.generate(words(60, seed=seed), max_new_tokens=5)
+
+        assert agrees(result, session.adapter.model)
+        assert session.store.nbytes <= 40 * 1024
+    assert session.stats.evictions > 0
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+def test_padding_free_left_context_of_one_token(session_of, family, strategy):
+    session = session_of(family, strategy=strategy)
+    for _ in range(2):
+        result = session.generate(["w5"], max_new_tokens=3)
+        assert agrees(result, session.adapter.model)
+    assert result.tokens.recomputed == 1

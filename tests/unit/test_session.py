@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+import nbkv
+from nbkv.errors import BadOption, BadPrompt, NbkvError, UnknownName
+from nbkv.result import Provenance
+
+
+def slow(session, seconds=0.01):
+    """Make every layer take ``seconds``, so that a test can stop a request inside it."""
+    for layer in session.adapter.walk._own:
+        layer.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+
+
+@pytest.fixture
+def own_session(make_model, tokenizer):
+    """A session on a model of its own, which a test may slow down or change."""
+    with nbkv.load(make_model("llama"), tokenizer=tokenizer) as session:
+        yield session
+
+
+def test_counts_add_up_and_say_where_kv_came_from(session_of, words):
+    session, prompt = session_of(), words(30)
+    for asked in (prompt, prompt, prompt + words(5, seed=1)):
+        result = session.generate(asked, max_new_tokens=4)
+        tokens = result.tokens
+
+        assert tokens.reused + tokens.recomputed + tokens.fresh == tokens.prompt == len(result.prompt_ids)
+        assert result.compute.share == pytest.approx((tokens.fresh + tokens.recomputed) / tokens.prompt)
+    assert session.history()["reused"].tolist() == [0, 30, 31]
+    assert session.history()["recomputed"].tolist() == [0, 1, 0]
+
+
+def test_full_is_all_fresh_and_leaves_no_trace(session_of, words):
+    session = session_of()
+    for _ in range(2):
+        result = session.generate(words(30), strategy="full", max_new_tokens=4)
+
+        assert set(result.provenance) == {Provenance.FRESH}
+        assert result.compute.share == 1.0
+    assert session.store.tiers["tokens"].sum() == 0
+
+
+def test_result_is_data(session_of, words):
+    import json
+    import pickle
+
+    result = session_of().generate(words(20), max_new_tokens=4)
+    data = json.loads(json.dumps(result.to_dict()))
+
+    assert data["text"] == result.text
+    assert data["provenance"][-1]["stop"] == 21
+    assert pickle.loads(pickle.dumps(result)).token_ids == result.token_ids
+    assert result.text in repr(result)
+    assert "<script" not in result._repr_html_()
+    assert result.timing.ttft_s <= result.timing.total_s
+    assert result.kv_bytes["memory"] > 0
+
+
+def test_stream_gives_the_same_and_frees_the_session(session_of, words):
+    session = session_of()
+    whole = session.generate(words(20), max_new_tokens=12)
+    stream = session.stream(words(20), max_new_tokens=12)
+
+    assert "".join(stream) == whole.text == stream.result.text
+    assert session.last is stream.result
+
+
+def test_an_abandoned_stream_keeps_what_it_made(session_of, words):
+    session = session_of()
+    stream = session.stream(words(20), max_new_tokens=12)
+    next(stream)
+    with pytest.raises(NbkvError, match="busy"):
+        session.generate(words(3))
+    stream.close()
+
+    assert stream.result.finish_reason == "interrupted"
+    assert session.generate(words(20), max_new_tokens=2).tokens.reused == 20
+
+
+def test_a_call_from_a_callback_is_refused_in_one_line(session_of, words):
+    session = session_of()
+
+    def criterion(ids, scores, **_):
+        session.generate(words(3))
+
+    with pytest.raises(NbkvError, match="busy"):
+        session.generate(words(10), max_new_tokens=3, stopping_criteria=[criterion])
+    assert session.generate(words(10), max_new_tokens=3).text
+
+
+def test_requests_of_two_threads_wait_for_each_other(session_of, words):
+    session, found = session_of(), []
+    expected = session.generate(words(25), max_new_tokens=10, strategy="full").token_ids
+    threads = [
+        threading.Thread(target=lambda: found.append(session.generate(words(25), max_new_tokens=10).token_ids))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert found == [expected] * 4
+
+
+@pytest.mark.parametrize(("after", "seconds"), [(0.12, 0.1), (0.6, 0.01)], ids=["prefill", "decoding"])
+def test_ctrl_c_keeps_the_partial_result_and_an_exact_cache(own_session, words, after, seconds):
+    session, prompt = own_session, words(40)
+    expected = session.generate(prompt, strategy="full", max_new_tokens=100)
+    slow(session, seconds)
+    timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        session.generate(prompt, max_new_tokens=100)
+    partial = stopped.value.result
+
+    assert signal.getsignal(signal.SIGINT) is before
+    assert partial.finish_reason == "interrupted"
+    assert partial is session.last
+    assert partial.token_ids == expected.token_ids[: len(partial.token_ids)]
+    assert (len(partial.token_ids) == 0) == (seconds == 0.1)
+    for layer in session.adapter.walk._own:
+        layer._forward_pre_hooks.clear()
+    again = session.generate(prompt, max_new_tokens=100)
+    assert again.token_ids == expected.token_ids
+    assert again.tokens.reused == (0 if seconds == 0.1 else 40)
+
+
+def test_stop_from_another_thread_returns_the_result(own_session, words):
+    slow(own_session)
+    timer = threading.Timer(0.5, own_session.stop)
+    timer.start()
+    result = own_session.generate(words(20), max_new_tokens=400)
+
+    assert result.finish_reason == "interrupted"
+    assert 0 < len(result.token_ids) < 400
+    assert own_session.generate(words(20), max_new_tokens=2).finish_reason == "length"
+
+
+def test_two_ctrl_c_raise_at_once_and_the_next_request_is_exact(own_session, words):
+    session, prompt = own_session, words(40)
+    expected = session.generate(prompt, strategy="full", max_new_tokens=8).token_ids
+    session.generate(prompt, max_new_tokens=8)
+    hook = session.adapter.walk._own[2].register_forward_pre_hook(lambda *_: time.sleep(30))
+    for after in (0.3, 0.5):
+        threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        session.generate(prompt + words(3, seed=4), max_new_tokens=8)
+
+    assert time.perf_counter() - start < 10
+    hook.remove()
+    assert session.generate(prompt, max_new_tokens=8).token_ids == expected
+
+
+def test_context_is_kept(session_of, words):
+    session = session_of()
+    with pytest.raises(BadPrompt, match="context is 512"):
+        session.generate(words(600))
+    result = session.generate(words(505), max_new_tokens=50)
+
+    assert len(result.token_ids) == 512 - 506
+    assert result.finish_reason == "length"
+    assert any("limited to 6 tokens" in note for note in result.notes)
+
+
+def test_bad_input_leaves_the_session_usable(session_of, words, make_model, tokenizer):
+    session = session_of()
+    with nbkv.load(make_model("llama", seed=9), tokenizer=tokenizer) as other:
+        foreign = other.chunk(words(5), name="foreign")
+    for wrong, error in (
+        (lambda: session.generate(""), BadPrompt),
+        (lambda: session.generate([]), BadPrompt),
+        (lambda: session.generate([foreign, "w1"]), BadPrompt),
+        (lambda: session.generate("w1", strategy="prefxi"), UnknownName),
+        (lambda: session.generate("w1", strategy="prefix(size=3)"), BadOption),
+        (lambda: session.generate("w1", max_new_tokens=-1), BadOption),
+        (lambda: session.generate("w1", colour=1), BadOption),
+        (lambda: session.compare("w1", ["full"], repeat=0), BadOption),
+        (lambda: session.chunk(""), BadPrompt),
+        (lambda: session.chunk("w1", sink="drain"), BadOption),
+        (lambda: session.use("nothing"), UnknownName),
+        (lambda: session.use_store("cupboard"), BadOption),
+    ):
+        with pytest.raises(error) as caught:
+            wrong()
+        assert "\n" not in str(caught.value)
+    assert session.generate(words(5), max_new_tokens=2).text
+
+
+def test_chunks_are_encoded_once_and_reused_as_first_part(session_of, words):
+    session = session_of()
+    first = session.chunk(words(30), name="notes")
+    again = session.chunk(words(30), name="notes")
+    replaced = session.chunk(words(20, seed=2), name="notes")
+
+    assert again is first
+    assert replaced is not first
+    assert session.chunks["notes"] is replaced
+    result = session.generate([first, words(4, seed=5)], max_new_tokens=3)
+    assert result.tokens.reused == 31
+    assert result.chunks == (("notes", 1, 31),)
+    assert session.generate([words(4, seed=5), first], max_new_tokens=3).tokens.reused == 1
+
+
+def test_an_answer_is_a_chunk_of_the_very_ids(session_of, words):
+    session = session_of()
+    result = session.generate(words(20), max_new_tokens=6)
+    follow = session.generate([words(3), result, words(2)], max_new_tokens=2)
+
+    assert follow.prompt_ids[4:10] == result.token_ids
+    with pytest.raises(UnknownName, match="answer"):
+        result.chunk("question")
+
+
+def test_compare_leaves_the_store_as_it_was(session_of, words):
+    session = session_of()
+    session.generate(words(60), max_new_tokens=4)
+    before = session.store.tiers["tokens"].sum()
+    table = session.compare(words(60) + words(5, seed=3), "full, prefix", repeat=2, max_new_tokens=6)
+    frame = table.to_frame().set_index("strategy")
+
+    assert session.store.tiers["tokens"].sum() == before
+    assert session.last is table
+    assert frame.loc["full", "hit_rate"] == 0
+    assert frame.loc["prefix", "reused"] == 61
+    assert frame.loc["prefix", "kl"] < 1e-9
+    assert frame.loc["prefix", "top1"] == 1.0
+    assert frame["same_text"].all()
+    assert "strategy" in table.to_csv()
+    assert "prefix" in repr(table)
+
+
+def test_store_can_be_replaced_cleared_and_shared(session_of, words):
+    session = session_of()
+    session.generate(words(30), max_new_tokens=3)
+    session.store.clear()
+    assert session.generate(words(30), max_new_tokens=3).tokens.reused == 0
+    session.use_store("memory?device=1MiB")
+    assert session.store.limit == 2**20
+    assert session.generate(words(30), max_new_tokens=3).tokens.reused == 0
+    other = session_of(store=session.store)
+    assert other.generate(words(30), max_new_tokens=3).tokens.reused == 30
+
+
+def test_tenants_do_not_share(session_of, words):
+    first = session_of(tenant="a")
+    first.generate(words(30), max_new_tokens=3)
+
+    assert session_of(tenant="b", store=first.store).generate(words(30), max_new_tokens=3).tokens.reused == 0
+
+
+def test_closing(session_of, words):
+    session = session_of()
+    store = session.store
+    result = session.generate(words(10), max_new_tokens=2)
+    session.close()
+    session.close()
+
+    assert store.nbytes == 0
+    assert result.text
+    assert session.stats.requests == 1
+    with pytest.raises(NbkvError, match="closed"):
+        session.generate("w1")
+
+
+def test_stats_are_sums(session_of, words):
+    session = session_of()
+    for _ in range(3):
+        session.generate(words(30), max_new_tokens=4)
+    stats = session.stats
+
+    assert stats.requests == 3
+    assert stats.prompt_tokens == 93
+    assert stats.hit_rate == pytest.approx(60 / 93)
+    assert stats.tiers[0]["hits"] == 2
+    assert "prefix" in repr(stats)
+
+
+def test_events_tell_the_story(session_of, words):
+    session, seen = session_of(), []
+    session.generate(words(20), max_new_tokens=2)
+    with session.events.tap(seen.append):
+        session.generate(words(20), max_new_tokens=3)
+    kinds = [type(event).__name__ for event in seen]
+
+    assert kinds[:2] == ["Started", "Reused"]
+    assert kinds.count("Token") == 3
+    assert kinds[-1] == "Finished"
+    assert all(event.request == 2 for event in seen if type(event).__name__ != "Stored")
+    assert all(isinstance(event.to_dict()["event"], str) for event in seen)
+
+
+def test_a_listener_that_raises_is_dropped_once(session_of, words):
+    session = session_of()
+
+    def broken(event):
+        message = "no"
+        raise ValueError(message)
+
+    session.events.add(broken)
+    with pytest.warns(UserWarning, match="dropped"):
+        session.generate(words(5), max_new_tokens=2)
+    session.generate(words(5), max_new_tokens=2)
+
+
+def test_weights_changed_in_place_are_a_miss(own_session, words):
+    import torch
+
+    own_session.generate(words(30), max_new_tokens=3)
+    with torch.no_grad():
+        own_session.adapter.model.model.layers[0].mlp.up_proj.weight.mul_(1.5)
+    result = own_session.generate(words(30), max_new_tokens=3)
+
+    assert result.tokens.reused == 0
+    assert result.token_ids == own_session.generate(words(30), max_new_tokens=3, strategy="full").token_ids
+
+
+def test_verify_passes_and_can_fail(own_session):
+    assert own_session.verify().ok
+    assert own_session.verify("full").ok
+    own_session.adapter.walk._own[1].register_forward_hook(lambda module, args, out: out + 0.3 * (out.shape[-2] < 20))
+    report = own_session.verify()
+
+    assert not report.ok
+    assert "FAILED" in repr(report)
