@@ -7,6 +7,7 @@ import ast
 import json
 import logging
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
 
     from nbkv.sweep import Sweep
 
+_QUICKSTART = "00_quickstart.ipynb"
+
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+# What the quickstart records, as the demo shows it; anything else it records is shown as it is.
+_DEMO = {
+    "hit_rate": ("hit rate", "{:.1%}"),
+    "ttft_full_s": ("time to first token, computed in full (s)", "{:.3f}"),
+    "ttft_reuse_s": ("time to first token, with reuse (s)", "{:.3f}"),
+    "speedup": ("speedup", "{:.1f} x"),
+    "identical": ("same answer as in full", "{}"),
+    "correct": ("questions answered right", "{:.0%}"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,13 +115,14 @@ def markdown(frame: Any) -> str:  # noqa: ANN401  (a DataFrame; pandas is import
 
 
 def quickstart() -> Path:
-    """Return the quickstart notebook: in the package if it was installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "notebooks", package.parent / "notebooks"):
-        path = folder / "00_quickstart.ipynb"
-        if path.is_file():
-            return path
-    message = f"the quickstart notebook is missing from {package}: install nbkv again"
+    """Return the quickstart notebook: the checkout's, or the copy that was installed with the package."""
+    path = Path(__file__).resolve().parents[1] / "notebooks" / _QUICKSTART
+    if path.is_file():
+        return path
+    for installed in distribution("nbkv").files or []:
+        if installed.name == _QUICKSTART:
+            return Path(str(installed.locate())).resolve()
+    message = f"{_QUICKSTART} was not installed with nbkv: install nbkv again"
     raise LoadError(message)
 
 
@@ -155,9 +169,10 @@ def _table(sweep: Sweep) -> str:
 
 
 def _demo_table(records: dict[str, Any]) -> str:
-    width = max(map(len, records))
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in records.items()}
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
+    lines = [_DEMO.get(name, (name, "{}")) for name in records]
+    width = max(len(label) for label, _ in lines)
+    values = [form.format(value) for (_, form), value in zip(lines, records.values(), strict=True)]
+    return "\n".join(f"{label:<{width}}  {value:>10}" for (label, _), value in zip(lines, values, strict=True))
 
 
 def _value(text: str) -> Any:  # noqa: ANN401

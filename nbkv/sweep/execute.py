@@ -99,7 +99,7 @@ def execute(job: Job, *, progress: bool) -> str:
     notebook = nbformat.read(job.output if job.output.exists() else job.notebook, as_version=4)
     notebook.metadata["nbkv"] = {
         "notebook": job.notebook.name,
-        "parameters": job.parameters,
+        "parameters": list(job.parameters.items()),  # pairs: notebook files sort the keys of a dict
         "started": started,
         "duration_s": round(time.perf_counter() - clock, 3),
         "error": error or _quiet_failure(notebook),

@@ -35,7 +35,7 @@ def record(**values: Any) -> None:  # noqa: ANN401  (any JSON-able value)
     if get_ipython() is None:
         return
     text = "recorded " + ", ".join(f"{name} = {_short(value)}" for name, value in plain.items())
-    display({MIME: plain, "text/plain": text}, raw=True)
+    display({MIME: list(plain.items()), "text/plain": text}, raw=True)  # pairs: notebook files sort the keys of a dict
 
 
 def recorded(notebook: NotebookNode) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def recorded(notebook: NotebookNode) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            found |= output.get("data", {}).get(MIME, {})
+            found |= dict(output.get("data", {}).get(MIME, []))
     return found
 
 

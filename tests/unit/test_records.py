@@ -17,15 +17,14 @@ def outputs_of(capture, monkeypatch, **values):
 
 def test_values_travel_in_a_bundle_with_a_line_of_text(monkeypatch):
     bundle = outputs_of([], monkeypatch, hit_rate=np.float32(0.5), same=np.bool_(True), name="x", n=np.int64(3))
-    assert bundle[MIME] == {"hit_rate": 0.5, "same": True, "name": "x", "n": 3}
+    assert bundle[MIME] == [("hit_rate", 0.5), ("same", True), ("name", "x"), ("n", 3)]
     assert bundle["text/plain"] == "recorded hit_rate = 0.5, same = True, name = x, n = 3"
 
 
-def test_the_last_value_of_a_name_is_kept():
-    cells = [
-        new_code_cell(outputs=[new_output("display_data", {MIME: data})]) for data in ({"a": 1}, {"b": 2}, {"a": 3})
-    ]
-    assert recorded(new_notebook(cells=cells)) == {"a": 3, "b": 2}
+def test_the_last_value_of_a_name_is_kept_in_the_order_of_first_use():
+    data = ([["b", 1], ["a", 0]], [["c", 2]], [["b", 3]])
+    cells = [new_code_cell(outputs=[new_output("display_data", {MIME: pairs})]) for pairs in data]
+    assert list(recorded(new_notebook(cells=cells)).items()) == [("b", 3), ("a", 0), ("c", 2)]
 
 
 @pytest.mark.parametrize("value", [object(), np.zeros(2), {1: {2}}])

@@ -1,0 +1,60 @@
+"""The first thing a newcomer runs, as ``nbkv demo`` runs it: on the bundled model, without a GPU or a hub."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+
+from nbkv import cli
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Run the demo once; return its folder and what it said."""
+    folder, said = tmp_path_factory.mktemp("demo"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_say", said.append)
+        assert cli.main(["demo", "-o", str(folder)]) == 0
+    return folder, "\n".join(said)
+
+
+def test_reuse_is_real(demo):
+    row = pd.read_csv(demo[0] / "results.csv").iloc[0]
+    assert row["status"] == "ok"
+    assert row["identical"]
+    assert 0.9 < row["hit_rate"] < 1
+    assert 0 < row["ttft_reuse_s"] < row["ttft_full_s"]
+    assert row["speedup"] == pytest.approx(row["ttft_full_s"] / row["ttft_reuse_s"], rel=0.01)
+
+
+def test_the_bundled_reader_answers_right(demo):
+    assert pd.read_csv(demo[0] / "results.csv").iloc[0]["correct"] >= 0.75
+
+
+def test_it_takes_less_than_a_minute(demo):
+    assert pd.read_csv(demo[0] / "results.csv").iloc[0]["duration_s"] < 60
+
+
+def test_the_table_shows_hit_rate_times_and_the_report(demo):
+    folder, said = demo
+    row = pd.read_csv(folder / "results.csv").iloc[0]
+    assert re.search(rf"hit rate +{row['hit_rate']:.1%}", said)
+    assert re.search(rf"in full \(s\) +{row['ttft_full_s']:.3f}", said)
+    assert re.search(rf"with reuse \(s\) +{row['ttft_reuse_s']:.3f}", said)
+    assert said.endswith(f"report: {folder / 'report.html'}")
+
+
+def test_the_report_shows_the_plots(demo):
+    page = (demo[0] / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") >= 3
+    assert "Plotly.newPlot(" in page or "<svg" in page
+
+
+def test_another_seed_and_a_shorter_answer_run_too(tmp_path, capsys):
+    code = cli.main(["run", str(cli.quickstart()), "-p", "seed", "3", "-p", "max_new", "4", "-o", str(tmp_path)])
+    row = pd.read_csv(tmp_path / "results.csv").iloc[0]
+    assert code == 0, capsys.readouterr().err
+    assert (row["seed"], row["max_new"]) == (3, 4)
+    assert row["identical"]
