@@ -1,4 +1,4 @@
-"""What can go wrong, as the builtin exception a caller would expect; every message says what was given and what is accepted."""
+"""What can go wrong, as the builtin exceptions callers expect; messages say what was given and what is accepted."""
 
 from __future__ import annotations
 

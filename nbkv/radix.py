@@ -13,7 +13,7 @@ P = TypeVar("P")
 
 
 class Node(Generic[P]):
-    """Tokens ``[start, stop)`` of a path; ``used`` is the tick of the last visit, ``leases`` counts who needs it to stay."""
+    """Tokens ``[start, stop)`` of a path; ``used`` is the tick of its last visit, ``leases`` who needs it to stay."""
 
     __slots__ = ("children", "ids", "leases", "parent", "payload", "start", "used")
 
@@ -53,13 +53,13 @@ class RadixTree(Generic[P]):
         self._tick = 0
 
     def match(self, ids: Sequence[int]) -> list[Node[P]]:
-        """Return the nodes whose tokens together are the longest known prefix of ``ids``; the last is split to end there."""
+        """Return the nodes that together are the longest known prefix of ``ids``; the last is split to end there."""
         self._tick += 1
         node, at, path = self.root, 0, []
         while at < len(ids) and (child := node.children.get(ids[at])) is not None:
             common = _common(child.ids, ids, at)
             if common < len(child.ids):
-                child = self._split(child, common)  # noqa: PLW2901  (the upper half is the child from here on)
+                child = self._split(child, common)
             child.used = self._tick
             path.append(child)
             node, at = child, child.stop

@@ -1,4 +1,4 @@
-"""Finds strategies: every module of ``nbkv.strategies``, then the entry-point group of the same name for third parties."""
+"""Finds strategies: the modules of ``nbkv.strategies``, then the entry-point group of that name for third parties."""
 
 from __future__ import annotations
 

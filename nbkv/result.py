@@ -1,4 +1,4 @@
-"""What a request gives back: plain data without device tensors, which knows how to count itself and how to be shown."""
+"""What a request gives back: plain data that knows how to count itself and how to be shown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Provenance(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds: ``ttft_s`` from request to first token (load, select and prefill are parts of it); ``tpot_s`` per later token."""
+    """Seconds: ``ttft_s`` from request to first token (load, select, prefill are in it); ``tpot_s`` per later token."""
 
     ttft_s: float = 0.0
     load_s: float = 0.0
@@ -74,7 +74,7 @@ class Fidelity:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A text unit encoded once: its own token ids (never dependent on neighbours) and the sink it was encoded behind."""
+    """A text unit encoded once: its own token ids, whatever stands beside it, and the sink it was encoded behind."""
 
     name: str
     text: str
@@ -97,7 +97,7 @@ class Chunk:
         return {"kind": "chunk"} | asdict(self)
 
     def _repr_html_(self) -> str:
-        return _show().chunk_html(self.to_dict())
+        return str(_show().chunk_html(self.to_dict()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

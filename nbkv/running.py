@@ -1,10 +1,11 @@
-"""Runs one request: strategy, decode loop, events, result. The steps every way of asking (generate, stream, compare) shares."""
+"""Runs one request: strategy, decode loop, events, result; what generate, stream and compare share."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +40,9 @@ class Engine:
         return eos_ids(getattr(self.adapter.model, "generation_config", None))
 
     def context(self, number: int = 0) -> Context:
-        """Return what a strategy works with; layers are followed by the stop flag and, if anybody listens, by events."""
-        n_layers, who = self.adapter.n_layers, {"session": self.session, "request": number}
+        """Return what a strategy works with; layers are followed by the stop flag and by events, if anybody listens."""
+        n_layers = self.adapter.n_layers
+        who: dict[str, Any] = {"session": self.session, "request": number}
 
         def on_layer(index: int, rows: int) -> None:
             self.stopper.check()
@@ -116,7 +118,7 @@ class Run:
             if reason:
                 return
             engine.stopper.check()
-            step = torch.tensor([token], device=engine.adapter.device)
+            step = engine.adapter.tensor([token])
             logits = engine.adapter.forward(step, prefilled.cache, start=len(request.ids) + count - 1, work=work)[-1]
 
     def _request(self) -> Request:
@@ -185,7 +187,7 @@ class Run:
         if name == "token":
             self._marks.setdefault("first", self._marks[name])
 
-    def _who(self) -> dict[str, object]:
+    def _who(self) -> dict[str, Any]:
         return {"session": self.engine.session, "request": self.number}
 
 
@@ -203,7 +205,7 @@ def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
             for count, token in enumerate(tokens):
                 picked.append(int(logits.argmax()))
                 if count + 1 < len(tokens):
-                    step = torch.tensor([token], device=run.engine.adapter.device)
+                    step = run.engine.adapter.tensor([token])
                     logits = run.engine.adapter.forward(step, prefilled.cache, start=len(request.ids) + count)[-1]
     finally:
         run.strategy.commit(prefilled, request.ids, request, ctx)

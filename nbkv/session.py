@@ -128,7 +128,7 @@ class Session:
     def chunk(self, text: str, *, name: str | None = None, sink: str = "auto") -> Chunk:
         """Encode ``text`` once and keep its KV in the store; the same name with new text replaces the chunk.
 
-        ``sink``: what it is encoded behind, with the sink's KV dropped at use. ``auto`` is the tokenizer's BOS (else one
+        ``sink``: what it is encoded behind; the sink's KV is dropped at use. ``auto`` is the tokenizer's BOS (else one
         dummy token), ``bos`` insists on BOS, ``none`` encodes it bare. Raises ``BadPrompt`` and ``BadOption``.
         """
         engine = self._open()
@@ -155,7 +155,7 @@ class Session:
         stop: str | Sequence[str] | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Comparison:
-        """Run one prompt under several strategies, turn by turn, ``repeat`` times each, and measure all against ``full``.
+        """Run one prompt under several strategies, in turns, ``repeat`` times each, and measure all against ``full``.
 
         Every run finds the store as it is now and leaves it so. Options are those of ``generate``.
         """

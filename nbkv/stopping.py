@@ -1,4 +1,4 @@
-"""Stopping a request politely: a flag that is read between layers and between tokens, set by Ctrl-C or another thread."""
+"""Stopping a request politely: a flag, set by Ctrl-C or another thread, read between layers and tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stopped(Exception):  # noqa: N818  (control flow, never shown)
+class Stopped(Exception):
     """Raised at the next safe point after the flag was set."""
 
 

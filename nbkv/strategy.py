@@ -113,7 +113,7 @@ class Strategy:
 
     @property
     def spec(self) -> str:
-        """Return the specification that makes this strategy: its name and the options that differ from their defaults."""
+        """Return the specification of this strategy: its name and the options that differ from their defaults."""
         changed = [
             f"{option.name}={getattr(self, option.name)!r}"
             for option in fields(self)
@@ -137,7 +137,7 @@ class Strategy:
         """Run the prompt and return its cache, last logits and provenance."""
         cache = ctx.adapter.new_cache(len(request.ids) + request.max_new_tokens)
         rows = ctx.work()
-        logits = ctx.adapter.forward(_tensor(request.ids, ctx.adapter), cache, start=0, work=rows)[-1]
+        logits = ctx.adapter.forward(ctx.adapter.tensor(request.ids), cache, start=0, work=rows)[-1]
         provenance = np.full(len(request.ids), Provenance.FRESH, dtype=np.uint8)
         return Prefilled(cache=cache, logits=logits, provenance=provenance, rows=rows)
 
@@ -196,17 +196,15 @@ def _options(cls: type, text: str, spec: str) -> dict[str, Any]:
         options = {known[0]: values[0]} | options
     for name in options:
         if name not in known:
-            message = f"unknown option {name!r} in {spec!r}{closest(name, known)} (options: {', '.join(known) or 'none'})"
+            message = (
+                f"unknown option {name!r} in {spec!r}{closest(name, known)} (options: {', '.join(known) or 'none'})"
+            )
             raise BadOption(message)
     return options
 
 
 def _default(option: Any) -> object:  # noqa: ANN401
     return option.default_factory() if option.default_factory is not MISSING else option.default
-
-
-def _tensor(ids: Sequence[int], adapter: ModelAdapter) -> torch.Tensor:
-    return torch.tensor(ids, dtype=torch.long, device=adapter.device)
 
 
 def timed() -> Callable[[], float]:

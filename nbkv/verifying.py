@@ -1,4 +1,4 @@
-"""The golden self-check: is what this model computes through nbkv what it computes by itself?"""
+"""The golden self-check: what a model computes through nbkv against what it computes by itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FP32_LIMIT = 1e-4
 
 @dataclass(frozen=True)
 class Report:
-    """What was checked: rows of ``check``, ``error`` (largest logit difference, scaled), ``limit``, ``ok`` and ``note``."""
+    """What was checked: rows of ``check``, ``error`` (largest scaled logit difference), ``limit``, ``ok``, ``note``."""
 
     model: str
     strategy: str
@@ -37,7 +37,13 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-able data."""
-        return {"kind": "report", "model": self.model, "strategy": self.strategy, "ok": self.ok, "rows": list(self.rows)}
+        return {
+            "kind": "report",
+            "model": self.model,
+            "strategy": self.strategy,
+            "ok": self.ok,
+            "rows": list(self.rows),
+        }
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a check."""
@@ -91,7 +97,7 @@ def _prefill(engine: Engine, strategy: Strategy, ids: tuple[int, ...]) -> Prefil
 
 def _plain(engine: Engine, ids: tuple[int, ...]) -> torch.Tensor:
     with torch.no_grad():
-        logits: torch.Tensor = engine.adapter.model(torch.tensor([ids], device=engine.adapter.device)).logits[0, -1]
+        logits: torch.Tensor = engine.adapter.model(engine.adapter.tensor(ids)[None]).logits[0, -1]
     return logits
 
 
@@ -99,8 +105,8 @@ def _half_limit(engine: Engine, ids: tuple[int, ...], plain: torch.Tensor) -> fl
     """Return twice the error of the model's own pass when it is split where ``branch`` splits it (house rule 1)."""
     cache = engine.adapter.new_cache()
     at = len(ids) - _TAIL
-    engine.adapter.forward(torch.tensor(ids[:at], device=engine.adapter.device), cache, start=0)
-    logits = engine.adapter.forward(torch.tensor(ids[at:], device=engine.adapter.device), cache, start=at)[-1]
+    engine.adapter.forward(engine.adapter.tensor(ids[:at]), cache, start=0)
+    logits = engine.adapter.forward(engine.adapter.tensor(ids[at:]), cache, start=at)[-1]
     rounding = float(torch.finfo(engine.adapter.dtype).eps)
     return max(2 * _error(logits, plain), rounding)
 

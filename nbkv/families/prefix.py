@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 from nbkv.events import Reused
 from nbkv.models.cache import GrowingCache
@@ -25,7 +24,7 @@ class Prefix(Strategy):
     needs: ClassVar[tuple[str, ...]] = ("prefix",)
 
     def reusable(self, ids: Sequence[int], ctx: Context) -> int:
-        """Return how many of the first tokens of ``ids`` may be reused if known; the last row must run for its logits."""
+        """Return how many first tokens of ``ids`` may be reused if known; the last must run, for its logits."""
         return len(ids) - 1 if len(ids) <= ctx.adapter.capabilities.stable_context else 0
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
@@ -41,8 +40,7 @@ class Prefix(Strategy):
             ctx.tell(Reused, start=0, stop=matched, tier=ctx.store.name)
         rows = ctx.work()
         try:
-            fresh = torch.tensor(ids[matched:], dtype=torch.long, device=ctx.adapter.device)
-            logits = ctx.adapter.forward(fresh, cache, start=matched, work=rows)[-1]
+            logits = ctx.adapter.forward(ctx.adapter.tensor(ids[matched:]), cache, start=matched, work=rows)[-1]
         except BaseException:
             ctx.store.discard(lease)
             raise
@@ -73,7 +71,7 @@ def encode(ids: Sequence[int], ctx: Context) -> None:
         if lease.matched < len(ids):
             cache = lease.line.buffer
             assert isinstance(cache, GrowingCache)  # noqa: S101
-            fresh = torch.tensor(ids[lease.matched :], dtype=torch.long, device=ctx.adapter.device)
+            fresh = ctx.adapter.tensor(ids[lease.matched :])
             ctx.adapter.forward(fresh, cache, start=lease.matched, work=ctx.work())
     except BaseException:
         ctx.store.discard(lease)

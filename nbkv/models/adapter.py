@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,8 +47,8 @@ class ModelAdapter:
     def __post_init__(self) -> None:
         """Learn which optional arguments the model's forward takes."""
         self._accepts = frozenset(inspect.signature(self.model.forward).parameters)
-        embedding = self.model.get_input_embeddings().weight
-        self.device = embedding.device
+        embedding: Any = self.model.get_input_embeddings()
+        self.device: torch.device = embedding.weight.device
         self.dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
 
     @property
@@ -68,6 +68,10 @@ class ModelAdapter:
         if self._fingerprint is None or self._fingerprint[0] != now:
             self._fingerprint = (now, fingerprint(self.model))
         return self._fingerprint[1]
+
+    def tensor(self, ids: Sequence[int]) -> torch.Tensor:
+        """Return token ids ``[n]`` on the model's device."""
+        return torch.tensor(ids, dtype=torch.long, device=self.device)
 
     def new_cache(self, reserve: int = 0) -> Cache:
         """Return an empty cache: ours where it passed the self-test, else the family's own."""
@@ -92,7 +96,7 @@ class ModelAdapter:
     def recompute(
         self, ids: torch.Tensor, rows: torch.Tensor, cache: GrowingCache, *, keep: int = 1, work: Work | None = None
     ) -> torch.Tensor:
-        """Run tokens ``ids`` ``[n]`` at true positions ``rows`` ``[n]`` and scatter their K/V; return logits ``[keep, V]``.
+        """Run tokens ``ids`` ``[n]`` at true positions ``rows``, scatter their K/V, return logits ``[keep, V]``.
 
         Every row attends to the positions up to its own, whatever wrote them; rows and cached tokens together must
         cover them. Needs rotary or learned positions (``UnsupportedModel`` is the strategy's to raise).
@@ -122,7 +126,7 @@ class ModelAdapter:
         if mask is not None:
             asked["attention_mask"] = mask
         with torch.no_grad(), self._evaluating(), self._stepping(work):
-            logits = self.model(**asked).logits[0, -keep:]
+            logits: torch.Tensor = self.model(**asked).logits[0, -keep:]
         if work is not None and self.walk is None:
             work.token_layers += len(ids) * self.n_layers
         return logits
@@ -140,5 +144,3 @@ class ModelAdapter:
             yield
         finally:
             self.model.train()
-
-

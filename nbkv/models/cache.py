@@ -27,7 +27,7 @@ class GrowingLayer(DynamicLayer):
         self.length = 0
         self.reserve = reserve
         self.rows: torch.Tensor | None = None
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     @property
     def keys(self) -> torch.Tensor | None:
@@ -69,7 +69,11 @@ class GrowingLayer(DynamicLayer):
         self.is_initialized = True
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any  # noqa: ANN401, ARG002
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        *args: Any,  # noqa: ANN401, ARG002  (what families pass along differs; none of it is needed)
+        **kwargs: Any,  # noqa: ANN401, ARG002
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the states ``[B, H, n, D]``, or scatter them to ``rows`` if set; return all valid keys and values."""
         if self.rows is None:
@@ -127,13 +131,18 @@ class GrowingLayer(DynamicLayer):
         self._buffers = (moved[0], moved[1])
 
 
-class GrowingCache(Cache):  # type: ignore[misc]  # transformers is untyped here
+class GrowingCache(Cache):
     """One growing buffer per layer, all of them holding the same tokens ``[0, length)``."""
+
+    layers: list[GrowingLayer]  # type: ignore[assignment]  # the parent allows any kind of layer
 
     def __init__(self, reserve: int = 0) -> None:
         """Start empty; the first write allocates room for at least ``reserve`` tokens per layer."""
-        super().__init__(layer_class_to_replicate=lambda: GrowingLayer(self._reserve))
         self._reserve = reserve
+        super().__init__(layer_class_to_replicate=self._new_layer)  # type: ignore[arg-type]  # called, not subclassed
+
+    def _new_layer(self) -> GrowingLayer:
+        return GrowingLayer(self._reserve)
 
     @property
     def length(self) -> int:
@@ -152,7 +161,7 @@ class GrowingCache(Cache):  # type: ignore[misc]  # transformers is untyped here
             layer.reserve = tokens
 
     def truncate(self, length: int) -> None:
-        """Keep the first ``length`` tokens in every layer, also where an interrupted pass left layers of unequal length."""
+        """Keep the first ``length`` tokens in every layer, also after a pass that ended between two layers."""
         for layer in self.layers:
             layer.length = min(layer.length, length)
 

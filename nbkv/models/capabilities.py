@@ -14,11 +14,11 @@ from nbkv.kv import KV
 class Capabilities:
     """The record a strategy's needs are checked against.
 
-    ``positions`` is ``rotary``, ``absolute``, ``alibi`` or ``none``; ``rope`` the rotary kind (``default``, ``llama3``,
-    ``yarn``, …); ``windows`` the sliding window of each layer in tokens (None: sees everything); ``kv_heads``,
+    ``positions`` is ``rotary``, ``absolute``, ``alibi`` or ``none``; ``rope`` the rotary kind (``default``, ``yarn``);
+    ``windows`` the sliding window of each layer in tokens (None: sees everything); ``kv_heads``,
     ``key_dim`` and ``value_dim`` are per layer as cached (0: the layer keeps no K/V of its own); ``groups`` query heads
-    per K/V head; ``context`` the longest prompt plus answer in tokens; ``stable_context`` up to how many tokens the K/V of
-    a token do not depend on how long the whole sequence is (shorter than ``context`` for longrope and dynamic NTK).
+    per K/V head; ``context`` the longest prompt plus answer in tokens; ``stable_context`` up to how many tokens K/V do
+    not depend on how long the whole sequence is (shorter than ``context`` for longrope and dynamic NTK).
     """
 
     n_layers: int
@@ -49,7 +49,7 @@ class Capabilities:
 
 
 def read(config: Any, model: nn.Module, kv: KV | None, *, walk: bool, prefix: bool) -> Capabilities:  # noqa: ANN401
-    """Return the capabilities of ``model`` with text config ``config``; ``kv`` is what the probe cached, if anything."""
+    """Return the capabilities of ``model`` with text config ``config``; ``kv`` is what the probe cached, if any."""
     n_layers = int(config.num_hidden_layers)
     types = tuple(getattr(config, "layer_types", None) or _uniform(config) * n_layers)
     heads = int(getattr(config, "num_attention_heads", 0) or 0)
@@ -65,7 +65,7 @@ def read(config: Any, model: nn.Module, kv: KV | None, *, walk: bool, prefix: bo
         kv_heads=kv_heads,
         key_dim=tuple(int(k.shape[-1]) for k in kv.keys) if kv else (),
         value_dim=tuple(int(v.shape[-1]) for v in kv.values) if kv else (),
-        groups=heads // max(kv_heads) if kv_heads and max(kv_heads) else 1,
+        groups=heads // most if (most := max(kv_heads, default=0)) else 1,
         softcap=getattr(config, "attn_logit_softcapping", None),
         latent=getattr(config, "kv_lora_rank", None) is not None,
         recurrent=any("linear" in kind or "mamba" in kind or "conv" in kind or "recurrent" in kind for kind in types)
@@ -112,7 +112,6 @@ def _positions(config: Any, model: nn.Module) -> str:  # noqa: ANN401
     names = {type(module).__name__ for module in model.modules()}
     if any("Rotary" in name for name in names):
         return "rotary"
-    learned = any(
-        isinstance(module, nn.Embedding) and module is not model.get_input_embeddings() for module in model.modules()
-    )
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    learned = len(embeddings) > 1
     return "absolute" if learned else "none"

@@ -31,7 +31,7 @@ class Codec:
         return list(self.tokenizer(text)["input_ids"])
 
     def part(self, text: str, *, first: bool) -> list[int]:
-        """Return the ids of a part of a prompt: no special tokens added or read; only a ``first`` part begins a text."""
+        """Return the ids of a prompt's part: no special tokens added or read; only a ``first`` part begins a text."""
         return self._part(text) if first or not self._marks_beginning else self._behind_fence(text)
 
     def template(self, text: str, *, first: bool) -> list[int]:

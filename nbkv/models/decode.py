@@ -67,9 +67,9 @@ class Chooser:
     def __init__(self, wanted: Sampling, config: Any, prompt: Sequence[int], device: torch.device) -> None:  # noqa: ANN401
         """Prepare for one answer to ``prompt``; ``config`` is the model's generation config."""
         self._ids = list(prompt)
-        self._device = device
+        self._device = str(device)
         self._greedy = wanted.temperature == 0
-        self._processors = _processors(wanted, config, len(prompt), device)
+        self._processors = _processors(wanted, config, len(prompt), str(device))
         self._criteria = StoppingCriteriaList(wanted.stopping_criteria)
         self._generator = None if self._greedy else torch.Generator(device=device).manual_seed(wanted.seed)
 
@@ -77,7 +77,7 @@ class Chooser:
         """Return the next token's id for ``logits`` ``[V]``."""
         if self._greedy and not self._processors:
             return int(logits.argmax())
-        scores = self._processors(self._so_far(), logits[None].to(torch.float32, copy=True))
+        scores: torch.Tensor = self._processors(self._so_far(), logits[None].to(torch.float32, copy=True))
         if self._generator is None:
             return int(scores[0].argmax())
         chances = torch.softmax(scores, dim=-1)
@@ -88,8 +88,8 @@ class Chooser:
         self._ids.append(token)
         return bool(self._criteria) and bool(self._criteria(self._so_far(), logits[None]).all())
 
-    def _so_far(self) -> torch.Tensor:
-        return torch.tensor([self._ids], device=self._device)
+    def _so_far(self) -> torch.LongTensor:
+        return torch.tensor([self._ids], device=self._device)  # type: ignore[return-value]  # transformers' narrow type
 
 
 def eos_ids(config: Any) -> frozenset[int]:  # noqa: ANN401
@@ -156,7 +156,7 @@ class TextStream:
         )
 
 
-def _processors(wanted: Sampling, config: Any, n_prompt: int, device: torch.device) -> LogitsProcessorList:  # noqa: ANN401
+def _processors(wanted: Sampling, config: Any, n_prompt: int, device: str) -> LogitsProcessorList:  # noqa: ANN401
     chosen = LogitsProcessorList()
     if wanted.repetition_penalty is not None:
         chosen.append(RepetitionPenaltyLogitsProcessor(wanted.repetition_penalty))

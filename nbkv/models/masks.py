@@ -26,7 +26,11 @@ def allowed(rows: torch.Tensor, n_keys: int, kind: str, config: Any) -> torch.Te
 
 
 def by_position(
-    rows: torch.Tensor, n_keys: int, kinds: tuple[str, ...], config: Any, dtype: torch.dtype | None  # noqa: ANN401
+    rows: torch.Tensor,
+    n_keys: int,
+    kinds: tuple[str, ...],
+    config: Any,  # noqa: ANN401  (a transformers config)
+    dtype: torch.dtype | None,
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """Return the mask ``[1, 1, rows, n_keys]`` for ``rows`` at true positions; a dict where layer types differ.
 

@@ -56,10 +56,10 @@ def _bare(model: PreTrainedModel, config: Any, ids: torch.Tensor) -> ModelAdapte
 
 
 def _probe_ids(model: PreTrainedModel, config: Any) -> torch.Tensor:  # noqa: ANN401
-    device = model.get_input_embeddings().weight.device
+    embedding: Any = model.get_input_embeddings()
     vocabulary = int(config.vocab_size)
     context = int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or _TOKENS)
-    return (torch.arange(1, min(_TOKENS, context) + 1, device=device) * 7919) % vocabulary
+    return (torch.arange(1, min(_TOKENS, context) + 1, device=embedding.weight.device) * 7919) % vocabulary
 
 
 def _split_error(

@@ -59,11 +59,8 @@ class _Seat(nn.Module):
             return getattr(self.__dict__["_layer"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        if args:
-            call = _Call(args[0], args[1:], kwargs)
-        else:
-            call = _Call(kwargs.pop("hidden_states"), (), kwargs)
-        hidden = self._arrive(call)
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        hidden = self._arrive(_Call(hidden, args[1:], kwargs))
         return hidden if self._returns is None else (hidden, *(None,) * (self._returns - 1))
 
 
@@ -106,7 +103,7 @@ class Walk:
 
 
 def find_layers(model: nn.Module, n_layers: int, forward: Callable[[], object]) -> Layers | None:
-    """Return the module list whose ``n_layers`` members ``forward`` calls once each, in order; None if there is none."""
+    """Return the module list whose ``n_layers`` members ``forward`` calls once each, in order, if there is one."""
     candidates = [
         (parent, name, child)
         for parent in model.modules()

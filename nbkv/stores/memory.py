@@ -44,7 +44,7 @@ class Lease:
 
 @dataclass(eq=False)
 class MemoryStore:
-    """Prefixes in the memory of the model's own device, at most ``limit`` bytes of them, the least recently used leaves first out."""
+    """Prefixes on the model's own device, at most ``limit`` bytes of them; the least recently used leaves go first."""
 
     limit: int
     bus: Bus = field(default_factory=Bus)
@@ -184,7 +184,7 @@ class MemoryStore:
         return line, 0
 
     def _displace(self, line: Line, held: int) -> int:
-        """Copy out the nodes of ``line`` behind ``held``, so that it can be written from there; return the tokens copied."""
+        """Copy out the nodes of ``line`` behind ``held``, so that it can be written there; return the tokens copied."""
         moved = 0
         for node in [node for node in line.nodes if node.start >= held]:
             node.payload = line.buffer.read(node.start, node.stop).compact()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nbkv.registry import strategies as _registry
 
@@ -22,7 +22,7 @@ class _Listing(ModuleType):
 
         rows = []
         for name in _registry.names():
-            cls = _registry.get(name)
+            cls: Any = _registry.get(name)
             options = ", ".join(f"{option.name}={option.default!r}" for option in fields(cls))
             rows.append((name, cls.family, cls.paper, cls.exact, options, cls.summary))
         return pd.DataFrame(rows, columns=["name", "family", "paper", "exact", "options", "summary"])

@@ -40,7 +40,9 @@ def test_a_misspelt_option_gets_a_hint():
         sampling(None, {"max_newtokens": 3})
 
 
-@pytest.mark.parametrize("options", [{"temperature": 1.0}, {"temperature": 0.7, "top_k": 20}, {"temperature": 1.3, "top_p": 0.8}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1.0}, {"temperature": 0.7, "top_k": 20}, {"temperature": 1.3, "top_p": 0.8}]
+)
 @pytest.mark.parametrize("seed", [0, 7])
 def test_sampling_draws_what_generate_draws(session_of, words, options, seed):
     session, model = session_of("qwen3", strategy="full"), None

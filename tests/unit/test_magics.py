@@ -176,6 +176,13 @@ def test_a_strategy_is_for_one_cell_only(shell, session):
     assert run(shell, "%%kvgen -n 1\nhello").tokens.reused == 0
 
 
+def test_options_take_values_from_the_notebook(shell):
+    shell.user_ns.update(how="full", room=3, rows=[1])
+    result = run(shell, "%%kvgen -s {{ how }} -n {{room}} --raw\nhello")
+    assert (result.strategy, len(result.token_ids)) == ("full", 3)
+    assert "unknown name {{ rows }}" in refused(shell, "%%kvgen -n {{ rows }}\nhello")
+
+
 def test_defaults_can_be_configured(shell, magics):
     try:
         run(shell, "%config KVMagics.max_new = 3")

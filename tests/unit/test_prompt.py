@@ -36,7 +36,9 @@ def spaced():
     backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=False))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     backend.decoder = decoders.Metaspace(prepend_scheme="first")
-    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["<s>", "</s>", "<unk>"], initial_alphabet=[*"abc|.\n0"])
+    trainer = trainers.BpeTrainer(
+        vocab_size=120, special_tokens=["<s>", "</s>", "<unk>"], initial_alphabet=[*"abc|.\n0"]
+    )
     backend.train_from_iterator(["the cat sat on the mat. a dog|0", "another day, the cab\n"] * 20, trainer)
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return Codec(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>"))

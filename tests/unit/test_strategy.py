@@ -45,7 +45,15 @@ def test_spec_reads_back(probe):
 
 
 @pytest.mark.parametrize(
-    "spec", ["probe(budget=2)", "probe(colour=1)", "probe(0.1, 0.2)", "probe(budget=__import__('os'))", "probe(", "probe(budget=)"]
+    "spec",
+    [
+        "probe(budget=2)",
+        "probe(colour=1)",
+        "probe(0.1, 0.2)",
+        "probe(budget=__import__('os'))",
+        "probe(",
+        "probe(budget=)",
+    ],
 )
 def test_bad_options_are_one_line(probe, spec):
     with pytest.raises((BadOption, UnknownName)) as error:
