@@ -89,7 +89,8 @@ def bench(options: argparse.Namespace) -> int:
     """Measure by name, side by side with the baselines; ``--json`` also writes the rows."""
     from nbkv.bench import run, table
 
-    rows = run(options.names, shape=options.shape, context=options.context, rounds=options.rounds)
+    given = {"shape": options.shape, "context": options.context, "rounds": options.rounds, "peers": options.peers}
+    rows = run(options.names, **given)
     _say(table(rows))
     if options.json:
         Path(options.json).write_text(json.dumps([row.to_dict() for row in rows], indent=1) + "\n", encoding="utf-8")
@@ -154,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--shape", help="another model shape: s06, tiny or mini")
     one.add_argument("--context", type=int, default=2048, help="cached tokens (%(default)s)")
     one.add_argument("--rounds", type=int, default=5, help="rounds after warm-up (%(default)s)")
+    one.add_argument("--no-peers", dest="peers", action="store_false", help="leave out what pip would have to install")
     one.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     one.set_defaults(command=bench)
 

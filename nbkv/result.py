@@ -29,7 +29,7 @@ class Provenance(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds: ``ttft_s`` from request to first token (load, select, prefill are in it); ``tpot_s`` per later token."""
+    """Seconds: ``ttft_s`` from tokenised request to first token (with load and select); ``tpot_s`` per later token."""
 
     ttft_s: float = 0.0
     load_s: float = 0.0
@@ -82,6 +82,7 @@ class Chunk:
     sink: tuple[int, ...]
     model: str
     lineage: str = "canonical"
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         """Return the number of tokens."""

@@ -49,7 +49,8 @@ class Engine:
             if rows > 1 and self.bus.heard:
                 self.bus.emit(Layer(**who, index=index, n_layers=n_layers, rows=rows))
 
-        return Context(self.adapter, self.store, self.bus, self.tenant, **who, on_layer=on_layer)
+        model = self.adapter.fingerprint
+        return Context(self.adapter, self.store, self.bus, model, self.tenant, **who, on_layer=on_layer)
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Run:
     number: int = 0
     keep: bool = True
     result: Result | None = None
-    logits: torch.Tensor | None = None
+    _model: str = ""
     _tokens: list[int] = field(default_factory=list)
     _marks: dict[str, float] = field(default_factory=dict)
 
@@ -73,6 +74,7 @@ class Run:
         engine, request = self.engine, self._request()
         engine.bus.emit(Started(**self._who(), strategy=self.strategy.spec, prompt=len(request.ids)))
         ctx = engine.context(self.number)
+        self._model = ctx.model
         text = TextStream(engine.codec, self.sampling.stop)
         try:
             prefilled = self.strategy.prefill(request, ctx)
@@ -80,7 +82,6 @@ class Run:
             self._finish("interrupted", text, None)
             return
         self._mark("prefilled")
-        self.logits = prefilled.logits
         reason = "interrupted"
         try:
             with self.strategy.decoding(prefilled, ctx):
@@ -141,7 +142,7 @@ class Run:
             finish_reason=reason,
             strategy=self.strategy.spec,
             model=self.engine.adapter.name,
-            fingerprint=self.engine.adapter.fingerprint,
+            fingerprint=self._model,
             timing=self._timing(prefilled),
             provenance=fresh if prefilled is None else prefilled.provenance,
             kept=None if prefilled is None else prefilled.kept,

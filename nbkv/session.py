@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,7 +16,7 @@ import torch
 from nbkv import comparing, verifying
 from nbkv.chatting import Chat
 from nbkv.errors import BadOption, BadPrompt, NbkvError, OutOfMemory
-from nbkv.events import Bus
+from nbkv.events import Bus, Fallback
 from nbkv.families.prefix import encode
 from nbkv.metrics import Meter, Stats
 from nbkv.models import prompt as prompts
@@ -138,13 +139,20 @@ class Session:
         name = name or f"chunk{len(self.chunks) + 1}"
         ids, before = tuple(engine.codec.part(text, first=False)), self._sink(sink)
         self._fits(len(before) + len(ids))
-        made = Chunk(name=name, text=text, token_ids=ids, sink=before, model=engine.adapter.fingerprint)
-        known = self.chunks.get(name)
+        known, notes = self.chunks.get(name), []
         with self._request():
             if engine.adapter.capabilities.prefix:
                 encode((*before, *ids), engine.context())
-        self.chunks[name] = made
-        return known if known == made else made
+            else:
+                notes.append(f"not encoded: {engine.adapter.capabilities.why_no_prefix}")
+                engine.bus.emit(Fallback(session=self.name, why=notes[-1]))
+        made = Chunk(name=name, text=text, token_ids=ids, sink=before, model=engine.adapter.fingerprint)
+        if known == made:
+            return known
+        if known is not None:
+            notes.append(f"replaces another chunk named {name!r}")
+        self.chunks[name] = replace(made, notes=tuple(notes))
+        return self.chunks[name]
 
     def compare(
         self,

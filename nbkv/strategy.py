@@ -45,11 +45,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Context:
-    """What a strategy works with. ``on_layer(index, rows)`` is called after each layer and may end the request."""
+    """What a strategy works with; ``model`` is the fingerprint of ``adapter``'s weights as this request began.
+
+    ``on_layer(index, rows)`` is called after each layer and may end the request.
+    """
 
     adapter: ModelAdapter
     store: MemoryStore
     bus: Bus
+    model: str
     tenant: str = "default"
     session: str = ""
     request: int = 0
@@ -57,7 +61,7 @@ class Context:
 
     def space(self, lineage: str = "exact") -> Space:
         """Return where KV of this model and tenant with ``lineage`` may be kept and found."""
-        return Space(self.adapter.fingerprint, str(self.adapter.dtype), self.tenant, lineage)
+        return Space(self.model, str(self.adapter.dtype), self.tenant, lineage)
 
     def work(self) -> Work:
         """Return a counter for token-layers that also follows the layers."""

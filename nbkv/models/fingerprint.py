@@ -32,13 +32,21 @@ def fingerprint(model: nn.Module) -> str:
 
 def version(model: nn.Module) -> int:
     """Return a number that changes when a weight is written in place or another adapter is switched on."""
-    writes = sum(parameter._version for parameter in model.parameters())  # noqa: SLF001  (torch's only public trace of a write)
+    writes = 0
+    for module in model.modules():
+        for parameter in module._parameters.values():  # noqa: SLF001  (asked at every request: parameters() is slow)
+            writes += 0 if parameter is None else parameter._version + 1  # noqa: SLF001  (torch's only trace of a write)
     return hash((writes, _adapters(model)))
 
 
 def _adapters(model: nn.Module) -> tuple[str, ...]:
-    layers = (module for module in model.modules() if hasattr(module, "lora_A") or hasattr(module, "active_adapter"))
-    return tuple(f"{getattr(m, 'active_adapter', '')}{getattr(m, 'merged', '')}" for m in layers)
+    """Return the state of every adapter layer that PEFT put into ``model``."""
+    names = ("_active_adapter", "_disable_adapters", "merged_adapters")
+    return tuple(
+        repr([module.__dict__.get(name) for name in names])
+        for module in model.modules()
+        if "_active_adapter" in module.__dict__ or "merged_adapters" in module.__dict__
+    )
 
 
 def _sample(tensor: torch.Tensor) -> bytes:

@@ -204,6 +204,7 @@ def test_chunks_are_encoded_once_and_reused_as_first_part(session_of, words):
 
     assert again is first
     assert replaced is not first
+    assert "replaces" in replaced.notes[0]
     assert session.chunks["notes"] is replaced
     result = session.generate([first, words(4, seed=5)], max_new_tokens=3)
     assert result.tokens.reused == 31
