@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from inspect import cleandoc
 from typing import Any, NoReturn
@@ -14,6 +14,7 @@ from IPython.core.magic import no_var_expand
 from IPython.core.magic_arguments import MagicArgumentParser
 
 from nbkv.errors import NbkvError
+from nbkv.magics.template import fill
 
 HELP = ("-h", "--help")
 _OPEN, _CLOSE, _QUOTES = "([{", ")]}", "'\""
@@ -66,7 +67,7 @@ def command(
         @wraps(method)
         def magic(self: Any, line: str, body: str | None = None) -> Any:  # noqa: ANN401  (whatever the method returns)
             try:
-                words = split_words(line)
+                words = [filled(word, self.shell.user_ns) for word in split_words(line)]
                 if set(HELP) & set(words):
                     sys.stdout.write(parser.format_help())
                     return None
@@ -76,12 +77,20 @@ def command(
                 return method(self, arguments, body) if cell else method(self, arguments)
             except NbkvError as error:
                 raise UsageError(str(error)) from None
+            except KeyboardInterrupt as stop:  # where exactly it struck is no news to whoever pressed the key
+                raise stop.with_traceback(None) from None
 
         magic.__doc__ = parser.format_help()
         magic.parser = parser  # type: ignore[attr-defined]  # completion reads the options here
         return magic
 
     return decorate
+
+
+def filled(word: str, variables: Mapping[str, object]) -> str:
+    """Put the text or number that ``{{ name }}`` in an option stands for in its place, as notebooks have parameters."""
+    parts = fill(word, {name: value for name, value in variables.items() if isinstance(value, (str, int, float))}, {})
+    return "".join(str(part) for part in parts)
 
 
 def split_words(line: str) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import log10
 from typing import TYPE_CHECKING, Any
 
 from nbkv.show.bars import NAMES, parts, ttft_svg
@@ -72,6 +73,8 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
     names = [row["strategy"] for row in rows]
     for name in NAMES:
         values = [1e3 * {part.name: part.value for part in parts(row)}.get(name, 0.0) for row in rows]
+        if not any(values):
+            continue
         marker = {"color": COLOURS[name], "pattern": {"shape": PATTERNS[name]}}
         figure.add_bar(x=names, y=values, name=name, marker=marker, row=1, col=1)
     measured = [row for row in rows if row.get("kl") is not None]
@@ -89,7 +92,16 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
         row=1,
         col=2,
     )
-    figure.update_yaxes(type="log", exponentformat="power", row=1, col=2)
+    top = max([1.0, *(row["kl"] for row in measured)])
+    ticks = [KL_FLOOR, 1e-4, 1e-2, 1.0]
+    figure.update_yaxes(
+        type="log",
+        range=[log10(KL_FLOOR) - 0.4, log10(top) + 0.2],
+        tickvals=ticks,
+        ticktext=[f"≤{KL_FLOOR:g}", *(f"{tick:g}" for tick in ticks[1:])],
+        row=1,
+        col=2,
+    )
     figure.update_xaxes(tickformat=".0%", range=[-0.12, 1.15], row=1, col=2)
     return _themed(figure.update_layout(barmode="stack"))
 
@@ -133,7 +145,7 @@ def _themed(figure: Figure) -> Figure:
         font={"color": GREY, "size": 12},
         margin={"l": 60, "r": 40, "t": 40, "b": 45},
         height=340,
-        legend={"orientation": "h", "y": -0.18},
+        legend={"orientation": "h", "y": -0.18, "traceorder": "normal"},
     )
     figure.update_xaxes(gridcolor=FAINT, zerolinecolor=FAINT)
     return figure.update_yaxes(gridcolor=FAINT, zerolinecolor=FAINT)

@@ -79,7 +79,7 @@ def strip_html(result: dict[str, Any]) -> str:
     label = f"Where the {plural(n, 'prompt token')} came from, from first to last"
     return (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 {max(1, n)} 10" preserveAspectRatio="none"'
-        f' width="100%" height="10" style="margin:4px 0">{marks}</svg>'
+        f' width="100%" height="10" style="height:10px;margin:4px 0">{marks}</svg>'
     )
 
 

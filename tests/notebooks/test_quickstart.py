@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -58,3 +59,24 @@ def test_another_seed_and_a_shorter_answer_run_too(tmp_path, capsys):
     assert code == 0, capsys.readouterr().err
     assert (row["seed"], row["max_new"]) == (3, 4)
     assert row["identical"]
+
+
+def test_each_question_leaves_one_small_output_and_reads_less(demo):
+    (path,) = demo[0].glob("*.ipynb")
+    asked = [cell for cell in nbformat.read(path, as_version=4).cells if cell.source.startswith("%%kvgen")]
+    assert {len(cell.outputs) for cell in asked} == {1}
+    shown = [cell.outputs[0].data for cell in asked]
+    assert all("nbkv-map" in data["text/html"] and len(data["text/html"]) < 60_000 for data in shown)
+    fresh = [int(re.search(r"([\d,]+) fresh", data["text/plain"])[1].replace(",", "")) for data in shown]
+    assert 800 < fresh[0] < 1_200
+    assert fresh[1] == 0
+    assert 0 < fresh[2] < 20
+
+
+def test_the_notebook_is_short_clean_and_has_parameters():
+    notebook = nbformat.read(cli.quickstart(), as_version=4)
+    nbformat.validate(notebook)
+    assert len(notebook.cells) <= 14
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert [cell.metadata.get("tags") for cell in code].count(["parameters"]) == 1
