@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from importlib.metadata import entry_points
 
 from nbkv.errors import UnknownName, closest
@@ -49,7 +50,10 @@ class Registry:
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self._package}.{module.name}")
         for entry in entry_points(group=self._package):
-            entry.load()
+            try:
+                entry.load()
+            except Exception as error:  # noqa: BLE001  (another package's mistake must not take ours down)
+                warnings.warn(f"nbkv: {self._what} {entry.name!r} is left out: {error}", stacklevel=2)
 
 
 strategies = Registry("nbkv.strategies", "strategy")

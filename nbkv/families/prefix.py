@@ -13,7 +13,9 @@ from nbkv.models.cache import GrowingCache
 from nbkv.result import Provenance
 from nbkv.strategy import Context, Prefilled, Request, Strategy, timed
 
-_ROOM = 512  # a line starts with space for at least this many tokens and twice its prompt: a chat then appends in place
+_ROOM = (
+    512  # a new line has room for half of its first request again, at least this many tokens: chats then grow in place
+)
 
 
 @dataclass(kw_only=True, repr=False)
@@ -34,7 +36,7 @@ class Prefix(Strategy):
         cache, matched = lease.line.buffer, lease.matched
         assert isinstance(cache, GrowingCache)  # noqa: S101
         needed = len(ids) + request.max_new_tokens
-        cache.reserve(min(max(_ROOM, 2 * needed), max(needed, ctx.adapter.capabilities.context)))
+        cache.reserve(min(needed + max(_ROOM, needed // 2), max(needed, ctx.adapter.capabilities.context)))
         load_s = clock()
         if matched:
             ctx.tell(Reused, start=0, stop=matched, tier=ctx.store.name)

@@ -18,6 +18,7 @@ class Codec:
         self.tokenizer = tokenizer
         unknown = tokenizer.unk_token_id
         self._special = {} if unknown is None else dict.fromkeys(tokenizer.all_special_ids, unknown)
+        self._pieces: dict[int, str] = {}  # decoding token by token is slow, and prompts repeat themselves
         self.front = self._front()
         self._marks_beginning = self._part("a") != self._behind_fence("a")
 
@@ -46,7 +47,11 @@ class Codec:
 
     def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Return each token of ``ids`` as text by itself, special tokens included."""
-        return tuple(self.tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=False)) if ids else ()
+        new = [i for i in dict.fromkeys(ids) if i not in self._pieces]
+        if new:
+            texts = self.tokenizer.batch_decode([[i] for i in new], skip_special_tokens=False)
+            self._pieces.update(zip(new, texts, strict=True))
+        return tuple(self._pieces[i] for i in ids)
 
     def _part(self, text: str, *, ordinary: bool = True) -> list[int]:
         ids = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=ordinary)["input_ids"])

@@ -90,6 +90,20 @@ def test_a_class_defined_twice_replaces_itself_but_not_anothers():
             name: ClassVar[str] = "prefix"
 
 
+def test_third_parties_register_by_entry_point_and_cannot_take_us_down(monkeypatch, probe):
+    from importlib.metadata import EntryPoint
+
+    from nbkv.registry import Registry
+
+    found = [
+        EntryPoint("good", "nbkv.strategies.full:Full", "nbkv.strategies"),
+        EntryPoint("bad", "no_such_module_here:Thing", "nbkv.strategies"),
+    ]
+    monkeypatch.setattr("nbkv.registry.entry_points", lambda group: found)
+    with pytest.warns(UserWarning, match="'bad' is left out"):
+        Registry("nbkv.strategies", "strategy").names()
+
+
 def test_the_table_lists_the_registry():
     table = nbkv.strategies()
 
