@@ -27,12 +27,18 @@ def names() -> list[str]:
 
 
 def run(
-    chosen: Iterable[str] | None = None, *, shape: str | None = None, context: int = 2048, rounds: int = 5
+    chosen: Iterable[str] | None = None,
+    *,
+    shape: str | None = None,
+    context: int = 2048,
+    rounds: int = 5,
+    peers: bool = True,
 ) -> list[Row]:
     """Run the ``chosen`` benchmarks (all of them by default) and return their rows, one a baseline.
 
     ``shape`` replaces the model shape a benchmark is defined for, ``context`` the number of cached tokens, ``rounds``
-    the number of interleaved rounds after warm-up; what was used stands in each row's regime.
+    the number of interleaved rounds after warm-up; what was used stands in each row's regime. Without ``peers`` other
+    libraries, which are installed on demand into a folder of their own, are left out.
 
     Raises
     ------
@@ -52,5 +58,5 @@ def run(
             raise BadOption(message)
     rows: list[Row] = []
     for name in wanted:
-        rows += importlib.import_module(_HOME[name]).run(shape=shape, context=context, rounds=rounds)
+        rows += importlib.import_module(_HOME[name]).run(shape=shape, context=context, rounds=rounds, peers=peers)
     return rows

@@ -37,7 +37,7 @@ class Clock(BaseStreamer):
         """Do nothing at the end."""
 
 
-def run(*, shape: str | None, context: int, rounds: int) -> list[Row]:
+def run(*, shape: str | None, context: int, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (no peer decodes)
     """Measure nbkv's decode loop against ``generate`` on the same ready prompt."""
     bench = make(shape or "s06", torch.float32)
     regime = bench.regime(context=context, new=NEW, rounds=rounds)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache
 
 import nbkv
 from nbkv.bench.measure import Candidate, Row, interleaved
+from nbkv.bench.peer import PEER, Missing, kvboost
 from nbkv.bench.same import reference
 from nbkv.bench.shapes import Bench, half, make
 
@@ -21,23 +25,35 @@ if TYPE_CHECKING:
 NAME, NEW, CHECKED = "ttft.prefix", 32, 8
 FULL, COPY = "transformers full prefill", "transformers + deepcopy of the prefix's cache"
 
+Ask = Callable[[str, int], dict[str, Any]]
 
-def run(*, shape: str | None, context: int, rounds: int) -> list[Row]:
-    """Measure nbkv's ``prefix`` against a full prefill and against a copied prefix cache."""
+
+def run(*, shape: str | None, context: int, rounds: int, peers: bool) -> list[Row]:
+    """Measure nbkv's ``prefix`` against a full prefill, a copied prefix cache, and KVBoost if ``peers``."""
     bench = make(shape or "s06", half())
     regime = bench.regime(cached=context, new=NEW, rounds=rounds)
-    with nbkv.load(bench.model, tokenizer=bench.tokenizer, strategy="prefix") as session:
-        base = bench.ids(context, seed=1)
+    base = bench.ids(context, seed=1)
+    with nbkv.load(bench.model, tokenizer=bench.tokenizer, strategy="prefix") as session, ExitStack() as stack:
         session.generate(bench.text(base), max_new_tokens=1)
         refused = _differs(bench, session, base)
         if refused:
             return [Row(name=NAME, regime=regime, against=FULL, refused=refused)]
-        seconds = interleaved(_candidates(bench, session, base), rounds)
+        candidates = _candidates(bench, session, base)
+        peer = Row(name=NAME, regime=regime, against=PEER)
+        if peers:
+            try:
+                ask = stack.enter_context(kvboost(bench.shape, regime["dtype"], regime["threads"]))
+                peer = _check_peer(bench, base, ask, peer)
+                candidates.append(Candidate(PEER, lambda text: ask(text, 1)["ttft_s"], candidates[0].prepare))
+            except Missing as reason:
+                peer = replace(peer, missing=str(reason))
+        seconds = interleaved(candidates, rounds)
+    rows = [Row(name=NAME, regime=regime, against=against) for against in (FULL, COPY)]
+    rows = [replace(row, baseline=seconds[row.against]) for row in rows]
+    if peers:
+        rows.append(replace(peer, baseline=seconds.get(PEER)))
     ours, floor = seconds["ours"], seconds["floor"]
-    return [
-        Row(name=NAME, regime=regime, against=against, baseline=seconds[against], ours=ours, floor=floor)
-        for against in (FULL, COPY)
-    ]
+    return [row if row.missing else replace(row, ours=ours, floor=floor) for row in rows]
 
 
 def _differs(bench: Bench, session: Session, base: list[int]) -> str:
@@ -47,6 +63,26 @@ def _differs(bench: Bench, session: Session, base: list[int]) -> str:
     if result.tokens.reused != len(base):
         return f"{result.tokens.reused} of {len(base)} cached tokens were reused"
     return wanted.differs(result.token_ids)
+
+
+def _check_peer(bench: Bench, base: list[int], ask: Ask, row: Row) -> Row:
+    """Let the peer see the prefix; return ``row`` with what is to be known about its answers.
+
+    Its first token must be the reference's. That its later tokens differ does not touch the time to the first one,
+    but is said.
+    """
+    ask(bench.text(base), 1)
+    ids = base + bench.ids(NEW, seed=2)
+    wanted = reference(bench.model, ids, CHECKED, split=len(base))
+    answer = ask(bench.text(ids), CHECKED)
+    if why := replace(wanted, gaps=wanted.gaps[:1]).differs(answer["tokens"]):
+        message = f"its first token is wrong: {why}"
+        raise Missing(message)
+    parts = f"{answer['own_ttft_s'] * 1000:.1f} of {answer['ttft_s'] * 1000:.1f} ms"
+    notes = [f"in a process of its own; reused {answer['reused']:.1%}; in the check, its own ttft_ms counts {parts}"]
+    if why := wanted.differs(answer["tokens"]):
+        notes.append(f"its answer differs after the first token: {why}")
+    return replace(row, notes=tuple(notes))
 
 
 def _candidates(bench: Bench, session: Session, base: list[int]) -> list[Candidate]:

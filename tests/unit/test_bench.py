@@ -68,7 +68,7 @@ def test_unknown_names_and_values_out_of_range():
 
 @pytest.mark.parametrize(("name", "n_rows"), [("ttft.prefix", 2), ("decode.tpot", 1), ("overhead", 1)])
 def test_a_small_slice_of_each_measures(name, n_rows):
-    rows = bench.run([name], shape="mini", context=64, rounds=1)
+    rows = bench.run([name], shape="mini", context=64, rounds=1, peers=False)
     assert len(rows) >= n_rows
     for row in rows[:n_rows]:
         assert not row.refused
@@ -85,7 +85,9 @@ def test_other_outputs_are_refused_not_reported(name, monkeypatch, tmp_path, cap
 
     monkeypatch.setattr("nbkv.models.decode.Chooser.choose", wrong)
     path = tmp_path / "rows.json"
-    code = cli.main(["bench", name, "--shape", "mini", "--context", "64", "--rounds", "1", "--json", str(path)])
+    code = cli.main(
+        ["bench", name, "--shape", "mini", "--context", "64", "--rounds", "1", "--no-peers", "--json", str(path)]
+    )
     (row,) = json.loads(path.read_text())
     assert code == 1
     assert row["ours"] is row["ratio"] is row["baseline"] is None
