@@ -27,10 +27,8 @@ class Missing(Exception):
 def kvboost(shape: str, dtype: str, threads: int) -> Iterator[Callable[[str, int], dict[str, Any]]]:
     """Give a function that has KVBoost answer ``(text, n_tokens)`` with ``ttft_s`` and more.
 
-    ``ttft_s`` is from the call to its first ``on_token``, which is what our own figure is too; ``own_ttft_s`` is the part
-    of it that the peer itself reports; ``reused`` is a share of the prompt, ``tokens`` the answer.
-
-
+    ``ttft_s`` is from the call to its first ``on_token``, which is what our own figure is too; ``own_ttft_s`` is the
+    part of it that the peer itself reports; ``reused`` is a share of the prompt, ``tokens`` the answer.
     Raises ``Missing`` if it cannot be installed or does not start.
     """
     with tempfile.TemporaryDirectory() as folder:
