@@ -13,7 +13,7 @@ _ROOM = 8
 
 
 def normal(text: str) -> str:
-    """Runs of whitespace as one space, no space at the ends, no `. , ; : ! ?` at the end."""
+    """Write runs of whitespace as one space; drop it at both ends, and `. , ; : ! ?` at the end."""
     return re.sub(r"[\s.,;:!?]+$", "", " ".join(text.split()))
 
 

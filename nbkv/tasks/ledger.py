@@ -43,7 +43,7 @@ def _item(rng: Random, chunks: int, distance: int, length: int, *, carried: bool
 
 
 def carried_notes(rng: Random, chunks: int, reach: int, length: int) -> tuple[list[Line], int]:
-    """Notes with a line whose section was declared `reach` chunks before; and that line's index."""
+    """Write notes with a line whose section was declared `reach` chunks before; give its index too."""
     chunk = rng.randrange(reach, chunks)
     head = (chunk - reach) * length + rng.randrange(length)
     target = chunk * length + rng.randrange(length)

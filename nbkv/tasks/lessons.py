@@ -41,7 +41,7 @@ def permutation(rng: Random, size: int, vocabulary: int, first: int) -> Lesson:
 
 
 def recital(rng: Random, encode: Encode, lines: int) -> Lesson:
-    """Notes, then the same notes again: the same lookup in the task's own words."""
+    """Say notes, then the same notes again: the same lookup in the task's own words."""
     text = encode("".join(line.text for line in write_notes(rng, lines)))
     lesson = Lesson()
     lesson.add(text)
@@ -50,7 +50,7 @@ def recital(rng: Random, encode: Encode, lines: int) -> Lesson:
 
 
 def examination(rng: Random, encode: Encode, lines: int, length: int) -> Lesson:
-    """Notes of `lines` lines and as many questions as `length` tokens hold.
+    """Write notes of `lines` lines and as many questions as `length` tokens hold.
 
     The notes come at once or in up to four portions with questions after each, as in a dialogue.
     Every question is followed by its answer and the end token.
@@ -64,14 +64,21 @@ def examination(rng: Random, encode: Encode, lines: int, length: int) -> Lesson:
     room = length - sum(len(encode(line.text)) for line in notes) - len(lesson.ids)
     asked: set[tuple[int, bool]] = set()
     for start, stop in zip([0, *borders], [*borders, lines], strict=True):
-        lesson.add(encode("".join(line.text for line in notes[start:stop])))
+        lesson.add(encode(_portion(rng, notes[start:stop])))
         share = room if stop == lines else rng.randint(0, room // 2)
         used = len(lesson.ids)
         if section and section.stop <= stop and rng.random() < 0.7:  # noqa: PLR2004
             _exchange(lesson, encode, *ask_everything(rng, [notes[i] for i in section[1:]]), "report", share)
-        _questions(rng, encode, lesson, notes[:stop], asked, used + share)
+        _questions(rng, encode, lesson, notes[:stop], asked=asked, limit=used + share)
         room -= len(lesson.ids) - used
     return lesson
+
+
+def _portion(rng: Random, lines: list[Line]) -> str:
+    # A newline may be missing or doubled where texts of different origin meet.
+    text = "".join(line.text for line in lines)
+    end = rng.choices(("\n", "", "\n\n"), (0.88, 0.08, 0.04))[0]
+    return text.removesuffix("\n") + end
 
 
 def _layout(rng: Random, lines: int) -> tuple[list[Line], range | None]:
@@ -92,6 +99,7 @@ def _questions(
     encode: Encode,
     lesson: Lesson,
     known: list[Line],
+    *,
     asked: set[tuple[int, bool]],
     limit: int,
 ) -> None:
@@ -111,10 +119,11 @@ def _questions(
         asked.add((index, who))
 
 
-def _exchange(  # noqa: PLR0913, PLR0917
+def _exchange(  # noqa: PLR0917
     lesson: Lesson, encode: Encode, question: str, answer: str, kind: str, room: int
 ) -> bool:
-    asked = encode((question + CUE).removeprefix("\n" if not question else ""))
+    # Notes end with a newline already, so the cue alone follows them.
+    asked = encode(question + CUE if question else CUE.lstrip())
     said = [*encode(answer), EOS]
     if len(asked) + len(said) > room:
         return False

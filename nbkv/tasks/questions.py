@@ -22,13 +22,13 @@ _WHO_SHARE: Final = 0.35
 
 
 def ask(rng: Random, line: Line, *, who: bool | None = None) -> tuple[str, str]:
-    """A question about an answerable line, and its answer; `who` asks for the buyer, else the price."""
+    """Ask about an answerable line; `who` asks for the buyer, else the price. Gives the answer too."""
     if rng.random() < _WHO_SHARE if who is None else who:
         return rng.choice(_WHO).format(item=line.item), f"{line.person}."
     return rng.choice(_COST).format(item=line.item), f"{line.amount} {line.currency}."
 
 
 def ask_everything(rng: Random, bought: list[Line]) -> tuple[str, str]:
-    """A question for everything one person bought, and its answer: 4 tokens a line."""
+    """Ask for everything one person bought; the answer takes 4 tokens a line."""
     question = rng.choice(_EVERYTHING).format(person=bought[0].person)
     return question, ", ".join(f"{x.item} {x.amount} {x.currency}" for x in bought) + "."

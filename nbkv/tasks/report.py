@@ -42,7 +42,7 @@ def _spans(chunks: int, distance: int, length: int) -> list[range]:
 
 
 def section(rng: Random, count: int, span: range) -> list[Line]:
-    """Notes of `count` lines in which `span` is one person's section and nothing else."""
+    """Write `count` lines of notes in which `span` is one person's section and nothing else."""
     forced = {span[0]: HEADER, **dict.fromkeys(span[1:], CARRIED)}
     if span.stop < count:
         forced[span.stop] = HEADER

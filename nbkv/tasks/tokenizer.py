@@ -11,7 +11,9 @@ CONTEXT: Final = 4096
 """Longest input in tokens."""
 
 # A space never counts; a word, a number or a mark is one token; neighbouring newlines are one.
-_PIECES: Final = r"[A-Za-z]+|[0-9]+|\n|[^\sA-Za-z0-9]"
+PIECES: Final = r"[A-Za-z]+|[0-9]+|\n|[^\sA-Za-z0-9]"
+
+_ROLES: Final = {"bos": "s", "eos": "/s", "pad": "pad", "unk": "unk", "mask": "mask"}
 
 # A user's turn ends with a newline, whatever it ended with; an answer's turn with its end token, so
 # that a new question follows an answer exactly as in training.
@@ -38,11 +40,7 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
     vocabulary = {token: index for index, token in enumerate(tokens())}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
     backend.normalizer = normalizers.Replace(Regex(r"\s*\n\s*"), "\n")
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True),
-        ]
-    )
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="removed", invert=True)
     # Every step only looks at what is already there: a longer output begins with the shorter one.
     backend.decoder = decoders.Sequence(
         [
@@ -56,14 +54,11 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
     backend.post_processor = TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", vocabulary["<s>"])]
     )
+    roles = {f"{role}_token": f"<{name}>" for role, name in _ROLES.items()}
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
+        **roles,
     )

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+from nbkv.errors import BadOption
+from nbkv.tasks import Dialogue, chat, evaluate, ledger, report
+from nbkv.tasks.evaluate import is_correct, normal
+from nbkv.tasks.notes import MAX_LINES
+from nbkv.tasks.vocabulary import tokens
+
+WORD = re.compile(r"[A-Za-z]+|[0-9]+|\n|[^\sA-Za-z0-9]")
+MAKERS = {
+    "ledger": lambda seed: ledger(seed, n=40, distance=0),
+    "report": lambda seed: report(seed, n=20, distance=0),
+    "chat": lambda seed: chat(seed, n=20),
+}
+
+
+def texts(item) -> list[str]:
+    return [*item.turns, *item.answers] if isinstance(item, Dialogue) else [*item.chunks, item.question, *item.answers]
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_the_seed_decides_everything_in_every_process(task):
+    script = (
+        "import hashlib, sys; from nbkv.tasks import ledger, report, chat;"
+        f"items = {task}(3, n=5); print('torch' in sys.modules, hashlib.sha256(repr(items).encode()).hexdigest())"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0].startswith("False")
+    assert MAKERS[task](3) == MAKERS[task](3) != MAKERS[task](4)
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_every_word_is_in_the_vocabulary(task):
+    known = set(tokens())
+    assert len(known) == len(tokens())
+    for item in MAKERS[task](5):
+        for text in texts(item):
+            assert set(WORD.findall(text)) <= known
+
+
+def test_the_frozen_tasks():
+    first = ledger(seed=0, n=2)[0]
+    assert (first.question, first.answers, first.kind, first.distance) == FIRST
+    assert first.chunks[0].splitlines()[0] == OPENING
+
+
+FIRST = ("Who paid for the milk?\nAnswer:", ["Mia."], "carried", 1)
+OPENING = "Nina pays in krona."
+
+
+def test_questions_hold_no_word_of_their_answer():
+    for seed in range(5):
+        for item in [*ledger(seed, n=40, distance=0), *report(seed, n=20)]:
+            asked = set(WORD.findall(item.question))
+            assert not asked & {word for answer in item.answers for word in WORD.findall(answer)}
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3, 7])
+def test_carried_lines_depend_on_a_chunk_so_many_chunks_back(distance):
+    for item in ledger(seed=1, n=40, distance=distance)[::2]:
+        (evidence,) = item.oracle
+        (asked,), (giving,) = evidence.asked, evidence.giving
+        assert item.kind == "carried"
+        assert asked.chunk - giving.chunk == distance == item.distance
+        line = item.chunks[asked.chunk][asked.start : asked.stop]
+        declared = item.chunks[giving.chunk][giving.start : giving.stop]
+        person, currency = re.fullmatch(r"(\w+) pays in (\w+)\.", declared).groups()
+        amount = re.fullmatch(r"The \w+ cost (?:her|him) (\d+)\.", line)[1]
+        assert item.answers[0] in {f"{person}.", f"{amount} {currency}."}
+        between = "".join(item.chunks)
+        start = sum(map(len, item.chunks[: giving.chunk])) + giving.stop
+        stop = sum(map(len, item.chunks[: asked.chunk])) + asked.start
+        assert " pays in " not in between[start:stop]
+
+
+def test_local_lines_need_their_own_chunk_only():
+    items = ledger(seed=2, n=200)[1::2]
+    assert {item.kind for item in items} == {"local"}
+    for item in items:
+        (evidence,) = item.oracle
+        assert {place.chunk for place in (*evidence.asked, *evidence.giving)} == {evidence.asked[0].chunk}
+
+
+def test_documents_do_not_always_open_with_a_declaration():
+    opens = [" pays in " in item.chunks[0].splitlines()[0] for item in ledger(seed=0, n=200)]
+    assert 0.3 < sum(opens) / len(opens) < 0.75
+
+
+def test_items_of_one_document_are_named_once():
+    for item in ledger(seed=0, n=5, chunks=10, lines=40):
+        named = re.findall(r"The (\w+) cost", "".join(item.chunks))
+        assert len(named) == len(set(named))
+
+
+def test_reports_are_32_to_128_tokens_and_copy_a_section_across_borders():
+    for item in report(seed=0, n=50, distance=0):
+        (evidence,) = item.oracle
+        size = len(WORD.findall(item.answers[0]))
+        assert 32 <= size == 4 * len(evidence.asked) <= 128
+        lines = [item.chunks[p.chunk][p.start : p.stop] for p in evidence.asked]
+        bought = [re.search(r"The (\w+) cost \w+ (\d+)\.", line).groups() for line in lines]
+        assert re.findall(r"(\w+) (\d+) \w+[,.]", item.answers[0]) == bought
+        assert evidence.asked[-1].chunk - evidence.giving[0].chunk == item.distance >= 1
+
+
+def test_chats_have_6_to_20_turns_over_growing_notes():
+    items = chat(seed=0, n=60)
+    assert {len(item.turns) for item in items} >= {6, 20}
+    for item in items:
+        assert len(item.turns) == len(item.answers) == len(item.kinds) == len(item.oracle)
+        for turn, evidence, kind in zip(range(len(item.turns)), item.oracle, item.kinds, strict=True):
+            assert (kind == "noted") == (item.answers[turn] == "Noted.")
+            for place in (*evidence.asked, *evidence.giving):
+                assert place.chunk <= turn
+                assert item.turns[place.chunk][place.start : place.stop].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("task", "sizes"),
+    [
+        (ledger, {"distance": 8}),
+        (ledger, {"distance": -1}),
+        (ledger, {"n": 0}),
+        (ledger, {"chunks": 1, "distance": 0}),
+        (ledger, {"chunks": 9, "lines": MAX_LINES}),
+        (report, {"distance": 5, "lines": 34}),
+        (report, {"chunks": 1}),
+        (chat, {"turns": 5}),
+        (chat, {"chunks": 9, "turns": 6}),
+    ],
+)
+def test_bad_sizes_are_refused_in_one_line(task, sizes):
+    with pytest.raises(BadOption) as caught:
+        task(**sizes)
+    assert "\n" not in str(caught.value)
+    assert "=" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("34 euro.", True), (" 34  euro\n", True), ("34 euro .", True), ("34 Euro.", False), ("34 euro. 5", False)],
+)
+def test_correct_ignores_spaces_and_marks_at_the_end(text, right):
+    assert is_correct(text, ["34 euro."]) is right
+    assert normal(" a  b ?!\n") == "a b"
+
+
+@dataclass
+class Echo:
+    """Stands in for a session: knows some answers, and what was asked of it."""
+
+    answers: dict[str, str]
+    asked: list = field(default_factory=list)
+
+    def generate(self, prompt, *, strategy=None, max_new_tokens):
+        self.asked.append((prompt, strategy, max_new_tokens))
+        return self.send(prompt[-1])
+
+    def chat(self):
+        return self
+
+    def send(self, text, **_options):
+        return SimpleNamespace(
+            text=self.answers.get(text, "no"),
+            fidelity=None,
+            compute=SimpleNamespace(share=0.5),
+            timing=SimpleNamespace(ttft_s=0.1),
+            hit_rate=0.25,
+        )
+
+    def compare(self, prompt, strategies):
+        import pandas as pd
+
+        assert strategies == ["full", "epic"]
+        return SimpleNamespace(to_frame=lambda: pd.DataFrame({"kl": [0.0, 0.125]}))
+
+
+def test_evaluate_gives_one_row_per_item():
+    items = ledger(n=2)
+    session = Echo({items[0].question: " " + items[0].answers[0] + "\n"})
+    frame = evaluate(session, items, strategy="epic")
+    assert frame["correct"].tolist() == [1.0, 0.0]
+    assert frame["kind"].tolist() == ["carried", "local"]
+    assert frame["kl"].map(math.isnan).all()
+    assert set(frame.columns) >= {"compute_share", "ttft_s", "hit_rate", "text", "answer"}
+    prompt, strategy, room = session.asked[0]
+    assert prompt == [*items[0].chunks, items[0].question]
+    assert strategy == "epic"
+    assert room >= 10
+    assert evaluate(session, items, strategy="epic", fidelity=True)["kl"].tolist() == [0.125, 0.125]
+
+
+def test_a_dialogue_scores_the_share_of_its_turns():
+    item = chat(n=1, turns=8)[0]
+    half = dict(list(zip(item.turns, item.answers, strict=True))[:4])
+    frame = evaluate(Echo(half), [item])
+    assert frame["correct"].tolist() == [0.5]
+    assert frame["kind"].tolist() == ["chat"]
