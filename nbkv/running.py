@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +68,7 @@ class Run:
     _tokens: list[int] = field(default_factory=list)
     _marks: dict[str, float] = field(default_factory=dict)
 
-    def pieces(self) -> Iterator[str]:
+    def pieces(self) -> Generator[str]:
         """Yield the answer's text as it becomes certain."""
         self._mark("start")
         engine, request = self.engine, self._request()

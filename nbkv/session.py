@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,19 +13,21 @@ import torch
 
 from nbkv import comparing, verifying
 from nbkv.chatting import Chat
-from nbkv.errors import BadOption, BadPrompt, NbkvError, OutOfMemory
+from nbkv.errors import BadOption, BadPrompt, NbkvError
 from nbkv.events import Bus, Fallback
 from nbkv.families.prefix import encode
+from nbkv.gate import Gate
 from nbkv.metrics import Meter, Stats
 from nbkv.models import prompt as prompts
 from nbkv.models.decode import sampling
 from nbkv.models.loading import Loaded, load_model
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.running import Engine, Run
-from nbkv.stopping import Stopped, Stopper
+from nbkv.stopping import Stopper
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.spec import open_store
 from nbkv.strategy import Strategy, parse, split
+from nbkv.streaming import Stream
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,8 +81,7 @@ class Session:
         self._engine: Engine | None = Engine(
             loaded.adapter, loaded.codec, opened, self.events, self._stopper, self.name, tenant, loaded.notes
         )
-        self._busy = threading.Lock()
-        self._owner: int | None = None
+        self._gate = Gate(self.name, self._stopper)
         self._count = 0
 
     # asking
@@ -119,7 +118,7 @@ class Session:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
         engine, wanted = self._open(), sampling(stop, options)
         run = Run(engine, self._chosen(strategy), self._prompt(prompt), wanted, self._next_number())
-        return Stream(self, run)
+        return Stream(run, self._gate, self._remember)
 
     def chat(self, system: str | None = None) -> Chat:
         """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result."""
@@ -140,7 +139,7 @@ class Session:
         ids, before = tuple(engine.codec.part(text, first=False)), self._sink(sink)
         self._fits(len(before) + len(ids))
         known, notes = self.chunks.get(name), []
-        with self._request():
+        with self._gate.request():
             if engine.adapter.capabilities.prefix:
                 encode((*before, *ids), engine.context())
             else:
@@ -173,7 +172,7 @@ class Session:
             raise BadOption(message)
         wanted, ids = sampling(stop, options), self._prompt(prompt)
         chosen = [self._chosen(one) for one in split(strategies)]
-        with self._request(), self._translated():
+        with self._gate.request():
             table = comparing.compare(engine, chosen, ids, wanted, repeat)
         self.last = table
         return table
@@ -181,7 +180,7 @@ class Session:
     def verify(self, strategy: str | Strategy | None = None) -> verifying.Report:
         """Check this model's walk, cache and ``strategy`` against its own plain forward; return the table."""
         engine, chosen = self._open(), self._chosen(strategy)
-        with self._request():
+        with self._gate.request():
             return verifying.verify(engine, chosen)
 
     # looking and switching
@@ -205,7 +204,7 @@ class Session:
         """Replace the store by an empty one; chunks keep their text and are encoded again when used."""
         engine = self._open()
         opened = open_store(store, self.events, str(engine.adapter.device))
-        with self._request():
+        with self._gate.request():
             engine.store.close()
             self._engine = Engine(**{**vars(engine), "store": opened})
         return opened
@@ -320,102 +319,5 @@ class Session:
         self._count += 1
         return self._count
 
-    def enter(self) -> None:
-        """Take the session's lock for one request; a second request of the same thread is refused."""
-        if self._owner == threading.get_ident():
-            message = f"session {self.name!r} is busy with a request of this thread (finish or close its stream first)"
-            raise NbkvError(message)
-        self._busy.acquire()
-        self._owner = threading.get_ident()
-        self._stopper.reset()
-
-    def leave(self) -> None:
-        """Give the lock back."""
-        self._owner = None
-        self._busy.release()
-
-    @contextmanager
-    def _request(self) -> Iterator[None]:
-        self.enter()
-        try:
-            with self._stopper.catching():
-                yield
-        except Stopped:
-            if self._stopper.by_signal:
-                raise KeyboardInterrupt from None
-            message = "stopped before it was done; nothing was kept of it"
-            raise NbkvError(message) from None
-        finally:
-            self.leave()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            message = f"out of memory on {self._open().adapter.device}: shorten the prompt or clear the store"
-            raise OutOfMemory(message) from error
-
-
-class Stream:
-    """The text of an answer, piece by piece; ``result`` is there when it ends, is closed or is interrupted."""
-
-    def __init__(self, session: Session, run: Run) -> None:
-        """Use ``Session.stream`` instead."""
-        self._session, self._run = session, run
-        self._pieces: Iterator[str] | None = None
-        self._done = False
-
-    @property
-    def result(self) -> Result | None:
-        """Return the Result once the answer has ended."""
-        return self._run.result
-
-    def __iter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __next__(self) -> str:
-        """Return the next piece of text; a Ctrl-C raises ``KeyboardInterrupt`` with ``.result``."""
-        if self._done:
-            raise StopIteration
-        if self._pieces is None:
-            self._session.enter()
-            self._pieces = self._run.pieces()
-        try:
-            with self._session._stopper.catching(), self._session._translated():  # noqa: SLF001
-                return next(piece for piece in self._pieces if piece)
-        except StopIteration:
-            self._end()
-            self._raise_if_signalled()
-            raise
-        except BaseException as error:
-            self._end()
-            if isinstance(error, KeyboardInterrupt):  # the hard one: a store operation may have been cut in two
-                self._session.store.clear()
-                error.result = self.result  # type: ignore[attr-defined]
-            raise
-
-    def close(self) -> None:
-        """End the answer here; what was decoded stays in ``result``."""
-        if not self._done:
-            if self._pieces is not None:
-                self._pieces.close()  # type: ignore[attr-defined]
-                self._end()
-            self._done = True
-
-    def __del__(self) -> None:
-        """Close an abandoned stream, so that the session is free again."""
-        self.close()
-
-    def _end(self) -> None:
-        self._done = True
-        if self.result is not None:
-            self._session.last = self.result
-        self._session.leave()
-
-    def _raise_if_signalled(self) -> None:
-        if self._session._stopper.by_signal:  # noqa: SLF001
-            interrupt = KeyboardInterrupt()
-            interrupt.result = self.result  # type: ignore[attr-defined]
-            raise interrupt
+    def _remember(self, result: Result) -> None:
+        self.last = result
