@@ -291,13 +291,13 @@ class Session:
     def _prompt(self, prompt: prompts.PromptLike) -> prompts.Prompt:
         engine = self._open()
         built = prompts.build(engine.codec, prompt, engine.adapter.fingerprint, engine.eos)
-        self._fits(len(built.ids) + 1)
+        self._fits(len(built.ids))
         return built
 
     def _fits(self, tokens: int) -> None:
         context = self._open().adapter.capabilities.context
-        if tokens > context:
-            message = f"{tokens - 1} tokens are too many: this model's context is {context}, one of them for the answer"
+        if tokens >= context:
+            message = f"{tokens} tokens are too many: this model's context is {context}, one of them for the answer"
             raise BadPrompt(message)
 
     def _sink(self, sink: str) -> tuple[int, ...]:

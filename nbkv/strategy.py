@@ -16,7 +16,7 @@ import torch
 from nbkv.errors import BadOption, UnknownName, UnsupportedModel, closest
 from nbkv.events import Bus, Event
 from nbkv.kv import Space
-from nbkv.models.adapter import ModelAdapter, Work
+from nbkv.models.adapter import AnyCache, ModelAdapter, Work
 from nbkv.models.prompt import Prompt
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
@@ -24,7 +24,6 @@ from nbkv.stores.memory import Lease, MemoryStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from transformers.cache_utils import Cache
 
 _SPEC = re.compile(r"\s*([A-Za-z_][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
@@ -77,7 +76,7 @@ class Context:
 class Prefilled:
     """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token."""
 
-    cache: Cache
+    cache: AnyCache
     logits: torch.Tensor
     provenance: NDArray[np.uint8]
     kept: NDArray[np.bool_] | None = None

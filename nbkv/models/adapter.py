@@ -13,10 +13,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from nbkv.models import masks
-from nbkv.models.cache import GrowingCache
+from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.fingerprint import fingerprint, version
 from nbkv.models.walk import Walk
+
+AnyCache = Cache | TokenLog
 
 
 @dataclass
@@ -73,14 +75,16 @@ class ModelAdapter:
         """Return token ids ``[n]`` on the model's device."""
         return torch.tensor(ids, dtype=torch.long, device=self.device)
 
-    def new_cache(self, reserve: int = 0) -> Cache:
-        """Return an empty cache: ours where it passed the self-test, else the family's own."""
-        return GrowingCache(reserve) if self.capabilities.prefix else DynamicCache(config=self.config)
+    def new_cache(self, reserve: int = 0) -> AnyCache:
+        """Return an empty cache: ours if it passed the self-test, else the family's own, else a log of the tokens."""
+        if self.capabilities.prefix:
+            return GrowingCache(reserve)
+        return DynamicCache(config=self.config) if self.capabilities.own_cache else TokenLog()
 
     def forward(
         self,
         ids: torch.Tensor,
-        cache: Cache,
+        cache: AnyCache,
         *,
         start: int,
         keep: int = 1,
@@ -90,6 +94,8 @@ class ModelAdapter:
 
         The cache is extended by ``n`` tokens. ``keep`` rows of logits are computed, the last ones.
         """
+        if isinstance(cache, TokenLog):
+            ids, start = cache.extend(ids), 0
         positions = torch.arange(start, start + len(ids), device=self.device)
         return self._run(ids, positions, cache, keep=keep, mask=None, work=work)
 
@@ -112,13 +118,15 @@ class ModelAdapter:
         self,
         ids: torch.Tensor,
         positions: torch.Tensor,
-        cache: Cache,
+        cache: AnyCache,
         *,
         keep: int,
         mask: torch.Tensor | dict[str, torch.Tensor] | None,
         work: Work | None,
     ) -> torch.Tensor:
-        asked: dict[str, Any] = {"input_ids": ids[None], "past_key_values": cache, "use_cache": True}
+        asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": not isinstance(cache, TokenLog)}
+        if asked["use_cache"]:
+            asked["past_key_values" if "past_key_values" in self._accepts else "cache_params"] = cache
         if "position_ids" in self._accepts:
             asked["position_ids"] = positions[None]
         if "logits_to_keep" in self._accepts:

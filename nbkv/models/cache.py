@@ -200,6 +200,19 @@ class GrowingCache(Cache):
                 layer.rows = None
 
 
+class TokenLog:
+    """What stands in for a cache where a family's own one cannot be trusted: the tokens so far, run again each time."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.ids: list[torch.Tensor] = []
+
+    def extend(self, ids: torch.Tensor) -> torch.Tensor:
+        """Add ``ids`` ``[n]`` and return all tokens so far."""
+        self.ids.append(ids)
+        return torch.cat(self.ids)
+
+
 def _buffer(like: torch.Tensor, room: int) -> torch.Tensor:
     batch, heads, _, width = like.shape
     return torch.empty(batch, heads, room, width, dtype=like.dtype, device=like.device)

@@ -18,7 +18,8 @@ class Capabilities:
     ``windows`` the sliding window of each layer in tokens (None: sees everything); ``kv_heads``,
     ``key_dim`` and ``value_dim`` are per layer as cached (0: the layer keeps no K/V of its own); ``groups`` query heads
     per K/V head; ``context`` the longest prompt plus answer in tokens; ``stable_context`` up to how many tokens K/V do
-    not depend on how long the whole sequence is (shorter than ``context`` for longrope and dynamic NTK).
+    not depend on how long the whole sequence is (shorter than ``context`` for longrope and dynamic NTK). The last three
+    are what the self-test found: the layer walk, continuing from our cache, decoding with the family's own cache.
     """
 
     n_layers: int
@@ -39,6 +40,7 @@ class Capabilities:
     stable_context: int
     walk: bool
     prefix: bool
+    own_cache: bool
 
     @property
     def why_no_prefix(self) -> str:
@@ -48,7 +50,15 @@ class Capabilities:
         return "continuing from cached K/V does not give the logits of a full pass"
 
 
-def read(config: Any, model: nn.Module, kv: KV | None, *, walk: bool, prefix: bool) -> Capabilities:  # noqa: ANN401
+def read(
+    config: Any,  # noqa: ANN401  (a transformers config)
+    model: nn.Module,
+    kv: KV | None,
+    *,
+    walk: bool,
+    prefix: bool,
+    own_cache: bool = True,
+) -> Capabilities:
     """Return the capabilities of ``model`` with text config ``config``; ``kv`` is what the probe cached, if any."""
     n_layers = int(config.num_hidden_layers)
     types = tuple(getattr(config, "layer_types", None) or _uniform(config) * n_layers)
@@ -75,6 +85,7 @@ def read(config: Any, model: nn.Module, kv: KV | None, *, walk: bool, prefix: bo
         stable_context=_stable_context(config, rope),
         walk=walk,
         prefix=prefix,
+        own_cache=own_cache,
     )
 
 

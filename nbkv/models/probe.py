@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from math import isfinite, isnan
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
 
 from nbkv.kv import KV
 from nbkv.models import capabilities
 from nbkv.models.adapter import ModelAdapter
-from nbkv.models.cache import GrowingCache
+from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.walk import Walk, find_layers
 
 _TOKENS = 20  # probe length; cut in the middle, so that both halves have several rows
@@ -23,36 +24,39 @@ def adapt(model: PreTrainedModel, name: str) -> ModelAdapter:
     """Return the adapter for ``model``: probed, self-tested, and honest in ``notes`` about what did not pass."""
     config = model.config.get_text_config()
     ids = _probe_ids(model, config)
-    plain = _bare(model, config, ids)
-    expected = plain.forward(ids, DynamicCache(config=config), start=0, keep=len(ids)).float()
-    layers = find_layers(
-        model, int(config.num_hidden_layers), lambda: plain.forward(ids, DynamicCache(config=config), start=0)
-    )
-    notes = []
-    split = _split_error(plain, expected, ids, lambda: DynamicCache(config=config))
+    plain = ModelAdapter(model, name, capabilities.read(config, model, None, walk=False, prefix=False), None)
+    expected = plain.forward(ids, TokenLog(), start=0, keep=len(ids)).float()
+    thirds = (len(ids) // 2, len(ids) - 1)
+    split = _error(plain, expected, ids, plain.new_cache, thirds)
     limit = _limit(plain.dtype, split, expected)
-    error = _split_error(plain, expected, ids, GrowingCache)
-    prefix = error <= limit
-    if not prefix:
-        notes.append(f"prefix reuse is off: split logits differ from a full pass by {error:.1e} (limit {limit:.1e})")
-    walk = None
-    if layers is None:
-        notes.append("plain forward: the layers are not called once each, in order")
-    elif prefix:
-        walk = Walk(layers)
-        walked = _split_error(ModelAdapter(model, name, plain.capabilities, walk), expected, ids, GrowingCache)
-        if walked > limit:
-            walk = None
-            notes.append(f"plain forward: the walk's logits differ by {walked:.1e} (limit {limit:.1e})")
-    record = capabilities.read(
-        config, model, _cached(plain, ids) if prefix else None, walk=walk is not None, prefix=prefix
-    )
+    error, notes = _error(plain, expected, ids, GrowingCache, thirds), []
+    prefix, own_cache, walk = error <= limit, True, None
+    if prefix:
+        walk, why = _walk(plain, expected, ids, thirds, limit)
+        notes.extend(why)
+    else:
+        what = f"logits differ by {error:.1e} (limit {limit:.1e})" if isfinite(error) else "it does not take our cache"
+        notes.append(f"prefix reuse is off: continued from cached K/V, {what}")
+        own_cache = _error(plain, expected, ids, plain.new_cache, tuple(range(len(ids) - 4, len(ids)))) <= limit
+    if not own_cache:
+        notes.append("no cache: this family's own cache gives other logits, so each token is a full pass")
+    cached = _cached(plain, ids) if prefix else None
+    record = capabilities.read(config, model, cached, walk=walk is not None, prefix=prefix, own_cache=own_cache)
     return ModelAdapter(model, name, record, walk, tuple(notes))
 
 
-def _bare(model: PreTrainedModel, config: Any, ids: torch.Tensor) -> ModelAdapter:  # noqa: ANN401, ARG001
-    record = capabilities.read(config, model, None, walk=False, prefix=False)
-    return ModelAdapter(model, "", record, None)
+def _walk(
+    plain: ModelAdapter, expected: torch.Tensor, ids: torch.Tensor, cuts: tuple[int, ...], limit: float
+) -> tuple[Walk | None, list[str]]:
+    """Return the proved walk of the model, or None and why."""
+    layers = find_layers(plain.model, plain.n_layers, lambda: plain.forward(ids, TokenLog(), start=0))
+    if layers is None:
+        return None, ["plain forward: the layers are not called once each, in order"]
+    walk = Walk(layers)
+    error = _error(ModelAdapter(plain.model, plain.name, plain.capabilities, walk), expected, ids, GrowingCache, cuts)
+    if error > limit:
+        return None, [f"plain forward: the walk's logits differ by {error:.1e} (limit {limit:.1e})"]
+    return walk, []
 
 
 def _probe_ids(model: PreTrainedModel, config: Any) -> torch.Tensor:  # noqa: ANN401
@@ -62,22 +66,22 @@ def _probe_ids(model: PreTrainedModel, config: Any) -> torch.Tensor:  # noqa: AN
     return (torch.arange(1, min(_TOKENS, context) + 1, device=embedding.weight.device) * 7919) % vocabulary
 
 
-def _split_error(
-    adapter: ModelAdapter, expected: torch.Tensor, ids: torch.Tensor, cache_of: Callable[[], Any]
+def _error(
+    adapter: ModelAdapter,
+    expected: torch.Tensor,
+    ids: torch.Tensor,
+    cache_of: Callable[[], Any],
+    cuts: tuple[int, ...],
 ) -> float:
-    """Return the largest logit error of prefill, several-token continuation and single-token step, scaled."""
-    first, second = len(ids) // 2, len(ids) - 1
+    """Return the largest scaled logit error when the pass is cut at ``cuts``; infinite if it cannot be run so."""
     try:
-        cache = cache_of()
-        parts = [
-            adapter.forward(ids[start:stop], cache, start=start, keep=stop - start)
-            for start, stop in ((0, first), (first, second), (second, len(ids)))
-        ]
-    except Exception:  # noqa: BLE001  (a family may refuse our cache in any way; the note tells, full still works)
+        cache, parts = cache_of(), []
+        for start, stop in pairwise((0, *cuts, len(ids))):
+            parts.append(adapter.forward(ids[start:stop], cache, start=start, keep=stop - start))
+    except Exception:  # noqa: BLE001  (a family may refuse a cache in any way; the note tells, full still works)
         return float("inf")
-    got = torch.cat(parts).float()
-    error = float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0))
-    return error if error == error else float("inf")  # noqa: PLR0124  (NaN)
+    error = float((torch.cat(parts).float() - expected).abs().max() / expected.abs().max().clamp(min=1.0))
+    return float("inf") if isnan(error) else error
 
 
 def _limit(dtype: torch.dtype, split: float, expected: torch.Tensor) -> float:

@@ -103,16 +103,24 @@ def test_options_of_loading(folder, model_of, tokenizer):
         nbkv.load(3)
 
 
-def test_a_recurrent_model_serves_full_and_refuses_prefix_by_name(tokenizer, words):
+@pytest.mark.parametrize("kind", ["Mamba", "Mamba2"])
+def test_a_recurrent_model_serves_full_and_refuses_prefix_by_name(tokenizer, words, kind):
     import torch
-    from transformers import MambaConfig, MambaForCausalLM
+    import transformers
 
     torch.manual_seed(0)
-    model = MambaForCausalLM(MambaConfig(vocab_size=199, hidden_size=32, num_hidden_layers=2, eos_token_id=1)).eval()
+    options = {"num_heads": 4, "head_dim": 16, "n_groups": 1, "state_size": 8} if kind == "Mamba2" else {}
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=199, hidden_size=32, num_hidden_layers=2, eos_token_id=None, tie_word_embeddings=False, **options
+    )
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20.0)
     with pytest.raises(UnsupportedModel, match="prefix cannot serve"):
         nbkv.load(model, tokenizer=tokenizer)
     with nbkv.load(model, tokenizer=tokenizer, strategy="full") as session:
         result = session.generate(words(12), max_new_tokens=8)
+        assert len(set(result.token_ids)) > 3
         ids = torch.tensor([result.prompt_ids])
         expected = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=1

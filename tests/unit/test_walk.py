@@ -147,6 +147,28 @@ def test_a_recurrent_model_is_served_plainly_and_says_so():
     assert "prefix reuse is off" in adapter.notes[0]
 
 
+def test_without_any_cache_to_trust_every_token_is_a_full_pass(monkeypatch, words, tokenizer):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    import nbkv
+
+    class Broken:
+        def __init__(self, **_):
+            message = "this family's cache is broken"
+            raise RuntimeError(message)
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=199, hidden_size=32, num_hidden_layers=2, eos_token_id=None)
+    model = MambaForCausalLM(config).eval()
+    expected = model.generate(torch.tensor([tokenizer(words(9))["input_ids"]]), max_new_tokens=5, pad_token_id=1)
+    monkeypatch.setattr("nbkv.models.adapter.DynamicCache", Broken)
+    with nbkv.load(model, tokenizer=tokenizer, strategy="full") as session:
+        result = session.generate(words(9), max_new_tokens=5)
+
+    assert list(result.token_ids) == expected[0, 10:].tolist()
+    assert any("no cache" in note for note in result.notes)
+
+
 def test_fingerprint_follows_the_weights(make_model):
     one, same, other = make_model("llama"), make_model("llama"), make_model("llama", seed=1)
 
