@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbkv.events import Bus, Finished, Layer, Started, Token
-from nbkv.models.adapter import ModelAdapter
+from nbkv.events import Bus, Fallback, Finished, Layer, Started, Token
+from nbkv.models.adapter import ModelAdapter, Work
 from nbkv.models.codec import Codec
 from nbkv.models.decode import Chooser, Sampling, TextStream, eos_ids
 from nbkv.models.prompt import Prompt
@@ -91,8 +91,7 @@ class Run:
         except Stopped:
             reason = "interrupted"
         finally:
-            held = getattr(prefilled.cache, "length", len(request.ids))
-            self.strategy.commit(prefilled, (*request.ids, *self._tokens)[:held], request, ctx)
+            self.strategy.commit(prefilled, (*request.ids, *self._tokens), request, ctx)
             self._finish(reason, text, prefilled)
         if rest := text.finish():
             yield rest
@@ -119,8 +118,22 @@ class Run:
             if reason:
                 return
             engine.stopper.check()
-            step = engine.adapter.tensor([token])
-            logits = engine.adapter.forward(step, prefilled.cache, start=len(request.ids) + count - 1, work=work)[-1]
+            at = len(request.ids) + count - 1
+            if at == engine.adapter.capabilities.rope_switch:
+                logits = self._start_over(prefilled, request, work)
+            else:
+                logits = engine.adapter.forward(engine.adapter.tensor([token]), prefilled.cache, start=at, work=work)[
+                    -1
+                ]
+
+    def _start_over(self, prefilled: Prefilled, request: Request, work: Work) -> torch.Tensor:
+        """Run everything again in a cache of its own: from here on the model turns all tokens by other angles."""
+        adapter, ids = self.engine.adapter, (*request.ids, *self._tokens)
+        prefilled.cache = adapter.new_cache(len(request.ids) + request.max_new_tokens)
+        why = f"longrope changes its angles after {len(ids) - 1} tokens: prompt and answer so far were run again"
+        prefilled.notes.append(why)
+        self.engine.bus.emit(Fallback(**self._who(), why=why))
+        return adapter.forward(adapter.tensor(ids), prefilled.cache, start=0, work=work)[-1]
 
     def _request(self) -> Request:
         room = self.engine.adapter.capabilities.context - len(self.prompt.ids)

@@ -149,7 +149,7 @@ class Strategy:
         return nullcontext()
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Keep what may be kept: ``prefilled.cache`` now holds KV of ``ids`` (prompt and answer, whole tokens only)."""
+        """Keep what may be kept of ``ids``, prompt and answer; the last of them may have no KV in the cache yet."""
 
 
 def parse(spec: str | Strategy) -> Strategy:

@@ -60,8 +60,9 @@ class Prefix(Strategy):
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep the prompt's and the answer's KV where they are."""
         assert prefilled.lease is not None  # noqa: S101
-        if request.keep and len(request.ids) <= ctx.adapter.capabilities.stable_context:
-            ctx.store.give(prefilled.lease, ids[: ctx.adapter.capabilities.stable_context])
+        stable = ctx.adapter.capabilities.stable_context
+        if request.keep and len(request.ids) <= stable:
+            ctx.store.give(prefilled.lease, ids[: min(stable, prefilled.lease.line.buffer.length)])
         else:
             ctx.store.discard(prefilled.lease)
 

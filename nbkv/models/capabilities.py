@@ -15,11 +15,12 @@ class Capabilities:
     """The record a strategy's needs are checked against.
 
     ``positions`` is ``rotary``, ``absolute``, ``alibi`` or ``none``; ``rope`` the rotary kind (``default``, ``yarn``);
-    ``windows`` the sliding window of each layer in tokens (None: sees everything); ``kv_heads``,
-    ``key_dim`` and ``value_dim`` are per layer as cached (0: the layer keeps no K/V of its own); ``groups`` query heads
-    per K/V head; ``context`` the longest prompt plus answer in tokens; ``stable_context`` up to how many tokens K/V do
-    not depend on how long the whole sequence is (shorter than ``context`` for longrope and dynamic NTK). The last three
-    are what the self-test found: the layer walk, continuing from our cache, decoding with the family's own cache.
+    ``windows`` the sliding window of each layer in tokens (None: sees everything); ``kv_heads``, ``key_dim`` and
+    ``value_dim`` are per layer as cached; ``groups`` query heads per K/V head; ``context`` the longest prompt plus
+    answer in tokens; ``stable_context`` up to how many tokens K/V do not depend on how long the whole sequence is
+    (shorter than ``context`` for longrope and dynamic NTK); ``rope_switch`` the position from which longrope turns all
+    tokens by other angles. The last three are what the self-test found: the layer walk, continuing from our cache,
+    decoding with the family's own cache.
     """
 
     n_layers: int
@@ -38,6 +39,7 @@ class Capabilities:
     shared_kv: bool
     context: int
     stable_context: int
+    rope_switch: int | None
     walk: bool
     prefix: bool
     own_cache: bool
@@ -83,6 +85,7 @@ def read(
         shared_kv=bool(getattr(config, "num_kv_shared_layers", 0)),
         context=_context(config),
         stable_context=_stable_context(config, rope),
+        rope_switch=_stable_context(config, rope) if rope and "longrope" in rope else None,
         walk=walk,
         prefix=prefix,
         own_cache=own_cache,
@@ -110,7 +113,7 @@ def _stable_context(config: Any, rope: str | None) -> int:  # noqa: ANN401
     parameters = config.rope_parameters
     original = parameters.get("original_max_position_embeddings")
     original = original or getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings
-    return int(original)
+    return int(original) - ("dynamic" in rope)  # dynamic NTK: at the original length itself the angles may still be old
 
 
 def _uniform(config: Any) -> tuple[str]:  # noqa: ANN401

@@ -18,9 +18,9 @@ def fingerprint(model: nn.Module) -> str:
     Tensors are sampled at fixed places, not read whole; tensors without data here (offloaded) count by name and shape.
     """
     digest = hashlib.sha256()
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        if tensor.device.type != "meta" and tensor.numel():
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        digest.update(f"{name}{getattr(tensor, 'shape', '')}{getattr(tensor, 'dtype', '')}".encode())
+        if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta" and tensor.numel():
             digest.update(_sample(tensor.detach()))
     config: Any = getattr(model, "config", None)
     if config is not None:

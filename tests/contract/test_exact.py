@@ -131,3 +131,22 @@ def test_padding_free_left_context_of_one_token(session_of, family, strategy):
         result = session.generate(["w5"], max_new_tokens=3)
         assert agrees(result, session.adapter.model)
     assert result.tokens.recomputed == 1
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rope_kinds_that_depend_on_length(make_model, tokenizer, words, strategy, kind):
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "original_max_position_embeddings": 40}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 8, "long_factor": [1.0 + i for i in range(8)]}
+        model = make_model("phi3", rope_parameters=rope, original_max_position_embeddings=40)
+    else:
+        model = make_model("llama", rope_parameters=rope | {"factor": 4.0}, max_position_embeddings=40)
+        model.config.max_position_embeddings = 160
+    with nbkv.load(model, tokenizer=tokenizer, strategy=strategy) as session:
+        for n in (20, 20, 30, 36, 45, 45, 36, 39, 60, 30):
+            result = session.generate(words(n), max_new_tokens=9 if kind == "longrope" else 3)
+
+            assert agrees(result, model)
+            assert result.tokens.reused == 0 or n < 40
+    assert result.tokens.reused == 30
