@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import math
 import re
+from itertools import groupby
+from operator import itemgetter
 from string import Template
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from nbkv.sweep.folder import Run, Sweep
 
+_HEADING = re.compile(r"^#{1,4} +(.+)$", re.MULTILINE)
 PLOTLY = "application/vnd.plotly.v1+json"
 
 _PAGE = Template("""<!doctype html>
@@ -28,6 +31,7 @@ _PAGE = Template("""<!doctype html>
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
 p.dim { color: var(--dim); } a { color: inherit; } .bad { color: var(--bad); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -66,7 +70,8 @@ def page(sweep: Sweep, notebooks: list[NotebookNode]) -> str:
     sections = [_section(run, notebook) for run, notebook in zip(sweep.runs, notebooks, strict=True)]
     plotted = any("Plotly.newPlot" in section for section in sections)
     seconds = sum(run.duration_s for run in sweep.runs)
-    summary = f"{len(sweep.runs)} runs, {len(sweep.failed)} failed, {seconds:.1f} s in notebooks. The table as CSV: "
+    count = f"{len(sweep.runs)} run{'s' if len(sweep.runs) > 1 else ''}"
+    summary = f"{count}, {len(sweep.failed)} failed, {seconds:.1f} s in notebooks. The table as CSV: "
     return _PAGE.substitute(
         title=html.escape(sweep.folder.name),
         library=f"<script>{_library()}</script>" if plotted else "",
@@ -77,14 +82,19 @@ def page(sweep: Sweep, notebooks: list[NotebookNode]) -> str:
     )
 
 
-def figures(notebook: NotebookNode) -> list[str]:
-    """Return what the cells of an executed notebook show besides text: plots, images and script-free HTML."""
-    shown = []
+def figures(notebook: NotebookNode) -> list[tuple[str, str]]:
+    """Return ``(heading, markup)`` for what the cells of an executed notebook show besides text.
+
+    Plots, images and script-free HTML, each under the last heading that stands above it in the notebook.
+    """
+    shown, heading = [], ""
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            heading = next(reversed(_HEADING.findall(cell.source)), heading)
         for output in cell.get("outputs", []):
-            figure = _figure(output.get("data", {}))
-            if figure:
-                shown.append(figure)
+            markup = _figure(output.get("data", {}))
+            if markup:
+                shown.append((heading, markup))
     return shown
 
 
@@ -108,15 +118,18 @@ def _figure(data: dict[str, Any]) -> str:
 def _section(run: Run, notebook: NotebookNode) -> str:
     given = ", ".join(f"{name} = {_cell(value)}" for name, value in run.parameters.items())
     failed = f'<p class="bad">{html.escape(run.error)}</p>' if run.error else ""
-    shown = "".join(f"<figure>{figure}</figure>" for figure in figures(notebook))
+    shown = []
+    for heading, group in groupby(figures(notebook), key=itemgetter(0)):
+        shown.append(f"<h3>{html.escape(heading)}</h3>")
+        shown += [f"<figure>{markup}</figure>" for _, markup in group]
     told = f'{html.escape(given) or "as it stands"} · <a href="{quote(run.path.name)}">executed notebook</a>'
     name = html.escape(run.path.stem)
-    return f'<h2 id="{name}">{name}</h2>\n<p class="dim">{told}</p>{failed}\n{shown}'
+    return f'<h2 id="{name}">{name}</h2>\n<p class="dim">{told}</p>{failed}\n{"".join(shown)}'
 
 
 def _table(sweep: Sweep) -> str:
     rows = [run.to_dict() for run in sweep.runs]
-    columns = list(sweep.to_frame().columns)
+    columns = [name for name in sweep.to_frame().columns if name != "error" or sweep.failed]
     texts = {name for name in columns if any(isinstance(row.get(name), str) for row in rows)}
     head = "".join(f"<th{_kind(name in texts)}>{html.escape(name)}</th>" for name in columns)
     lines = []
