@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -11,6 +15,7 @@ import pytest
 from nbkv import cli
 from nbkv.errors import LoadError
 from nbkv.sweep import report, run
+from nbkv.sweep.records import recorded
 
 PLOT = """import plotly.graph_objects as go
 go.Figure(go.Scatter(y=[1, n, 4]), layout_title_text="a curve of its own")"""
@@ -123,3 +128,37 @@ def test_the_example_in_the_readme_runs(write, tmp_path):
 
     assert not sweep.failed, sweep.failed[0].error
     assert sweep.runs[0].records["rate"] > 0.8
+
+
+def test_an_interrupt_leaves_no_kernel_and_a_table_of_what_has_run(write, tmp_path):
+    first = write("first", "n = 1", "import nbkv\nnbkv.record(n=n)")
+    second = write("second", "n = 1", "import nbkv, os\nnbkv.record(pid=os.getpid())", "import time\ntime.sleep(100)")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "nbkv.cli", "run", str(first), str(second), "-o", str(out)]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pid = wait_for(lambda: recorded_in(out / "second.ipynb").get("pid"))
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+
+    assert child.returncode == 130
+    assert said.rstrip().endswith("nbkv: interrupted")
+    assert pd.read_csv(out / "results.csv")["n"].tolist() == [1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def recorded_in(path):
+    try:
+        return recorded(nbformat.read(path, as_version=4))
+    except (OSError, ValueError, nbformat.reader.NotJSONError):  # not there yet, or half written
+        return {}
+
+
+def wait_for(told, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = told()
+        if value:
+            return value
+        time.sleep(0.2)
+    pytest.fail("it never came")
