@@ -1,7 +1,7 @@
 """Where training begins: weights in which a look-up by key is already laid out.
 
 Random weights need most of an hour on a CPU until two heads agree to say "the word that followed
-this very word". Laying out these two heads beforehand, in the spirit of mimetic initialisation
+these very words". Laying out these heads beforehand, in the spirit of mimetic initialisation
 (Trockman and Kolter 2023), saves that hour; everything is trained afterwards, these heads too.
 """
 
@@ -13,17 +13,23 @@ if TYPE_CHECKING:
 _QUIET: Final = 0.1
 _CONSTANT: Final = 0.3
 _FAST_PAIRS: Final = 4
-_SLOW_PAIRS: Final = 20
+_SLOW_PAIRS: Final = 12
+_RANK: Final = 2 * _SLOW_PAIRS
+# What a head of layer 1 compares: the word so many places back here, and so many back there. First
+# what continues a repetition, then what "... the lamp?\nAnswer:" finds in "The lamp cost her 34".
+_COMPARED: Final = ((0, 1), (1, 2), (4, 2), (4, 3))
 
 
 def seed_lookup(model: Any) -> None:  # noqa: ANN401  (modules are typed in part)
-    """Lay out a look at the token before (layer 0) and a match with it (layer 1), in place.
+    """Lay out looks at the words before (layer 0) and matches with them (layer 1), in place.
 
-    Call it without gradients on a Qwen3 model with random weights.
+    Head `h` of layer 0 notes the word `h + 1` places back; the heads of layer 1 look for places
+    that have the same word, so many places back, as stands so many places back here. Call it
+    without gradients on a Qwen3 model with random weights.
     """
     import torch  # noqa: PLC0415  (tasks load without torch)
 
-    width, head = model.config.hidden_size, model.config.head_dim
+    width, heads = model.config.hidden_size, model.config.num_attention_heads
     # Words outweigh what untrained layers add to them, or nothing could be looked up by word.
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.mul_(_QUIET)
@@ -33,43 +39,58 @@ def seed_lookup(model: Any) -> None:  # noqa: ANN401  (modules are typed in part
     model.model.embed_tokens.weight[:, 0] = _CONSTANT
     basis = torch.zeros(width, width - 1)
     basis[1:] = torch.linalg.qr(torch.randn(width - 1, width - 1)).Q
-    key = basis[:, : 2 * _SLOW_PAIRS]
-    before = basis[:, 2 * _SLOW_PAIRS : 4 * _SLOW_PAIRS]
-    rest = basis[:, 4 * _SLOW_PAIRS : 4 * _SLOW_PAIRS + head - 2 * _SLOW_PAIRS]
-    _look_back(model, key, before)
-    _match(model, key, before, torch.cat([key, rest], dim=1))
+    own = width - 1 - heads * _RANK
+    # places[h]: where the word h places back is noted; places[0] is the word itself.
+    places = [basis[:, :own], *basis[:, own:].split(_RANK, dim=1)]
+    for norm in _norms(model, 0):
+        pairs = torch.arange(_FAST_PAIRS)
+        norm[pairs] = norm[pairs + model.config.head_dim // 2] = 2.0
+    for norm in _norms(model, 1):
+        norm.fill_(1.7)
+    for head in range(heads):
+        _look_back(model, head, places)
+        _match(model, head, places)
 
 
-def _look_back(model: Any, key: "torch.Tensor", before: "torch.Tensor") -> None:  # noqa: ANN401
-    # The fastest rotary pairs, turned by one position: attention peaks at the token before.
+def _norms(model: Any, layer: int) -> "tuple[torch.Tensor, torch.Tensor]":  # noqa: ANN401
+    attention = model.model.layers[layer].self_attn
+    return attention.q_norm.weight, attention.k_norm.weight
+
+
+def _look_back(model: Any, head: int, places: "list[torch.Tensor]") -> None:  # noqa: ANN401
+    # The fastest rotary pairs, turned by head + 1 positions: attention peaks that far back.
     import torch  # noqa: PLC0415
 
-    head = model.config.head_dim
+    size = model.config.head_dim
+    at = head * size
     pairs = torch.arange(_FAST_PAIRS)
-    angle = model.config.rope_parameters["rope_theta"] ** (-2.0 * pairs / head)
+    angle = (head + 1) * model.config.rope_parameters["rope_theta"] ** (-2.0 * pairs / size)
     attention = model.model.layers[0].self_attn
     for weight, first, second in (
         (attention.q_proj.weight, angle.cos(), -angle.sin()),
         (attention.k_proj.weight, torch.ones(_FAST_PAIRS), torch.zeros(_FAST_PAIRS)),
     ):
-        weight[:head] = 0.0
-        weight[pairs, 0], weight[pairs + head // 2, 0] = first, second
-    for norm in (attention.q_norm.weight, attention.k_norm.weight):
-        norm[pairs] = norm[pairs + head // 2] = 2.0
-    attention.v_proj.weight[: key.shape[1]] = key.T
-    attention.o_proj.weight[:, :head] = 0.0
-    attention.o_proj.weight[:, : key.shape[1]] = 0.25 * before
+        weight[at : at + size] = 0.0
+        weight[at + pairs, 0], weight[at + pairs + size // 2, 0] = first, second
+    attention.v_proj.weight[at : at + _RANK] = places[0][:, :_RANK].T
+    attention.o_proj.weight[:, at : at + size] = 0.0
+    attention.o_proj.weight[:, at : at + _RANK] = 0.2 * places[head + 1]
 
 
-def _match(model: Any, key: "torch.Tensor", before: "torch.Tensor", said: "torch.Tensor") -> None:  # noqa: ANN401
-    # Query: this word; key: the word before; in slow rotary pairs, so that distance matters little.
-    head = model.config.head_dim
-    half, slow = head // 2, head // 2 - _SLOW_PAIRS
+def _match(model: Any, head: int, places: "list[torch.Tensor]") -> None:  # noqa: ANN401
+    # In slow rotary pairs, so that distance matters little.
+    here, there = _COMPARED[head]
+    size = model.config.head_dim
+    at, half, slow = head * size, size // 2, size // 2 - _SLOW_PAIRS
     attention = model.model.layers[1].self_attn
-    for weight, source in ((attention.q_proj.weight, key), (attention.k_proj.weight, before)):
-        weight[:head] = 0.0
-        weight[slow:half], weight[half + slow : head] = source.T[:_SLOW_PAIRS], source.T[_SLOW_PAIRS:]
-    attention.q_norm.weight.fill_(1.7)
-    attention.k_norm.weight.fill_(1.7)
-    attention.v_proj.weight[:head] = said.T
-    attention.o_proj.weight[:, :head] = 0.5 * said
+    for weight, source in (
+        (attention.q_proj.weight, places[here]),
+        (attention.k_proj.weight, places[there]),
+    ):
+        weight[at : at + size] = 0.0
+        weight[at + slow : at + half] = source.T[:_SLOW_PAIRS]
+        weight[at + half + slow : at + size] = source.T[_SLOW_PAIRS:_RANK]
+    own = places[0].shape[1]
+    attention.v_proj.weight[at : at + own] = places[0].T
+    attention.o_proj.weight[:, at : at + size] = 0.0
+    attention.o_proj.weight[:, at : at + own] = 0.3 * places[0]

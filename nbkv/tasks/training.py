@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from nbkv.tasks.lessons import Encode, Lesson, examination, permutation, recital
 from nbkv.tasks.beginning import seed_lookup
+from nbkv.tasks.lessons import Encode, Lesson, examination, permutation, recital
 from nbkv.tasks.tokenizer import CONTEXT, build_tokenizer
 from nbkv.tasks.vocabulary import PUNCTUATION, SPECIAL, tokens
 
@@ -36,14 +36,14 @@ class Stage:
 
 CURRICULUM: Final = (
     Stage("permutations", 24, 49, 32, 0.9),
-    Stage("recital", 8, 128, 40, 0.8),
-    Stage("notes of 4", 4, 128, 40, 0.93),
-    Stage("notes of 6", 6, 128, 40, 0.93),
-    Stage("notes of 10", 10, 256, 20, 0.93),
-    Stage("notes of 16", 16, 256, 20, 0.93),
-    Stage("notes of 32", 32, 640, 8, 0.93),
-    Stage("notes of 54", 54, 640, 8, 0.93),
-    Stage("notes of 128", 128, 1280, 4, 0.95),
+    Stage("recital", 8, 128, 40, 0.93),
+    Stage("notes of 4", 4, 128, 40, 0.9),
+    Stage("notes of 6", 6, 128, 40, 0.9),
+    Stage("notes of 10", 10, 256, 20, 0.9),
+    Stage("notes of 16", 16, 256, 20, 0.9),
+    Stage("notes of 32", 32, 640, 8, 0.92),
+    Stage("notes of 54", 54, 640, 8, 0.92),
+    Stage("notes of 128", 128, 1280, 4, 0.92),
     Stage("notes of 276", 276, 2304, 2, 2.0),
 )
 """Goes on to the next stage when the running accuracy passes `until`; never leaves the last."""
@@ -57,7 +57,6 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     accuracy: float = 0.0
-    pool: int = 1154
 
 
 def new_model(seed: int) -> "PreTrainedModel":
@@ -114,15 +113,15 @@ def lessons(rng: Random, encode: Encode, progress: Progress) -> tuple[Stage, lis
     if at > FIRST_NOTES and rng.random() < 0.4:  # noqa: PLR2004
         at = rng.randrange(FIRST_NOTES, at)
     stage = CURRICULUM[at]
-    return stage, [_lesson(rng, encode, stage, progress.pool) for _ in range(stage.batch)]
+    return stage, [_lesson(rng, encode, stage) for _ in range(stage.batch)]
 
 
 FIRST_NOTES: Final = 2
 
 
-def _lesson(rng: Random, encode: Encode, stage: Stage, pool: int) -> Lesson:
+def _lesson(rng: Random, encode: Encode, stage: Stage) -> Lesson:
     if stage.name == "permutations":
-        return permutation(rng, stage.lines, len(SPECIAL) + pool, len(SPECIAL))
+        return permutation(rng, stage.lines, len(tokens()), len(SPECIAL))
     if stage.name == "recital":
         return recital(rng, encode, rng.randint(4, stage.lines))
     low = 2 if rng.random() < 0.3 else max(2, stage.lines // 2)  # noqa: PLR2004
@@ -220,10 +219,7 @@ class Trainer:
         if stage is not CURRICULUM[progress.stage]:
             return
         progress.accuracy += 0.1 * (right - progress.accuracy)
-        largest = len(tokens()) - len(SPECIAL)
-        if stage.name == "permutations" and right > 0.6 and progress.pool < largest:  # noqa: PLR2004
-            progress.pool = min(largest, int(progress.pool * 1.25))
-        elif progress.accuracy > stage.until:
+        if progress.accuracy > stage.until:
             progress.stage += 1
             progress.accuracy = 0.0
 
