@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache
 
 import nbkv
-from nbkv.bench.measure import Candidate, Row, interleaved
+from nbkv.bench.measure import WARM_UP, Candidate, Row, interleaved
 from nbkv.bench.peer import PEER, Missing, kvboost
 from nbkv.bench.same import reference
 from nbkv.bench.shapes import Bench, half, make
@@ -48,8 +48,9 @@ def run(*, shape: str | None, context: int, rounds: int, peers: bool) -> list[Ro
             except Missing as reason:
                 peer = replace(peer, missing=str(reason))
         seconds = interleaved(candidates, rounds)
+        held = _held(session, bench, context, branches=rounds + WARM_UP)
     rows = [Row(name=NAME, regime=regime, against=against) for against in (FULL, COPY)]
-    rows = [replace(row, baseline=seconds[row.against]) for row in rows]
+    rows = [replace(row, baseline=seconds[row.against], notes=held if row.against == COPY else ()) for row in rows]
     if peers:
         rows.append(replace(peer, baseline=seconds.get(PEER)))
     ours, floor = seconds["ours"], seconds["floor"]
@@ -63,6 +64,16 @@ def _differs(bench: Bench, session: Session, base: list[int]) -> str:
     if result.tokens.reused != len(base):
         return f"{result.tokens.reused} of {len(base)} cached tokens were reused"
     return wanted.differs(result.token_ids)
+
+
+def _held(session: Session, bench: Bench, context: int, *, branches: int) -> tuple[str]:
+    """Return what the store holds after ``branches`` continuations, beside what as many copies of the prefix would."""
+    kv = session.adapter.new_cache()
+    with torch.no_grad():
+        bench.model(torch.tensor([bench.ids(1, seed=0)], device=bench.model.device), past_key_values=kv)
+    token = sum(side.numel() * side.element_size() for layer in kv.layers for side in (layer.keys, layer.values))
+    mine, theirs = int(session.store.tiers["bytes"].sum()), branches * (context + NEW) * token
+    return (f"{branches} branches: {mine / 2**20:.0f} MiB in the store, {theirs / 2**20:.0f} MiB as copies",)
 
 
 def _check_peer(bench: Bench, base: list[int], ask: Ask, row: Row) -> Row:
