@@ -8,6 +8,7 @@ from typing import Any
 # Text put before a part so that a tokenizer which marks the beginning of a text (SentencePiece's leading space) marks
 # that instead; the first one that does not merge with the part is used.
 _FENCES = ("\n", "|", "a", ".", "0")
+_MOST_PIECES = 100_000
 
 
 class Codec:
@@ -18,7 +19,7 @@ class Codec:
         self.tokenizer = tokenizer
         unknown = tokenizer.unk_token_id
         self._special = {} if unknown is None else dict.fromkeys(tokenizer.all_special_ids, unknown)
-        self._pieces: dict[int, str] = {}  # decoding token by token is slow, and prompts repeat themselves
+        self._pieces: dict[tuple[int, ...], str] = {}  # decoding token by token is slow, and prompts repeat themselves
         self.front = self._front()
         self._marks_beginning = self._part("a") != self._behind_fence("a")
 
@@ -46,12 +47,22 @@ class Codec:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Return each token of ``ids`` as text by itself, special tokens included."""
-        new = [i for i in dict.fromkeys(ids) if i not in self._pieces]
+        """Return the text each token of ``ids`` adds to the one before it, special tokens included.
+
+        Alone a token may lack the space that stands before it in a text.
+        """
+        pairs = [tuple(ids[max(0, at - 1) : at + 1]) for at in range(len(ids))]
+        if len(self._pieces) > _MOST_PIECES:
+            self._pieces.clear()
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._pieces]
         if new:
-            texts = self.tokenizer.batch_decode([[i] for i in new], skip_special_tokens=False)
-            self._pieces.update(zip(new, texts, strict=True))
-        return tuple(self._pieces[i] for i in ids)
+            befores, boths, alones = (
+                self.tokenizer.batch_decode(list(lists), skip_special_tokens=False)
+                for lists in zip(*(([*pair[:-1]], [*pair], [pair[-1]]) for pair in new), strict=True)
+            )
+            for pair, before, both, alone in zip(new, befores, boths, alones, strict=True):
+                self._pieces[pair] = both.removeprefix(before) if both.startswith(before) else alone
+        return tuple(self._pieces[pair] for pair in pairs)
 
     def _part(self, text: str, *, ordinary: bool = True) -> list[int]:
         ids = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=ordinary)["input_ids"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from nbkv.show.bars import ttft_svg
-from nbkv.show.page import bounded, notes_html, table_html, table_text, view
-from nbkv.show.scatter import fidelity_svg
+from nbkv.show.bars import ttft_html
+from nbkv.show.page import notes_html, plots, pre, table_html, table_text, view
+from nbkv.show.scatter import fidelity_html
 from nbkv.show.units import nats, plural, seconds, share, times, yes
 
 COLUMNS = ("strategy", "TTFT", "speed-up", "hit rate", "computed", "KL", "top-1", "same text")
@@ -22,11 +22,10 @@ def comparison_text(comparison: dict[str, Any]) -> str:
 def comparison_html(comparison: dict[str, Any]) -> str:
     """Return table, plots and answers."""
     rows = comparison["rows"]
-    plots = ttft_svg([(row["strategy"], row) for row in rows]) + fidelity_svg(rows)
     body = [
         f"<p>{escape(_headline(comparison))}</p>",
         table_html(COLUMNS, map(_cells, rows)),
-        f'<div class="nbkv-plots">{plots}</div>',
+        plots(ttft_html([(row["strategy"], row) for row in rows]), fidelity_html(rows)),
         _answers(rows),
         notes_html(_notes(rows)),
     ]
@@ -66,7 +65,6 @@ def _answers(rows: list[dict[str, Any]]) -> str:
         by_text.setdefault(str(row.get("text", "")), []).append(str(row["strategy"]))
     title = "The answer, the same from all" if len(by_text) == 1 else f"{len(by_text)} different answers"
     answers = "".join(
-        f'<p><b>{escape(", ".join(names))}</b></p><pre class="nbkv-text">{bounded(text, MAX_ANSWER)}</pre>'
-        for text, names in by_text.items()
+        f"<p><b>{escape(', '.join(names))}</b></p>{pre(text, MAX_ANSWER)}" for text, names in by_text.items()
     )
     return f"<details><summary>{title}</summary>{answers}</details>"

@@ -9,17 +9,16 @@ from importlib.util import find_spec
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from nbkv.show.bars import NAMES, parts, ttft_svg
+from nbkv.show.bars import COLOURS, parts, ttft_html
 from nbkv.show.comparison import comparison_text
-from nbkv.show.page import table_text, view
-from nbkv.show.scatter import KL_FLOOR, fidelity_svg
+from nbkv.show.page import plots, table_text, view
+from nbkv.show.scatter import KL_FLOOR, fidelity_html
 from nbkv.show.units import nats, seconds, share
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 PLOTLY = "application/vnd.plotly.v1+json"
-COLOURS = {"load": "#2f7fd0", "select": "#9a5cc9", "compute": "#d98100", "other": "#8a8f98"}
 PATTERNS = {"load": "", "select": "/", "compute": "", "other": "."}
 MAX_BARS = 24  # requests in the static picture
 GREY = "#808080"  # readable on white and on black
@@ -48,9 +47,16 @@ class Plot:
 def comparison_plot(comparison: dict[str, Any]) -> Plot:
     """Return the plot of a comparison in all three forms."""
     rows = comparison["rows"]
-    picture = ttft_svg([(row["strategy"], row) for row in rows]) + fidelity_svg(rows)
+    picture = plots(ttft_html([(row["strategy"], row) for row in rows]), fidelity_html(rows))
     figure = comparison_figure(comparison) if find_spec("plotly") else None
-    return Plot(figure, view(f'<div class="nbkv-plots">{picture}</div>', "plot"), comparison_text(comparison))
+    return Plot(
+        figure,
+        view(
+            f'<div class="nbkv-plots" style="display:flex;flex-wrap:wrap;align-items:flex-start">{picture}</div>',
+            "plot",
+        ),
+        comparison_text(comparison),
+    )
 
 
 def history_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
@@ -59,7 +65,7 @@ def history_plot(rows: Sequence[Mapping[str, Any]]) -> Plot:
     columns = ("request", "strategy", "TTFT", "hit rate")
     cells = [(row["request"], row["strategy"], seconds(row["ttft_s"]), share(row["hit_rate"])) for row in rows]
     figure = history_figure(rows) if find_spec("plotly") else None
-    picture = ttft_svg(last, "Time to first token and hit rate by request")
+    picture = plots(ttft_html(last, "Time to first token and hit rate by request"))
     return Plot(figure, view(picture, "plot"), table_text(columns, cells, left=(1,)))
 
 
@@ -71,11 +77,11 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
     titles = ("Time to first token (ms)", "KL to full (nats) against computed share")
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.14)
     names = [row["strategy"] for row in rows]
-    for name in NAMES:
+    for name, colour in COLOURS.items():
         values = [1e3 * {part.name: part.value for part in parts(row)}.get(name, 0.0) for row in rows]
         if not any(values):
             continue
-        marker = {"color": COLOURS[name], "pattern": {"shape": PATTERNS[name]}}
+        marker = {"color": colour, "pattern": {"shape": PATTERNS[name]}}
         figure.add_bar(x=names, y=values, name=name, marker=marker, row=1, col=1)
     measured = [row for row in rows if row.get("kl") is not None]
     figure.add_scatter(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from nbkv.show.bars import ttft_svg
-from nbkv.show.page import bounded, notes_html, view
+from nbkv.show.bars import ttft_html
+from nbkv.show.page import notes_html, plots, pre, view
 from nbkv.show.tokenmap import legend_html, map_html, strip_html
 from nbkv.show.units import nats, plural, rate, seconds, share, size
 
@@ -28,10 +28,10 @@ def result_summary(result: dict[str, Any]) -> str:
 def result_html(result: dict[str, Any]) -> str:
     """Return the whole view, below 200 kB whatever the lengths of prompt and answer."""
     timing = result["timing"]
-    bar = ttft_svg([("", timing)]) if timing.get("ttft_s") else ""
+    bar = plots(ttft_html([("", timing)])) if timing.get("ttft_s") else ""
     figures = " · ".join(f"<span>{escape(part)}</span>" for part in _summary(result)[1:])
     body = [
-        f'<pre class="nbkv-text">{bounded(result["text"], MAX_TEXT)}</pre>',
+        pre(result["text"], MAX_TEXT),
         f"<p><b>{escape(str(result['strategy']))}</b> · {figures}</p>",
         strip_html(result),
         legend_html(result),

@@ -1,4 +1,4 @@
-"""Fidelity against computed share as inline SVG: how far each strategy is from full for what it computes."""
+"""Fidelity against computed share: how far each strategy is from full for what it computes, as a drawing in HTML."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from html import escape
 from math import ceil, floor, log10
 from typing import Any, NamedTuple
 
-from nbkv.show.page import SVG_WIDTH, svg_html
 from nbkv.show.units import cut, nats, share
 
 KL_FLOOR = 1e-6  # below is arithmetic noise
-LEFT, TOP, RIGHT, BOTTOM = 46.0, 26.0, SVG_WIDTH - 14.0, 176.0
-LABEL, CHARACTER = 24, 6.5
+LEFT, TOP, RIGHT, BOTTOM = 50.0, 8.0, 330.0, 158.0  # pixels
+WIDTH, HEIGHT = 380, 196
+LABEL, CHARACTER, LINE = 24, 7.0, 14.0
+_TEXT = f"position:absolute;font-size:11px;line-height:{LINE:.0f}px;white-space:nowrap"
 
 
 class Box(NamedTuple):
@@ -30,10 +31,10 @@ class Box(NamedTuple):
 
     def inside(self) -> bool:
         """Whether the rectangle lies in the drawing."""
-        return self.left > LEFT + 2 and self.right <= RIGHT + 10 and self.top > TOP - 12 and self.bottom < BOTTOM
+        return self.left > LEFT + 2 and self.right <= WIDTH and self.top > TOP - 8 and self.bottom < BOTTOM
 
 
-def fidelity_svg(rows: Sequence[dict[str, Any]]) -> str:
+def fidelity_html(rows: Sequence[dict[str, Any]]) -> str:
     """Return KL (logarithmic, exact ones on the floor) over the computed share; empty where no KL was measured."""
     measured = [row for row in rows if row.get("kl") is not None and row.get("compute_share") is not None]
     if not measured:
@@ -45,22 +46,26 @@ def fidelity_svg(rows: Sequence[dict[str, Any]]) -> str:
     for row in measured:
         height = (log10(max(row["kl"], KL_FLOOR)) - low) / (high - low)
         points.append((LEFT + (RIGHT - LEFT) * row["compute_share"] / widest, BOTTOM - (BOTTOM - TOP) * height, row))
-    marks = [*_axes(low, high, widest), *_points(points)]
-    return svg_html("".join(marks), int(BOTTOM) + 34, "KL to full (nats) against computed share")
+    marks = "".join([*_points(points), *_axes(low, high, widest)])
+    title = "KL to full (nats) against computed share"
+    size = f"position:relative;width:{WIDTH}px;height:{HEIGHT}px"
+    drawing = f'<div role="figure" aria-label="{title}" style="{size}">{marks}</div>'
+    return f'<div><b class="nbkv-title">{title}</b>{drawing}</div>'
 
 
 def _axes(low: int, high: int, widest: float) -> list[str]:
-    marks = [f'<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>']
+    line = "border-left:1px solid #808080;border-bottom:1px solid #808080"
+    size = f"left:{LEFT:.0f}px;top:{TOP:.0f}px;width:{RIGHT - LEFT:.0f}px;height:{BOTTOM - TOP:.0f}px"
+    marks = [f'<span style="position:absolute;{size};{line}"></span>']
     for exponent in range(low, high + 1, max(1, ceil((high - low) / 4))):
         y = BOTTOM - (BOTTOM - TOP) * (exponent - low) / (high - low)
         label = f"≤{KL_FLOOR:g}" if exponent == low else f"{10.0**exponent:g}"
-        marks.append(f'<text x="{LEFT - 4}" y="{y + 4:.0f}" text-anchor="end">{label}</text>')
+        marks.append(_word(label, 0, y - LINE / 2, f"width:{LEFT - 6:.0f}px;text-align:right"))
     for half in range(floor(widest * 2) + 1):
         x = LEFT + (RIGHT - LEFT) * (half / 2) / widest
-        anchor = "end" if x > RIGHT - 12 else "middle"
-        marks.append(f'<text x="{x:.0f}" y="{BOTTOM + 14}" text-anchor="{anchor}">{half * 50} %</text>')
-    marks.append(f'<text x="{(LEFT + RIGHT) / 2:.0f}" y="{BOTTOM + 29}" text-anchor="middle">computed share</text>')
-    return marks
+        marks.append(_word(f"{half * 50} %", x - 20, BOTTOM + 4, "width:40px;text-align:center"))
+    width = f"width:{RIGHT - LEFT:.0f}px;text-align:center"
+    return [*marks, _word("computed share", LEFT, BOTTOM + 4 + LINE, width)]
 
 
 def _points(points: list[tuple[float, float, dict[str, Any]]]) -> list[str]:
@@ -68,18 +73,24 @@ def _points(points: list[tuple[float, float, dict[str, Any]]]) -> list[str]:
     marks, taken = [], [Box(x - 5, x + 5, y - 5, y + 5) for x, y, _ in points]
     for x, y, row in points:
         told = escape(f"{row['strategy']}: KL {nats(row['kl'])}, {share(row['compute_share'])} computed")
-        marks.append(f'<circle class="sp" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{told}</title></circle>')
+        dot = "width:10px;height:10px;border-radius:5px;background-color:#2f7fd0;z-index:1"
+        place = f"left:{x - 5:.1f}px;top:{y - 5:.1f}px"
+        marks.append(f'<span title="{told}" style="position:absolute;{place};{dot}"></span>')
         label = cut(str(row["strategy"]), LABEL)
-        place = next((box for box in _places(x, y, label) if box.inside() and not any(map(box.meets, taken))), None)
-        if place:
-            taken.append(place)
-            marks.append(f'<text x="{place.left:.0f}" y="{place.bottom - 2:.0f}">{escape(label)}</text>')
+        free = next((box for box in _places(x, y, label) if box.inside() and not any(map(box.meets, taken))), None)
+        if free:
+            taken.append(free)
+            marks.append(_word(label, free.left, free.top))
     return marks
 
 
 def _places(x: float, y: float, label: str) -> list[Box]:
     """Return where a label may stand, best first: right of its point, then left, each also somewhat above or below."""
     width = CHARACTER * len(label)
-    right = [(x + 8, y + 4 + dy) for dy in (0, -13, 13, -26, -39)]
-    left = [(x - 8 - width, y + 4 + dy) for dy in (0, -13, 13, -26, -39, -52)]
-    return [Box(at, at + width, base - 9, base + 2) for at, base in (*right, *left)]
+    right = [(x + 9, y + dy) for dy in (0, -LINE, LINE, -2 * LINE, -3 * LINE)]
+    left = [(x - 9 - width, y + dy) for dy in (0, -LINE, LINE, -2 * LINE, -3 * LINE, -4 * LINE)]
+    return [Box(at, at + width, middle - LINE / 2, middle + LINE / 2 - 1) for at, middle in (*right, *left)]
+
+
+def _word(text: str, left: float, top: float, more: str = "") -> str:
+    return f'<span style="{_TEXT};left:{left:.0f}px;top:{top:.0f}px;{more}">{escape(text)}</span> '

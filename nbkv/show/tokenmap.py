@@ -7,25 +7,46 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbkv.show.page import bounded
 from nbkv.show.units import cut, plural, share
 
-# name: class in the style sheet, letter in the legend, what it means
+
+class Look(NamedTuple):
+    """How tokens of one source are drawn: letter and meaning in the legend, line below, colour of bar, of ground."""
+
+    letter: str
+    meaning: str
+    line: str
+    colour: str
+    ground: str
+
+    @property
+    def style(self) -> str:
+        """Return the look of a token: a translucent ground, and a line whose kind says the same as its colour."""
+        line = f";border-bottom:{self.line} {self.colour}" if self.line else ""
+        return f"background-color:{self.ground}{line}"
+
+
 SOURCES = {
-    "PREFIX": ("p", "P", "reused as prefix"),
-    "CHUNK": ("c", "C", "reused from a chunk"),
-    "CORRECTED": ("a", "A", "reused and adjusted"),
-    "RECOMPUTED": ("r", "R", "recomputed"),
-    "FRESH": ("f", "F", "fresh"),
+    "PREFIX": Look("P", "reused as prefix", "2px solid", "#2f7fd0", "rgba(38,120,210,0.26)"),
+    "CHUNK": Look("C", "reused from a chunk", "3px double", "#1f9d64", "rgba(20,150,90,0.26)"),
+    "CORRECTED": Look("A", "reused and adjusted", "2px dashed", "#9a5cc9", "rgba(150,80,200,0.27)"),
+    "RECOMPUTED": Look("R", "recomputed", "2px dotted", "#d98100", "rgba(230,130,0,0.32)"),
+    "FRESH": Look("F", "fresh", "", "#8a8f98", "rgba(128,128,128,0.13)"),
 }
-EACH_TOKEN = 400  # up to this prompt length every token has its own mark
-MAX_SEGMENTS = 480
-MAX_TEXT = 50_000  # bytes of prompt text shown
+EACH_TOKEN = 320  # up to this prompt length every token has its own mark
+MAX_SEGMENTS = 360
+MAX_TEXT = 36_000  # bytes of prompt text shown
 OPEN_BELOW = 200  # tokens
 LABELLED = 12  # tokens in a run
-STRIP_HEIGHT = {"FRESH": 5, "RECOMPUTED": 8}
+STRIP = {"FRESH": 4, "RECOMPUTED": 7}  # pixels of 10
+DROPPED = "text-decoration:line-through;opacity:0.6"
+MAP = (
+    "white-space:pre-wrap;overflow-wrap:anywhere;line-height:2;max-height:340px;overflow-y:auto;"
+    "border:1px solid #808080;padding:4px 8px"
+)
 
 
 @dataclass(frozen=True)
@@ -58,29 +79,28 @@ def legend_html(result: dict[str, Any]) -> str:
         totals[run["source"]] += run["stop"] - run["start"]
     prompt = max(1, sum(totals.values()))
     entries = [
-        f'<span><i class="{css}">{letter}</i> {meaning} {totals[name]:,} ({share(totals[name] / prompt)})</span>'
-        for name, (css, letter, meaning) in SOURCES.items()
+        f'<span style="white-space:nowrap;margin-right:14px"><b style="padding:0px 5px;{look.style}">{look.letter}</b>'
+        f" {look.meaning} {totals[name]:,} ({share(totals[name] / prompt)})</span>"
+        for name, look in SOURCES.items()
         if totals[name]
     ]
     n_dropped = sum(stop - start for start, stop in result.get("dropped", ()))
     if n_dropped:
-        entries.append(f'<span><i class="x">D</i> dropped {n_dropped:,}</span>')
-    return f'<div class="nbkv-legend">{" ".join(entries)}</div>'
+        entries.append(f'<span><b style="{DROPPED}">D</b> dropped {n_dropped:,}</span>')
+    return f"<div>{' '.join(entries)}</div>"
 
 
 def strip_html(result: dict[str, Any]) -> str:
     """Return the whole prompt as one thin bar; fresh and recomputed tokens are also lower than reused ones."""
     n = result["tokens"]["prompt"]
     marks = "".join(
-        f'<rect class="s{SOURCES[s.source][0]}" x="{s.start}" y="{10 - STRIP_HEIGHT.get(s.source, 10)}"'
-        f' width="{s.stop - s.start}" height="{STRIP_HEIGHT.get(s.source, 10)}"><title>{escape(s.title)}</title></rect>'
-        for s in _segments(result, each_token=False, limit=MAX_SEGMENTS // 3)
+        f'<span title="{escape(segment.title)}" style="background-color:{SOURCES[segment.source].colour};'
+        f'width:{100 * (segment.stop - segment.start) / n:.2f}%;height:{STRIP.get(segment.source, 10)}px"></span>'
+        for segment in _segments(result, each_token=False, limit=MAX_SEGMENTS // 3)
     )
     label = f"Where the {plural(n, 'prompt token')} came from, from first to last"
-    return (
-        f'<svg role="img" aria-label="{label}" viewBox="0 0 {max(1, n)} 10" preserveAspectRatio="none"'
-        f' width="100%" height="10" style="height:10px;margin:4px 0">{marks}</svg>'
-    )
+    style = "display:flex;align-items:flex-end;height:10px;margin:4px 0px"
+    return f'<div role="img" aria-label="{label}" style="{style}">{marks}</div>'
 
 
 def map_html(result: dict[str, Any]) -> str:
@@ -95,16 +115,20 @@ def map_html(result: dict[str, Any]) -> str:
     marks = "".join(_mark(segment, "".join(pieces[segment.start : segment.stop]), keep) for segment in segments)
     is_open = " open" if n <= OPEN_BELOW else ""
     title = f"Token map of the prompt ({plural(n, 'token')})"
-    return f'<details{is_open}><summary>{title}</summary><div class="nbkv-map">{marks}</div></details>'
+    text = f'<div class="nbkv-map" style="{MAP}">{marks}</div>'
+    return f"<details{is_open}><summary>{title}</summary>{text}</details>"
 
 
 def _mark(segment: Segment, text: str, keep: float) -> str:
-    css, letter, _ = SOURCES[segment.source]
-    classes = css + (" x" if segment.dropped else "") + (" m" if segment.mixed else "")
+    look = SOURCES[segment.source]
+    style = f"{look.style};{DROPPED}" if segment.dropped else look.style
+    mixed = ' class="nbkv-m"' if segment.mixed else ""
     visible = "".join(c if c.isprintable() or c in "\n\t" else "·" for c in text).replace("\n", "↵\n")
     limit = int(len(visible.encode()) * keep) if keep < 1 else MAX_TEXT
-    tag = f'<b class="t">{escape(f"{letter} {cut(segment.chunk, 24)}".strip())}</b>' if segment.label else ""
-    return f'<i class="{classes}" title="{escape(segment.title)}">{tag}{bounded(visible, max(24, limit))}</i>'
+    tag = f"<b>{escape(f'{look.letter} {cut(segment.chunk, 24)}'.strip())} </b>" if segment.label else ""
+    return (
+        f'<span{mixed} title="{escape(segment.title)}" style="{style}">{tag}{bounded(visible, max(24, limit))}</span>'
+    )
 
 
 def _segments(result: dict[str, Any], *, each_token: bool, limit: int) -> list[Segment]:

@@ -1,5 +1,6 @@
 """The magics in a real IPython shell, on the bundled model."""
 
+import re
 import signal
 import warnings
 from itertools import pairwise
@@ -109,6 +110,13 @@ def test_a_prompt_gives_a_result_and_its_text_once(shell):
     assert run.stdout.count(result.text) == 1
     assert "8 fresh" in run.stdout or "reused" in run.stdout
     assert shell.user_ns["_kv"] is result
+
+
+def test_the_token_map_reads_like_the_prompt(shell):
+    text = "Nina pays in krona.\nThe lamp cost her 48."
+    result = run(shell, f"%%kvgen -n 1 --raw\n{text}")
+    assert "".join(result.prompt_pieces).endswith(text)
+    assert "pays in krona.↵\nThe lamp" in re.sub("<[^>]*>", "", result._repr_html_())
 
 
 def test_shown_again_a_result_has_its_text(shell):
