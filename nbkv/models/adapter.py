@@ -37,13 +37,17 @@ class Work:
 
 @dataclass(eq=False)
 class ModelAdapter:
-    """A transformers causal language model as nbkv runs it; made by ``nbkv.models.probe.adapt``."""
+    """A transformers causal language model as nbkv runs it; made by ``nbkv.models.probe.adapt``.
+
+    ``tells_positions``: positions are given explicitly, counted from 0; not to families that count them in another way.
+    """
 
     model: PreTrainedModel
     name: str
     capabilities: Capabilities
     walk: Walk | None
     notes: tuple[str, ...] = ()
+    tells_positions: bool = True
     _fingerprint: tuple[int, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +131,7 @@ class ModelAdapter:
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": not isinstance(cache, TokenLog)}
         if asked["use_cache"]:
             asked["past_key_values" if "past_key_values" in self._accepts else "cache_params"] = cache
-        if "position_ids" in self._accepts:
+        if self.tells_positions and "position_ids" in self._accepts:
             asked["position_ids"] = positions[None]
         if "logits_to_keep" in self._accepts:
             asked["logits_to_keep"] = keep

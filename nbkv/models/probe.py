@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from math import isfinite, isnan
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from nbkv.errors import UnsupportedModel
 from nbkv.kv import KV
 from nbkv.models import capabilities
 from nbkv.models.adapter import ModelAdapter
@@ -24,11 +26,16 @@ def adapt(model: PreTrainedModel, name: str) -> ModelAdapter:
     """Return the adapter for ``model``: probed, self-tested, and honest in ``notes`` about what did not pass."""
     config = model.config.get_text_config()
     ids = _probe_ids(model, config)
-    plain = ModelAdapter(model, name, capabilities.read(config, model, None, walk=False, prefix=False), None)
+    record = capabilities.read(config, model, None, walk=False, prefix=False)
+    plain = ModelAdapter(model, name, record, None, tells_positions=False)
     expected = plain.forward(ids, TokenLog(), start=0, keep=len(ids)).float()
+    _check_causal(plain, expected, ids)
+    told = replace(plain, tells_positions=True)
+    if _error(told, expected, ids, TokenLog, ()) <= _limit(plain.dtype):
+        plain = told
     thirds = (len(ids) // 2, len(ids) - 1)
     split = _error(plain, expected, ids, plain.new_cache, thirds)
-    limit = _limit(plain.dtype, split, expected)
+    limit = _limit(plain.dtype, split if isfinite(split) else 0.0)
     error, notes = _error(plain, expected, ids, GrowingCache, thirds), []
     prefix, own_cache, walk = error <= limit, True, None
     if prefix:
@@ -42,7 +49,18 @@ def adapt(model: PreTrainedModel, name: str) -> ModelAdapter:
         notes.append("no cache: this family's own cache gives other logits, so each token is a full pass")
     cached = _cached(plain, ids) if prefix else None
     record = capabilities.read(config, model, cached, walk=walk is not None, prefix=prefix, own_cache=own_cache)
-    return ModelAdapter(model, name, record, walk, tuple(notes))
+    return replace(plain, capabilities=record, walk=walk, notes=tuple(notes))
+
+
+def _check_causal(plain: ModelAdapter, expected: torch.Tensor, ids: torch.Tensor) -> None:
+    """Raise ``UnsupportedModel`` if a later token changes earlier logits (told apart from rounding only in fp32)."""
+    half = len(ids) // 2
+    error = _error(plain, expected[:half], ids[:half], TokenLog, ())
+    if plain.dtype == torch.float32 and error > _FP32_TOLERANCE:
+        message = (
+            f"{plain.name} is not causal: later tokens change earlier logits (by {error:.1e}); nothing can be reused"
+        )
+        raise UnsupportedModel(message)
 
 
 def _walk(
@@ -53,7 +71,7 @@ def _walk(
     if layers is None:
         return None, ["plain forward: the layers are not called once each, in order"]
     walk = Walk(layers)
-    error = _error(ModelAdapter(plain.model, plain.name, plain.capabilities, walk), expected, ids, GrowingCache, cuts)
+    error = _error(replace(plain, walk=walk), expected, ids, GrowingCache, cuts)
     if error > limit:
         return None, [f"plain forward: the walk's logits differ by {error:.1e} (limit {limit:.1e})"]
     return walk, []
@@ -84,12 +102,9 @@ def _error(
     return float("inf") if isnan(error) else error
 
 
-def _limit(dtype: torch.dtype, split: float, expected: torch.Tensor) -> float:
-    """Return the error allowed: fixed in fp32, in half precision twice what the family's own cache gives when split."""
-    if dtype == torch.float32:
-        return _FP32_TOLERANCE
-    rounding = float(torch.finfo(dtype).eps) * float(expected.abs().max().clamp(min=1.0))
-    return max(2 * split, rounding) if split < float("inf") else rounding
+def _limit(dtype: torch.dtype, split: float = 0.0) -> float:
+    """Return the scaled error allowed: fixed in fp32, in half precision twice what the family's own cache gives."""
+    return _FP32_TOLERANCE if dtype == torch.float32 else max(2 * split, 4 * float(torch.finfo(dtype).eps))
 
 
 def _cached(adapter: ModelAdapter, ids: torch.Tensor) -> KV:

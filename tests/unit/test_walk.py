@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+import nbkv
 from nbkv.models.cache import GrowingCache
 from nbkv.models.fingerprint import fingerprint
 from nbkv.models.probe import adapt
@@ -150,8 +151,6 @@ def test_a_recurrent_model_is_served_plainly_and_says_so():
 def test_without_any_cache_to_trust_every_token_is_a_full_pass(monkeypatch, words, tokenizer):
     from transformers import MambaConfig, MambaForCausalLM
 
-    import nbkv
-
     class Broken:
         def __init__(self, **_):
             message = "this family's cache is broken"
@@ -185,3 +184,34 @@ def test_a_weight_written_in_place_changes_the_fingerprint(make_model):
         model.model.layers[0].mlp.up_proj.weight.add_(1.0)
 
     assert adapter.fingerprint != before
+
+
+def test_positions_are_left_to_families_that_count_them_otherwise():
+    from transformers import RobertaConfig, RobertaForCausalLM
+
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=199,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        is_decoder=True,
+    )
+    model = RobertaForCausalLM(config).eval()
+    adapter, ids, cache = adapt(model, "roberta"), ids_of(), GrowingCache()
+    with torch.no_grad():
+        expected = model(ids[None]).logits[0]
+    got = torch.cat([adapter.forward(ids[a:b], cache, start=a, keep=b - a) for a, b in ((0, 30), (30, 40))])
+
+    assert not adapter.tells_positions
+    assert close(got, expected)
+
+
+def test_a_model_that_looks_ahead_is_refused():
+    from transformers import XLMConfig, XLMWithLMHeadModel
+
+    torch.manual_seed(0)
+    model = XLMWithLMHeadModel(XLMConfig(vocab_size=199, emb_dim=64, n_layers=2, n_heads=4)).eval()
+    with pytest.raises(nbkv.UnsupportedModel, match="not causal"):
+        adapt(model, "xlm")
