@@ -46,7 +46,7 @@ def chip(letter: str, colour: str) -> str:
 
 def pre(text: str, limit: int) -> str:
     """Return generated text as it stands, in at most about ``limit`` bytes."""
-    return f'<pre class="nbkv-text" style="white-space:pre-wrap">{bounded(text, limit)}</pre>'
+    return f'<pre class="nbkv-text" style="white-space:pre-wrap;word-break:normal">{bounded(text, limit)}</pre>'
 
 
 def plots(*drawings: str) -> str:
