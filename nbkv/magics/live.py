@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from nbkv.result import Result
 
 INTERVAL = 0.1  # seconds between two updates
-_PRE = '<pre style="white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:0;background:none;color:inherit">{}</pre>'
+_STYLE = "white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:0;background:none;color:inherit"
+_PRE = f'<pre style="{_STYLE}">{{}}</pre>'
 
 
 class Live(Protocol):
