@@ -103,7 +103,12 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """One finished (or interrupted) request. ``prompt_pieces`` are the prompt's tokens as text, for the token map."""
+    """One finished (or interrupted) request.
+
+    ``provenance`` (uint8 ``[n_prompt]``) holds ``Provenance`` values, ``kept`` (bool ``[n_prompt]``) is false where a
+    token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held;
+    ``prompt_pieces`` are the prompt's tokens as text, for the token map.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -114,7 +119,7 @@ class Result:
     fingerprint: str
     timing: Timing
     provenance: NDArray[np.uint8]
-    kept: NDArray[np.bool_] | None = None
+    kept: NDArray[np.bool_]
     compute: Compute
     kv_bytes: dict[str, int] = field(default_factory=dict)
     fidelity: Fidelity | None = None
@@ -173,7 +178,7 @@ class Result:
                 {"source": Provenance(value).name, "start": start, "stop": stop}
                 for value, start, stop in runs(self.provenance)
             ],
-            "dropped": [] if self.kept is None else [[a, b] for kept, a, b in runs(self.kept) if not kept],
+            "dropped": [[start, stop] for kept, start, stop in runs(self.kept) if not kept],
             "kv_bytes": dict(self.kv_bytes),
             "fidelity": None if self.fidelity is None else asdict(self.fidelity),
             "notes": list(self.notes),

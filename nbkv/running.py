@@ -158,7 +158,7 @@ class Run:
             fingerprint=self._model,
             timing=self._timing(prefilled),
             provenance=fresh if prefilled is None else prefilled.provenance,
-            kept=None if prefilled is None else prefilled.kept,
+            kept=np.ones(n, dtype=np.bool_) if prefilled is None or prefilled.kept is None else prefilled.kept,
             compute=compute,
             kv_bytes=kv_bytes,
             notes=self._notes(prefilled),

@@ -25,7 +25,7 @@ from nbkv.result import Chunk, Comparison, Result
 from nbkv.running import Engine, Run
 from nbkv.stopping import Stopper
 from nbkv.stores.memory import MemoryStore
-from nbkv.stores.spec import open_store
+from nbkv.stores.spec import check_spec, open_store
 from nbkv.strategy import Strategy, parse, split
 from nbkv.streaming import Stream
 
@@ -56,6 +56,8 @@ def load(
     go to ``from_pretrained``. Raises ``LoadError``, ``UnknownName``, ``BadOption``, ``UnsupportedModel``.
     """
     chosen = parse(strategy)
+    if isinstance(store, str):
+        check_spec(store)
     loaded = load_model(model, tokenizer=tokenizer, device=device, dtype=dtype, model_kwargs=model_kwargs)
     return Session(loaded, chosen, store, tenant=tenant, name=name)
 
@@ -164,7 +166,8 @@ class Session:
     ) -> Comparison:
         """Run one prompt under several strategies, in turns, ``repeat`` times each, and measure all against ``full``.
 
-        Every run finds the store as it is now and leaves it so. Options are those of ``generate``.
+        Every run finds the store as it is and leaves it so, and none counts in ``stats`` or ``history``. Options are
+        those of ``generate``.
         """
         engine = self._open()
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
@@ -173,7 +176,7 @@ class Session:
         wanted, ids = sampling(stop, options), self._prompt(prompt)
         chosen = [self._chosen(one) for one in split(strategies)]
         with self._gate.request():
-            table = comparing.compare(engine, chosen, ids, wanted, repeat)
+            table = comparing.compare(replace(engine, bus=Bus()), chosen, ids, wanted, repeat)
         self.last = table
         return table
 

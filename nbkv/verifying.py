@@ -53,8 +53,7 @@ class Report:
 
     def __repr__(self) -> str:
         """Return the table as text."""
-        head = f"{self.strategy} on {self.model}: {'ok' if self.ok else 'FAILED'}"
-        return f"{head}\n{self.to_frame().to_string(index=False)}"
+        return str(importlib.import_module("nbkv.show").report_text(self.to_dict()))
 
     def _repr_html_(self) -> str:
         return str(importlib.import_module("nbkv.show").report_html(self.to_dict()))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, closest
 from nbkv.models.adapter import ModelAdapter
@@ -124,12 +127,25 @@ def _read(model: str, device: str, dtype: str | torch.dtype, kwargs: dict[str, A
     if "device_map" not in kwargs and device != "cpu":
         kwargs["device_map"] = device
     try:
-        return AutoModelForCausalLM.from_pretrained(source, **kwargs).eval(), name
+        with _quiet() if model in bundled() else nullcontext():
+            return AutoModelForCausalLM.from_pretrained(source, **kwargs).eval(), name
     except torch.OutOfMemoryError as error:
         message = f"{name} does not fit on {device}; give another device, dtype or model_kwargs=dict(device_map='auto')"
         raise OutOfMemory(message) from error
     except Exception as error:  # a checkpoint can be broken in any way; the reader wants one line
         raise LoadError(_why(model, source, error)) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Show no progress bar: what comes with nbkv is read in a moment."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _tokenizer(model: str, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401

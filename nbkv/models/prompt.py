@@ -43,8 +43,8 @@ def build(codec: Codec, prompt: PromptLike, model: str, eos: frozenset[int]) -> 
         _write_messages(writer, parts, eos)
     else:
         writer.ids.extend(codec.front)
-        for part in parts:
-            writer.add(part, first=part is parts[0])
+        for number, part in enumerate(parts):
+            writer.add(part, first=number == 0)
     return Prompt(tuple(writer.ids), tuple(writer.chunks))
 
 

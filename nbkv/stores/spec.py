@@ -25,6 +25,13 @@ def open_store(spec: str | MemoryStore, bus: Bus, device: str) -> MemoryStore:
     """
     if isinstance(spec, MemoryStore):
         return spec
+    options = check_spec(spec)
+    limit = parse_size(options["device"]) if "device" in options else min(int(_free(device) * _SHARE), _MOST)
+    return MemoryStore(limit=limit, bus=bus)
+
+
+def check_spec(spec: str) -> dict[str, str]:
+    """Return the options of ``spec``; raises ``BadOption`` if it names no store there is."""
     name, _, query = str(spec).partition("?")
     if name != "memory":
         message = f"unknown store {spec!r} (accepted: memory, memory?device=4GiB&policy=lru)"
@@ -37,8 +44,9 @@ def open_store(spec: str | MemoryStore, bus: Bus, device: str) -> MemoryStore:
     if options.get("policy", "lru") != "lru":
         message = f"unknown policy {options['policy']!r} in {spec!r} (accepted: lru)"
         raise BadOption(message)
-    limit = parse_size(options["device"]) if "device" in options else min(int(_free(device) * _SHARE), _MOST)
-    return MemoryStore(limit=limit, bus=bus)
+    if "device" in options:
+        parse_size(options["device"])
+    return options
 
 
 def parse_size(text: str) -> int:

@@ -54,6 +54,13 @@ def test_a_list_is_bos_then_each_part_alone(codec, tokenizer):
     assert ids(codec, ["w1 w2", "w3"]) == [0, *alone[0], *alone[1]]
 
 
+def test_the_same_text_later_is_a_later_part(spaced):
+    text = "the cat"
+    got = ids(spaced, [text, text])
+
+    assert got == [0, *spaced.part(text, first=True), *spaced.part(text, first=False)]
+
+
 def test_no_bos_where_the_tokenizer_adds_none(make_tokenizer):
     codec = Codec(make_tokenizer(bos=False))
 

@@ -18,6 +18,7 @@ def result(provenance, **changes):
         "fingerprint": "f",
         "timing": Timing(ttft_s=0.1, total_s=0.2),
         "provenance": np.array(provenance, dtype=np.uint8),
+        "kept": np.ones(n, dtype=bool),
         "compute": Compute(share=0.5, rows=0.5),
     }
     return Result(**(values | changes))

@@ -231,6 +231,7 @@ def test_compare_leaves_the_store_as_it_was(session_of, words):
 
     assert session.store.tiers["tokens"].sum() == before
     assert session.last is table
+    assert session.stats.requests == 1
     assert frame.loc["full", "hit_rate"] == 0
     assert frame.loc["prefix", "reused"] == 61
     assert frame.loc["prefix", "kl"] < 1e-9
@@ -327,6 +328,7 @@ def test_weights_changed_in_place_are_a_miss(own_session, words):
 
 def test_verify_passes_and_can_fail(own_session):
     assert own_session.verify().ok
+    assert "passed" in own_session.verify()._repr_html_()
     assert own_session.verify("full").ok
     own_session.adapter.walk._own[1].register_forward_hook(lambda module, args, out: out + 0.3 * (out.shape[-2] < 20))
     report = own_session.verify()

@@ -56,6 +56,7 @@ def result(provenance, **changed):
         "fingerprint": "f",
         "timing": Timing(ttft_s=0.0312, load_s=0.01, prefill_s=0.02, decode_s=0.2, total_s=0.24, tpot_s=0.01),
         "provenance": np.array(provenance, np.uint8),
+        "kept": np.ones(n, bool),
         "compute": Compute(share=0.1, rows=0.1),
         "prompt_pieces": tuple(f"w{i} " for i in range(n)),
     }
