@@ -53,14 +53,22 @@ def run(
     BadOption
         If no notebook declares one of the parameters.
     """
+    from tqdm import tqdm  # noqa: PLC0415  (`record` must not pay for it)
+    from tqdm.contrib.logging import logging_redirect_tqdm  # noqa: PLC0415
+
     jobs = plan(notebooks, dict(parameters or {}), settings(grid), Path(out_dir).expanduser().resolve())
     folder = jobs[0].output.parent
+    single = len(jobs) == 1
+    bar = tqdm(jobs, desc="notebooks", unit="run", disable=True if single else None)
     try:
-        for number, job in enumerate(_bar(jobs), start=1):
-            log.info("[%d/%d] %s", number, len(jobs), job.output.name)
-            error = execute(job, progress=len(jobs) == 1 and sys.stderr.isatty())
-            if error:
-                log.warning("%s failed: %s (kept in %s)", job.notebook.name, error, job.output)
+        with logging_redirect_tqdm([logging.getLogger("nbkv")]):
+            for number, job in enumerate(bar, start=1):
+                bar.set_postfix_str(job.output.name)
+                if bar.disable:
+                    log.info("[%d/%d] %s", number, len(jobs), job.output.name)
+                error = execute(job, progress=single and sys.stderr.isatty())
+                if error:
+                    log.warning("%s failed: %s (kept in %s)", job.notebook.name, error, job.output)
     except KeyboardInterrupt:
         with suppress(LoadError):  # a table of what has run; not even one may have
             report(folder)
@@ -124,9 +132,3 @@ def _spoken(failure: PapermillExecutionError) -> str:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
-
-
-def _bar(jobs: list[Job]) -> Iterable[Job]:
-    from tqdm import tqdm  # noqa: PLC0415
-
-    return tqdm(jobs, desc="notebooks", unit="run", disable=True if len(jobs) == 1 else None)
