@@ -93,7 +93,8 @@ def _check_peer(answer: dict[str, Any], wanted: Reference, row: Row) -> Row:
     but is said.
     """
     if why := replace(wanted, gaps=wanted.gaps[:1]).differs(answer["tokens"]):
-        message = f"its first token is wrong: {why}"
+        seconds = f"it took {answer['ttft_s'] * 1000:.1f} ms and reused {answer['reused']:.1%}"
+        message = f"its first token with a cached prefix is wrong: {why} ({seconds})"
         raise Missing(message)
     parts = f"{answer['own_ttft_s'] * 1000:.1f} of {answer['ttft_s'] * 1000:.1f} ms"
     notes = [f"in a process of its own; reused {answer['reused']:.1%}; in the check, its own ttft_ms counts {parts}"]
