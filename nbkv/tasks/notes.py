@@ -20,8 +20,8 @@ CARRIED: Final = "carried"
 LOCAL: Final = "local"
 FILLER: Final = "filler"
 
-MAX_LINES: Final = 400
-"""Most lines of one set of notes: every item is named once, and there are 426."""
+MAX_LINES: Final = 380
+"""Most lines of one set of notes: no item and no amount comes twice."""
 
 _HEADER_NAMES: Final = 30
 _HEADER_SHARES: Final = (0.04, 0.08, 0.12, 0.2)
@@ -72,6 +72,7 @@ class Writer:
         self.rng = rng
         self.lines: list[Line] = []
         self._items = rng.sample(ITEMS, len(ITEMS))
+        self._amounts = rng.sample(AMOUNTS, len(AMOUNTS))
         she, he = rng.sample(SHE, len(SHE)), rng.sample(HE, len(HE))
         heads = she[:_HEADER_NAMES] + he[:_HEADER_NAMES]
         self._heads = rng.sample(heads, len(heads))
@@ -105,7 +106,7 @@ class Writer:
         return self._head
 
     def _carried(self) -> Line:
-        item, amount = self._items.pop(), self.rng.choice(AMOUNTS)
+        item, amount = self._items.pop(), self._amounts.pop()
         text = f"The {item} cost {self._pronoun} {amount}.\n"
         if self._head is None:
             return Line(text, CARRIED, item, amount)
@@ -113,7 +114,7 @@ class Writer:
         return Line(text, CARRIED, item, amount, person, currency, self._head_at)
 
     def _local(self) -> Line:
-        item, amount = self._items.pop(), self.rng.choice(AMOUNTS)
+        item, amount = self._items.pop(), self._amounts.pop()
         person, currency = self.rng.choice(self._payers[self._pronoun]), self._other_currency()
         text = f"The {item} cost {person} {amount} {currency}.\n"
         return Line(text, LOCAL, item, amount, person, currency)

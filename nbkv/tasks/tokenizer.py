@@ -11,7 +11,7 @@ CONTEXT: Final = 4096
 """Longest input in tokens."""
 
 # A space never counts; a word, a number or a mark is one token; neighbouring newlines are one.
-PIECES: Final = r"[A-Za-z]+|[0-9]+|\n|[^\sA-Za-z0-9]"
+PIECES: Final = r"Answer:|[A-Za-z]+|[0-9]+|\n|[^\sA-Za-z0-9]"
 
 _ROLES: Final = {"bos": "s", "eos": "/s", "pad": "pad", "unk": "unk", "mask": "mask"}
 

@@ -105,8 +105,8 @@ GENERAL: Final = tuple(
 )
 """Words of questions, weather, templates, and of tasks still to come."""
 
-AMOUNTS: Final = tuple(range(10, 100))
-"""Amounts: two digits, one token each."""
+AMOUNTS: Final = tuple(range(10, 400))
+"""Amounts: one token each."""
 
 NAMES: Final = SHE + HE
 """All names."""
@@ -114,11 +114,14 @@ NAMES: Final = SHE + HE
 PUNCTUATION: Final = tuple("\n.,:;?!()\"'-")
 """Marks that are tokens of their own; a newline is one too."""
 
+CUES: Final = ("Answer:",)
+"""Words that are one token together with their colon: an answer follows them at once."""
+
 SPECIAL: Final = ("<unk>", "<s>", "</s>", "<pad>", "<mask>")
 """Unknown word, start, end of an answer, padding, and the mask of diffusion readers."""
 
 
 def tokens() -> tuple[str, ...]:
     """All tokens in the order of their ids."""
-    digits = tuple(str(number) for number in range(100))
-    return SPECIAL + PUNCTUATION + digits + CURRENCIES + NAMES + ITEMS + GENERAL
+    digits = tuple(str(number) for number in range(400))
+    return SPECIAL + PUNCTUATION + CUES + digits + CURRENCIES + NAMES + ITEMS + GENERAL

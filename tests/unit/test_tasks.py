@@ -15,7 +15,7 @@ from nbkv.tasks.evaluate import is_correct, normal
 from nbkv.tasks.notes import MAX_LINES
 from nbkv.tasks.vocabulary import tokens
 
-WORD = re.compile(r"[A-Za-z]+|[0-9]+|\n|[^\sA-Za-z0-9]")
+WORD = re.compile(r"Answer:|[A-Za-z]+|[0-9]+|\n|[^\sA-Za-z0-9]")
 MAKERS = {
     "ledger": lambda seed: ledger(seed, n=40, distance=0),
     "report": lambda seed: report(seed, n=20, distance=0),
