@@ -21,11 +21,10 @@ _RANK: Final = 2 * _SLOW_PAIRS
 # continues a repetition; then what "... the lamp?\nAnswer:" finds in "The lamp cost her 34.", who and
 # how much, and what "... the lamp?\nAnswer: 34" finds there: the end of that line. In reports "lamp"
 # finds its amount, the amount its line's end, and "lamp 34 euro," the item of the next line. Once
-# for what a line says itself, and twice behind the layer that finds the declaration it depends on.
+# before and once behind the layer that finds the declaration a line depends on.
 _COMPARED: Final = {
-    1: ((0, 1), (3, 2), (3, 3), (2, 4)),
-    3: ((0, 1), (3, 2), (0, 3), (2, 4)),
-    5: ((0, 1), (3, 2), (0, 3), (2, 4)),
+    1: ((0, 1), (0, 3), (3, 3), (2, 4)),
+    5: ((0, 1), (0, 3), (3, 2), (2, 4)),
 }
 _DECLARING: Final = 2
 
@@ -106,7 +105,7 @@ def _match(model: Any, layer: int, head: int, spaces: "tuple[torch.Tensor, ...]"
 
 def _look_for_declaration(model: Any, places: "list[torch.Tensor]") -> None:  # noqa: ANN401
     # Any word looks for the nearest one with "pays" two places back: middling rotary pairs fall off
-    # with distance. What is found there, the currency and the name before, goes anywhere.
+    # with distance. It takes the currency there, and the name three places before it.
     import torch  # noqa: PLC0415
 
     half = model.config.head_dim // 2
@@ -119,6 +118,10 @@ def _look_for_declaration(model: Any, places: "list[torch.Tensor]") -> None:  # 
     attention.k_proj.weight[pairs + half] = 0.0
     for norm in _norms(model, _DECLARING):
         norm[pairs] = norm[pairs + half] = 2.5
+    own = places[0].shape[1]
     found = torch.cat([places[0], places[3]], dim=1)
-    attention.v_proj.weight[: found.shape[1]] = found.T
-    attention.o_proj.weight[:, : 2 * half] *= 8.0
+    attention.v_proj.weight[: own + _RANK] = found.T
+    # Both are noted where a word notes itself, so that whoever copies that word copies them too.
+    attention.o_proj.weight[:, : 2 * half] = 0.0
+    attention.o_proj.weight[:, :own] = 0.4 * places[0]
+    attention.o_proj.weight[:, own : own + _RANK] = 0.15 * places[0][:, :_RANK]

@@ -35,12 +35,10 @@ class Stage:
 
 
 CURRICULUM: Final = (
-    Stage("notes of 4", 4, 128, 20, 0.75),
-    Stage("notes of 8", 8, 128, 20, 0.75),
-    Stage("notes of 16", 16, 256, 10, 0.75),
-    Stage("notes of 32", 32, 640, 4, 0.8),
-    Stage("notes of 54", 54, 640, 4, 0.85),
-    Stage("notes of 128", 128, 1280, 2, 0.88),
+    Stage("notes of 8", 8, 128, 20, 0.7),
+    Stage("notes of 16", 16, 256, 10, 0.7),
+    Stage("notes of 54", 54, 640, 4, 0.75),
+    Stage("notes of 128", 128, 1280, 2, 0.8),
     Stage("notes of 276", 276, 2304, 1, 2.0),
 )
 """Goes on to the next stage when the running accuracy passes `until`; never leaves the last."""
@@ -151,7 +149,7 @@ class Trainer:
         minutes: float,
         seed: int = 0,
         device: str = "cpu",
-        peak: float = 2e-3,
+        peak: float = 7e-4,
         compiled: bool = True,
     ) -> None:
         """Take up the run kept in `folder`, or begin one that lasts `minutes` of training in all."""
