@@ -156,7 +156,8 @@ class Trainer:
         import torch
 
         self.folder, self.minutes, self.peak, self.device = folder, minutes, peak, device
-        self.model = new_model(seed).to(device)
+        model: Any = new_model(seed)
+        self.model = model.to(device)
         self.optimizer = torch.optim.AdamW(
             _groups(self.model, peak), peak, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
@@ -235,5 +236,6 @@ def save_reader(model: "PreTrainedModel", folder: Path) -> None:
     import torch
 
     model.generation_config.do_sample = False
-    copy.deepcopy(model).to("cpu", torch.bfloat16).save_pretrained(folder)
+    stored: Any = copy.deepcopy(model)
+    stored.to("cpu", torch.bfloat16).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
