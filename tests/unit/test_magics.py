@@ -14,6 +14,7 @@ from traitlets.config import Config
 
 from nbkv.events import Token
 from nbkv.magics.options import split_words
+from nbkv.models.decode import Chooser
 from nbkv.result import Chunk, Comparison, Result
 
 MAGICS = {"kvload", "kvgen", "kvchunk", "kvcompare", "kvuse", "kvstore", "kvstats", "kvplot", "kvlist", "kvclose"}
@@ -28,7 +29,9 @@ def new_shell(folder):
 def shell(tmp_path_factory):
     made = new_shell(tmp_path_factory.mktemp("ipython"))
     run(made, "%load_ext nbkv")
-    run(made, "%kvload tiny")
+    session = run(made, "%kvload tiny")
+    config = session.adapter.model.generation_config
+    config.suppress_tokens = [config.eos_token_id]  # answers are as long as a test asks for
     yield made
     run(made, "%unload_ext nbkv")
 
@@ -295,9 +298,18 @@ def test_an_interrupt_keeps_the_partial_result_and_stops_the_queue(shell, sessio
     assert run(shell, "%%kvgen -n 12\nhello").token_ids == whole.token_ids
 
 
-def test_an_interrupted_comparison_leaves_the_session_usable(shell, session):
+def test_an_interrupted_comparison_leaves_the_session_usable(shell, monkeypatch):
     before = run(shell, "%%kvgen -n 3\nhello")
-    with interrupt_at(session, 2), capture_output():
+    choose, chosen = Chooser.choose, []
+
+    def interrupted(self, logits):  # a comparison is no request and tells no events
+        chosen.append(logits)
+        if len(chosen) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return choose(self, logits)
+
+    monkeypatch.setattr(Chooser, "choose", interrupted)
+    with capture_output():
         done = shell.run_cell("%%kvcompare prefix -n 9\nhello", store_history=False)
     assert isinstance(done.error_in_exec, KeyboardInterrupt)
     assert isinstance(shell.user_ns["_kv"], Result)

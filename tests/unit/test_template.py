@@ -13,7 +13,7 @@ def chunk(name, text="text"):
 NOTES = chunk("notes")
 ANSWER = Result(
     text="four", token_ids=(4,), prompt_ids=(1,), finish_reason="stop", strategy="full", model="m", fingerprint="m",
-    timing=Timing(), provenance=np.zeros(1, np.uint8), compute=Compute(),
+    timing=Timing(), provenance=np.zeros(1, np.uint8), kept=np.ones(1, bool), compute=Compute(),
 )  # fmt: skip
 
 
