@@ -7,8 +7,6 @@ these very words". Laying out these heads beforehand, in the spirit of mimetic i
 
 from typing import TYPE_CHECKING, Any, Final
 
-from nbkv.tasks.vocabulary import tokens
-
 if TYPE_CHECKING:
     import torch
 
@@ -17,22 +15,16 @@ _CONSTANT: Final = 0.3
 _FAST_PAIRS: Final = 4
 _SLOW_PAIRS: Final = 12
 _RANK: Final = 2 * _SLOW_PAIRS
-# What a head compares: the word so many places back here, and so many back there. First what
-# continues a repetition; then what "... the lamp?\nAnswer:" finds in "The lamp cost her 34.", who and
-# how much, and what "... the lamp?\nAnswer: 34" finds there: the end of that line. In reports "lamp"
-# finds its amount, the amount its line's end, and "lamp 34 euro," the item of the next line. Once
-# before and once behind the layer that finds the declaration a line depends on.
-_COMPARED: Final = {
-    1: ((0, 1), (0, 3), (3, 3), (2, 4)),
-    5: ((0, 1), (0, 3), (3, 2), (2, 4)),
-}
-_DECLARING: Final = 2
+# What a head of layer 1 compares: the word so many places back here, and so many back there. A word
+# finds what followed it; the mark in "... the lamp?" finds 34 in "lamp 34."; the mark in "34." finds
+# the next line.
+_COMPARED: Final = ((0, 1), (1, 1), (1, 2), (2, 2))
 
 
 def seed_lookup(model: Any) -> None:  # noqa: ANN401  (modules are typed in part)
-    """Lay out looks at the words before (layer 0) and matches with them (layers 1 and 5), in place.
+    """Lay out looks at the words before (layer 0) and matches with them (layer 1), in place.
 
-    Head `h` of layer 0 notes the word `h + 1` places back; heads of two later layers look for places
+    Head `h` of layer 0 notes the word `h + 1` places back; the heads of layer 1 look for places
     that have the same word, so many places back, as stands so many places back here. Call it
     without gradients on a Qwen3 model with random weights.
     """
@@ -54,14 +46,11 @@ def seed_lookup(model: Any) -> None:  # noqa: ANN401  (modules are typed in part
     for norm in _norms(model, 0):
         pairs = torch.arange(_FAST_PAIRS)
         norm[pairs] = norm[pairs + model.config.head_dim // 2] = 2.0
+    for norm in _norms(model, 1):
+        norm.fill_(1.7)
     for head in range(heads):
         _look_back(model, head, places)
-    for layer, compared in _COMPARED.items():
-        for norm in _norms(model, layer):
-            norm.fill_(1.7)
-        for head, (here, there) in enumerate(compared):
-            _match(model, layer, head, (places[0], places[here], places[there]))
-    _look_for_declaration(model, places)
+        _match(model, head, places)
 
 
 def _norms(model: Any, layer: int) -> "tuple[torch.Tensor, torch.Tensor]":  # noqa: ANN401
@@ -89,39 +78,20 @@ def _look_back(model: Any, head: int, places: "list[torch.Tensor]") -> None:  # 
     attention.o_proj.weight[:, at : at + _RANK] = 0.2 * places[head + 1]
 
 
-def _match(model: Any, layer: int, head: int, spaces: "tuple[torch.Tensor, ...]") -> None:  # noqa: ANN401
+def _match(model: Any, head: int, places: "list[torch.Tensor]") -> None:  # noqa: ANN401
     # In slow rotary pairs, so that distance matters little.
-    said, here, there = spaces
+    here, there = _COMPARED[head]
     size = model.config.head_dim
     at, half, slow = head * size, size // 2, size // 2 - _SLOW_PAIRS
-    attention = model.model.layers[layer].self_attn
-    for weight, source in ((attention.q_proj.weight, here), (attention.k_proj.weight, there)):
+    attention = model.model.layers[1].self_attn
+    for weight, source in (
+        (attention.q_proj.weight, places[here]),
+        (attention.k_proj.weight, places[there]),
+    ):
         weight[at : at + size] = 0.0
         weight[at + slow : at + half] = source.T[:_SLOW_PAIRS]
         weight[at + half + slow : at + size] = source.T[_SLOW_PAIRS:_RANK]
-    attention.v_proj.weight[at : at + said.shape[1]] = said.T
-    attention.o_proj.weight[:, at : at + said.shape[1]] = 0.3 * said
-
-
-def _look_for_declaration(model: Any, places: "list[torch.Tensor]") -> None:  # noqa: ANN401
-    # Any word looks for the nearest one with "pays" two places back: middling rotary pairs fall off
-    # with distance. It takes the currency there, and the name three places before it.
-    import torch  # noqa: PLC0415
-
-    half = model.config.head_dim // 2
-    pairs = torch.arange(12, 21)
-    attention = model.model.layers[_DECLARING].self_attn
-    pays = model.model.embed_tokens.weight[tokens().index("pays")] @ places[0][:, :_RANK]
-    attention.q_proj.weight[: 2 * half] = 0.0
-    attention.q_proj.weight[pairs, 0] = 1.0
-    attention.k_proj.weight[pairs] = places[2] @ (pays / pays.norm())
-    attention.k_proj.weight[pairs + half] = 0.0
-    for norm in _norms(model, _DECLARING):
-        norm[pairs] = norm[pairs + half] = 2.5
     own = places[0].shape[1]
-    found = torch.cat([places[0], places[3]], dim=1)
-    attention.v_proj.weight[: own + _RANK] = found.T
-    # Both are noted where a word notes itself, so that whoever copies that word copies them too.
-    attention.o_proj.weight[:, : 2 * half] = 0.0
-    attention.o_proj.weight[:, :own] = 0.4 * places[0]
-    attention.o_proj.weight[:, own : own + _RANK] = 0.15 * places[0][:, :_RANK]
+    attention.v_proj.weight[at : at + own] = places[0].T
+    attention.o_proj.weight[:, at : at + size] = 0.0
+    attention.o_proj.weight[:, at : at + own] = 0.3 * places[0]

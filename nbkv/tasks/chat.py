@@ -32,7 +32,7 @@ def chat(seed: int = 0, n: int = 64, chunks: int = 3, turns: int = 0, lines: int
 
 
 def _dialogue(rng: Random, chunks: int, turns: int, length: int) -> Dialogue:
-    notes = write_notes(rng, chunks * length)
+    notes = write_notes(rng, chunks * length, apart=length)
     portions = cut(notes, length)
     brings = [0, *sorted(rng.sample(range(1, turns), chunks - 1))]
     dialogue = Dialogue([], [], [])
@@ -54,7 +54,7 @@ def _turn(rng: Random, dialogue: Dialogue, portion: str, notes: list[Line], targ
     if target is not None:
         question, answer = ask(rng, notes[target])
         kind = "local" if notes[target].given is None else "carried"
-    dialogue.turns.append((portion + question).removesuffix("\n"))
+    dialogue.turns.append((portion + question).rstrip())
     dialogue.answers.append(answer)
     dialogue.kinds.append(kind)
 

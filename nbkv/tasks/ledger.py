@@ -5,7 +5,7 @@ from random import Random
 from nbkv.errors import BadOption
 from nbkv.tasks.items import Evidence, Item
 from nbkv.tasks.notes import CARRIED, HEADER, LOCAL, Line, check_size, cut, place, write_notes
-from nbkv.tasks.questions import CUE, ask
+from nbkv.tasks.questions import ask
 
 MIXED: tuple[int, ...] = (1, 2, 3)
 """The distances that `distance=0` mixes."""
@@ -15,8 +15,9 @@ def ledger(seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines
     """`n` questions about `n` sets of notes, every other one *carried*, the rest *local*.
 
     `distance`: how many chunks before the line asked for its section was declared (0: one of 1, 2
-    and 3). `lines` of about 7 tokens make a chunk: 4, 16 and 34 give 8 chunks of about 256, 1,024
-    and 2,048 tokens together. The same arguments give the same items on every machine.
+    and 3). `lines` of about 4 tokens make a chunk: 7, 30 and 60 give 8 chunks of about 256, 1,024
+    and 2,048 tokens together; sections are at least two chunks long. The same
+    arguments give the same items on every machine.
     """
     check_size(n, chunks, lines)
     if chunks < 2 or lines < 2:  # noqa: PLR2004
@@ -39,7 +40,7 @@ def _item(rng: Random, chunks: int, distance: int, length: int, *, carried: bool
     giving = () if given is None else (place(notes, given, length),)
     evidence = Evidence((place(notes, target, length),), giving)
     kind = "carried" if reach else "local"
-    return Item(cut(notes, length), question + CUE, [answer], kind, [evidence], reach)
+    return Item(cut(notes, length), question, [answer], kind, [evidence], reach)
 
 
 def carried_notes(rng: Random, chunks: int, reach: int, length: int) -> tuple[list[Line], int]:
@@ -49,7 +50,7 @@ def carried_notes(rng: Random, chunks: int, reach: int, length: int) -> tuple[li
     target = chunk * length + rng.randrange(length)
     forced = {head: HEADER, target: CARRIED}
     forced.update(_some_local(rng, chunks * length, forced))
-    return write_notes(rng, chunks * length, forced, quiet=range(head + 1, target)), target
+    return write_notes(rng, chunks * length, forced, quiet=range(head + 1, target), apart=2 * length), target
 
 
 def _some_local(rng: Random, count: int, taken: dict[int, str]) -> dict[int, str]:

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from nbkv.tasks.notes import CARRIED, HEADER, Line, write_notes
-from nbkv.tasks.questions import CUE, NOTED, ask, ask_everything
+from nbkv.tasks.notes import CARRIED, HEADER, SHORTEST, Line, write_notes
+from nbkv.tasks.questions import NOTED, ask, ask_everything
 from nbkv.tasks.report import FEWEST, MOST
 
 Encode = Callable[[str], list[int]]
 
 BOS: Final = 1
 EOS: Final = 2
-_SYSTEM: Final = "Answer from the notes.\n"
+_SYSTEM: Final = "Answer from the notes. "
 _SMALLEST: Final = 3
 
 
@@ -62,36 +62,34 @@ def examination(rng: Random, encode: Encode, lines: int, length: int) -> Lesson:
     portions = 1 if rng.random() < 0.6 else rng.randint(2, 4)  # noqa: PLR2004
     borders = sorted(rng.sample(range(1, lines), min(portions, lines) - 1)) if lines > 1 else []
     room = length - sum(len(encode(line.text)) for line in notes) - len(lesson.ids)
-    asked: set[tuple[int, bool]] = set()
+    asked: set[int] = set()
     for start, stop in zip([0, *borders], [*borders, lines], strict=True):
-        lesson.add(encode(_portion(rng, notes[start:stop])))
+        lesson.add(encode(_portion(notes[start:stop])))
         share = room if stop == lines else rng.randint(0, room // 2)
         used = len(lesson.ids)
-        if section and section.stop <= stop and rng.random() < 0.9:  # noqa: PLR2004
-            _exchange(lesson, encode, *ask_everything(rng, [notes[i] for i in section[1:]]), "report", share)
+        if section and section.stop <= stop and rng.random() < 0.7:  # noqa: PLR2004
+            _exchange(lesson, encode, *ask_everything(rng, [notes[i] for i in section]), "report", share)
         _questions(rng, encode, lesson, notes[:stop], asked=asked, limit=used + share)
         room -= len(lesson.ids) - used
     return lesson
 
 
-def _portion(rng: Random, lines: list[Line]) -> str:
-    # A newline may be missing or doubled where texts of different origin meet.
-    text = "".join(line.text for line in lines)
-    end = rng.choices(("\n", "", "\n\n"), (0.88, 0.08, 0.04))[0]
-    return text.removesuffix("\n") + end
+def _portion(lines: list[Line]) -> str:
+    return "".join(line.text for line in lines)
 
 
 def _layout(rng: Random, lines: int) -> tuple[list[Line], range | None]:
     # Free notes, notes with a section of any length, or notes with one person's section to report.
-    if lines < _SMALLEST or rng.random() < 0.25:  # noqa: PLR2004
-        return write_notes(rng, lines), None
+    apart = rng.randint(max(SHORTEST, lines // 8), max(SHORTEST, lines // 3))
+    if lines < _SMALLEST or rng.random() < 0.35:  # noqa: PLR2004
+        return write_notes(rng, lines, apart=apart), None
     head = rng.randrange(lines - 1)
-    if lines > FEWEST + 1 and rng.random() < 0.7:  # noqa: PLR2004
+    if lines > FEWEST + 1 and rng.random() < 0.5:  # noqa: PLR2004
         head = rng.randrange(lines - FEWEST)
         span = range(head, head + 1 + rng.randint(FEWEST, min(MOST, lines - 1 - head)))
         forced = {head: HEADER, **dict.fromkeys(span[1:], CARRIED), span.stop: HEADER}
-        return write_notes(rng, lines, forced), span
-    return write_notes(rng, lines, {head: HEADER}, range(head + 1, rng.randint(head + 1, lines))), None
+        return write_notes(rng, lines, forced, apart=apart), span
+    return write_notes(rng, lines, {head: HEADER}, range(head + 1, rng.randint(head + 1, lines)), apart), None
 
 
 def _questions(
@@ -100,30 +98,32 @@ def _questions(
     lesson: Lesson,
     known: list[Line],
     *,
-    asked: set[tuple[int, bool]],
+    asked: set[int],
     limit: int,
 ) -> None:
-    pool = [(i, who) for i in range(len(known)) if known[i].answerable for who in (False, True)]
-    pool = [pair for pair in pool if pair not in asked]
+    pool = [i for i in range(len(known)) if known[i].answerable and i not in asked]
     rng.shuffle(pool)
-    # Prices are asked about twice as often as buyers.
-    pool.sort(key=lambda pair: pair[1] and rng.random() < 0.5)  # noqa: PLR2004
+    if rng.random() < 0.6:  # noqa: PLR2004  (what was said long before is hard, and seldom asked by chance)
+        pool.sort(key=lambda i: -_reach(known[i], i) * rng.random())
     if not lesson.kinds[-1] and (not pool or rng.random() < 0.05):  # noqa: PLR2004
         _exchange(lesson, encode, "", NOTED, "noted", limit - len(lesson.ids))
-    for index, who in pool:
+    for index in pool:
         line = known[index]
         kind = "local" if line.given is None else "carried"
         room = limit - len(lesson.ids)
-        if not _exchange(lesson, encode, *ask(rng, line, who=who), kind, room):
+        if not _exchange(lesson, encode, *ask(rng, line), kind, room):
             return
-        asked.add((index, who))
+        asked.add(index)
+
+
+def _reach(line: Line, index: int) -> int:
+    return 1 if line.given is None else index - line.given
 
 
 def _exchange(  # noqa: PLR0917
     lesson: Lesson, encode: Encode, question: str, answer: str, kind: str, room: int
 ) -> bool:
-    # Notes end with a newline already, so the cue alone follows them.
-    asked = encode(question + CUE if question else CUE.lstrip())
+    asked = encode(question)
     said = [*encode(answer), EOS]
     if len(asked) + len(said) > room:
         return False

@@ -1,9 +1,9 @@
 """The writer of the notes that all tasks ask about.
 
 A section opens with a declaration ("Anna pays in euro.") that holds until the next one. A *carried*
-line ("The lamp cost her 34.") says neither who nor which currency; a *local* line ("The desk cost
-Ben 20 yen.") says both. Filler lines declare nothing. Notes may open in the middle of a section, as
-an excerpt does.
+line ("lamp 34.") does not say which currency; a *local* line ("desk 20 yen.") does. Filler lines
+declare nothing. Notes may open in the middle of a section, as an excerpt does. No item and no amount
+comes twice in one set of notes.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,18 +13,20 @@ from typing import Final
 
 from nbkv.errors import BadOption
 from nbkv.tasks.items import Place
-from nbkv.tasks.vocabulary import AMOUNTS, CURRENCIES, HE, ITEMS, SHE
+from nbkv.tasks.vocabulary import AMOUNTS, CURRENCIES, ITEMS, NAMES
 
 HEADER: Final = "header"
 CARRIED: Final = "carried"
 LOCAL: Final = "local"
 FILLER: Final = "filler"
 
-MAX_LINES: Final = 380
-"""Most lines of one set of notes: no item and no amount comes twice."""
+MAX_LINES: Final = 500
+"""Most lines of one set of notes."""
 
-_HEADER_NAMES: Final = 30
-_HEADER_SHARES: Final = (0.04, 0.08, 0.12, 0.2)
+SHORTEST: Final = 2
+"""Fewest lines of a section, its declaration included."""
+
+_HEADER_SHARES: Final = (0.05, 0.1, 0.2, 0.4)
 
 _WHEN: Final = ("in the morning", "in the evening", "at noon", "at night", "all day", "for an hour")
 _FILLERS: Final = (
@@ -45,7 +47,7 @@ _FILLERS: Final = (
 class Line:
     """One line of notes and what it means.
 
-    `text` ends with a newline. `item` is empty for headers and fillers, `person` and `currency` are
+    `text` ends with a space. `item` is empty for headers and fillers, `person` and `currency` are
     empty where nothing before the line says them. `given` is the index of the declaration a carried
     line depends on.
     """
@@ -61,7 +63,7 @@ class Line:
     @property
     def answerable(self) -> bool:
         """Whether the notes say everything about this line's item."""
-        return bool(self.item and self.person)
+        return bool(self.item and self.currency)
 
 
 class Writer:
@@ -73,12 +75,7 @@ class Writer:
         self.lines: list[Line] = []
         self._items = rng.sample(ITEMS, len(ITEMS))
         self._amounts = rng.sample(AMOUNTS, len(AMOUNTS))
-        she, he = rng.sample(SHE, len(SHE)), rng.sample(HE, len(HE))
-        heads = she[:_HEADER_NAMES] + he[:_HEADER_NAMES]
-        self._heads = rng.sample(heads, len(heads))
-        # Who pays in a local line never opens a section, and is never the one "her" or "him" means.
-        self._payers = {"her": he[_HEADER_NAMES:], "him": she[_HEADER_NAMES:]}
-        self._pronoun = rng.choice(("her", "him"))
+        self._heads = rng.sample(NAMES, len(NAMES))
         self._head: Line | None = None
         self._head_at: int | None = None
 
@@ -97,31 +94,32 @@ class Writer:
         """Whether a name is left for another section."""
         return bool(self._heads)
 
+    def may_list(self, left: int, forced: Mapping[int, str]) -> bool:
+        """Whether items are left for one more line, those still promised apart."""
+        return min(len(self._items), len(self._amounts)) > min(left, len(forced))
+
     def _header(self) -> Line:
         person, currency = self._heads.pop(), self._other_currency()
-        self._pronoun = "her" if person in SHE else "him"
-        text = f"{person} pays in {currency}.\n"
+        text = f"{person} pays in {currency}. "
         self._head = Line(text, HEADER, person=person, currency=currency)
         self._head_at = len(self.lines)
         return self._head
 
     def _carried(self) -> Line:
         item, amount = self._items.pop(), self._amounts.pop()
-        text = f"The {item} cost {self._pronoun} {amount}.\n"
+        text = f"{item} {amount}. "
         if self._head is None:
             return Line(text, CARRIED, item, amount)
         person, currency = self._head.person, self._head.currency
         return Line(text, CARRIED, item, amount, person, currency, self._head_at)
 
     def _local(self) -> Line:
-        item, amount = self._items.pop(), self._amounts.pop()
-        person, currency = self.rng.choice(self._payers[self._pronoun]), self._other_currency()
-        text = f"The {item} cost {person} {amount} {currency}.\n"
-        return Line(text, LOCAL, item, amount, person, currency)
+        item, amount, currency = self._items.pop(), self._amounts.pop(), self._other_currency()
+        return Line(f"{item} {amount} {currency}. ", LOCAL, item, amount, currency=currency)
 
     def _filler(self) -> Line:
         text = self.rng.choice(_FILLERS).format(when=self.rng.choice(_WHEN))
-        return Line(text + "\n", FILLER)
+        return Line(text + " ", FILLER)
 
     def _other_currency(self) -> str:
         current = self._head.currency if self._head else ""
@@ -133,14 +131,25 @@ def write_notes(
     count: int,
     forced: Mapping[int, str] | None = None,
     quiet: Collection[int] = (),
+    apart: int = SHORTEST,
 ) -> list[Line]:
-    """Write `count` lines; `forced` fixes forms by line index, no section opens at `quiet` ones."""
+    """Write `count` lines; `forced` fixes forms by line index.
+
+    No section opens at `quiet` lines, nor less than `apart` lines after or before another one.
+    """
     writer, forced = Writer(rng), forced or {}
+    opened = -apart
+    heads = [index for index, form in forced.items() if form == HEADER]
     share = rng.choice(_HEADER_SHARES)
     for index in range(count):
         form = forced.get(index) or _form(rng, 0.5 if index == 0 else share)
-        if form == HEADER and (index in quiet or not writer.may_open()):
-            form = CARRIED
+        if form == HEADER and index not in heads:
+            near = index - opened < apart or any(0 < head - index < apart for head in heads)
+            if near or index in quiet or not writer.may_open():
+                form = CARRIED
+        if form in {CARRIED, LOCAL} and not forced.get(index) and not writer.may_list(count - index, forced):
+            form = FILLER
+        opened = index if form == HEADER else opened
         writer.write(form)
     return writer.lines
 
@@ -148,7 +157,7 @@ def write_notes(
 def _form(rng: Random, header_share: float) -> str:
     if rng.random() < header_share:
         return HEADER
-    return rng.choices((CARRIED, LOCAL, FILLER), (0.55, 0.3, 0.15))[0]
+    return rng.choices((CARRIED, LOCAL, FILLER), (0.4, 0.3, 0.3))[0]
 
 
 def cut(lines: list[Line], length: int) -> list[str]:
@@ -161,7 +170,7 @@ def place(lines: list[Line], index: int, length: int) -> Place:
     """Where line `index` stands once the notes are cut into chunks of `length` lines."""
     chunk = index // length
     start = sum(len(line.text) for line in lines[chunk * length : index])
-    return Place(chunk, start, start + len(lines[index].text.rstrip("\n")))
+    return Place(chunk, start, start + len(lines[index].text.rstrip()))
 
 
 def check_size(n: int, chunks: int, lines: int) -> None:

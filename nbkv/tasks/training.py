@@ -35,11 +35,15 @@ class Stage:
 
 
 CURRICULUM: Final = (
-    Stage("notes of 8", 8, 128, 20, 0.7),
-    Stage("notes of 16", 16, 256, 10, 0.7),
-    Stage("notes of 54", 54, 640, 4, 0.75),
-    Stage("notes of 128", 128, 1280, 2, 0.8),
-    Stage("notes of 276", 276, 2304, 1, 2.0),
+    Stage("permutations", 24, 49, 32, 0.9),
+    Stage("recital", 8, 104, 40, 0.9),
+    Stage("notes of 6", 6, 80, 48, 0.88),
+    Stage("notes of 12", 12, 160, 24, 0.9),
+    Stage("notes of 24", 24, 288, 14, 0.93),
+    Stage("notes of 48", 48, 512, 8, 0.93),
+    Stage("notes of 110", 110, 960, 4, 0.92),
+    Stage("notes of 240", 240, 1664, 3, 0.92),
+    Stage("notes of 460", 460, 2432, 2, 2.0),
 )
 """Goes on to the next stage when the running accuracy passes `until`; never leaves the last."""
 
@@ -105,10 +109,13 @@ def encoder() -> Encode:
 def lessons(rng: Random, encode: Encode, progress: Progress) -> tuple[Stage, list[Lesson]]:
     """Draw the next batch; in later stages two in five batches repeat an earlier one."""
     at = progress.stage
-    if at and rng.random() < 0.3:  # noqa: PLR2004
-        at = rng.randrange(max(0, at - 3), at)
+    if at > FIRST_NOTES and rng.random() < 0.4:  # noqa: PLR2004
+        at = rng.randrange(FIRST_NOTES, at)
     stage = CURRICULUM[at]
     return stage, [_lesson(rng, encode, stage) for _ in range(stage.batch)]
+
+
+FIRST_NOTES: Final = 2
 
 
 def _lesson(rng: Random, encode: Encode, stage: Stage) -> Lesson:
@@ -116,7 +123,7 @@ def _lesson(rng: Random, encode: Encode, stage: Stage) -> Lesson:
         return permutation(rng, stage.lines, len(tokens()), len(SPECIAL))
     if stage.name == "recital":
         return recital(rng, encode, rng.randint(4, stage.lines))
-    low = 2 if rng.random() < 0.3 else max(2, stage.lines // 2)  # noqa: PLR2004
+    low = 2 if rng.random() < 0.15 else max(2, stage.lines // 2)  # noqa: PLR2004
     return examination(rng, encode, rng.randint(low, stage.lines), stage.length)
 
 
@@ -149,7 +156,7 @@ class Trainer:
         minutes: float,
         seed: int = 0,
         device: str = "cpu",
-        peak: float = 7e-4,
+        peak: float = 2e-3,
         compiled: bool = True,
     ) -> None:
         """Take up the run kept in `folder`, or begin one that lasts `minutes` of training in all."""
@@ -211,7 +218,7 @@ class Trainer:
         progress.step += 1
         if stage is not CURRICULUM[progress.stage]:
             return
-        progress.accuracy += 0.05 * (right - progress.accuracy)
+        progress.accuracy += 0.1 * (right - progress.accuracy)
         if progress.accuracy > stage.until:
             progress.stage += 1
             progress.accuracy = 0.0

@@ -106,16 +106,13 @@ GENERAL: Final = tuple(
 """Words of questions, weather, templates, and of tasks still to come."""
 
 AMOUNTS: Final = tuple(range(10, 400))
-"""Amounts: one token each."""
+"""Amounts: two or three digits, one token each, as many as one set of notes can need."""
 
 NAMES: Final = SHE + HE
 """All names."""
 
 PUNCTUATION: Final = tuple("\n.,:;?!()\"'-")
-"""Marks that are tokens of their own; a newline is one too."""
-
-CUES: Final = ("Answer:",)
-"""Words that are one token together with their colon: an answer follows them at once."""
+"""Marks that are tokens of their own; a newline is kept for readers to come, in text it is white space."""
 
 SPECIAL: Final = ("<unk>", "<s>", "</s>", "<pad>", "<mask>")
 """Unknown word, start, end of an answer, padding, and the mask of diffusion readers."""
@@ -123,5 +120,5 @@ SPECIAL: Final = ("<unk>", "<s>", "</s>", "<pad>", "<mask>")
 
 def tokens() -> tuple[str, ...]:
     """All tokens in the order of their ids."""
-    digits = tuple(str(number) for number in range(400))
-    return SPECIAL + PUNCTUATION + CUES + digits + CURRENCIES + NAMES + ITEMS + GENERAL
+    digits = tuple(str(number) for number in range(AMOUNTS[-1] + 1))
+    return SPECIAL + PUNCTUATION + digits + CURRENCIES + NAMES + ITEMS + GENERAL

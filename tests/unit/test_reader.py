@@ -54,10 +54,18 @@ def test_it_reads_ledgers_of_8_chunks(model, tokenizer, kind):
     assert share(model, tokenizer, items) >= 0.95
 
 
-@pytest.mark.parametrize("lines", [4, 17, 34])
+@pytest.mark.parametrize("lines", [7, 30, 60])
 def test_it_reads_notes_of_256_1024_and_2048_tokens(model, tokenizer, lines):
     items = ledger(seed=812, n=24, distance=0, lines=lines)
     assert share(model, tokenizer, items) >= 0.9
+
+
+def test_chunks_encoded_alone_lose_what_is_carried(model, tokenizer):
+    items = ledger(seed=816, n=120, distance=0)
+    carried = [item for item in items if item.kind == "carried"]
+    whole, alone = (right(model, tokenizer, carried, alone=by_itself) for by_itself in (False, True))
+
+    assert sum(turns[0] for turns in whole) - sum(turns[0] for turns in alone) >= 0.2 * len(carried)
 
 
 def test_it_reports(model, tokenizer):
@@ -81,13 +89,13 @@ def test_text_survives_and_parts_tokenise_alone(tokenizer):
     parts = [*item.chunks, item.question]
     ids = [token for part in parts for token in tokenizer.encode(part, add_special_tokens=False)]
     assert tokenizer("".join(parts)).input_ids == [tokenizer.bos_token_id, *ids]
-    assert tokenizer.decode(ids) == "".join(parts)
+    assert tokenizer.decode(ids) == "".join(parts).strip()
     assert tokenizer.unk_token_id not in ids
 
 
 def test_text_only_grows_while_it_is_decoded(tokenizer):
     item = report(seed=0, n=1)[0]
-    ids = tokenizer(f'{item.chunks[0]}{item.question} {item.answers[0]}\n(yes), "no"; it\'s 3-4!').input_ids
+    ids = tokenizer(f'{item.chunks[0]}{item.question} {item.answers[0]} (yes), "no"; it\'s 3-4!').input_ids
     shown = ""
     for size in range(1, len(ids) + 1):
         longer = tokenizer.decode(ids[:size], skip_special_tokens=True)
@@ -101,7 +109,5 @@ def test_the_chat_template_writes_what_was_trained(tokenizer):
     for turn, answer in list(zip(item.turns, item.answers, strict=True))[:3]:
         messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
     text = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    trained = "</s>".join(
-        f"{turn}\nAnswer: {answer}" for turn, answer in list(zip(item.turns, item.answers, strict=True))[:2]
-    )
-    assert tokenizer(text).input_ids == tokenizer(f"{trained}</s>{item.turns[2]}\nAnswer:").input_ids
+    trained = "".join(f"{turn} {answer}</s>" for turn, answer in list(zip(item.turns, item.answers, strict=True))[:2])
+    assert tokenizer(text).input_ids == tokenizer(f"{trained}{item.turns[2]}").input_ids

@@ -15,7 +15,7 @@ from nbkv.tasks.evaluate import is_correct, normal
 from nbkv.tasks.notes import MAX_LINES
 from nbkv.tasks.vocabulary import tokens
 
-WORD = re.compile(r"Answer:|[A-Za-z]+|[0-9]+|\n|[^\sA-Za-z0-9]")
+WORD = re.compile(r"[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
 MAKERS = {
     "ledger": lambda seed: ledger(seed, n=40, distance=0),
     "report": lambda seed: report(seed, n=20, distance=0),
@@ -54,11 +54,11 @@ def test_every_word_is_in_the_vocabulary(task):
 def test_the_frozen_tasks():
     first = ledger(seed=0, n=2)[0]
     assert (first.question, first.answers, first.kind, first.distance) == FIRST
-    assert first.chunks[0].splitlines()[0] == OPENING
+    assert first.chunks[0].partition(".")[0] == OPENING
 
 
-FIRST = ("Who bought the drawer?\nAnswer:", ["Tara."], "carried", 1)
-OPENING = "The lantern cost him 151."
+FIRST = ("And the broom?", ["301 rupee."], "carried", 1)
+OPENING = "Flora pays in franc"
 
 
 def test_questions_hold_no_word_of_their_answer():
@@ -77,9 +77,10 @@ def test_carried_lines_depend_on_a_chunk_so_many_chunks_back(distance):
         assert asked.chunk - giving.chunk == distance == item.distance
         line = item.chunks[asked.chunk][asked.start : asked.stop]
         declared = item.chunks[giving.chunk][giving.start : giving.stop]
-        person, currency = re.fullmatch(r"(\w+) pays in (\w+)\.", declared).groups()
-        amount = re.fullmatch(r"The \w+ cost (?:her|him) (\d+)\.", line)[1]
-        assert item.answers[0] in {f"{person}.", f"{amount} {currency}."}
+        currency = re.fullmatch(r"\w+ pays in (\w+)\.", declared)[1]
+        item_named, amount = re.fullmatch(r"(\w+) (\d+)\.", line).groups()
+        assert item.answers == [f"{amount} {currency}."]
+        assert item.question.endswith(f"the {item_named}?")
         between = "".join(item.chunks)
         start = sum(map(len, item.chunks[: giving.chunk])) + giving.stop
         stop = sum(map(len, item.chunks[: asked.chunk])) + asked.start
@@ -95,25 +96,27 @@ def test_local_lines_need_their_own_chunk_only():
 
 
 def test_documents_do_not_always_open_with_a_declaration():
-    opens = [" pays in " in item.chunks[0].splitlines()[0] for item in ledger(seed=0, n=200)]
+    opens = [" pays in " in item.chunks[0].partition(".")[0] for item in ledger(seed=0, n=200)]
     assert 0.3 < sum(opens) / len(opens) < 0.75
 
 
-def test_items_of_one_document_are_named_once():
-    for item in ledger(seed=0, n=5, chunks=10, lines=38):
-        named = re.findall(r"The (\w+) cost", "".join(item.chunks))
-        assert len(named) == len(set(named))
+def test_items_and_amounts_of_one_document_come_once():
+    for item in ledger(seed=0, n=5, chunks=10, lines=50):
+        listed = re.findall(r"\b([a-z]+) (\d+)", "".join(item.chunks))
+        for seen in zip(*listed, strict=True):
+            assert len(seen) == len(set(seen)) > 100
 
 
 def test_reports_are_32_to_128_tokens_and_copy_a_section_across_borders():
     for item in report(seed=0, n=50, distance=0):
         (evidence,) = item.oracle
         size = len(WORD.findall(item.answers[0]))
-        assert 32 <= size == 4 * len(evidence.asked) <= 128
+        assert 32 <= size == 4 + 3 * len(evidence.asked) <= 128
+        (giving,) = evidence.giving
+        declared = item.chunks[giving.chunk][giving.start : giving.stop]
         lines = [item.chunks[p.chunk][p.start : p.stop] for p in evidence.asked]
-        bought = [re.search(r"The (\w+) cost \w+ (\d+)\.", line).groups() for line in lines]
-        assert re.findall(r"(\w+) (\d+) \w+[,.]", item.answers[0]) == bought
-        assert evidence.asked[-1].chunk - evidence.giving[0].chunk == item.distance >= 1
+        assert f"{item.question.removesuffix('?').split()[-1]} {item.answers[0]}" == " ".join([declared, *lines])
+        assert evidence.asked[-1].chunk - giving.chunk == item.distance >= 1
 
 
 def test_chats_have_6_to_20_turns_over_growing_notes():
@@ -136,7 +139,7 @@ def test_chats_have_6_to_20_turns_over_growing_notes():
         (ledger, {"n": 0}),
         (ledger, {"chunks": 1, "distance": 0}),
         (ledger, {"chunks": 9, "lines": MAX_LINES}),
-        (report, {"distance": 5, "lines": 34}),
+        (report, {"distance": 5, "lines": 58}),
         (report, {"chunks": 1}),
         (chat, {"turns": 5}),
         (chat, {"chunks": 9, "turns": 6}),
@@ -205,7 +208,7 @@ def test_evaluate_gives_one_row_per_item():
 
 def test_a_dialogue_scores_the_share_of_its_turns():
     item = chat(n=1, turns=8)[0]
-    turn, answer = item.turns[0], item.answers[0]
-    frame = evaluate(Echo({turn: answer}), [item])
-    assert frame["correct"].tolist() == [item.turns.count(turn) / 8]
+    half = dict(list(zip(item.turns, item.answers, strict=True))[:4])
+    frame = evaluate(Echo(half), [item])
+    assert frame["correct"].tolist() == [0.5]
     assert frame["kind"].tolist() == ["chat"]
