@@ -15,16 +15,17 @@ _CONSTANT: Final = 0.3
 _FAST_PAIRS: Final = 4
 _SLOW_PAIRS: Final = 12
 _RANK: Final = 2 * _SLOW_PAIRS
-# What a head of layer 1 compares: the word so many places back here, and so many back there. A word
-# finds what followed it; the mark in "... the lamp?" finds 34 in "lamp 34."; the mark in "34." finds
-# the next line.
-_COMPARED: Final = ((0, 1), (1, 1), (1, 2), (2, 2))
+# What a head compares, by layer: the word so many places back here, and so many back there. A word finds
+# what followed it; the mark in "... the lamp?" finds 34 in "lamp 34 Anna."; the mark behind a line finds
+# the next one. Again in a later layer, which finds the name in "34 Anna" together with what layer 1 has
+# found for that name: its currency.
+_COMPARED: Final = {1: ((0, 1), (1, 1), (1, 2), (2, 2)), 3: ((0, 1), (1, 1))}
 
 
 def seed_lookup(model: Any) -> None:  # noqa: ANN401  (modules are typed in part)
-    """Lay out looks at the words before (layer 0) and matches with them (layer 1), in place.
+    """Lay out looks at the words before (layer 0) and matches with them (layers 1 and 3), in place.
 
-    Head `h` of layer 0 notes the word `h + 1` places back; the heads of layer 1 look for places
+    Head `h` of layer 0 notes the word `h + 1` places back; heads of layers 1 and 3 look for places
     that have the same word, so many places back, as stands so many places back here. Call it
     without gradients on a Qwen3 model with random weights.
     """
@@ -46,11 +47,13 @@ def seed_lookup(model: Any) -> None:  # noqa: ANN401  (modules are typed in part
     for norm in _norms(model, 0):
         pairs = torch.arange(_FAST_PAIRS)
         norm[pairs] = norm[pairs + model.config.head_dim // 2] = 2.0
-    for norm in _norms(model, 1):
-        norm.fill_(1.7)
     for head in range(heads):
         _look_back(model, head, places)
-        _match(model, head, places)
+    for layer, compared in _COMPARED.items():
+        for norm in _norms(model, layer):
+            norm.fill_(1.7)
+        for head, (here, there) in enumerate(compared):
+            _match(model, layer, head, (places[0], places[here], places[there]))
 
 
 def _norms(model: Any, layer: int) -> "tuple[torch.Tensor, torch.Tensor]":  # noqa: ANN401
@@ -78,20 +81,17 @@ def _look_back(model: Any, head: int, places: "list[torch.Tensor]") -> None:  # 
     attention.o_proj.weight[:, at : at + _RANK] = 0.2 * places[head + 1]
 
 
-def _match(model: Any, head: int, places: "list[torch.Tensor]") -> None:  # noqa: ANN401
+def _match(model: Any, layer: int, head: int, spaces: "tuple[torch.Tensor, ...]") -> None:  # noqa: ANN401
     # In slow rotary pairs, so that distance matters little.
-    here, there = _COMPARED[head]
+    said, here, there = spaces
     size = model.config.head_dim
     at, half, slow = head * size, size // 2, size // 2 - _SLOW_PAIRS
-    attention = model.model.layers[1].self_attn
-    for weight, source in (
-        (attention.q_proj.weight, places[here]),
-        (attention.k_proj.weight, places[there]),
-    ):
+    attention = model.model.layers[layer].self_attn
+    for weight, source in ((attention.q_proj.weight, here), (attention.k_proj.weight, there)):
         weight[at : at + size] = 0.0
         weight[at + slow : at + half] = source.T[:_SLOW_PAIRS]
         weight[at + half + slow : at + size] = source.T[_SLOW_PAIRS:_RANK]
-    own = places[0].shape[1]
-    attention.v_proj.weight[at : at + own] = places[0].T
+    own = said.shape[1]
+    attention.v_proj.weight[at : at + own] = said.T
     attention.o_proj.weight[:, at : at + size] = 0.0
-    attention.o_proj.weight[:, at : at + own] = 0.3 * places[0]
+    attention.o_proj.weight[:, at : at + own] = 0.3 * said

@@ -1,7 +1,7 @@
 """The writer of the notes that all tasks ask about.
 
-A section opens with a declaration ("Anna pays in euro.") that holds until the next one. A *carried*
-line ("lamp 34.") does not say which currency; a *local* line ("desk 20 yen.") does. Filler lines
+A section opens with a declaration ("Pay Anna euro.") for the lines that name the person. A *carried*
+line ("lamp 34 Anna.") does not say which currency; a *local* line ("desk 20 yen.") does. Filler lines
 declare nothing. Notes may open in the middle of a section, as an excerpt does. No item and no amount
 comes twice in one set of notes.
 """
@@ -100,18 +100,17 @@ class Writer:
 
     def _header(self) -> Line:
         person, currency = self._heads.pop(), self._other_currency()
-        text = f"{person} pays in {currency}. "
+        text = f"Pay {person} {currency}. "
         self._head = Line(text, HEADER, person=person, currency=currency)
         self._head_at = len(self.lines)
         return self._head
 
     def _carried(self) -> Line:
         item, amount = self._items.pop(), self._amounts.pop()
-        text = f"{item} {amount}. "
         if self._head is None:
-            return Line(text, CARRIED, item, amount)
+            self._head = Line("", HEADER, person=self._heads.pop())
         person, currency = self._head.person, self._head.currency
-        return Line(text, CARRIED, item, amount, person, currency, self._head_at)
+        return Line(f"{item} {amount} {person}. ", CARRIED, item, amount, person, currency, self._head_at)
 
     def _local(self) -> Line:
         item, amount, currency = self._items.pop(), self._amounts.pop(), self._other_currency()

@@ -18,7 +18,7 @@ def ask(rng: Random, line: Line) -> tuple[str, str]:
 
 
 def ask_everything(rng: Random, section: list[Line]) -> tuple[str, str]:
-    """Ask for one person's section (declaration first); the answer says it again, 3 tokens a line."""
+    """Ask for one person's section (declaration first); the answer says it again, 4 tokens a line."""
     head, *bought = section
-    said = f"pays in {head.currency}. " + "".join(line.text for line in bought)
+    said = f"{head.currency}. " + "".join(line.text for line in bought)
     return rng.choice(_EVERYTHING).format(person=head.person), said.rstrip()

@@ -39,10 +39,10 @@ CURRICULUM: Final = (
     Stage("recital", 8, 104, 40, 0.9),
     Stage("notes of 6", 6, 80, 48, 0.88),
     Stage("notes of 12", 12, 160, 24, 0.9),
-    Stage("notes of 24", 24, 288, 14, 0.93),
+    Stage("notes of 24", 24, 288, 14, 0.92),
     Stage("notes of 48", 48, 512, 8, 0.93),
-    Stage("notes of 110", 110, 960, 4, 0.92),
-    Stage("notes of 240", 240, 1664, 3, 0.92),
+    Stage("notes of 110", 110, 960, 4, 0.93),
+    Stage("notes of 240", 240, 1664, 3, 0.93),
     Stage("notes of 460", 460, 2432, 2, 2.0),
 )
 """Goes on to the next stage when the running accuracy passes `until`; never leaves the last."""

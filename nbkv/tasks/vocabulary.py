@@ -73,7 +73,7 @@ GENERAL: Final = tuple(
     Not No Yes If Then When While Who Whose What Where Which Why How Is Are Was Were Be Do Does
     Did Has Have Had Can Could Will Would May Must There Here This That These Those They We You
     He She Her His Him Their Our Your My Me Us Them Nobody Somebody Everybody Nothing Something
-    Everything Answer Question Noted Note Notes List Tell Say Please Now Later Today Tomorrow
+    Everything Answer Question Noted Note Notes List Pay Say Please Now Later Today Tomorrow
     Yesterday Only Also Both All Some Many Few More Most Less None One Two Three First Second
     Third Last Next Before After cost costs price paid pay pays bought buy buys sold sell
     everything anything known know knows about amount amounts much many line lines page note

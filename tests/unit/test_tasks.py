@@ -57,13 +57,13 @@ def test_the_frozen_tasks():
     assert first.chunks[0].partition(".")[0] == OPENING
 
 
-FIRST = ("And the broom?", ["301 rupee."], "carried", 1)
-OPENING = "Flora pays in franc"
+FIRST = ("And the lobster?", ["222 won."], "carried", 1)
+OPENING = "Pay Flora franc"
 
 
 def test_questions_hold_no_word_of_their_answer():
     for seed in range(5):
-        for item in [*ledger(seed, n=40, distance=0), *report(seed, n=20)]:
+        for item in ledger(seed, n=40, distance=0):
             asked = set(WORD.findall(item.question))
             assert not asked & {word for answer in item.answers for word in WORD.findall(answer)}
 
@@ -77,14 +77,12 @@ def test_carried_lines_depend_on_a_chunk_so_many_chunks_back(distance):
         assert asked.chunk - giving.chunk == distance == item.distance
         line = item.chunks[asked.chunk][asked.start : asked.stop]
         declared = item.chunks[giving.chunk][giving.start : giving.stop]
-        currency = re.fullmatch(r"\w+ pays in (\w+)\.", declared)[1]
-        item_named, amount = re.fullmatch(r"(\w+) (\d+)\.", line).groups()
+        person, currency = re.fullmatch(r"Pay (\w+) (\w+)\.", declared).groups()
+        named, amount, whose = re.fullmatch(r"(\w+) (\d+) (\w+)\.", line).groups()
         assert item.answers == [f"{amount} {currency}."]
-        assert item.question.endswith(f"the {item_named}?")
-        between = "".join(item.chunks)
-        start = sum(map(len, item.chunks[: giving.chunk])) + giving.stop
-        stop = sum(map(len, item.chunks[: asked.chunk])) + asked.start
-        assert " pays in " not in between[start:stop]
+        assert item.question.endswith(f"{named}?")
+        assert whose == person
+        assert "".join(item.chunks).count(f"Pay {person}") == 1
 
 
 def test_local_lines_need_their_own_chunk_only():
@@ -96,7 +94,7 @@ def test_local_lines_need_their_own_chunk_only():
 
 
 def test_documents_do_not_always_open_with_a_declaration():
-    opens = [" pays in " in item.chunks[0].partition(".")[0] for item in ledger(seed=0, n=200)]
+    opens = [item.chunks[0].startswith("Pay ") for item in ledger(seed=0, n=200)]
     assert 0.3 < sum(opens) / len(opens) < 0.75
 
 
@@ -111,11 +109,12 @@ def test_reports_are_32_to_128_tokens_and_copy_a_section_across_borders():
     for item in report(seed=0, n=50, distance=0):
         (evidence,) = item.oracle
         size = len(WORD.findall(item.answers[0]))
-        assert 32 <= size == 4 + 3 * len(evidence.asked) <= 128
+        assert 32 <= size == 2 + 4 * len(evidence.asked) <= 128
         (giving,) = evidence.giving
         declared = item.chunks[giving.chunk][giving.start : giving.stop]
         lines = [item.chunks[p.chunk][p.start : p.stop] for p in evidence.asked]
-        assert f"{item.question.removesuffix('?').split()[-1]} {item.answers[0]}" == " ".join([declared, *lines])
+        asked_for = item.question.removesuffix("?").split()[-1]
+        assert f"Pay {asked_for} {item.answers[0]}" == " ".join([declared, *lines])
         assert evidence.asked[-1].chunk - giving.chunk == item.distance >= 1
 
 
