@@ -30,25 +30,6 @@ class Lesson:
         self.kinds += [kind] * len(ids)
 
 
-def permutation(rng: Random, size: int, vocabulary: int, first: int) -> Lesson:
-    """`size` different tokens, then the same again from a random start: grows the lookup by key."""
-    drawn = [first + index for index in rng.sample(range(vocabulary - first), size)]
-    start = rng.randrange(size)
-    lesson = Lesson()
-    lesson.add([*drawn, drawn[start]])
-    lesson.add((drawn[start:] + drawn[:start])[1:], "copy")
-    return lesson
-
-
-def recital(rng: Random, encode: Encode, lines: int) -> Lesson:
-    """Say notes, then the same notes again: the same lookup in the task's own words."""
-    text = encode("".join(line.text for line in write_notes(rng, lines)))
-    lesson = Lesson()
-    lesson.add(text)
-    lesson.add(text, "copy")
-    return lesson
-
-
 def examination(rng: Random, encode: Encode, lines: int, length: int) -> Lesson:
     """Write notes of `lines` lines and as many questions as `length` tokens hold.
 
