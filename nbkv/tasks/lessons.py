@@ -48,7 +48,7 @@ def examination(rng: Random, encode: Encode, lines: int, length: int) -> Lesson:
         lesson.add(encode(_portion(notes[start:stop])))
         share = room if stop == lines else rng.randint(0, room // 2)
         used = len(lesson.ids)
-        if section and section.stop <= stop and rng.random() < 0.7:  # noqa: PLR2004
+        if section and section.stop <= stop and rng.random() < 0.9:  # noqa: PLR2004
             _exchange(lesson, encode, *ask_everything(rng, [notes[i] for i in section]), "report", share)
         _questions(rng, encode, lesson, notes[:stop], asked=asked, limit=used + share)
         room -= len(lesson.ids) - used
@@ -62,10 +62,10 @@ def _portion(lines: list[Line]) -> str:
 def _layout(rng: Random, lines: int) -> tuple[list[Line], range | None]:
     # Free notes, notes with a section of any length, or notes with one person's section to report.
     apart = rng.randint(max(SHORTEST, lines // 8), max(SHORTEST, lines // 3))
-    if lines < _SMALLEST or rng.random() < 0.35:  # noqa: PLR2004
+    if lines < _SMALLEST or rng.random() < 0.2:  # noqa: PLR2004
         return write_notes(rng, lines, apart=apart), None
     head = rng.randrange(lines - 1)
-    if lines > FEWEST + 1 and rng.random() < 0.5:  # noqa: PLR2004
+    if lines > FEWEST + 1 and rng.random() < 0.75:  # noqa: PLR2004
         head = rng.randrange(lines - FEWEST)
         span = range(head, head + 1 + rng.randint(FEWEST, min(MOST, lines - 1 - head)))
         forced = {head: HEADER, **dict.fromkeys(span[1:], CARRIED), span.stop: HEADER}

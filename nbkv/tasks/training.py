@@ -105,9 +105,9 @@ def encoder() -> Encode:
 
 
 def lessons(rng: Random, encode: Encode, progress: Progress) -> tuple[Stage, list[Lesson]]:
-    """Draw the next batch; in later stages two in five batches repeat an earlier one."""
+    """Draw the next batch; in later stages three in five batches repeat an earlier one."""
     at = progress.stage
-    if at and rng.random() < 0.4:  # noqa: PLR2004
+    if at and rng.random() < 0.6:  # noqa: PLR2004
         at = rng.randrange(at)
     stage = CURRICULUM[at]
     return stage, [_lesson(rng, encode, stage) for _ in range(stage.batch)]
