@@ -116,10 +116,10 @@ def test_a_prompt_gives_a_result_and_its_text_once(shell):
 
 
 def test_the_token_map_reads_like_the_prompt(shell):
-    text = "Nina pays in krona.\nThe lamp cost her 48."
+    text = "Nina pays in krona. The lamp cost her 48."
     result = run(shell, f"%%kvgen -n 1 --raw\n{text}")
     assert "".join(result.prompt_pieces).endswith(text)
-    assert "pays in krona.↵\nThe lamp" in re.sub("<[^>]*>", "", result._repr_html_())
+    assert "pays in krona. The lamp" in re.sub("<[^>]*>", "", result._repr_html_())
 
 
 def test_shown_again_a_result_has_its_text(shell):
@@ -129,11 +129,11 @@ def test_shown_again_a_result_has_its_text(shell):
 
 
 def test_a_prompt_is_chat_unless_raw(shell, session):
-    chat = run(shell, "%%kvgen -n 1\nwho are you ?")
-    message = [{"role": "user", "content": "who are you ?"}]
+    chat = run(shell, "%%kvgen -n 1\nwho are you </s> ?")
+    message = [{"role": "user", "content": "who are you </s> ?"}]
     assert chat.prompt_ids == session.generate(message, max_new_tokens=1).prompt_ids
-    raw = run(shell, "%%kvgen -n 1 --raw\nwho are you ?")
-    assert list(raw.prompt_ids) == session.tokenizer("who are you ?")["input_ids"]
+    raw = run(shell, "%%kvgen -n 1 --raw\nwho are you </s> ?")
+    assert list(raw.prompt_ids) == session.tokenizer("who are you </s> ?")["input_ids"]
     assert chat.prompt_ids != raw.prompt_ids
 
 
