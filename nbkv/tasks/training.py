@@ -147,7 +147,7 @@ class Trainer:
         minutes: float,
         seed: int = 0,
         device: str = "cpu",
-        peak: float = 2e-3,
+        peak: float = 1.5e-3,
         compiled: bool = True,
     ) -> None:
         """Take up the run kept in `folder`, or begin one that lasts `minutes` of training in all."""
