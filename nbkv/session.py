@@ -145,7 +145,7 @@ class Session:
             if engine.adapter.capabilities.prefix:
                 encode((*before, *ids), engine.context())
             else:
-                notes.append(f"not encoded: {engine.adapter.capabilities.why_no_prefix}")
+                notes.append(f"not encoded: {engine.adapter.capabilities.why_not('prefix')}")
                 engine.bus.emit(Fallback(session=self.name, why=notes[-1]))
         made = Chunk(name=name, text=text, token_ids=ids, sink=before, model=engine.adapter.fingerprint)
         if known == made:

@@ -16,7 +16,9 @@ from nbkv.models import masks
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.fingerprint import fingerprint, version
+from nbkv.models.record import Record
 from nbkv.models.walk import Walk
+from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
 
@@ -40,14 +42,16 @@ class ModelAdapter:
     """A transformers causal language model as nbkv runs it; made by ``nbkv.models.probe.adapt``.
 
     ``tells_positions``: positions are given explicitly, counted from 0; not to families that count them in another way.
+    ``rope`` moves cached keys to other positions; None where that cannot be done exactly.
     """
 
     model: PreTrainedModel
     name: str
     capabilities: Capabilities
     walk: Walk | None
-    notes: tuple[str, ...] = ()
+    record: Record | None
     tells_positions: bool = True
+    rope: Rope | None = None
     _fingerprint: tuple[int, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +60,16 @@ class ModelAdapter:
         embedding: Any = self.model.get_input_embeddings()
         self.device: torch.device = embedding.weight.device
         self.dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what the self-check found that a user should know."""
+        return () if self.record is None else self.record.notes
+
+    @property
+    def keeps_states(self) -> bool:
+        """Return whether the model's forward takes a cache of states instead of past keys and values."""
+        return "past_key_values" not in self._accepts and bool({"cache_params", "state"} & self._accepts)
 
     @property
     def n_layers(self) -> int:
@@ -83,7 +97,11 @@ class ModelAdapter:
         """Return an empty cache: ours if it passed the self-test, else the family's own, else a log of the tokens."""
         if self.capabilities.prefix:
             return GrowingCache(reserve)
-        return DynamicCache(config=self.config) if self.capabilities.own_cache else TokenLog()
+        return self.family_cache() if self.capabilities.own_cache else TokenLog()
+
+    def family_cache(self) -> Cache:
+        """Return an empty cache of the kind transformers makes for this model."""
+        return DynamicCache(config=self.config)
 
     def forward(
         self,
@@ -113,8 +131,7 @@ class ModelAdapter:
         """
         n_keys = max(cache.length, int(rows.max()) + 1)
         eager = self.config._attn_implementation == "eager"  # noqa: SLF001  (the only name transformers gives it)
-        kinds = self.capabilities.layer_types
-        mask = masks.by_position(rows, n_keys, kinds, self.config, self.dtype if eager else None)
+        mask = masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
         with cache.writing(rows):
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work)
 
@@ -130,14 +147,14 @@ class ModelAdapter:
     ) -> torch.Tensor:
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": not isinstance(cache, TokenLog)}
         if asked["use_cache"]:
-            asked["past_key_values" if "past_key_values" in self._accepts else "cache_params"] = cache
+            asked["cache_params" if self.keeps_states else "past_key_values"] = cache
         if self.tells_positions and "position_ids" in self._accepts:
             asked["position_ids"] = positions[None]
         if "logits_to_keep" in self._accepts:
             asked["logits_to_keep"] = keep
         if mask is not None:
             asked["attention_mask"] = mask
-        with torch.no_grad(), self._evaluating(), self._stepping(work):
+        with torch.no_grad(), self.evaluating(), self._stepping(work):
             logits: torch.Tensor = self.model(**asked).logits[0, -keep:]
         if work is not None and self.walk is None:
             work.token_layers += len(ids) * self.n_layers
@@ -147,7 +164,8 @@ class ModelAdapter:
         return nullcontext() if self.walk is None else self.walk.stepping(work)
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
+        """Within the block the model is in evaluation mode; afterwards it is in the mode it was in."""
         if not self.model.training:
             yield
             return
