@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test tables lint clean
 
 demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
@@ -21,6 +21,9 @@ else
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q --ignore=tests/notebooks
 	$(BIN)/pytest -q tests/notebooks
 endif
+
+tables: $(STAMP)
+	$(BIN)/python tests/families/survey.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -97,6 +97,23 @@ def bench(options: argparse.Namespace) -> int:
     return FAILED if any(row.refused for row in rows) else OK
 
 
+def verify(options: argparse.Namespace) -> int:
+    """Check a model and strategies on it against the model's own plain forward."""
+    import nbkv
+    from nbkv.registry import strategies
+
+    kwargs = {"device_map": "auto"} if options.device == "map" else {}
+    device = "auto" if kwargs else options.device
+    with nbkv.load(options.model, strategy="full", device=device, dtype=options.dtype, model_kwargs=kwargs) as session:
+        report = session.verify(options.strategies or strategies.names())
+        took = session.adapter.record.seconds
+        _say(repr(report))
+        _say(f"self-check at load: {took:.2f} s; notes: {'; '.join(session.adapter.notes) or 'none'}")
+    if options.json:
+        Path(options.json).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return OK if report.ok else FAILED
+
+
 def list_strategies(options: argparse.Namespace) -> int:
     """Show every strategy there is, the bundled and the installed ones."""
     import nbkv
@@ -158,6 +175,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--no-peers", dest="peers", action="store_false", help="leave out what pip would have to install")
     one.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     one.set_defaults(command=bench)
+
+    one = commands.add_parser("verify", help="check a model, and strategies on it, against its own plain forward")
+    one.add_argument("model", metavar="MODEL", help="a bundled name, a hub id or a folder")
+    told = "a strategy to check; may come again (all)"
+    one.add_argument("-s", "--strategy", dest="strategies", action="append", default=[], metavar="STRATEGY", help=told)
+    one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, or map to spread it over all (%(default)s)")
+    one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
+    one.add_argument("--json", metavar="FILE", help="also write the table as JSON")
+    one.set_defaults(command=verify)
 
     one = commands.add_parser("list", help="the strategies there are")
     one.add_argument("--markdown", action="store_true", help="as the table in the README")

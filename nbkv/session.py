@@ -13,7 +13,7 @@ import torch
 
 from nbkv import comparing, verifying
 from nbkv.chatting import Chat
-from nbkv.errors import BadOption, BadPrompt, NbkvError
+from nbkv.errors import BadOption, BadPrompt, NbkvError, UnsupportedModel
 from nbkv.events import Bus, Fallback
 from nbkv.families.prefix import encode
 from nbkv.gate import Gate
@@ -84,6 +84,7 @@ class Session:
             loaded.adapter, loaded.codec, opened, self.events, self._stopper, self.name, tenant, loaded.notes
         )
         self._gate = Gate(self.name, self._stopper)
+        self._verdicts = loaded.verdicts
         self._count = 0
 
     # asking
@@ -94,16 +95,18 @@ class Session:
         *,
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
+        force: bool = False,
         **options: Any,  # noqa: ANN401
     ) -> Result:
         """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
 
         ``options``: ``max_new_tokens`` (64), ``temperature`` (0: greedy), ``seed``, ``top_p``, ``top_k``,
-        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``. Ctrl-C raises ``KeyboardInterrupt`` whose
+        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``. ``force`` runs a strategy that failed its
+        self-check. Ctrl-C raises ``KeyboardInterrupt`` whose
         ``result`` is what there was; after ``stop()`` that result is returned. Raises ``BadPrompt``, ``BadOption``,
         ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
-        stream = self.stream(prompt, strategy=strategy, stop=stop, **options)
+        stream = self.stream(prompt, strategy=strategy, stop=stop, force=force, **options)
         for _ in stream:
             pass
         assert stream.result is not None  # noqa: S101
@@ -115,11 +118,12 @@ class Session:
         *,
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
+        force: bool = False,
         **options: Any,  # noqa: ANN401
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
         engine, wanted = self._open(), sampling(stop, options)
-        run = Run(engine, self._chosen(strategy), self._prompt(prompt), wanted, self._next_number())
+        run = Run(engine, self._chosen(strategy, force=force), self._prompt(prompt), wanted, self._next_number())
         return Stream(run, self._gate, self._remember)
 
     def chat(self, system: str | None = None) -> Chat:
@@ -180,11 +184,20 @@ class Session:
         self.last = table
         return table
 
-    def verify(self, strategy: str | Strategy | None = None) -> verifying.Report:
-        """Check this model's walk, cache and ``strategy`` against its own plain forward; return the table."""
-        engine, chosen = self._open(), self._chosen(strategy)
+    def verify(self, strategy: str | Strategy | Sequence[str | Strategy] | None = None) -> verifying.Report:
+        """Check this model's walk, cache, relocation and ``strategy`` against its own plain forward; return the table.
+
+        Several strategies make one table, in which one the model cannot serve is a row with the reason. The verdict is
+        remembered for this model; a strategy that failed is refused from then on, unless asked for with ``force=True``.
+        """
+        engine = self._open()
+        several = not (strategy is None or isinstance(strategy, (str, Strategy)))
+        chosen = [parse(one) for one in strategy] if several else [self._chosen(strategy, force=True)]  # type: ignore[union-attr,arg-type]
         with self._gate.request():
-            return verifying.verify(engine, chosen)
+            report = verifying.verify(engine, chosen)
+        for one in chosen:
+            self._verdicts.put(self._verdict_name(one), report.failed(one.spec))
+        return report
 
     # looking and switching
 
@@ -193,9 +206,9 @@ class Session:
         """Return the strategy used when a call names none."""
         return self._strategy
 
-    def use(self, strategy: str | Strategy) -> Strategy:
+    def use(self, strategy: str | Strategy, *, force: bool = False) -> Strategy:
         """Switch to ``strategy`` for the calls that name none; the store stays."""
-        self._strategy = self._chosen(strategy)
+        self._strategy = self._chosen(strategy, force=force)
         return self._strategy
 
     @property
@@ -286,10 +299,19 @@ class Session:
             raise NbkvError(message)
         return self._engine
 
-    def _chosen(self, strategy: str | Strategy | None) -> Strategy:
+    def _chosen(self, strategy: str | Strategy | None, *, force: bool = False) -> Strategy:
         chosen = self._strategy if strategy is None else parse(strategy)
         chosen.check(self._open().adapter)
+        failed = None if force else self._verdicts.get(self._verdict_name(chosen))
+        if failed:
+            message = (
+                f"{chosen.spec} failed its self-check on {self.model_name} ({failed}); force=True runs it all the same"
+            )
+            raise UnsupportedModel(message)
         return chosen
+
+    def _verdict_name(self, strategy: Strategy) -> str:
+        return f"{strategy.spec}@{self._open().adapter.fingerprint}"
 
     def _prompt(self, prompt: prompts.PromptLike) -> prompts.Prompt:
         engine = self._open()

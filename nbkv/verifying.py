@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nbkv.errors import UnsupportedModel
 from nbkv.events import Bus
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.prompt import Prompt
+from nbkv.models.relocation import alone, looked_at
 from nbkv.running import Engine
 from nbkv.stores.memory import MemoryStore
 from nbkv.strategy import Prefilled, Request, Strategy
@@ -20,11 +24,17 @@ if TYPE_CHECKING:
 _TOKENS = 48
 _TAIL = 16  # tokens that differ between two prompts which share the rest
 _FP32_LIMIT = 1e-4
+_FARTHEST = 32_768  # tokens; keys are moved at most to here
+_SINGLE = 4  # tokens looked at, each alone
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was checked: rows of ``check``, ``error`` (largest scaled logit difference), ``limit``, ``ok``, ``note``."""
+    """What was checked.
+
+    Rows of ``strategy`` (empty: the model itself), ``check``, ``error`` (the largest scaled difference; None if there
+    is nothing to check), ``limit``, ``ok`` and ``note``.
+    """
 
     model: str
     strategy: str
@@ -34,6 +44,11 @@ class Report:
     def ok(self) -> bool:
         """Return whether everything passed."""
         return all(row["ok"] for row in self.rows)
+
+    def failed(self, spec: str) -> str:
+        """Return the first check of the model or of strategy ``spec`` that failed; empty if none did."""
+        own = [row for row in self.rows if row["strategy"] in {"", spec} and not row["ok"]]
+        return f"{own[0]['check']}: error {own[0]['error']:.1e}, limit {own[0]['limit']:.1e}" if own else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-able data."""
@@ -59,25 +74,75 @@ class Report:
         return str(importlib.import_module("nbkv.show").report_html(self.to_dict()))
 
 
-def verify(engine: Engine, strategy: Strategy) -> Report:
-    """Return the checks of ``strategy`` on ``engine``'s model, run on made-up prompts in a store of their own."""
+def verify(engine: Engine, strategies: Sequence[Strategy]) -> Report:
+    """Return the checks of ``engine``'s model and of ``strategies`` on it, on made-up prompts in a store of their own.
+
+    A strategy the model cannot serve is a row that says why; it fails nothing.
+    """
     adapter = engine.adapter
     scratch = replace(engine, store=MemoryStore(limit=2**40), bus=Bus())
     first, second = _prompts(adapter.config.vocab_size, adapter.capabilities.context)
     plain = {ids: _plain(engine, ids) for ids in (first, second)}
     limit = _FP32_LIMIT if adapter.dtype == torch.float32 else _half_limit(engine, first, plain[first])
     rows = [
-        _row("full pass", _error(_prefill(scratch, Strategy(), first).logits, plain[first]), limit),
+        _row("full pass", _error(_prefill(scratch, Strategy(), first).logits, plain[first]), limit, _how(adapter)),
+        _cut(adapter, first, plain[first], limit),
+        _moved(adapter, first, limit),
     ]
+    for strategy in strategies:
+        rows.extend(_strategy_rows(scratch, strategy, plain, limit))
+    return Report(adapter.name, ", ".join(strategy.spec for strategy in strategies), tuple(rows))
+
+
+def _strategy_rows(
+    engine: Engine, strategy: Strategy, plain: dict[tuple[int, ...], torch.Tensor], limit: float
+) -> list[dict[str, Any]]:
+    try:
+        strategy.check(engine.adapter)
+    except UnsupportedModel as refusal:
+        return [_unchecked(strategy.spec, limit, f"refused: {refusal}", strategy.spec)]
     tested = strategy if strategy.exact else strategy.at_full_budget()
     if tested is None:
-        rows.append({"check": "strategy", "error": None, "limit": limit, "ok": True, "note": "has no full budget"})
-        return Report(adapter.name, strategy.spec, tuple(rows))
+        return [_unchecked(strategy.spec, limit, "has no full budget at which it would equal full", strategy.spec)]
+    first, second = plain
+    rows = []
     for name, ids in (("cold", first), ("again", first), ("branch", second), ("back to the first", first)):
-        prefilled = _prefill(scratch, tested, ids)
+        prefilled = _prefill(engine, tested, ids)
         note = f"{int((prefilled.provenance == 0).sum())} of {len(ids)} tokens fresh"
-        rows.append(_row(f"{tested.spec}: {name}", _error(prefilled.logits, plain[ids]), limit, note))
-    return Report(adapter.name, strategy.spec, tuple(rows))
+        error = _error(prefilled.logits, plain[ids])
+        rows.append(_row(f"{tested.spec}: {name}", error, limit, note, strategy.spec))
+    return rows
+
+
+def _how(adapter: ModelAdapter) -> str:
+    return "through the layer walk" if adapter.walk else "plain forward: the layers cannot be walked"
+
+
+def _cut(adapter: ModelAdapter, ids: tuple[int, ...], plain: torch.Tensor, limit: float) -> dict[str, Any]:
+    """Check a pass that goes on from cached tokens: several at once where prefixes are reused, else token by token."""
+    cache, at = adapter.new_cache(), len(ids) // 2
+    steps = [ids[at:]] if adapter.capabilities.prefix else [(token,) for token in ids[at:]]
+    adapter.forward(adapter.tensor(ids[:at]), cache, start=0)
+    for step in steps:
+        logits = adapter.forward(adapter.tensor(step), cache, start=at)[-1]
+        at += len(step)
+    return _row("from a cache", _error(logits, plain), limit, type(cache).__name__)
+
+
+def _moved(adapter: ModelAdapter, ids: tuple[int, ...], limit: float) -> dict[str, Any]:
+    """Check keys moved to later positions against keys that were made there, of tokens alone in their context.
+
+    In a longer context the model itself differs from place to place: it rounds its angles to its own precision.
+    """
+    if adapter.rope is None:
+        return _unchecked("relocation", limit, f"refused: {adapter.capabilities.why_not('relocation')}")
+    positions = looked_at(adapter, _FARTHEST)
+    keys, _ = alone(adapter, adapter.tensor(ids[:_SINGLE]), positions)
+    at_zero = [layer[0][:, :, None].expand(-1, -1, len(positions), -1) for layer in keys]
+    moved = adapter.rope.keys(at_zero, torch.zeros_like(positions), positions)
+    pairs = zip(moved, (layer.permute(1, 2, 0, 3) for layer in keys), strict=True)
+    worst = max(_error(got, want) for got, want in pairs if want.numel())
+    return _row("relocation", worst, limit, f"keys moved by up to {int(positions[-1])} positions")
 
 
 def _prompts(vocabulary: int, context: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -106,7 +171,7 @@ def _half_limit(engine: Engine, ids: tuple[int, ...], plain: torch.Tensor) -> fl
     at = len(ids) - _TAIL
     engine.adapter.forward(engine.adapter.tensor(ids[:at]), cache, start=0)
     logits = engine.adapter.forward(engine.adapter.tensor(ids[at:]), cache, start=at)[-1]
-    rounding = float(torch.finfo(engine.adapter.dtype).eps)
+    rounding = 4 * float(torch.finfo(engine.adapter.dtype).eps)
     return max(2 * _error(logits, plain), rounding)
 
 
@@ -115,5 +180,9 @@ def _error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float(difference / expected.float().abs().max().clamp(min=1.0))
 
 
-def _row(check: str, error: float, limit: float, note: str = "") -> dict[str, Any]:
-    return {"check": check, "error": error, "limit": limit, "ok": error <= limit, "note": note}
+def _unchecked(check: str, limit: float, note: str, strategy: str = "") -> dict[str, Any]:
+    return {"strategy": strategy, "check": check, "error": None, "limit": limit, "ok": True, "note": note}
+
+
+def _row(check: str, error: float, limit: float, note: str, strategy: str = "") -> dict[str, Any]:
+    return {"strategy": strategy, "check": check, "error": error, "limit": limit, "ok": error <= limit, "note": note}

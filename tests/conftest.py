@@ -22,6 +22,29 @@ _COMMON = {
 }
 _WINDOW = {"sliding_window": 8}
 _GPT2 = {"vocab_size": 199, "n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 512}
+_PLAIN = {name: value for name, value in _COMMON.items() if name not in {"head_dim", "num_key_value_heads"}}
+_EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_LATENT = {
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+    "head_dim": 8,
+}
+# The last two layers use the K/V of the first two.
+_SHARED = {
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "vocab_size_per_layer_input": 199,
+    "hidden_size_per_layer_input": 16,
+}
+_THREE_AXES = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
 
 FAMILIES = {
     "llama": ("LlamaForCausalLM", "LlamaConfig", _COMMON),
@@ -32,6 +55,26 @@ FAMILIES = {
     "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", _COMMON | _WINDOW | {"sliding_window_pattern": 2}),
     "phi3": ("Phi3ForCausalLM", "Phi3Config", _COMMON),
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", _GPT2 | {"bos_token_id": 0, "eos_token_id": 1}),
+    "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", _COMMON),
+    "olmoe": ("OlmoeForCausalLM", "OlmoeConfig", _COMMON | _EXPERTS),
+    "granite": ("GraniteForCausalLM", "GraniteConfig", _COMMON | {"attention_multiplier": 0.25}),
+    "smollm3": ("SmolLM3ForCausalLM", "SmolLM3Config", _COMMON | {"no_rope_layer_interval": 2}),
+    "glm4": ("Glm4ForCausalLM", "Glm4Config", _COMMON),
+    "cohere": ("CohereForCausalLM", "CohereConfig", _COMMON | {"logit_scale": 1.0}),
+    "cohere2": ("Cohere2ForCausalLM", "Cohere2Config", _COMMON | _WINDOW | {"logit_scale": 1.0}),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", "Qwen3MoeConfig", _COMMON | _EXPERTS),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", _COMMON | _EXPERTS),
+    "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", _PLAIN),
+    "phi": ("PhiForCausalLM", "PhiConfig", _PLAIN),
+    "falcon": ("FalconForCausalLM", "FalconConfig", _PLAIN),
+    "bloom": ("BloomForCausalLM", "BloomConfig", _PLAIN | {"n_layer": 4, "n_head": 4}),
+    "opt": ("OPTForCausalLM", "OPTConfig", _PLAIN | {"ffn_dim": 96, "word_embed_proj_dim": 64}),
+    "starcoder2": ("Starcoder2ForCausalLM", "Starcoder2Config", _PLAIN | _WINDOW),
+    "gemma3n": ("Gemma3nForCausalLM", "Gemma3nTextConfig", _COMMON | _WINDOW | _SHARED),
+    "gemma4": ("Gemma4ForCausalLM", "Gemma4TextConfig", _COMMON | _WINDOW | _SHARED | {"global_head_dim": 32}),
+    "deepseek_v3": ("DeepseekV3ForCausalLM", "DeepseekV3Config", _COMMON | _EXPERTS | _LATENT),
+    "qwen2_vl": ("Qwen2VLForConditionalGeneration", "Qwen2VLConfig", {"text_config": _COMMON | _THREE_AXES}),
+    "qwen3_vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLConfig", {"text_config": _COMMON}),
 }
 
 
@@ -67,6 +110,12 @@ def words(n: int, seed: int = 0) -> str:
     """Return ``n`` words the tokenizer knows, with a space before each."""
     draw = random.Random(seed)
     return "".join(f" w{draw.randrange(191)}" for _ in range(n))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """No test reads or writes what this machine remembers of models."""
+    monkeypatch.setenv("NBKV_CACHE", str(tmp_path / "remembered"))
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from transformers.utils import logging
 from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, closest
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.codec import Codec
-from nbkv.models.probe import adapt
+from nbkv.models.fingerprint import fingerprint
+from nbkv.models.probe import adapt, probe
+from nbkv.models.record import Record
+from nbkv.models.remembered import Verdicts
 
 _BUNDLED = Path(__file__).parent / "bundled"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,6 +33,7 @@ class Loaded:
     codec: Codec
     name: str
     notes: tuple[str, ...]
+    verdicts: Verdicts
 
 
 def bundled() -> list[str]:
@@ -59,9 +64,26 @@ def load_model(
     if network.config.is_encoder_decoder:
         message = f"{name} is an encoder-decoder; nbkv runs decoder-only language models"
         raise UnsupportedModel(message)
-    adapter = adapt(network, name)
+    adapter, verdicts = (
+        _adapted(network, name) if isinstance(model, (str, Path)) else (adapt(network, name), Verdicts())
+    )
     kind = str(adapter.dtype).removeprefix("torch.")
-    return Loaded(adapter, Codec(tokenizer), name, (f"{kind} on {adapter.device}", *adapter.notes))
+    return Loaded(adapter, Codec(tokenizer), name, (f"{kind} on {adapter.device}", *adapter.notes), verdicts)
+
+
+def _adapted(network: PreTrainedModel, name: str) -> tuple[ModelAdapter, Verdicts]:
+    """Return the adapter of a model that can be loaded again, proved now or remembered from an earlier load."""
+    embedding: Any = network.get_input_embeddings()
+    attention = str(network.config._attn_implementation)  # noqa: SLF001  (the only name transformers gives it)
+    verdicts = Verdicts.of(fingerprint(network), embedding.weight.device.type, attention)
+    if (kept := verdicts.get("record")) is not None:
+        try:
+            return adapt(network, name, Record.from_dict(kept)), verdicts
+        except ValueError as error:
+            warnings.warn(f"a remembered self-check is damaged and done again: {error}", stacklevel=3)
+    record = probe(network, name)
+    verdicts.put("record", record.to_dict())
+    return adapt(network, name, record), verdicts
 
 
 def _given(model: object, tokenizer: object, device: str, dtype: object, kwargs: object) -> PreTrainedModel:

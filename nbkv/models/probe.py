@@ -55,10 +55,10 @@ def probe(model: PreTrainedModel, name: str) -> Record:
         expected, layers = find_layers(
             model, plain.n_layers, lambda: plain.forward(ids, TokenLog(), start=0, keep=len(ids))
         )
-    except Exception as error:
-        why = next(iter(str(error).splitlines()), "")
-        message = f"{name} cannot be served: its own forward fails on {len(ids)} tokens ({type(error).__name__}: {why})"
-        raise UnsupportedModel(message) from error
+    except Exception as failure:
+        why = f"{type(failure).__name__}: {next(iter(str(failure).splitlines()), '')}"
+        message = f"{name} cannot be served: its own forward fails on {len(ids)} tokens ({why})"
+        raise UnsupportedModel(message) from failure
     trial = _Trial(plain, ids, expected.float())
     if layers is not None and (cache := trial.passes(replace(plain, walk=Walk(layers), tells_positions=True))):
         return trial.record(cache, layers, began, tells_positions=True)
@@ -107,13 +107,15 @@ class _Trial:
         return _error(torch.cat(parts), self.expected)
 
     def check_causal(self) -> None:
-        """Raise ``UnsupportedModel`` if a later token changes earlier logits (told apart from rounding only in fp32)."""
+        """Raise ``UnsupportedModel`` if a later token changes earlier logits (half precision hides that)."""
         half = len(self.ids) // 2
         logits = self.plain.forward(self.ids[:half], TokenLog(), start=0, keep=half)
         error = _error(logits, self.expected[:half])
         if self.plain.dtype == torch.float32 and error > _FP32_TOLERANCE:
             name = self.plain.name
-            message = f"{name} is not causal: later tokens change earlier logits (by {error:.1e}); nothing can be reused"
+            message = (
+                f"{name} is not causal: later tokens change earlier logits (by {error:.1e}); nothing can be reused"
+            )
             raise UnsupportedModel(message)
 
     def record(

@@ -32,7 +32,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
-        """Return the record that ``to_dict`` gave, also after a way through JSON; raises ``ValueError`` if it is none."""
+        """Return the record that ``to_dict`` gave, also after a way through JSON; else raises ``ValueError``."""
         try:
             known = dict(data["capabilities"])
             for field in fields(Capabilities):

@@ -37,24 +37,17 @@ def learn(adapter: Any, ids: torch.Tensor, limit: float) -> tuple[tuple[Place | 
 
     ``limit`` is the scaled error allowed, ``ids`` some token ids.
     """
-    capabilities = adapter.capabilities
-    if not capabilities.prefix:
-        return None, capabilities.why_not("prefix")
-    if capabilities.positions != "rotary":
-        kind = {"absolute": "learned positions", "alibi": "ALiBi positions"}.get(capabilities.positions, "no positions")
-        return None, f"it has {kind}, not rotary ones: K/V cannot be moved to another position"
-    if not adapter.tells_positions:
-        return None, "its positions cannot be given explicitly"
-    last = min(_FAR, capabilities.stable_context) - 1
-    positions = torch.tensor([0, 1, min(7, last), min(101, last), last], device=adapter.device)
+    if why := _ruled_out(adapter):
+        return None, why
+    positions = looked_at(adapter, _FAR)
     try:
-        keys, values = _alone(adapter, ids[:_IDS], positions)
+        keys, values = alone(adapter, ids[:_IDS], positions)
     except Exception as error:  # noqa: BLE001  (a family may refuse in any way; the reason is kept and told)
         return None, f"it cannot be run on single tokens at given positions ({type(error).__name__})"
+    if any(side.numel() and _error(side, side[:1].expand_as(side)) > limit for side in values):
+        return None, "its cached values depend on position (a latent cache keeps its rotary part there)"
     places: list[Place | None] = []
-    for index, (mine, other) in enumerate(zip(keys, values, strict=True)):
-        if other.numel() and _error(other, other[:1].expand_as(other)) > limit:
-            return None, "its cached values depend on position (a latent cache keeps its rotary part there)"
+    for index, mine in enumerate(keys):
         found, place = _place(adapter.model, mine, positions, limit)
         if not found:
             return None, f"no rotation explains how the keys of layer {index} depend on position"
@@ -71,7 +64,13 @@ def build(model: nn.Module, places: tuple[Place | None, ...]) -> Rope:
     return Rope(tuple(None if place is None else made[place] for place in places))
 
 
-def _alone(
+def looked_at(adapter: Any, far: int) -> torch.Tensor:  # noqa: ANN401
+    """Return positions ``[P]`` from 0 up to ``far`` or the model's last, near ones and far ones."""
+    last = min(far, adapter.capabilities.stable_context) - 1
+    return torch.tensor([0, 1, min(7, last), min(101, last), last // 2, last], device=adapter.device)
+
+
+def alone(
     adapter: Any,  # noqa: ANN401
     ids: torch.Tensor,
     positions: torch.Tensor,
@@ -91,9 +90,17 @@ def _alone(
     )
 
 
-def _place(
-    model: nn.Module, keys: torch.Tensor, positions: torch.Tensor, limit: float
-) -> tuple[bool, Place | None]:
+def _ruled_out(adapter: Any) -> str:  # noqa: ANN401
+    capabilities = adapter.capabilities
+    if not capabilities.prefix:
+        return str(capabilities.why_not("prefix"))
+    if capabilities.positions != "rotary":
+        kind = {"absolute": "learned positions", "alibi": "ALiBi positions"}.get(capabilities.positions, "no positions")
+        return f"it has {kind}, not rotary ones: K/V cannot be moved to another position"
+    return "" if adapter.tells_positions else "its positions cannot be given explicitly"
+
+
+def _place(model: nn.Module, keys: torch.Tensor, positions: torch.Tensor, limit: float) -> tuple[bool, Place | None]:
     """Return whether the dependence of ``keys`` ``[P, n, H, D]`` on ``positions`` is explained, and by what."""
     moving = (keys != keys[:1]).flatten(0, 2).any(dim=0) if keys.numel() else torch.zeros(1, dtype=torch.bool)
     if not moving.any():

@@ -30,35 +30,47 @@ class Verdicts:
     be written is left out, since everything can be found out again.
     """
 
-    def __init__(self, fingerprint: str, device: str, attention: str) -> None:
-        """Name the file after everything a finding depends on."""
-        about = "|".join((fingerprint, device, attention, torch.__version__, transformers.__version__, _code()))
-        self._path = folder() / "verified" / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.json"
+    def __init__(self, path: Path | None = None) -> None:
+        """Keep findings in the file ``path``, or without one only as long as this object lives."""
+        self._path = path
+        self._entries = {} if path is None else _read(path)
+
+    @classmethod
+    def of(cls, fingerprint: str, device: str, attention: str) -> Verdicts:
+        """Return the kept findings about a model; the file is named after everything they depend on."""
+        about = f"{fingerprint}|{device}|{attention}|{torch.__version__}|{transformers.__version__}|{_code()}"
+        return cls(folder() / "verified" / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.json")
 
     def get(self, name: str) -> Any:  # noqa: ANN401
         """Return the finding called ``name``, or None."""
-        return self._read().get(name)
+        return self._entries.get(name)
 
     def put(self, name: str, finding: object) -> None:
         """Keep ``finding`` (JSON-able) under ``name``."""
-        entries = self._read() | {name: finding}
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as file:
-                json.dump(entries, file)
-            Path(file.name).replace(self._path)
-        except OSError as error:
-            warnings.warn(f"self-checks are not remembered: {error}", stacklevel=2)
+        self._entries[name] = finding
+        if self._path is not None:
+            self._entries = _read(self._path) | self._entries
+            _write(self._path, self._entries)
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            entries = json.loads(self._path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            warnings.warn(f"remembered self-checks cannot be read and are done again: {error}", stacklevel=2)
-            return {}
-        return entries if isinstance(entries, dict) else {}
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        warnings.warn(f"remembered self-checks cannot be read and are done again: {error}", stacklevel=4)
+        return {}
+
+
+def _write(path: Path, entries: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            json.dump(entries, file)
+        Path(file.name).replace(path)
+    except OSError as error:
+        warnings.warn(f"self-checks are not remembered: {error}", stacklevel=4)
 
 
 @cache

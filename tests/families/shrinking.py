@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 LAYERS = 4
 VOCABULARY = 199
@@ -113,7 +122,9 @@ _INDEXER = {
     "indexer_compress_ratio": 4,
     "ngram_vocab_size_base": 97,
 }
+_THREE_AXES = {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}}
 OWN: dict[str, dict] = {
+    **dict.fromkeys(("glm4v", "glm46v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_vl", "qwen2_5_vl"), _THREE_AXES),
     "bamba": {"attn_layer_indices": [1, 3]},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
@@ -135,7 +146,7 @@ OWN: dict[str, dict] = {
     "qwen4_exp_text": _INDEXER,
     "reformer": {"axial_pos_embds_dim": (32, 32), "axial_pos_shape": (16, 32)},
     "xlnet": {"max_position_embeddings": None},
-    "xlstm": {"num_heads": 8},
+    "xlstm": {"num_heads": 8, "chunk_size": 1024},
     "xmod": {"default_language": "en_XX"},
     "zamba": _ZAMBA | {"attn_layer_period": 2, "attn_layer_offset": 1},
     "zamba2": _ZAMBA | {"hybrid_layer_ids": [1, 3], "mamba_headdim": 16, "n_mamba_heads": 8},
@@ -144,23 +155,44 @@ OWN: dict[str, dict] = {
 SMALL = _TEXT | _NAMES | _EXPERTS | _LATENT | _STATES
 
 
-def families() -> list[str]:
-    """Return every model type that transformers serves as a causal language model."""
-    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+def families() -> dict[str, type]:
+    """Return every model type that transformers serves as a text decoder, and the auto class that makes it.
+
+    Vision-language models are served as text models.
+    """
+    seeing = dict.fromkeys(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, AutoModelForImageTextToText)
+    return dict(sorted((seeing | dict.fromkeys(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoModelForCausalLM)).items()))
 
 
-def small_config(model_type: str) -> object:
+def small_config(model_type: str) -> PreTrainedConfig:
     """Return a small config of ``model_type``; parts for images or sound are shrunk like the text decoder."""
     return _small(type(AutoConfig.for_model(model_type)), OWN.get(model_type, {}))
 
 
 def small_model(model_type: str, seed: int = 0) -> PreTrainedModel:
-    """Return a small random model of ``model_type`` with logits spread like a trained model's."""
+    """Return a small random model of ``model_type`` whose logits are spread like a trained model's, if that works."""
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(small_config(model_type)).eval()
+    model = families()[model_type].from_config(small_config(model_type)).eval()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    for factor in (3.0, 1.0):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                wide = parameter.ndim > 1 and not any(word in name for word in ("embed", "wte", "shared", "router"))
+                parameter.copy_(before[name] * factor if wide else before[name])
+            if model.config.is_encoder_decoder or _spread(model):
+                return model
+    return model
 
 
-def _small(config_class: type, own: dict) -> object:
+def _spread(model: PreTrainedModel) -> bool:
+    try:
+        logits = model(torch.arange(2, 22)[None]).logits
+    except Exception:  # noqa: BLE001  (whether nbkv says so in one line is what is surveyed)
+        return True
+    return bool(logits.isfinite().all()) and float(logits.abs().max()) < 1e4
+
+
+def _small(config_class: type, own: dict) -> PreTrainedConfig:
     default = config_class()
     kept = {name: value for name, value in SMALL.items() if _has(default, name) and _writable(config_class, name)}
     if _has(default, "kv_lora_rank"):
@@ -171,6 +203,9 @@ def _small(config_class: type, own: dict) -> object:
         for name in getattr(config_class, "sub_configs", {})
         if (part := getattr(default, name, None)) is not None
     }
+    if sections := (getattr(default, "rope_parameters", None) or {}).get("mrope_section"):
+        share = default.rope_parameters.get("partial_rotary_factor") or 1.0
+        kept["rope_parameters"] = default.rope_parameters | {"mrope_section": _sections(int(8 * share), len(sections))}
     if _writable(config_class, "layer_types") and (kinds := getattr(default, "layer_types", None)):
         kept["layer_types"] = _types(kinds)
     if hasattr(default, "is_decoder"):
@@ -178,6 +213,10 @@ def _small(config_class: type, own: dict) -> object:
     own = {name: value for name, value in own.items() if name not in parts}
     given = {name: value for name, value in (kept | parts | own).items() if value is not None}
     return config_class(**given)
+
+
+def _sections(pairs: int, axes: int) -> list[int]:
+    return [*[pairs // axes] * (axes - 1), pairs - pairs // axes * (axes - 1)]
 
 
 def _writable(config_class: type, name: str) -> bool:

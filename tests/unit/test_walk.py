@@ -34,6 +34,8 @@ def test_walk_gives_the_models_own_logits(model_of, family):
 def test_scattered_rows_see_by_true_position(model_of, family):
     model = model_of(family)
     adapter, ids, rows = adapt(model, family), ids_of(), torch.tensor([2, 3, 11, 25, 39])
+    if adapter.capabilities.positions == "alibi":
+        pytest.skip("ALiBi counts positions by mask: refused for everything but prefix")
     with torch.no_grad():
         expected = model(ids[None]).logits[0]
     cache = GrowingCache()
@@ -136,6 +138,19 @@ def test_capabilities_are_read_off(model_of):
     assert of("llama").context == 512
     assert of("llama").kv_heads == (2, 2, 2, 2)
     assert of("qwen3").key_dim == (16, 16, 16, 16)
+
+
+def test_what_cannot_be_moved_is_named(model_of):
+    def reason(family):
+        capabilities = adapt(model_of(family), family).capabilities
+        assert capabilities.prefix
+        assert not capabilities.relocation
+        return capabilities.why_not("relocation")
+
+    assert "learned positions" in reason("gpt2")
+    assert "learned positions" in reason("opt")
+    assert "ALiBi" in reason("bloom")
+    assert "latent" in reason("deepseek_v3")
 
 
 def test_a_recurrent_model_is_served_plainly_and_says_so():
