@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from transformers.cache_utils import Cache, DynamicCache
 from nbkv.models import masks
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
-from nbkv.models.fingerprint import fingerprint, version
+from nbkv.models.fingerprint import Identity
+from nbkv.models.placement import compute_dtype, input_device
 from nbkv.models.walk import Walk
 
 AnyCache = Cache | TokenLog
@@ -48,14 +49,14 @@ class ModelAdapter:
     walk: Walk | None
     notes: tuple[str, ...] = ()
     tells_positions: bool = True
-    _fingerprint: tuple[int, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Learn which optional arguments the model's forward takes."""
-        self._accepts = frozenset(inspect.signature(self.model.forward).parameters)
-        embedding: Any = self.model.get_input_embeddings()
-        self.device: torch.device = embedding.weight.device
-        self.dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        inside = getattr(self.model, "get_base_model", lambda: self.model)()  # a PEFT wrapper hands everything on to it
+        self._accepts = frozenset(inspect.signature(inside.forward).parameters)
+        self._identity = Identity(self.model)
+        self.device = input_device(self.model)
+        self.dtype = compute_dtype(self.model)
 
     @property
     def n_layers(self) -> int:
@@ -70,10 +71,7 @@ class ModelAdapter:
     @property
     def fingerprint(self) -> str:
         """Return what identifies the weights, quantisation and active adapters; changes when any of them does."""
-        now = version(self.model)
-        if self._fingerprint is None or self._fingerprint[0] != now:
-            self._fingerprint = (now, fingerprint(self.model))
-        return self._fingerprint[1]
+        return self._identity.digest
 
     def tensor(self, ids: Sequence[int]) -> torch.Tensor:
         """Return token ids ``[n]`` on the model's device."""
@@ -137,7 +135,7 @@ class ModelAdapter:
             asked["logits_to_keep"] = keep
         if mask is not None:
             asked["attention_mask"] = mask
-        with torch.no_grad(), self._evaluating(), self._stepping(work):
+        with torch.no_grad(), self.evaluating(), self._stepping(work):
             logits: torch.Tensor = self.model(**asked).logits[0, -keep:]
         if work is not None and self.walk is None:
             work.token_layers += len(ids) * self.n_layers
@@ -147,12 +145,16 @@ class ModelAdapter:
         return nullcontext() if self.walk is None else self.walk.stepping(work)
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        if not self.model.training:
+    def evaluating(self) -> Iterator[None]:
+        """Within the block no part of the model is in training mode: no dropout."""
+        if not (self.model.training or self._identity.training):
             yield
             return
-        self.model.eval()
+        parts = [module for module in self.model.modules() if module.training]
         try:
+            for module in parts:
+                module.training = False
             yield
         finally:
-            self.model.train()
+            for module in parts:
+                module.training = True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +47,21 @@ def load_model(
 ) -> Loaded:
     """Return ``model`` on ``device`` in ``dtype``, probed and self-tested.
 
-    ``dtype="auto"``: float32 on a CPU, the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``.
-    Raises ``LoadError`` if it cannot be read, ``BadOption`` for an unknown device or dtype, ``UnsupportedModel`` if it
-    is no decoder.
+    ``dtype="auto"``: float32 on a CPU, the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``; its
+    ``device_map`` takes the place of ``device``. Raises ``LoadError`` if it cannot be read, ``BadOption`` for an unknown
+    device or dtype, ``UnsupportedModel`` if it is no decoder, or has an adapter that cannot be served.
     """
     if isinstance(model, (str, Path)):
-        place = _device(device)
-        network, name = _read(str(model), place, _dtype(dtype, place), dict(model_kwargs or {}))
-        tokenizer = tokenizer if tokenizer is not None else _tokenizer(str(model), dict(model_kwargs or {}))
+        kwargs = dict(model_kwargs or {})
+        place = _place(device, kwargs)
+        network, name = _read(str(model), place, _dtype(dtype, place), kwargs)
+        tokenizer = tokenizer if tokenizer is not None else _tokenizer(str(model), kwargs)
     else:
         network, name = _given(model, tokenizer, device, dtype, model_kwargs), type(model).__name__
     if network.config.is_encoder_decoder:
         message = f"{name} is an encoder-decoder; nbkv runs decoder-only language models"
         raise UnsupportedModel(message)
+    _check_adapters(network, name)
     adapter = adapt(network, name)
     kind = str(adapter.dtype).removeprefix("torch.")
     return Loaded(adapter, Codec(tokenizer), name, (f"{kind} on {adapter.device}", *adapter.notes))
@@ -75,6 +78,29 @@ def _given(model: object, tokenizer: object, device: str, dtype: object, kwargs:
         message = "device, dtype and model_kwargs belong to loading; this model is loaded already (leave them out)"
         raise BadOption(message)
     return model  # type: ignore[return-value]  # a PEFT wrapper is not a PreTrainedModel but serves as one
+
+
+def _check_adapters(network: Any, name: str) -> None:  # noqa: ANN401
+    """Refuse PEFT methods that look at a whole prompt at once, before its beginning is cut off for reuse."""
+    for label, config in getattr(network, "peft_config", {}).items():
+        if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
+            message = (
+                f"{name}: adapter {label!r} ({config.peft_type.value}) depends on the whole prompt in each pass; "
+                "nbkv runs adapters that change layers (LoRA and its kin); merge or leave out this one"
+            )
+            raise UnsupportedModel(message)
+
+
+def _place(device: str, kwargs: dict[str, Any]) -> str:
+    """Return the device to load to; with a ``device_map`` only whether it is all host, which decides the dtype."""
+    wanted = kwargs.get("device_map")
+    if wanted is None:
+        return _device(device)
+    if device != "auto":
+        message = f"device={device!r} and model_kwargs' device_map both say where the model goes (give one of them)"
+        raise BadOption(message)
+    places = {str(place) for place in (wanted.values() if isinstance(wanted, Mapping) else [wanted])}
+    return "cpu" if places <= {"cpu", "disk"} else _device(device)
 
 
 def _device(device: str) -> str:
@@ -108,7 +134,7 @@ def _source(model: str) -> tuple[str, str]:
         return str(_BUNDLED / model), model
     path = Path(model).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not any((path / kind).is_file() for kind in ("config.json", "adapter_config.json")):
             message = f"folder {model!r} holds no config.json (accepted: a folder written by save_pretrained)"
             raise LoadError(message)
         return str(path), path.name
@@ -124,11 +150,13 @@ def _source(model: str) -> tuple[str, str]:
 def _read(model: str, device: str, dtype: str | torch.dtype, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, str]:
     source, name = _source(model)
     kwargs = {"dtype": dtype} | kwargs
-    if "device_map" not in kwargs and device != "cpu":
-        kwargs["device_map"] = device
+    move = device if kwargs.get("device_map") is None and device != "cpu" else None
+    if move and find_spec("accelerate"):  # reads straight to the device; transformers cannot do that without it
+        kwargs["device_map"], move = move, None
     try:
         with _quiet() if model in bundled() else nullcontext():
-            return AutoModelForCausalLM.from_pretrained(source, **kwargs).eval(), name
+            network = AutoModelForCausalLM.from_pretrained(source, **kwargs).eval()
+        return (network.to(move) if move else network), name
     except torch.OutOfMemoryError as error:
         message = f"{name} does not fit on {device}; give another device, dtype or model_kwargs=dict(device_map='auto')"
         raise OutOfMemory(message) from error

@@ -16,6 +16,7 @@ from nbkv.kv import KV
 from nbkv.models import capabilities
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.cache import GrowingCache, TokenLog
+from nbkv.models.placement import input_device
 from nbkv.models.walk import Walk, find_layers
 
 _TOKENS = 20  # probe length; cut in the middle, so that both halves have several rows
@@ -78,10 +79,9 @@ def _walk(
 
 
 def _probe_ids(model: PreTrainedModel, config: Any) -> torch.Tensor:  # noqa: ANN401
-    embedding: Any = model.get_input_embeddings()
     vocabulary = int(config.vocab_size)
     context = int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or _TOKENS)
-    return (torch.arange(1, min(_TOKENS, context) + 1, device=embedding.weight.device) * 7919) % vocabulary
+    return (torch.arange(1, min(_TOKENS, context) + 1, device=input_device(model)) * 7919) % vocabulary
 
 
 def _error(
