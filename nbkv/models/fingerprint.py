@@ -38,7 +38,7 @@ def fingerprint(model: nn.Module) -> str:
 class Identity:
     """The fingerprint of one model, taken again only when something that it covers may have changed.
 
-    ``training`` says whether any part of it is in training mode: PEFT adds layers that are, also to a model that is not.
+    ``training`` says whether any part of it is in training mode; layers that PEFT adds are, whatever the model is.
     Noticed: another adapter, a parameter replaced, moved or written in place. Not noticed: values written through
     ``parameter.data``, of which torch keeps no trace.
     """
@@ -69,7 +69,7 @@ class Identity:
 
 
 def _modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield every module, as often as it is used: asked at each request, where ``modules()`` takes ten times as long."""
+    """Yield every module, as often as it is used: ``modules()``, which sorts that out, is slow at each request."""
     waiting = [model]
     while waiting:
         module = waiting.pop()

@@ -47,9 +47,9 @@ def load_model(
 ) -> Loaded:
     """Return ``model`` on ``device`` in ``dtype``, probed and self-tested.
 
-    ``dtype="auto"``: float32 on a CPU, the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``; its
-    ``device_map`` takes the place of ``device``. Raises ``LoadError`` if it cannot be read, ``BadOption`` for an unknown
-    device or dtype, ``UnsupportedModel`` if it is no decoder, or has an adapter that cannot be served.
+    ``dtype="auto"``: float32 on a CPU, the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``; a
+    ``device_map`` there takes the place of ``device``. Raises ``LoadError`` if it cannot be read, ``BadOption`` for an
+    unknown device or dtype, ``UnsupportedModel`` if it is no decoder, or has an adapter that cannot be served.
     """
     if isinstance(model, (str, Path)):
         kwargs = dict(model_kwargs or {})

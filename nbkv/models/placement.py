@@ -34,7 +34,6 @@ def offloaded(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
     for prefix, module in model.named_modules():
         if has_offloaded_params(module):
-            inside = module._hf_hook.place_submodules  # type: ignore[union-attr]  # noqa: SLF001  (such a hook has one)
+            inside = module._hf_hook.place_submodules  # noqa: SLF001  (such a module has a hook)
             with align_module_device(module, torch.device("cpu")):
-                for name, parameter in module.named_parameters(prefix, recurse=inside, remove_duplicate=False):
-                    yield name, parameter
+                yield from module.named_parameters(prefix, recurse=inside, remove_duplicate=False)
