@@ -16,6 +16,7 @@ from transformers.utils import logging
 from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, closest
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.codec import Codec
+from nbkv.models.placement import without_data
 from nbkv.models.probe import adapt
 
 _BUNDLED = Path(__file__).parent / "bundled"
@@ -62,6 +63,12 @@ def load_model(
         message = f"{name} is an encoder-decoder; nbkv runs decoder-only language models"
         raise UnsupportedModel(message)
     _check_adapters(network, name)
+    if empty := without_data(network):
+        message = (
+            f"{name}: {len(empty)} weights have no values, such as {empty[0]} (an adapter gets none on layers that a "
+            "device_map keeps in another place than they run: give these layers a device)"
+        )
+        raise LoadError(message)
     adapter = adapt(network, name)
     kind = str(adapter.dtype).removeprefix("torch.")
     return Loaded(adapter, Codec(tokenizer), name, (f"{kind} on {adapter.device}", *adapter.notes))

@@ -28,12 +28,29 @@ def compute_dtype(model: Any) -> torch.dtype:  # noqa: ANN401
 
 def offloaded(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield name and value of every parameter that accelerate keeps in host memory or on disk, one module at a time."""
-    if not any(hasattr(module, "_hf_hook") for module in model.modules()):
-        return
-    from accelerate.utils import align_module_device, has_offloaded_params  # noqa: PLC0415  (there if it set hooks)
+    for prefix, module, hook in _away(model):
+        hook.pre_forward(module)
+        try:
+            yield from _held(prefix, module, hook)
+        finally:
+            hook.post_forward(module, None)
 
+
+def without_data(model: nn.Module) -> list[str]:
+    """Return the names of parameters whose values are neither here nor anywhere else."""
+    kept = {name for away in _away(model) for name, _ in _held(*away)}
+    here = model.named_parameters(remove_duplicate=False)
+    return [name for name, parameter in here if parameter.is_meta and name not in kept]
+
+
+def _away(model: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
+    """Yield name, module and hook wherever one of accelerate's hooks fetches parameters for the length of a call."""
     for prefix, module in model.named_modules():
-        if has_offloaded_params(module):
-            inside = module._hf_hook.place_submodules  # noqa: SLF001  (such a module has a hook)
-            with align_module_device(module, torch.device("cpu")):
-                yield from module.named_parameters(prefix, recurse=inside, remove_duplicate=False)
+        hook = getattr(module, "_hf_hook", None)
+        for each in (hook, *getattr(hook, "hooks", ())):
+            if getattr(each, "offload", False):
+                yield prefix, module, each
+
+
+def _held(prefix: str, module: nn.Module, hook: Any) -> Iterator[tuple[str, torch.Tensor]]:  # noqa: ANN401
+    return module.named_parameters(prefix, recurse=hook.place_submodules, remove_duplicate=False)

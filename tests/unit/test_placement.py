@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nbkv
-from nbkv.errors import BadOption
+from nbkv.errors import BadOption, LoadError
 from nbkv.models.cache import GrowingCache
 from nbkv.models.fingerprint import fingerprint
 
@@ -143,6 +143,30 @@ def test_one_device_works_with_and_without_accelerate(folder, words, monkeypatch
 
     assert [kwargs.get("device_map") for kwargs in asked] == (["cpu:0"] if installed else [None])
     assert moved == ([] if installed else ["cpu:0"])
+
+
+def test_weights_without_values_are_named(make_model, tokenizer):
+    model = make_model("llama")
+    model.model.layers[1].mlp.to("meta")
+    with pytest.raises(LoadError, match=r"3 weights have no values, such as model\.layers\.1\.mlp\.gate_proj\.weight"):
+        nbkv.load(model, tokenizer=tokenizer)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("away", [2, 3])
+def test_an_adapter_needs_its_layers_in_memory(load, tokenizer, words, away):
+    from peft import LoraConfig
+
+    model = load(**{f"model.layers.{away}": "disk"}).adapter.model
+    model.add_adapter(LoraConfig(target_modules=["q_proj"], layers_to_transform=[0, 2], init_lora_weights=False))
+    if away == 2:
+        with pytest.raises(LoadError, match="an adapter gets none"):
+            nbkv.load(model, tokenizer=tokenizer)
+        return
+    with nbkv.load(model, tokenizer=tokenizer) as session:
+        assert session.verify().ok
+        session.generate(words(20), max_new_tokens=3)
+        assert session.generate(words(25), max_new_tokens=3).tokens.reused == 21
 
 
 def test_device_and_device_map_are_one_choice(folder):

@@ -48,7 +48,7 @@ TEMPLATE = (
 )
 
 
-def from_sentencepiece(folder, kind="bpe", cls="LlamaTokenizer", *, dummy=True, **config):
+def from_sentencepiece(folder, kind="bpe", cls="LlamaTokenizer", *, dummy=True, rule="identity", **config):
     """Return transformers' own conversion of a SentencePiece model."""
     import sentencepiece
 
@@ -65,7 +65,7 @@ def from_sentencepiece(folder, kind="bpe", cls="LlamaTokenizer", *, dummy=True, 
         minloglevel=2,
         num_threads=1,
         remove_extra_whitespaces=False,
-        normalization_rule_name="identity",
+        normalization_rule_name=rule,
     )
     folder.mkdir(exist_ok=True)
     (folder / "tokenizer.model").write_bytes(written.getvalue())
@@ -128,7 +128,7 @@ KINDS = {
     "unigram without unk": partial(unigram, unk=False),
     "unigram by words": partial(unigram, scheme="always", split=True),
     "unigram without prefix": partial(unigram, scheme="never"),
-    "t5": partial(from_sentencepiece, kind="unigram", cls="T5Tokenizer"),
+    "t5": partial(from_sentencepiece, kind="unigram", cls="T5Tokenizer", rule="nmt_nfkc"),
     "byte level": byte_level,
     "byte level with bos and pad": partial(byte_level, bos=True, pad=True),
     "byte level with a prefix space": partial(byte_level, bos=True, space=True),
