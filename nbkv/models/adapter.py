@@ -16,7 +16,7 @@ from nbkv.models import masks
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.fingerprint import Identity
-from nbkv.models.placement import compute_dtype, input_device
+from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.walk import Walk
 
 AnyCache = Cache | TokenLog
@@ -57,6 +57,13 @@ class ModelAdapter:
         self._identity = Identity(self.model)
         self.device = input_device(self.model)
         self.dtype = compute_dtype(self.model)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Return the device of each layer, where its K/V is made; the model's own if it cannot be walked."""
+        if self.walk is None:
+            return (str(self.device),)
+        return tuple(str(run_device(layer, self.device)) for layer in self.walk.layers)
 
     @property
     def n_layers(self) -> int:

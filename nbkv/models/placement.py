@@ -11,13 +11,16 @@ from torch import nn
 
 def input_device(model: Any) -> torch.device:  # noqa: ANN401  (a PreTrainedModel, or a PEFT wrapper around one)
     """Return the device on which ``model`` wants token ids: where its embedding runs, not where its weight is kept."""
-    embedding: Any = model.get_input_embeddings()
-    hook = getattr(embedding, "_hf_hook", None)  # accelerate's, set by a device_map
-    for each in (hook, *getattr(hook, "hooks", ())):
-        place = getattr(each, "execution_device", None)
-        if place is not None:
-            return torch.device(place)
-    return torch.device(embedding.weight.device)
+    embedding = model.get_input_embeddings()
+    return run_device(embedding, embedding.weight.device)
+
+
+def run_device(module: nn.Module, otherwise: torch.device) -> torch.device:
+    """Return the device that ``module`` runs on; ``otherwise`` if neither a device map nor a parameter tells."""
+    hook = getattr(module, "_hf_hook", None)  # accelerate's, set by a device map
+    told = (getattr(each, "execution_device", None) for each in (hook, *getattr(hook, "hooks", ())))
+    here = (parameter.device for parameter in module.parameters() if not parameter.is_meta)
+    return torch.device(next((place for place in (*told, *here) if place is not None), otherwise))
 
 
 def compute_dtype(model: Any) -> torch.dtype:  # noqa: ANN401

@@ -13,6 +13,7 @@ import nbkv
 from nbkv.errors import BadOption, LoadError
 from nbkv.models.cache import GrowingCache
 from nbkv.models.fingerprint import fingerprint
+from nbkv.models.placement import run_device
 
 PARTS = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head", *(f"model.layers.{i}" for i in range(4)))
 MAPS = {
@@ -62,6 +63,7 @@ def test_prefix_equals_the_models_own_forward(load, model_of, words, away):
     assert any(parameter.is_meta for parameter in model.parameters())
     assert session.adapter.capabilities.walk
     assert str(session.adapter.device) == "cpu"
+    assert session.adapter.places == ("cpu",) * 4
     assert session.verify().ok
 
     chat = session.chat()
@@ -167,6 +169,19 @@ def test_an_adapter_needs_its_layers_in_memory(load, tokenizer, words, away):
         assert session.verify().ok
         session.generate(words(20), max_new_tokens=3)
         assert session.generate(words(25), max_new_tokens=3).tokens.reused == 21
+
+
+def test_where_a_module_runs_is_what_its_hook_says():
+    """As for layers on two GPUs, or in host memory while they run on one."""
+    from accelerate.hooks import AlignDevicesHook, SequentialHook
+
+    module, other = torch.nn.Linear(2, 2), torch.device("cpu")
+    assert run_device(module, torch.device("meta")) == other
+    module._hf_hook = AlignDevicesHook(execution_device=1)
+    assert run_device(module, other) == torch.device("cuda", 1)
+    module._hf_hook = SequentialHook(AlignDevicesHook(), AlignDevicesHook(execution_device="cuda:3"))
+    assert run_device(module, other) == torch.device("cuda", 3)
+    assert run_device(torch.nn.Linear(2, 2, device="meta"), other) == other
 
 
 def test_device_and_device_map_are_one_choice(folder):
