@@ -177,7 +177,7 @@ def test_where_a_module_runs_is_what_its_hook_says():
 
     module, other = torch.nn.Linear(2, 2), torch.device("cpu")
     assert run_device(module, torch.device("meta")) == other
-    module._hf_hook = AlignDevicesHook(execution_device=1)
+    module._hf_hook = AlignDevicesHook(execution_device="cuda:1")
     assert run_device(module, other) == torch.device("cuda", 1)
     module._hf_hook = SequentialHook(AlignDevicesHook(), AlignDevicesHook(execution_device="cuda:3"))
     assert run_device(module, other) == torch.device("cuda", 3)
