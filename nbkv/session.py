@@ -79,7 +79,7 @@ class Session:
         self._stopper = Stopper()
         self._meter = Meter()
         self.events.add(self._meter)
-        opened = open_store(store, self.events, *loaded.adapter.places)
+        opened = open_store(store, self.events, *loaded.adapter.devices)
         self._engine: Engine | None = Engine(
             loaded.adapter, loaded.codec, opened, self.events, self._stopper, self.name, tenant, loaded.notes
         )
@@ -145,7 +145,7 @@ class Session:
             if engine.adapter.capabilities.prefix:
                 encode((*before, *ids), engine.context())
             else:
-                notes.append(f"not encoded: {engine.adapter.capabilities.why_no_prefix}")
+                notes.append(f"not encoded: {engine.adapter.capabilities.why_not('prefix')}")
                 engine.bus.emit(Fallback(session=self.name, why=notes[-1]))
         made = Chunk(name=name, text=text, token_ids=ids, sink=before, model=engine.adapter.fingerprint)
         if known == made:
@@ -206,7 +206,7 @@ class Session:
     def use_store(self, store: str | MemoryStore) -> MemoryStore:
         """Replace the store by an empty one; chunks keep their text and are encoded again when used."""
         engine = self._open()
-        opened = open_store(store, self.events, *engine.adapter.places)
+        opened = open_store(store, self.events, *engine.adapter.devices)
         with self._gate.request():
             engine.store.close()
             self._engine = Engine(**{**vars(engine), "store": opened})

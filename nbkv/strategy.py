@@ -128,8 +128,9 @@ class Strategy:
         """Raise ``UnsupportedModel`` if ``adapter`` lacks what this strategy needs."""
         for need in self.needs:
             if not getattr(adapter.capabilities, need):
-                reason = adapter.capabilities.why_no_prefix if need == "prefix" else f"it has no {need}"
-                message = f"{self.name} cannot serve {adapter.name}: {reason} (full works)"
+                works = "full and prefix work" if need != "prefix" and adapter.capabilities.prefix else "full works"
+                reason = adapter.capabilities.why_not(need)
+                message = f"{self.name} cannot serve {adapter.name}: {reason} ({works})"
                 raise UnsupportedModel(message)
 
     def at_full_budget(self) -> Strategy | None:

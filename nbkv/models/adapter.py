@@ -17,7 +17,9 @@ from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.fingerprint import Identity
 from nbkv.models.placement import compute_dtype, input_device, run_device
+from nbkv.models.record import Record
 from nbkv.models.walk import Walk
+from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
 
@@ -41,14 +43,16 @@ class ModelAdapter:
     """A transformers causal language model as nbkv runs it; made by ``nbkv.models.probe.adapt``.
 
     ``tells_positions``: positions are given explicitly, counted from 0; not to families that count them in another way.
+    ``rope`` moves cached keys to other positions; None where that cannot be done exactly.
     """
 
     model: PreTrainedModel
     name: str
     capabilities: Capabilities
     walk: Walk | None
-    notes: tuple[str, ...] = ()
+    record: Record | None
     tells_positions: bool = True
+    rope: Rope | None = None
 
     def __post_init__(self) -> None:
         """Learn which optional arguments the model's forward takes."""
@@ -59,11 +63,21 @@ class ModelAdapter:
         self.dtype = compute_dtype(self.model)
 
     @property
-    def places(self) -> tuple[str, ...]:
+    def devices(self) -> tuple[str, ...]:
         """Return the device of each layer, where its K/V is made; the model's own if it cannot be walked."""
         if self.walk is None:
             return (str(self.device),)
         return tuple(str(run_device(layer, self.device)) for layer in self.walk.layers)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what the self-check found that a user should know."""
+        return () if self.record is None else self.record.notes
+
+    @property
+    def keeps_states(self) -> bool:
+        """Return whether the model's forward takes a cache of states instead of past keys and values."""
+        return "past_key_values" not in self._accepts and bool({"cache_params", "state"} & self._accepts)
 
     @property
     def n_layers(self) -> int:
@@ -88,7 +102,11 @@ class ModelAdapter:
         """Return an empty cache: ours if it passed the self-test, else the family's own, else a log of the tokens."""
         if self.capabilities.prefix:
             return GrowingCache(reserve)
-        return DynamicCache(config=self.config) if self.capabilities.own_cache else TokenLog()
+        return self.family_cache() if self.capabilities.own_cache else TokenLog()
+
+    def family_cache(self) -> Cache:
+        """Return an empty cache of the kind transformers makes for this model."""
+        return DynamicCache(config=self.config)
 
     def forward(
         self,
@@ -118,8 +136,7 @@ class ModelAdapter:
         """
         n_keys = max(cache.length, int(rows.max()) + 1)
         eager = self.config._attn_implementation == "eager"  # noqa: SLF001  (the only name transformers gives it)
-        kinds = self.capabilities.layer_types
-        mask = masks.by_position(rows, n_keys, kinds, self.config, self.dtype if eager else None)
+        mask = masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
         with cache.writing(rows):
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work)
 
@@ -135,7 +152,7 @@ class ModelAdapter:
     ) -> torch.Tensor:
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": not isinstance(cache, TokenLog)}
         if asked["use_cache"]:
-            asked["past_key_values" if "past_key_values" in self._accepts else "cache_params"] = cache
+            asked["cache_params" if self.keeps_states else "past_key_values"] = cache
         if self.tells_positions and "position_ids" in self._accepts:
             asked["position_ids"] = positions[None]
         if "logits_to_keep" in self._accepts:

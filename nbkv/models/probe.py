@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -12,102 +13,191 @@ import torch
 from transformers import PreTrainedModel
 
 from nbkv.errors import UnsupportedModel
-from nbkv.kv import KV
-from nbkv.models import capabilities
-from nbkv.models.adapter import ModelAdapter
+from nbkv.models import capabilities, relocation
+from nbkv.models.adapter import AnyCache, ModelAdapter
 from nbkv.models.cache import GrowingCache, TokenLog
+from nbkv.models.capabilities import Capabilities
 from nbkv.models.placement import input_device
-from nbkv.models.walk import Walk, find_layers
+from nbkv.models.record import Record
+from nbkv.models.walk import Layers, Walk, find_layers
 
 _TOKENS = 20  # probe length; cut in the middle, so that both halves have several rows
 _FP32_TOLERANCE = 1e-4  # house rule 1: scaled by max(1, max|logit|)
+_PLAIN_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers' layers that keep K and V, nothing else
 
 
-def adapt(model: PreTrainedModel, name: str) -> ModelAdapter:
-    """Return the adapter for ``model``: probed, self-tested, and honest in ``notes`` about what did not pass."""
-    config = model.config.get_text_config()
-    ids = _probe_ids(model, config)
-    record = capabilities.read(config, model, None, walk=False, prefix=False)
-    plain = ModelAdapter(model, name, record, None, tells_positions=False)
-    expected = plain.forward(ids, TokenLog(), start=0, keep=len(ids)).float()
-    _check_causal(plain, expected, ids)
-    told = replace(plain, tells_positions=True)
-    if _error(told, expected, ids, TokenLog, ()) <= _limit(plain.dtype):
-        plain = told
-    thirds = (len(ids) // 2, len(ids) - 1)
-    split = _error(plain, expected, ids, plain.new_cache, thirds)
-    limit = _limit(plain.dtype, split if isfinite(split) else 0.0)
-    error, notes = _error(plain, expected, ids, GrowingCache, thirds), []
-    prefix, own_cache, walk = error <= limit, True, None
-    if prefix:
-        walk, why = _walk(plain, expected, ids, thirds, limit)
-        notes.extend(why)
-    else:
-        what = f"logits differ by {error:.1e} (limit {limit:.1e})" if isfinite(error) else "it does not take our cache"
-        notes.append(f"prefix reuse is off: continued from cached K/V, {what}")
-        own_cache = _error(plain, expected, ids, plain.new_cache, tuple(range(len(ids) - 4, len(ids)))) <= limit
-    if not own_cache:
-        notes.append("no cache: this family's own cache gives other logits, so each token is a full pass")
-    cached = _cached(plain, ids) if prefix else None
-    record = capabilities.read(config, model, cached, walk=walk is not None, prefix=prefix, own_cache=own_cache)
-    return replace(plain, capabilities=record, walk=walk, notes=tuple(notes))
+def adapt(model: PreTrainedModel, name: str, record: Record | None = None) -> ModelAdapter:
+    """Return the adapter for ``model``, from ``record`` if it was proved before; honest in ``notes`` about what failed.
+
+    Raises ``UnsupportedModel`` for a model that is not causal, or whose layers cannot be told.
+    """
+    record = record or probe(model, name)
+    layers = None if record.layers is None else Layers(model, *record.layers)
+    return ModelAdapter(
+        model,
+        name,
+        record.capabilities,
+        None if layers is None else Walk(layers),
+        record,
+        tells_positions=record.tells_positions,
+        rope=None if record.places is None else relocation.build(model, record.places),
+    )
 
 
-def _check_causal(plain: ModelAdapter, expected: torch.Tensor, ids: torch.Tensor) -> None:
-    """Raise ``UnsupportedModel`` if a later token changes earlier logits (told apart from rounding only in fp32)."""
-    half = len(ids) // 2
-    error = _error(plain, expected[:half], ids[:half], TokenLog, ())
-    if plain.dtype == torch.float32 and error > _FP32_TOLERANCE:
-        message = (
-            f"{plain.name} is not causal: later tokens change earlier logits (by {error:.1e}); nothing can be reused"
-        )
+def probe(model: PreTrainedModel, name: str) -> Record:
+    """Return what ``model`` can do, each point proved on its own logits."""
+    began, config = time.perf_counter(), model.config.get_text_config()
+    if not getattr(config, "num_hidden_layers", 0):
+        message = f"{name} cannot be served: its config ({config.model_type}) does not say how many layers it has"
         raise UnsupportedModel(message)
-
-
-def _walk(
-    plain: ModelAdapter, expected: torch.Tensor, ids: torch.Tensor, cuts: tuple[int, ...], limit: float
-) -> tuple[Walk | None, list[str]]:
-    """Return the proved walk of the model, or None and why."""
-    layers = find_layers(plain.model, plain.n_layers, lambda: plain.forward(ids, TokenLog(), start=0))
+    ids = _probe_ids(model, config)
+    plain = ModelAdapter(model, name, capabilities.read(config, model, None), None, None, tells_positions=False)
+    try:
+        expected, layers = find_layers(
+            model, plain.n_layers, lambda: plain.forward(ids, TokenLog(), start=0, keep=len(ids))
+        )
+    except Exception as error:
+        why = next(iter(str(error).splitlines()), "")
+        message = f"{name} cannot be served: its own forward fails on {len(ids)} tokens ({type(error).__name__}: {why})"
+        raise UnsupportedModel(message) from error
+    trial = _Trial(plain, ids, expected.float())
+    if layers is not None and (cache := trial.passes(replace(plain, walk=Walk(layers), tells_positions=True))):
+        return trial.record(cache, layers, began, tells_positions=True)
+    trial.check_causal()
+    told = isfinite(error := trial.error(replace(plain, tells_positions=True), TokenLog, ())) and error <= trial.limit
+    plain = replace(plain, tells_positions=told)
+    if (cache := trial.passes(plain)) is None:
+        return trial.record(None, None, began, tells_positions=False)
     if layers is None:
-        return None, ["plain forward: the layers are not called once each, in order"]
-    walk = Walk(layers)
-    error = _error(replace(plain, walk=walk), expected, ids, GrowingCache, cuts)
-    if error > limit:
-        return None, [f"plain forward: the walk's logits differ by {error:.1e} (limit {limit:.1e})"]
-    return walk, []
+        trial.notes.append("plain forward: the layers are not called once each, in order")
+    elif not trial.passes(replace(plain, walk=Walk(layers))):
+        trial.notes.append(f"plain forward: the walk's logits differ by {trial.last:.1e} (limit {trial.limit:.1e})")
+        layers = None
+    return trial.record(cache, layers, began, tells_positions=told)
+
+
+class _Trial:
+    """One model's own logits on a few tokens, and everything that is held against them."""
+
+    def __init__(self, plain: ModelAdapter, ids: torch.Tensor, expected: torch.Tensor) -> None:
+        self.plain, self.ids, self.expected = plain, ids, expected
+        self.cuts = (len(ids) // 2, len(ids) - 1)
+        self.last = 0.0
+        self.limit = self._limit()
+        self.notes: list[str] = []
+
+    def passes(self, adapter: ModelAdapter) -> GrowingCache | None:
+        """Return the cache that ``adapter`` filled in several passes if the logits were right, else None."""
+        caches: list[GrowingCache] = []
+
+        def fresh() -> GrowingCache:
+            caches.append(GrowingCache())
+            return caches[-1]
+
+        self.last = self.error(adapter, fresh, self.cuts)
+        return caches[0] if self.last <= self.limit else None
+
+    def error(self, adapter: ModelAdapter, new: Callable[[], AnyCache], cuts: tuple[int, ...]) -> float:
+        """Return the largest scaled logit error when the pass is cut at ``cuts``; infinite if it cannot be run so."""
+        try:
+            cache, parts = new(), []
+            for start, stop in pairwise((0, *cuts, len(self.ids))):
+                parts.append(adapter.forward(self.ids[start:stop], cache, start=start, keep=stop - start))
+        except Exception:  # noqa: BLE001  (a family may refuse a cache in any way; the note tells, full still works)
+            return float("inf")
+        return _error(torch.cat(parts), self.expected)
+
+    def check_causal(self) -> None:
+        """Raise ``UnsupportedModel`` if a later token changes earlier logits (told apart from rounding only in fp32)."""
+        half = len(self.ids) // 2
+        logits = self.plain.forward(self.ids[:half], TokenLog(), start=0, keep=half)
+        error = _error(logits, self.expected[:half])
+        if self.plain.dtype == torch.float32 and error > _FP32_TOLERANCE:
+            name = self.plain.name
+            message = f"{name} is not causal: later tokens change earlier logits (by {error:.1e}); nothing can be reused"
+            raise UnsupportedModel(message)
+
+    def record(
+        self, cache: GrowingCache | None, layers: Layers | None, began: float, *, tells_positions: bool
+    ) -> Record:
+        """Return the record: ``cache`` is the one that gave the right logits, ``layers`` the walk that did."""
+        plain, refused = self.plain, {}
+        config = plain.config
+        if cache is None:
+            refused["prefix"] = self._why_no_prefix()
+            self.notes.append(f"prefix reuse is off: {refused['prefix']}")
+        kv = cache.read(0, len(self.ids)) if cache else None
+        found = replace(
+            capabilities.read(config, plain.model, kv),
+            walk=layers is not None,
+            prefix=cache is not None,
+            own_cache=cache is not None or self._own_cache(),
+            refused=refused,
+        )
+        places, why = self._places(found, layers, cache, tells_positions=tells_positions)
+        if places is None:
+            refused["relocation"] = why
+        found = replace(found, relocation=places is not None)
+        where = None if layers is None else (layers.path, layers.name, layers.returns)
+        return Record(found, tells_positions, where, places, tuple(self.notes), time.perf_counter() - began)
+
+    def _places(
+        self, found: Capabilities, layers: Layers | None, cache: GrowingCache | None, *, tells_positions: bool
+    ) -> tuple[tuple[relocation.Place | None, ...] | None, str]:
+        walk = None if layers is None else Walk(layers)
+        adapter = replace(self.plain, capabilities=found, walk=walk, tells_positions=tells_positions)
+        places, why = relocation.learn(adapter, self.ids, self.limit)
+        if places is None or cache is None:
+            return None, why
+        rows = torch.arange(1, len(self.ids), 3, device=self.ids.device)
+        try:
+            error = _error(adapter.recompute(self.ids[rows], rows, cache, keep=len(rows)), self.expected[rows])
+        except Exception as refusal:  # noqa: BLE001  (as above)
+            return None, f"rows of a prompt cannot be run again ({type(refusal).__name__})"
+        if error > self.limit:
+            return None, f"rows of a prompt run again give other logits, by {error:.1e} (limit {self.limit:.1e})"
+        return places, ""
+
+    def _own_cache(self) -> bool:
+        ends = tuple(range(len(self.ids) - 4, len(self.ids)))
+        own = self.error(self.plain, self.plain.family_cache, ends) <= self.limit
+        if not own:
+            self.notes.append("no cache: this family's own cache gives other logits, so each token is a full pass")
+        return own
+
+    def _why_no_prefix(self) -> str:
+        kinds = _layer_kinds(self.plain)
+        if self.plain.capabilities.recurrent or any("Linear" in kind for kind in kinds) or self.plain.keeps_states:
+            return "its recurrent layers keep states that cannot be cut at a token"
+        if other := [kind for kind in kinds if kind not in _PLAIN_LAYERS]:
+            return f"its layers keep more than K and V for a token ({other[0]})"
+        if not isfinite(self.last):
+            return "it does not take our cache"
+        return f"continued from cached K/V, logits differ by {self.last:.1e} (limit {self.limit:.1e})"
+
+    def _limit(self) -> float:
+        """Return the scaled error allowed: fixed in fp32, in half precision twice what the family's own cache gives."""
+        dtype = self.plain.dtype
+        if dtype == torch.float32:
+            return _FP32_TOLERANCE
+        split = self.error(self.plain, self.plain.family_cache, self.cuts)
+        return max(2 * split if isfinite(split) else 0.0, 4 * float(torch.finfo(dtype).eps))
+
+
+def _layer_kinds(adapter: ModelAdapter) -> list[str]:
+    try:
+        return list(dict.fromkeys(type(layer).__name__ for layer in adapter.family_cache().layers))
+    except Exception:  # noqa: BLE001  (a family without a cache of transformers' kind)
+        return []
 
 
 def _probe_ids(model: PreTrainedModel, config: Any) -> torch.Tensor:  # noqa: ANN401
     vocabulary = int(config.vocab_size)
-    context = int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or _TOKENS)
-    return (torch.arange(1, min(_TOKENS, context) + 1, device=input_device(model)) * 7919) % vocabulary
+    told = int(capabilities.setting(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0)
+    length = min(_TOKENS, told) if told > 0 else _TOKENS
+    return (torch.arange(1, length + 1, device=input_device(model)) * 7919) % vocabulary
 
 
-def _error(
-    adapter: ModelAdapter,
-    expected: torch.Tensor,
-    ids: torch.Tensor,
-    cache_of: Callable[[], Any],
-    cuts: tuple[int, ...],
-) -> float:
-    """Return the largest scaled logit error when the pass is cut at ``cuts``; infinite if it cannot be run so."""
-    try:
-        cache, parts = cache_of(), []
-        for start, stop in pairwise((0, *cuts, len(ids))):
-            parts.append(adapter.forward(ids[start:stop], cache, start=start, keep=stop - start))
-    except Exception:  # noqa: BLE001  (a family may refuse a cache in any way; the note tells, full still works)
-        return float("inf")
-    error = float((torch.cat(parts).float() - expected).abs().max() / expected.abs().max().clamp(min=1.0))
+def _error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    error = float((got.float() - expected).abs().max() / expected.abs().max().clamp(min=1.0))
     return float("inf") if isnan(error) else error
-
-
-def _limit(dtype: torch.dtype, split: float = 0.0) -> float:
-    """Return the scaled error allowed: fixed in fp32, in half precision twice what the family's own cache gives."""
-    return _FP32_TOLERANCE if dtype == torch.float32 else max(2 * split, 4 * float(torch.finfo(dtype).eps))
-
-
-def _cached(adapter: ModelAdapter, ids: torch.Tensor) -> KV:
-    cache = GrowingCache()
-    adapter.forward(ids, cache, start=0)
-    return cache.read(0, len(ids))

@@ -12,26 +12,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 OnLayer = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Where a model keeps its layers, and what each returns: ``None`` for a tensor, else the length of its tuple."""
+    """Where ``model`` keeps its layers: the list ``name`` of its module ``path``.
 
-    parent: nn.Module
+    ``returns`` says what each layer returns: ``None`` for a tensor, else the length of its tuple.
+    """
+
+    model: nn.Module
+    path: str
     name: str
     returns: tuple[int | None, ...]
 
     @property
+    def parent(self) -> nn.Module:
+        """Return the module that holds the list."""
+        return self.model.get_submodule(self.path)
+
+    @property
     def modules(self) -> nn.ModuleList:
         """Return the model's own list."""
-        found = self.parent._modules[self.name]  # noqa: SLF001  (a swap must not run Module.__setattr__)
+        found = self.parent._modules[self.name]  # noqa: SLF001
         assert isinstance(found, nn.ModuleList)  # noqa: S101
         return found
 
@@ -69,7 +79,7 @@ class Walk:
 
     def __init__(self, layers: Layers) -> None:
         """Prepare a seat for every layer of ``layers``."""
-        self._layers = layers
+        self._name, self._parent = layers.name, layers.parent
         self._own = layers.modules
         self._calls: list[_Call] = []
         self._on_layer: OnLayer | None = None
@@ -86,11 +96,11 @@ class Walk:
     def stepping(self, on_layer: OnLayer | None) -> Iterator[None]:
         """Within the block a forward of the model walks; ``on_layer(index, rows)`` follows each layer and may raise."""
         self._calls, self._on_layer = [], on_layer
-        self._layers.parent._modules[self._layers.name] = self._seats  # noqa: SLF001
+        self._parent._modules[self._name] = self._seats  # noqa: SLF001  (a swap must not run Module.__setattr__)
         try:
             yield
         finally:
-            self._layers.parent._modules[self._layers.name] = self._own  # noqa: SLF001
+            self._parent._modules[self._name] = self._own  # noqa: SLF001
             self._calls, self._on_layer = [], None
 
     def _arrive(self, call: _Call) -> torch.Tensor:
@@ -107,11 +117,11 @@ class Walk:
         return hidden
 
 
-def find_layers(model: nn.Module, n_layers: int, forward: Callable[[], object]) -> Layers | None:
-    """Return the module list whose ``n_layers`` members ``forward`` calls once each, in order, if there is one."""
+def find_layers(model: nn.Module, n_layers: int, forward: Callable[[], T]) -> tuple[T, Layers | None]:
+    """Return what ``forward`` gives, and the module list whose ``n_layers`` members it calls once each, in order."""
     candidates = [
-        (parent, name, child)
-        for parent in model.modules()
+        (path, name, child)
+        for path, parent in model.named_modules()
         for name, child in parent.named_children()
         if isinstance(child, nn.ModuleList) and len(child) == n_layers
     ]
@@ -121,15 +131,15 @@ def find_layers(model: nn.Module, n_layers: int, forward: Callable[[], object]) 
         for index, layer in enumerate(child):
             handles.append(layer.register_forward_hook(_recorder(seen, number, index)))
     try:
-        forward()
+        given = forward()
     finally:
         for handle in handles:
             handle.remove()
-    for number, (parent, name, _) in enumerate(candidates):
+    for number, (path, name, _) in enumerate(candidates):
         calls = [(index, returns) for candidate, index, returns in seen if candidate == number]
         if [index for index, _ in calls] == list(range(n_layers)):
-            return Layers(parent, name, tuple(returns for _, returns in calls))
-    return None
+            return given, Layers(model, path, name, tuple(returns for _, returns in calls))
+    return given, None
 
 
 def _recorder(seen: list[tuple[int, int, int | None]], number: int, index: int) -> Callable[..., None]:

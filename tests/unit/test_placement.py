@@ -63,7 +63,7 @@ def test_prefix_equals_the_models_own_forward(load, model_of, words, away):
     assert any(parameter.is_meta for parameter in model.parameters())
     assert session.adapter.capabilities.walk
     assert str(session.adapter.device) == "cpu"
-    assert session.adapter.places == ("cpu",) * 4
+    assert session.adapter.devices == ("cpu",) * 4
     assert session.verify().ok
 
     chat = session.chat()
