@@ -55,7 +55,7 @@ def learn(adapter: Any, ids: torch.Tensor, limit: float) -> tuple[tuple[Place | 
     for index, (mine, other) in enumerate(zip(keys, values, strict=True)):
         if other.numel() and _error(other, other[:1].expand_as(other)) > limit:
             return None, "its cached values depend on position (a latent cache keeps its rotary part there)"
-        found, place = _place(adapter.model, mine, positions, limit)
+        found, place = _place(adapter.model, mine, positions.to(mine.device), limit)
         if not found:
             return None, f"no rotation explains how the keys of layer {index} depend on position"
         places.append(place)
