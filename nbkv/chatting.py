@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import BadPrompt
@@ -35,12 +36,22 @@ class Chat:
         if not prompt:
             message = "the turn is empty (accepted: text, a chunk, or a list of both)"
             raise BadPrompt(message)
-        asked = [*self._messages, {"role": "user", "content": prompt}]
+        asked = [*self._answers_again(), {"role": "user", "content": prompt}]
         result = self._session.generate(self._prompt(asked), **options)
         if result.finish_reason != "interrupted":
-            self._messages = [*asked, {"role": "assistant", "content": result}]
+            self._messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": result}]
             self.results.append(result)
         return result
+
+    def _answers_again(self) -> list[dict[str, Any]]:
+        """Return the turns so far; an answer stays its ids also after the model was changed (another adapter)."""
+        model = self._session.adapter.fingerprint
+        return [
+            message | {"content": replace(message["content"].chunk("answer"), model=model)}
+            if message["role"] == "assistant"
+            else message
+            for message in self._messages
+        ]
 
     def _prompt(self, messages: list[dict[str, Any]]) -> list[Any]:
         if self._session.has_template:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,9 @@ class Run:
         except Stopped:
             reason = "interrupted"
         finally:
+            if engine.adapter.fingerprint != ctx.model:  # an adapter was switched between two pieces of a stream
+                request = replace(request, keep=False)
+                prefilled.notes.append("the model was changed while it answered: nothing of this request was kept")
             self.strategy.commit(prefilled, (*request.ids, *self._tokens), request, ctx)
             self._finish(reason, text, prefilled)
         if rest := text.finish():

@@ -79,7 +79,7 @@ class Session:
         self._stopper = Stopper()
         self._meter = Meter()
         self.events.add(self._meter)
-        opened = open_store(store, self.events, str(loaded.adapter.device))
+        opened = open_store(store, self.events, *loaded.adapter.devices)
         self._engine: Engine | None = Engine(
             loaded.adapter, loaded.codec, opened, self.events, self._stopper, self.name, tenant, loaded.notes
         )
@@ -219,7 +219,7 @@ class Session:
     def use_store(self, store: str | MemoryStore) -> MemoryStore:
         """Replace the store by an empty one; chunks keep their text and are encoded again when used."""
         engine = self._open()
-        opened = open_store(store, self.events, str(engine.adapter.device))
+        opened = open_store(store, self.events, *engine.adapter.devices)
         with self._gate.request():
             engine.store.close()
             self._engine = Engine(**{**vars(engine), "store": opened})

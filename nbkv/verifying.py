@@ -160,7 +160,7 @@ def _prefill(engine: Engine, strategy: Strategy, ids: tuple[int, ...]) -> Prefil
 
 
 def _plain(engine: Engine, ids: tuple[int, ...]) -> torch.Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), engine.adapter.evaluating():
         logits: torch.Tensor = engine.adapter.model(engine.adapter.tensor(ids)[None]).logits[0, -1]
     return logits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from transformers.cache_utils import Cache, DynamicCache
 from nbkv.models import masks
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
-from nbkv.models.fingerprint import fingerprint, version
+from nbkv.models.fingerprint import Identity
+from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.record import Record
 from nbkv.models.walk import Walk
 from nbkv.rope import Rope
@@ -52,14 +53,21 @@ class ModelAdapter:
     record: Record | None
     tells_positions: bool = True
     rope: Rope | None = None
-    _fingerprint: tuple[int, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Learn which optional arguments the model's forward takes."""
-        self._accepts = frozenset(inspect.signature(self.model.forward).parameters)
-        embedding: Any = self.model.get_input_embeddings()
-        self.device: torch.device = embedding.weight.device
-        self.dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        inside = getattr(self.model, "get_base_model", lambda: self.model)()  # a PEFT wrapper hands everything on to it
+        self._accepts = frozenset(inspect.signature(inside.forward).parameters)
+        self._identity = Identity(self.model)
+        self.device = input_device(self.model)
+        self.dtype = compute_dtype(self.model)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Return the device of each layer, where its K/V is made; the model's own if it cannot be walked."""
+        if self.walk is None:
+            return (str(self.device),)
+        return tuple(str(run_device(layer, self.device)) for layer in self.walk.layers)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -84,10 +92,7 @@ class ModelAdapter:
     @property
     def fingerprint(self) -> str:
         """Return what identifies the weights, quantisation and active adapters; changes when any of them does."""
-        now = version(self.model)
-        if self._fingerprint is None or self._fingerprint[0] != now:
-            self._fingerprint = (now, fingerprint(self.model))
-        return self._fingerprint[1]
+        return self._identity.digest
 
     def tensor(self, ids: Sequence[int]) -> torch.Tensor:
         """Return token ids ``[n]`` on the model's device."""
@@ -165,12 +170,15 @@ class ModelAdapter:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within the block the model is in evaluation mode; afterwards it is in the mode it was in."""
-        if not self.model.training:
+        """Within the block no part of the model is in training mode: no dropout."""
+        if not (self.model.training or self._identity.training):
             yield
             return
-        self.model.eval()
+        parts = [module for module in self.model.modules() if module.training]
         try:
+            for module in parts:
+                module.training = False
             yield
         finally:
-            self.model.train()
+            for module in parts:
+                module.training = True

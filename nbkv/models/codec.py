@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
+
+from nbkv.errors import BadPrompt
 
 # Text put before a part so that a tokenizer which marks the beginning of a text (SentencePiece's leading space) marks
 # that instead; the first one that does not merge with the part is used.
 _FENCES = ("\n", "|", "a", ".", "0")
+_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # SentencePiece's tokens for what its vocabulary lacks
 _MOST_PIECES = 100_000
 
 
 class Codec:
-    """A transformers tokenizer, asked in the four ways a prompt needs."""
+    """A transformers tokenizer, asked in the four ways a prompt needs.
+
+    ``open_ended``: tokens after which the text so far may still change: single bytes, and what decoding leaves out.
+    """
 
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
         """Learn what ``tokenizer`` puts in front of a text by itself."""
         self.tokenizer = tokenizer
-        unknown = tokenizer.unk_token_id
-        self._special = {} if unknown is None else dict.fromkeys(tokenizer.all_special_ids, unknown)
+        named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+        added = ((i, token.content) for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+        self._special = dict(named) | dict(added)
+        self.open_ended = frozenset(self._special) | self._byte_tokens()
+        self._special.pop(tokenizer.unk_token_id, None)  # what a text has no token for is ordinary
         self._pieces: dict[tuple[int, ...], str] = {}  # decoding token by token is slow, and prompts repeat themselves
-        self.front = self._front()
-        self._marks_beginning = self._part("a") != self._behind_fence("a")
+        alone = {fence: self._tried(fence) for fence in _FENCES}
+        self._fences = {fence: ids for fence, ids in alone.items() if ids and tokenizer.decode(ids).endswith(fence)}
+        probe = next((text for text in ("a", *_FENCES) if alone[text]), "a")
+        self.front = self._front(probe, alone[probe])
+        self._marks_beginning = bool(alone[probe]) and alone[probe] != self._behind_fence(probe, ordinary=True)
 
     @property
     def has_template(self) -> bool:
@@ -30,17 +44,16 @@ class Codec:
 
     def whole(self, text: str) -> list[int]:
         """Return the ids of ``text`` exactly as transformers gives them."""
-        return list(self.tokenizer(text)["input_ids"])
+        return self._encode(text)
 
     def part(self, text: str, *, first: bool) -> list[int]:
         """Return the ids of a prompt's part: no special tokens added or read; only a ``first`` part begins a text."""
-        return self._part(text) if first or not self._marks_beginning else self._behind_fence(text)
+        ids = self._placed(text, first=first, ordinary=True)
+        return ids if self._special.keys().isdisjoint(ids) else self._spelled(text, first=first)
 
     def template(self, text: str, *, first: bool) -> list[int]:
         """Return the ids of text that a chat template wrote: none added, but special tokens in it are read as such."""
-        if first or not self._marks_beginning:
-            return self._part(text, ordinary=False)
-        return self._behind_fence(text, ordinary=False)
+        return self._placed(text, first=first, ordinary=False)
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids`` without special tokens."""
@@ -64,23 +77,54 @@ class Codec:
                 self._pieces[pair] = both.removeprefix(before) if both.startswith(before) else alone
         return tuple(self._pieces[pair] for pair in pairs)
 
-    def _part(self, text: str, *, ordinary: bool = True) -> list[int]:
-        ids = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=ordinary)["input_ids"])
-        # a word-level vocabulary holds its special tokens as words too: as ordinary text they are unknown words
-        return [self._special.get(i, i) for i in ids] if ordinary else ids
+    def _placed(self, text: str, *, first: bool, ordinary: bool) -> list[int]:
+        if first or not self._marks_beginning:
+            return self._bare(text, ordinary=ordinary)
+        return self._behind_fence(text, ordinary=ordinary)
 
-    def _behind_fence(self, text: str, *, ordinary: bool = True) -> list[int]:
-        for fence in _FENCES:
-            alone = self._part(fence, ordinary=ordinary)
-            both = self._part(fence + text, ordinary=ordinary)
+    def _spelled(self, text: str, *, first: bool) -> list[int]:
+        """Return the ids of ``text`` where the vocabulary has special tokens as words too: these are cut in two."""
+        longest_first = sorted(self._special.values(), key=len, reverse=True)
+        cuts = [match.start() + 1 for match in re.finditer("|".join(map(re.escape, longest_first)), text)]
+        ids: list[int] = []
+        for start, stop in pairwise((0, *cuts, len(text))):
+            if piece := text[start:stop]:
+                ids += self._placed(piece, first=first and not start, ordinary=True)
+        unknown = self.tokenizer.unk_token_id  # for special tokens that cannot be cut; without it they vanish
+        return [unknown if i in self._special else i for i in ids if i not in self._special or unknown is not None]
+
+    def _behind_fence(self, text: str, *, ordinary: bool) -> list[int]:
+        for fence, alone in self._fences.items():
+            both = self._bare(fence + text, ordinary=ordinary)
             if both[: len(alone)] == alone:
                 return both[len(alone) :]
-        return self._part(text, ordinary=ordinary)
+        return self._bare(text, ordinary=ordinary)
 
-    def _front(self) -> tuple[int, ...]:
-        bare = list(self.tokenizer("a", add_special_tokens=False)["input_ids"])
-        whole = list(self.tokenizer("a")["input_ids"])
+    def _bare(self, text: str, *, ordinary: bool) -> list[int]:
+        return self._encode(text, add_special_tokens=False, split_special_tokens=ordinary)
+
+    def _encode(self, text: str, **how: bool) -> list[int]:
+        try:
+            return list(self.tokenizer(text, **how)["input_ids"])
+        except Exception as error:  # a vocabulary without an unknown token may refuse what it cannot write
+            message = f"the tokenizer cannot write {text!r:.60}: {next(iter(str(error).splitlines()), repr(error))}"
+            raise BadPrompt(message) from error
+
+    def _tried(self, text: str) -> list[int]:
+        try:
+            return self._bare(text, ordinary=True)
+        except BadPrompt:
+            return []
+
+    def _front(self, text: str, bare: list[int]) -> tuple[int, ...]:
+        whole = self._encode(text) if bare else []
         for start in range(len(whole) - len(bare) + 1):
             if whole[start : start + len(bare)] == bare:
                 return tuple(whole[:start])
         return ()
+
+    def _byte_tokens(self) -> frozenset[int]:
+        ids = self.tokenizer.convert_tokens_to_ids(list(_BYTES))
+        known = [i for i in ids if i is not None]
+        names = self.tokenizer.convert_ids_to_tokens(known)
+        return frozenset(i for i, name in zip(known, names, strict=True) if name in _BYTES)

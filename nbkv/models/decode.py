@@ -124,10 +124,13 @@ class TextStream:
         self._ids.append(token)
         before = self._codec.text(self._ids[self._shown : self._read])
         after = self._codec.text(self._ids[self._shown :])
-        if len(after) > len(before) and not after.endswith("\ufffd"):
-            self._settled += after[len(before) :]
+        new = after[len(before) :]
+        # bytes that turn out to be no character take the whole run of bytes before them along, so a run is waited for
+        settled = bool(new) and not after.endswith("\ufffd") and token not in self._codec.open_ended
+        cut = self._cut(self._settled + new)
+        if settled or cut is not None:
+            self._settled += new
             self._shown, self._read = self._read, len(self._ids)
-        cut = self._cut(self._settled)
         if cut is not None:
             self.stopped = True
             return self._give(cut)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, clo
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.codec import Codec
 from nbkv.models.fingerprint import fingerprint
+from nbkv.models.placement import input_device, without_data
 from nbkv.models.probe import adapt, probe
 from nbkv.models.record import Record
 from nbkv.models.remembered import Verdicts
@@ -51,31 +53,37 @@ def load_model(
 ) -> Loaded:
     """Return ``model`` on ``device`` in ``dtype``, probed and self-tested.
 
-    ``dtype="auto"``: float32 on a CPU, the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``.
-    Raises ``LoadError`` if it cannot be read, ``BadOption`` for an unknown device or dtype, ``UnsupportedModel`` if it
-    is no decoder.
+    ``dtype="auto"``: float32 on a CPU, the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``; a
+    ``device_map`` there takes the place of ``device``. Raises ``LoadError`` if it cannot be read, ``BadOption`` for an
+    unknown device or dtype, ``UnsupportedModel`` if it is no decoder, or has an adapter that cannot be served.
     """
     if isinstance(model, (str, Path)):
-        place = _device(device)
-        network, name = _read(str(model), place, _dtype(dtype, place), dict(model_kwargs or {}))
-        tokenizer = tokenizer if tokenizer is not None else _tokenizer(str(model), dict(model_kwargs or {}))
+        kwargs = dict(model_kwargs or {})
+        place = _place(device, kwargs)
+        network, name = _read(str(model), place, _dtype(dtype, place), kwargs)
+        tokenizer = tokenizer if tokenizer is not None else _tokenizer(str(model), kwargs)
     else:
         network, name = _given(model, tokenizer, device, dtype, model_kwargs), type(model).__name__
     if network.config.is_encoder_decoder:
         message = f"{name} is an encoder-decoder; nbkv runs decoder-only language models"
         raise UnsupportedModel(message)
-    adapter, verdicts = (
-        _adapted(network, name) if isinstance(model, (str, Path)) else (adapt(network, name), Verdicts())
-    )
+    _check_adapters(network, name)
+    if empty := without_data(network):
+        message = (
+            f"{name}: {len(empty)} weights have no values, such as {empty[0]} (an adapter gets none on layers that a "
+            "device_map keeps in another place than they run: give these layers a device)"
+        )
+        raise LoadError(message)
+    again = isinstance(model, (str, Path))  # it can be loaded again, so that what is proved now need not be then
+    adapter, verdicts = _adapted(network, name) if again else (adapt(network, name), Verdicts())
     kind = str(adapter.dtype).removeprefix("torch.")
     return Loaded(adapter, Codec(tokenizer), name, (f"{kind} on {adapter.device}", *adapter.notes), verdicts)
 
 
 def _adapted(network: PreTrainedModel, name: str) -> tuple[ModelAdapter, Verdicts]:
-    """Return the adapter of a model that can be loaded again, proved now or remembered from an earlier load."""
-    embedding: Any = network.get_input_embeddings()
+    """Return the adapter of ``network``, proved now or remembered from an earlier load."""
     attention = str(network.config._attn_implementation)  # noqa: SLF001  (the only name transformers gives it)
-    verdicts = Verdicts.of(fingerprint(network), embedding.weight.device.type, attention)
+    verdicts = Verdicts.of(fingerprint(network), input_device(network).type, attention)
     if (kept := verdicts.get("record")) is not None:
         try:
             return adapt(network, name, Record.from_dict(kept)), verdicts
@@ -97,6 +105,29 @@ def _given(model: object, tokenizer: object, device: str, dtype: object, kwargs:
         message = "device, dtype and model_kwargs belong to loading; this model is loaded already (leave them out)"
         raise BadOption(message)
     return model  # type: ignore[return-value]  # a PEFT wrapper is not a PreTrainedModel but serves as one
+
+
+def _check_adapters(network: Any, name: str) -> None:  # noqa: ANN401
+    """Refuse PEFT methods that look at a whole prompt at once, before its beginning is cut off for reuse."""
+    for label, config in getattr(network, "peft_config", {}).items():
+        if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
+            message = (
+                f"{name}: adapter {label!r} ({config.peft_type.value}) depends on the whole prompt in each pass; "
+                "nbkv runs adapters that change layers (LoRA and its kin); merge or leave out this one"
+            )
+            raise UnsupportedModel(message)
+
+
+def _place(device: str, kwargs: dict[str, Any]) -> str:
+    """Return the device to load to; with a ``device_map`` only whether it is all host, which decides the dtype."""
+    wanted = kwargs.get("device_map")
+    if wanted is None:
+        return _device(device)
+    if device != "auto":
+        message = f"device={device!r} and model_kwargs' device_map both say where the model goes (give one of them)"
+        raise BadOption(message)
+    places = {str(place) for place in (wanted.values() if isinstance(wanted, Mapping) else [wanted])}
+    return "cpu" if places <= {"cpu", "disk"} else _device(device)
 
 
 def _device(device: str) -> str:
@@ -130,7 +161,7 @@ def _source(model: str) -> tuple[str, str]:
         return str(_BUNDLED / model), model
     path = Path(model).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not any((path / kind).is_file() for kind in ("config.json", "adapter_config.json")):
             message = f"folder {model!r} holds no config.json (accepted: a folder written by save_pretrained)"
             raise LoadError(message)
         return str(path), path.name
@@ -146,11 +177,13 @@ def _source(model: str) -> tuple[str, str]:
 def _read(model: str, device: str, dtype: str | torch.dtype, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, str]:
     source, name = _source(model)
     kwargs = {"dtype": dtype} | kwargs
-    if "device_map" not in kwargs and device != "cpu":
-        kwargs["device_map"] = device
+    move = device if kwargs.get("device_map") is None and device != "cpu" else None
+    if move and find_spec("accelerate"):  # reads straight to the device; transformers cannot do that without it
+        kwargs["device_map"], move = move, None
     try:
         with _quiet() if model in bundled() else nullcontext():
-            return AutoModelForCausalLM.from_pretrained(source, **kwargs).eval(), name
+            network = AutoModelForCausalLM.from_pretrained(source, **kwargs).eval()
+        return (network.to(move) if move else network), name
     except torch.OutOfMemoryError as error:
         message = f"{name} does not fit on {device}; give another device, dtype or model_kwargs=dict(device_map='auto')"
         raise OutOfMemory(message) from error

@@ -17,6 +17,7 @@ from nbkv.models import capabilities, relocation
 from nbkv.models.adapter import AnyCache, ModelAdapter
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
+from nbkv.models.placement import input_device
 from nbkv.models.record import Record
 from nbkv.models.walk import Layers, Walk, find_layers
 
@@ -193,11 +194,10 @@ def _layer_kinds(adapter: ModelAdapter) -> list[str]:
 
 
 def _probe_ids(model: PreTrainedModel, config: Any) -> torch.Tensor:  # noqa: ANN401
-    embedding: Any = model.get_input_embeddings()
     vocabulary = int(config.vocab_size)
     told = int(capabilities.setting(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0)
     length = min(_TOKENS, told) if told > 0 else _TOKENS
-    return (torch.arange(1, length + 1, device=embedding.weight.device) * 7919) % vocabulary
+    return (torch.arange(1, length + 1, device=input_device(model)) * 7919) % vocabulary
 
 
 def _error(got: torch.Tensor, expected: torch.Tensor) -> float:

@@ -48,7 +48,7 @@ def learn(adapter: Any, ids: torch.Tensor, limit: float) -> tuple[tuple[Place | 
         return None, "its cached values depend on position (a latent cache keeps its rotary part there)"
     places: list[Place | None] = []
     for index, mine in enumerate(keys):
-        found, place = _place(adapter.model, mine, positions, limit)
+        found, place = _place(adapter.model, mine, positions.to(mine.device), limit)
         if not found:
             return None, f"no rotation explains how the keys of layer {index} depend on position"
         places.append(place)

@@ -87,6 +87,11 @@ class Walk:
             _Seat(layer, returns, self._arrive) for layer, returns in zip(self._own, layers.returns, strict=True)
         )
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """Return the model's own layers."""
+        return self._own
+
     @contextmanager
     def stepping(self, on_layer: OnLayer | None) -> Iterator[None]:
         """Within the block a forward of the model walks; ``on_layer(index, rows)`` follows each layer and may raise."""

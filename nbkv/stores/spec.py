@@ -17,16 +17,17 @@ _MOST = 8 * 2**30
 _OPTIONS = ("device", "policy")
 
 
-def open_store(spec: str | MemoryStore, bus: Bus, device: str) -> MemoryStore:
+def open_store(spec: str | MemoryStore, bus: Bus, *places: str) -> MemoryStore:
     """Return the store that ``spec`` names; a store object is taken as it is.
 
-    ``memory`` keeps K/V on the model's device; ``device=SIZE`` sets its limit (default: a quarter of the free memory,
-    at most 8 GiB), ``policy=lru`` is the only policy. Raises ``BadOption`` for anything else.
+    ``memory`` keeps each layer's K/V on its device, which ``places`` names, one a layer or one for all; ``device=SIZE``
+    sets its limit (default: what fills a quarter of the free memory of any device, at most 8 GiB), ``policy=lru`` is
+    the only policy. Raises ``BadOption`` for anything else.
     """
     if isinstance(spec, MemoryStore):
         return spec
     options = check_spec(spec)
-    limit = parse_size(options["device"]) if "device" in options else min(int(_free(device) * _SHARE), _MOST)
+    limit = parse_size(options["device"]) if "device" in options else min(int(_free(places) * _SHARE), _MOST)
     return MemoryStore(limit=limit, bus=bus)
 
 
@@ -58,7 +59,12 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def _free(device: str) -> int:
+def _free(places: tuple[str, ...]) -> float:
+    """Return how many bytes of K/V fit before the first device is full, each layer having an equal part of them."""
+    return min(_free_on(place) * len(places) / places.count(place) for place in set(places))
+
+
+def _free_on(device: str) -> int:
     if device.startswith("cuda"):
         import torch  # noqa: PLC0415  (asked of the device, only where there is one)
 

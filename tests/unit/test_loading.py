@@ -19,7 +19,7 @@ def folder(tmp_path_factory, model_of, tokenizer):
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the variable is read at import, too early
 
 
 def one_line(error):

@@ -179,6 +179,18 @@ def test_sizes(text, size):
     assert parse_size(text) == size
 
 
+def test_the_default_limit_fills_no_device_more_than_a_quarter(monkeypatch):
+    free = {"cuda:0": 4 * 2**30, "cuda:1": 16 * 2**30}
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free[device], 2**40))
+
+    assert open_store("memory", Bus(), "cuda:0").limit == 2**30
+    assert open_store("memory", Bus(), "cuda:0", "cuda:1").limit == 2 * 2**30
+    assert open_store("memory", Bus(), "cuda:0", "cuda:1", "cuda:1", "cuda:1").limit == 4 * 2**30
+    assert open_store("memory", Bus(), *["cuda:1"] * 9).limit == 4 * 2**30
+    free["cuda:1"] = 2**40
+    assert open_store("memory", Bus(), "cuda:1").limit == 8 * 2**30
+
+
 @pytest.mark.parametrize("spec", ["disk:x", "memory?device=lots", "memory?policy=lfu", "memory?colour=red", ""])
 def test_bad_specifications_say_what_is_accepted(spec):
     with pytest.raises(BadOption, match="accepted"):
