@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, closest
@@ -182,13 +182,23 @@ def _read(model: str, device: str, dtype: str | torch.dtype, kwargs: dict[str, A
         kwargs["device_map"], move = move, None
     try:
         with _quiet() if model in bundled() else nullcontext():
-            network = AutoModelForCausalLM.from_pretrained(source, **kwargs).eval()
+            network = _from_pretrained(source, kwargs).eval()
         return (network.to(move) if move else network), name
     except torch.OutOfMemoryError as error:
         message = f"{name} does not fit on {device}; give another device, dtype or model_kwargs=dict(device_map='auto')"
         raise OutOfMemory(message) from error
     except Exception as error:  # a checkpoint can be broken in any way; the reader wants one line
         raise LoadError(_why(model, source, error)) from error
+
+
+def _from_pretrained(source: str, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """Return the causal language model at ``source``, or a vision-language model, which is then served as text."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(source, **kwargs)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        return AutoModelForImageTextToText.from_pretrained(source, **kwargs)
 
 
 @contextmanager

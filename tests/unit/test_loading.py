@@ -126,3 +126,19 @@ def test_a_recurrent_model_serves_full_and_refuses_prefix_by_name(tokenizer, wor
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=1
         )
         assert list(result.token_ids) == expected[0, ids.shape[1] :].tolist()
+
+
+def test_a_vision_language_model_is_served_as_text(tmp_path, make_model, tokenizer, words):
+    make_model("qwen3_vl").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with nbkv.load(tmp_path) as session:
+        first = session.generate(words(20), max_new_tokens=4)
+        again = session.generate(words(20), max_new_tokens=4)
+
+    assert again.tokens.reused == 20
+    assert again.token_ids == first.token_ids == session_full(tmp_path, words)
+
+
+def session_full(folder, words):
+    with nbkv.load(folder, strategy="full") as session:
+        return session.generate(words(20), max_new_tokens=4).token_ids
