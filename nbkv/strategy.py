@@ -93,7 +93,8 @@ class Strategy:
     """Full recompute: nothing is taken from a store and nothing is kept.
 
     A subclass that sets ``name`` is registered. Its options are its dataclass fields; it overrides the stages it
-    changes. ``needs`` lists what the model must have, as attributes of ``Capabilities`` that must be true.
+    changes. ``needs`` lists what the model must have, as attributes of ``Capabilities`` that must be true; ``aliases``
+    are other names of options, as papers have them.
     """
 
     name: ClassVar[str] = ""
@@ -103,6 +104,7 @@ class Strategy:
     exact: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
     contract_exempt: ClassVar[dict[str, str]] = {}
+    aliases: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401
         """Register a class that names itself."""
@@ -183,7 +185,7 @@ def split(specs: str | Sequence[str | Strategy]) -> list[str | Strategy]:
     return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", specs) if part.strip()]
 
 
-def _options(cls: type, text: str, spec: str) -> dict[str, Any]:
+def _options(cls: type[Strategy], text: str, spec: str) -> dict[str, Any]:
     known = [option.name for option in fields(cls)]
     try:
         call = ast.parse(f"f({text})", mode="eval").body
@@ -198,6 +200,7 @@ def _options(cls: type, text: str, spec: str) -> dict[str, Any]:
         raise BadOption(message)
     if values:
         options = {known[0]: values[0]} | options
+    options = {cls.aliases.get(name, name): value for name, value in options.items()}
     for name in options:
         if name not in known:
             message = (

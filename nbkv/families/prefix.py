@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from nbkv.events import Reused
+from nbkv.models.adapter import Work
 from nbkv.models.cache import GrowingCache
 from nbkv.result import Provenance
 from nbkv.strategy import Context, Prefilled, Request, Strategy, timed
@@ -67,16 +68,17 @@ class Prefix(Strategy):
             ctx.store.discard(prefilled.lease)
 
 
-def encode(ids: Sequence[int], ctx: Context) -> None:
-    """Make sure that the KV of ``ids`` from the first token on are in the store; run only what is missing."""
+def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
+    """Make sure that the KV of ``ids`` from the first token on are in the store; run and count what was missing."""
     lease = ctx.store.take(ctx.space(), ids, len(ids), GrowingCache)
     try:
         if lease.matched < len(ids):
             cache = lease.line.buffer
             assert isinstance(cache, GrowingCache)  # noqa: S101
             fresh = ctx.adapter.tensor(ids[lease.matched :])
-            ctx.adapter.forward(fresh, cache, start=lease.matched, work=ctx.work())
+            ctx.adapter.forward(fresh, cache, start=lease.matched, work=work or ctx.work())
     except BaseException:
         ctx.store.discard(lease)
         raise
     ctx.store.give(lease, ids)
+    return len(ids) - lease.matched

@@ -13,12 +13,13 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from nbkv.models import masks
+from nbkv.models.attention import implementation
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.fingerprint import Identity
 from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.record import Record
-from nbkv.models.walk import Walk
+from nbkv.models.walk import Halted, Stretch, Walk
 from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
@@ -36,6 +37,18 @@ class Work:
         self.token_layers += rows
         if self.on_layer is not None:
             self.on_layer(index, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """Hidden states ``[..., rows, H]`` of some rows that have been through the layers before ``layer``."""
+
+    hidden: torch.Tensor
+    layer: int
+
+    def keep(self, which: torch.Tensor) -> Front:
+        """Return the front of the rows at indices ``which`` of these."""
+        return Front(self.hidden.index_select(-2, which.to(self.hidden.device)), self.layer)
 
 
 @dataclass(eq=False)
@@ -127,18 +140,51 @@ class ModelAdapter:
         return self._run(ids, positions, cache, keep=keep, mask=None, work=work)
 
     def recompute(
-        self, ids: torch.Tensor, rows: torch.Tensor, cache: GrowingCache, *, keep: int = 1, work: Work | None = None
+        self,
+        ids: torch.Tensor,
+        rows: torch.Tensor,
+        cache: GrowingCache,
+        *,
+        since: Front | None = None,
+        keep: int = 1,
+        work: Work | None = None,
     ) -> torch.Tensor:
         """Run tokens ``ids`` ``[n]`` at true positions ``rows``, scatter their K/V, return logits ``[keep, V]``.
 
         Every row attends to the positions up to its own, whatever wrote them; rows and cached tokens together must
-        cover them. Needs rotary or learned positions (``UnsupportedModel`` is the strategy's to raise).
+        cover them. ``since`` goes on from hidden states of these very rows. Needs rotary or learned positions
+        (``UnsupportedModel`` is the strategy's to raise).
         """
-        n_keys = max(cache.length, int(rows.max()) + 1)
-        eager = self.config._attn_implementation == "eager"  # noqa: SLF001  (the only name transformers gives it)
-        mask = masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
+        stretch = None if since is None else Stretch(since.layer, self.n_layers, since.hidden)
         with cache.writing(rows):
-            return self._run(ids, rows, cache, keep=keep, mask=mask, work=work)
+            mask = self._mask(rows, cache)
+            return self._run(ids, rows, cache, keep=keep, mask=mask, work=work, stretch=stretch)
+
+    def advance(
+        self,
+        ids: torch.Tensor,
+        rows: torch.Tensor,
+        cache: GrowingCache,
+        *,
+        stop: int,
+        work: Work,
+        since: Front | None = None,
+    ) -> Front:
+        """Run the same rows up to layer ``stop`` only, and return where they stand; needs the walk."""
+        first, hidden = (0, None) if since is None else (since.layer, since.hidden)
+        with cache.writing(rows):
+            mask = self._mask(rows, cache)
+            try:
+                self._run(ids, rows, cache, keep=1, mask=mask, work=work, stretch=Stretch(first, stop, hidden))
+            except Halted as halted:
+                return Front(halted.hidden, stop)
+        message = f"layers end at {self.n_layers}, and a pass that stops at {stop} is no part of one"
+        raise ValueError(message)
+
+    def _mask(self, rows: torch.Tensor, cache: GrowingCache) -> torch.Tensor | dict[str, torch.Tensor]:
+        n_keys = max(cache.length, int(rows.max()) + 1)
+        eager = implementation(self.config) == "eager"
+        return masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
 
     def _run(
         self,
@@ -149,6 +195,7 @@ class ModelAdapter:
         keep: int,
         mask: torch.Tensor | dict[str, torch.Tensor] | None,
         work: Work | None,
+        stretch: Stretch | None = None,
     ) -> torch.Tensor:
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": not isinstance(cache, TokenLog)}
         if asked["use_cache"]:
@@ -159,14 +206,14 @@ class ModelAdapter:
             asked["logits_to_keep"] = keep
         if mask is not None:
             asked["attention_mask"] = mask
-        with torch.no_grad(), self.evaluating(), self._stepping(work):
+        with torch.no_grad(), self.evaluating(), self._stepping(work, stretch):
             logits: torch.Tensor = self.model(**asked).logits[0, -keep:]
         if work is not None and self.walk is None:
             work.token_layers += len(ids) * self.n_layers
         return logits
 
-    def _stepping(self, work: Work | None) -> Any:  # noqa: ANN401  (a context manager)
-        return nullcontext() if self.walk is None else self.walk.stepping(work)
+    def _stepping(self, work: Work | None, stretch: Stretch | None) -> Any:  # noqa: ANN401  (a context manager)
+        return nullcontext() if self.walk is None else self.walk.stepping(work, stretch)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ positions, and spans be read, written and cut off, which is what stores and stra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,10 @@ from nbkv.kv import KV
 _STEP = 64  # capacity is a multiple of this many tokens, so that short answers do not reallocate
 
 
+# Called with (keys, values) held so far and (keys, values) about to be scattered over them, [H, rows, D] each.
+Watcher = Callable[[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]], None]
+
+
 class GrowingLayer(DynamicLayer):
     """K and V of one layer in buffers ``[B, H, capacity, D]``, of which the first ``length`` tokens are valid."""
 
@@ -27,6 +31,7 @@ class GrowingLayer(DynamicLayer):
         self.length = 0
         self.reserve = reserve
         self.rows: torch.Tensor | None = None
+        self.watcher: Watcher | None = None
         super().__init__()  # type: ignore[no-untyped-call]
 
     @property
@@ -84,6 +89,8 @@ class GrowingLayer(DynamicLayer):
             rows = self.rows.to(key_states.device)
             self._room(int(rows.max()) + 1)
             keys, values = self._buffers  # type: ignore[misc]
+            if self.watcher is not None:
+                self.watcher((keys[0][:, rows], values[0][:, rows]), (key_states[0], value_states[0]))
             keys.index_copy_(-2, rows, key_states)
             values.index_copy_(-2, rows, value_states)
             self.length = max(self.length, int(rows.max()) + 1)
@@ -112,11 +119,21 @@ class GrowingLayer(DynamicLayer):
     def _write(self, span: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
+        self.cover(span.start)
         self._room(span.stop)
         mine_keys, mine_values = self._buffers  # type: ignore[misc]
         mine_keys[:, :, span] = keys
         mine_values[:, :, span] = values
         self.length = max(self.length, span.stop)
+
+    def cover(self, length: int) -> None:
+        """Fill up to ``length`` with zeros: what a mask hides must still be a number."""
+        if self._buffers is None or length <= self.length:
+            return
+        self._room(length)
+        for buffer in self._buffers:
+            buffer[:, :, self.length : length].zero_()
+        self.length = length
 
     def _room(self, tokens: int) -> None:
         if tokens <= self.capacity or self._buffers is None:
@@ -181,7 +198,7 @@ class GrowingCache(Cache):
         )
 
     def write(self, start: int, kv: KV) -> None:
-        """Put ``kv`` at ``[start, start + kv.length)``; later tokens stay as they are."""
+        """Put ``kv`` at ``[start, start + kv.length)``; later tokens stay as they are, a gap before it is zeros."""
         while len(self.layers) < len(kv.keys):
             self.layers.append(GrowingLayer(self._reserve))
         for layer, keys, values in zip(self.layers, kv.keys, kv.values, strict=True):
@@ -198,6 +215,20 @@ class GrowingCache(Cache):
         finally:
             for layer in self.layers:
                 layer.rows = None
+
+    @contextmanager
+    def watching(self, layer: int, watcher: Watcher) -> Iterator[None]:
+        """Within the block, ``watcher`` is shown what rows of ``layer`` hold before new states are scattered there."""
+        self.layers[layer].watcher = watcher
+        try:
+            yield
+        finally:
+            self.layers[layer].watcher = None
+
+    def cover(self, length: int) -> None:
+        """Hold at least ``length`` tokens; those never written are zeros until they are."""
+        for layer in self.layers:
+            layer.cover(length)
 
 
 class TokenLog:

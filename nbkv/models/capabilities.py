@@ -22,7 +22,8 @@ class Capabilities:
     (shorter than ``context`` for longrope and dynamic NTK); ``rope_switch`` the position from which longrope turns all
     tokens by other angles. The last four are what the self-test found: the layer walk, continuing from our cache,
     decoding with the family's own cache. ``relocation``: cached keys can be moved to another position, exactly, and
-    scattered rows be run again by true position. ``refused`` says for what is false why it is so.
+    scattered rows be run again by true position. ``attention``: its attention weights can be looked at. ``refused``
+    says for what is false why it is so.
     """
 
     n_layers: int
@@ -47,6 +48,7 @@ class Capabilities:
     prefix: bool = False
     own_cache: bool = False
     relocation: bool = False
+    attention: bool = False
     refused: dict[str, str] = field(default_factory=dict, hash=False)
 
     def why_not(self, need: str) -> str:

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, closest
 from nbkv.models.adapter import ModelAdapter
+from nbkv.models.attention import implementation
 from nbkv.models.codec import Codec
 from nbkv.models.fingerprint import fingerprint
 from nbkv.models.placement import input_device, without_data
@@ -82,7 +83,7 @@ def load_model(
 
 def _adapted(network: PreTrainedModel, name: str) -> tuple[ModelAdapter, Verdicts]:
     """Return the adapter of ``network``, proved now or remembered from an earlier load."""
-    attention = str(network.config._attn_implementation)  # noqa: SLF001  (the only name transformers gives it)
+    attention = implementation(network.config)
     verdicts = Verdicts.of(fingerprint(network), input_device(network).type, attention)
     if (kept := verdicts.get("record")) is not None:
         try:

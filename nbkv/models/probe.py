@@ -15,14 +15,15 @@ from transformers import PreTrainedModel
 from nbkv.errors import UnsupportedModel
 from nbkv.models import capabilities, relocation
 from nbkv.models.adapter import AnyCache, ModelAdapter
+from nbkv.models.attention import Attended, watched
 from nbkv.models.cache import GrowingCache, TokenLog
-from nbkv.models.capabilities import Capabilities
 from nbkv.models.placement import input_device
 from nbkv.models.record import Record
 from nbkv.models.walk import Layers, Walk, find_layers
 
 _TOKENS = 20  # probe length; cut in the middle, so that both halves have several rows
 _FP32_TOLERANCE = 1e-4  # house rule 1: scaled by max(1, max|logit|)
+_SOFTMAX_TOLERANCE = 1e-3  # weights choose rows, they are no part of any output
 _PLAIN_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers' layers that keep K and V, nothing else
 
 
@@ -136,22 +137,31 @@ class _Trial:
             own_cache=cache is not None or self._own_cache(),
             refused=refused,
         )
-        places, why = self._places(found, layers, cache, tells_positions=tells_positions)
-        if places is None:
-            refused["relocation"] = why
-        found = replace(found, relocation=places is not None)
+        adapter = replace(
+            plain,
+            capabilities=found,
+            walk=None if layers is None else Walk(layers),
+            tells_positions=tells_positions,
+        )
+        places, why = self._places(adapter, cache)
+        if places is None or cache is None:
+            refused["relocation"] = refused["attention"] = why
+        elif why := self._why_no_attention(adapter, cache):
+            refused["attention"] = why
+        if layers is None:
+            refused["walk"] = "its layers cannot be run one by one"
+        found = replace(found, relocation=places is not None, attention="attention" not in refused)
         where = None if layers is None else (layers.path, layers.name, layers.returns)
         return Record(found, tells_positions, where, places, tuple(self.notes), time.perf_counter() - began)
 
     def _places(
-        self, found: Capabilities, layers: Layers | None, cache: GrowingCache | None, *, tells_positions: bool
+        self, adapter: ModelAdapter, cache: GrowingCache | None
     ) -> tuple[tuple[relocation.Place | None, ...] | None, str]:
-        walk = None if layers is None else Walk(layers)
-        adapter = replace(self.plain, capabilities=found, walk=walk, tells_positions=tells_positions)
         places, why = relocation.learn(adapter, self.ids, self.limit)
         if places is None or cache is None:
             return None, why
         rows = torch.arange(1, len(self.ids), 3, device=self.ids.device)
+        cache.truncate(len(self.ids))
         try:
             error = _error(adapter.recompute(self.ids[rows], rows, cache, keep=len(rows)), self.expected[rows])
         except Exception as refusal:  # noqa: BLE001  (as above)
@@ -159,6 +169,25 @@ class _Trial:
         if error > self.limit:
             return None, f"rows of a prompt run again give other logits, by {error:.1e} (limit {self.limit:.1e})"
         return places, ""
+
+    def _why_no_attention(self, adapter: ModelAdapter, cache: GrowingCache) -> str:
+        """Return why attention weights cannot be looked at; empty if they were, and give each layer's own output."""
+        rows, errors = torch.arange(1, len(self.ids), 3, device=self.ids.device), []
+
+        def compare(seen: Attended) -> None:
+            groups = seen.weights.shape[0] // seen.values.shape[0]
+            values = seen.values.float().repeat_interleave(groups, dim=0)
+            errors.append(_error((seen.weights @ values).transpose(0, 1), seen.output.float()))
+
+        try:
+            with watched(adapter.config, torch.arange(len(rows), device=rows.device), compare):
+                adapter.recompute(self.ids[rows], rows, cache)
+        except Exception as refusal:  # noqa: BLE001  (as above)
+            return f"its attention cannot be watched ({type(refusal).__name__})"
+        if len(errors) != adapter.n_layers:
+            return f"its attention shows itself in {len(errors)} of {adapter.n_layers} layers"
+        worst = max(errors)
+        return "" if worst <= max(self.limit, _SOFTMAX_TOLERANCE) else f"its attention weights are off by {worst:.1e}"
 
     def _own_cache(self) -> bool:
         ends = tuple(range(len(self.ids) - 4, len(self.ids)))

@@ -74,6 +74,24 @@ class _Seat(nn.Module):
         return hidden if self._returns is None else (hidden, *(None,) * (self._returns - 1))
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Which layers a forward runs, ``[first, last)``, and with which hidden states it begins (None: the embeddings)."""
+
+    first: int
+    last: int
+    hidden: torch.Tensor | None = None
+
+
+class Halted(Exception):
+    """A forward ended behind its last layer, before the model's head; ``hidden`` ``[..., rows, H]`` is what it had."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        """Keep the hidden states."""
+        super().__init__("ended between two layers")
+        self.hidden = hidden
+
+
 class Walk:
     """Runs the layers of one model; made once, entered for each forward."""
 
@@ -83,6 +101,7 @@ class Walk:
         self._own = layers.modules
         self._calls: list[_Call] = []
         self._on_layer: OnLayer | None = None
+        self._stretch = Stretch(0, len(self._own))
         self._seats = nn.ModuleList(
             _Seat(layer, returns, self._arrive) for layer, returns in zip(self._own, layers.returns, strict=True)
         )
@@ -93,9 +112,13 @@ class Walk:
         return self._own
 
     @contextmanager
-    def stepping(self, on_layer: OnLayer | None) -> Iterator[None]:
-        """Within the block a forward of the model walks; ``on_layer(index, rows)`` follows each layer and may raise."""
+    def stepping(self, on_layer: OnLayer | None, stretch: Stretch | None = None) -> Iterator[None]:
+        """Within the block a forward of the model walks; ``on_layer(index, rows)`` follows each layer and may raise.
+
+        A forward over a ``stretch`` that ends before the last layer raises ``Halted``.
+        """
         self._calls, self._on_layer = [], on_layer
+        self._stretch = stretch or Stretch(0, len(self._own))
         self._parent._modules[self._name] = self._seats  # noqa: SLF001  (a swap must not run Module.__setattr__)
         try:
             yield
@@ -108,12 +131,16 @@ class Walk:
         return self._run() if len(self._calls) == len(self._own) else call.hidden
 
     def _run(self) -> torch.Tensor:
-        hidden = self._calls[0].hidden
-        for index, (layer, call) in enumerate(zip(self._own, self._calls, strict=True)):
-            out = layer(hidden, *call.args, **call.kwargs)
+        stretch = self._stretch
+        hidden = self._calls[0].hidden if stretch.hidden is None else stretch.hidden
+        for index in range(stretch.first, stretch.last):
+            call = self._calls[index]
+            out = self._own[index](hidden, *call.args, **call.kwargs)
             hidden = out[0] if isinstance(out, tuple) else out
             if self._on_layer is not None:
                 self._on_layer(index, hidden.shape[-2])
+        if stretch.last < len(self._own):
+            raise Halted(hidden)
         return hidden
 
 

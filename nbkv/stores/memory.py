@@ -8,7 +8,8 @@ branches hold their prefix once, and no branch can overwrite another.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,28 @@ class MemoryStore:
         with self._lock:
             lease.line.buffer.truncate(lease.matched)
             self._end(lease)
+
+    @contextmanager
+    def reading(self, space: Space, ids: Sequence[int], start: int = 0) -> Iterator[list[tuple[int, KV]]]:
+        """Give views of what is known of ``ids[start:]`` from its beginning on: pieces of KV and where each begins.
+
+        The views hold for the length of the block. A hit is counted if there is anything.
+        """
+        with self._lock:
+            tree = self._trees.get(space)
+            pieces = []
+            for node in tree.match(ids) if tree else []:
+                if node.stop > start and node.payload is not None:
+                    begin, home = max(node.start, start), node.payload
+                    kv = (
+                        home.buffer.read(begin, node.stop)
+                        if isinstance(home, Line)
+                        else home[slice(begin - node.start, None)]
+                    )
+                    pieces.append((begin, kv))
+            self.counts.hits += bool(pieces)
+            self.counts.misses += not pieces
+            yield pieces
 
     def holds(self, space: Space, ids: Sequence[int]) -> int:
         """Return how many of the first tokens of ``ids`` are known in ``space``."""

@@ -1,0 +1,64 @@
+"""EPIC: recompute the first tokens of each chunk, where independence hurts most (arXiv 2410.15332, LegoLink)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from nbkv.errors import BadOption
+from nbkv.families.blend import Blend, check_count, check_share
+from nbkv.families.mix import Mix
+from nbkv.selection import first
+from nbkv.strategy import Strategy
+
+
+@dataclass(kw_only=True, repr=False)
+class Epic(Blend):
+    """Recompute ``first_k`` tokens of every chunk but one that begins the prompt; nothing is looked at to choose them.
+
+    With ``budget`` instead, each chunk gets the same share of it. The form that recomputes nothing (LegoLink-0) is
+    ``first_k=0`` on chunks made with ``sink="dummy"``: encoded behind four tokens whose KV is dropped.
+    """
+
+    name: ClassVar[str] = "epic"
+    paper: ClassVar[str] = "EPIC (LegoLink), arXiv 2410.15332"
+    summary: ClassVar[str] = "recompute the first tokens of each chunk"
+
+    first_k: int = 16
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse counts and shares out of range, and both at once."""
+        check_count("first_k", self.first_k)
+        if self.budget is not None:
+            check_share("budget", self.budget)
+            if self.first_k not in {0, type(self).first_k}:
+                message = "epic takes first_k or budget, not both"
+                raise BadOption(message)
+
+    def at_full_budget(self) -> Strategy:
+        """Return this strategy recomputing every reused token."""
+        return replace(self, first_k=type(self).first_k, budget=1.0)
+
+    def select(self, mix: Mix) -> torch.Tensor:
+        """Return the first rows of each chunk."""
+        spans = [span for _, span, _ in mix.placed if span.start]
+        if self.budget is None:
+            return torch.tensor(first(spans, self.first_k), dtype=torch.long, device=mix.ids.device)
+        room, rows = mix.room(self.budget), []
+        for span, share in zip(spans, _shares([span.length for span in spans], room), strict=True):
+            rows += list(range(span.start, span.start + share))
+        return torch.tensor(rows, dtype=torch.long, device=mix.ids.device)
+
+
+def _shares(lengths: list[int], room: int) -> list[int]:
+    """Return how many of ``room`` rows each chunk gets: its share, rounded so that they sum up to it."""
+    total, given, shares, seen = sum(lengths), 0, [], 0
+    for length in lengths:
+        seen += length
+        due = min(seen, room * seen // total)
+        shares.append(min(length, due - given))
+        given += shares[-1]
+    return shares
