@@ -15,9 +15,10 @@ from nbkv.models.adapter import ModelAdapter, Work
 from nbkv.models.codec import Codec
 from nbkv.models.decode import Chooser, Sampling, TextStream, eos_ids
 from nbkv.models.prompt import Prompt
-from nbkv.result import Compute, Provenance, Result, Timing
+from nbkv.result import Chunk, Compute, Provenance, Result, Timing
 from nbkv.stopping import Stopped, Stopper
 from nbkv.stores.memory import MemoryStore
+from nbkv.stores.shelf import Shelf
 from nbkv.strategy import Context, Prefilled, Request, Strategy
 
 
@@ -33,11 +34,21 @@ class Engine:
     session: str
     tenant: str
     notes: tuple[str, ...] = ()
+    shelf: Shelf = field(default_factory=Shelf)
+
+    def __post_init__(self) -> None:
+        """Let what strategies keep for themselves go when the store is cleared."""
+        self.store.shelves.add(self.shelf)
 
     @property
     def eos(self) -> frozenset[int]:
         """Return the token ids that end an answer."""
         return eos_ids(getattr(self.adapter.model, "generation_config", None))
+
+    def keeps(self, chunk: Chunk) -> bool:
+        """Return whether the store still has all of ``chunk``."""
+        path = (*chunk.sink, *chunk.token_ids)
+        return self.store.holds(self.context().space(), path) == len(path)
 
     def context(self, number: int = 0) -> Context:
         """Return what a strategy works with; layers are followed by the stop flag and by events, if anybody listens."""
@@ -50,7 +61,8 @@ class Engine:
                 self.bus.emit(Layer(**who, index=index, n_layers=n_layers, rows=rows))
 
         model = self.adapter.fingerprint
-        return Context(self.adapter, self.store, self.bus, model, self.tenant, **who, on_layer=on_layer)
+        own: dict[str, Any] = {"on_layer": on_layer, "shelf": self.shelf}
+        return Context(self.adapter, self.store, self.bus, model, self.tenant, **who, **own)
 
 
 @dataclass
@@ -125,9 +137,7 @@ class Run:
             if at == engine.adapter.capabilities.rope_switch:
                 logits = self._start_over(prefilled, request, work)
             else:
-                logits = engine.adapter.forward(engine.adapter.tensor([token]), prefilled.cache, start=at, work=work)[
-                    -1
-                ]
+                logits = self.strategy.step(token, at, prefilled, ctx, work)
 
     def _start_over(self, prefilled: Prefilled, request: Request, work: Work) -> torch.Tensor:
         """Run everything again in a cache of its own: from here on the model turns all tokens by other angles."""
@@ -172,7 +182,7 @@ class Run:
         self.engine.bus.emit(Finished(**self._who(), result=summary(self.result)))
 
     def _notes(self, prefilled: Prefilled | None) -> tuple[str, ...]:
-        notes = list(self.engine.notes)
+        notes = [*self.engine.notes, *self.prompt.notes]
         room = self.engine.adapter.capabilities.context - len(self.prompt.ids)
         if room < self.sampling.max_new_tokens:
             notes.append(f"answer limited to {room} tokens by the model's context")
@@ -222,8 +232,7 @@ def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
             for count, token in enumerate(tokens):
                 picked.append(int(logits.argmax()))
                 if count + 1 < len(tokens):
-                    step = run.engine.adapter.tensor([token])
-                    logits = run.engine.adapter.forward(step, prefilled.cache, start=len(request.ids) + count)[-1]
+                    logits = run.strategy.step(token, len(request.ids) + count, prefilled, ctx)
     finally:
         run.strategy.commit(prefilled, request.ids, request, ctx)
     return prefilled.logits, picked
