@@ -43,33 +43,29 @@ def rolling(ids: Ids, width: int) -> Hashes:
     return (sums[width:] - sums[:-width]) * _powers(_BASE, n)[width - 1 :]
 
 
-def find(ids: Ids, known: Sequence[Ids], hashed: Sequence[Hashes], width: int, every: int = 1) -> list[Match]:
-    """Return where ``ids`` and a sequence of ``known`` agree, each as far as it goes to both sides.
+def find(ids: Ids, known: Sequence[Ids], hashed: Sequence[Hashes], width: int) -> list[Match]:
+    """Return where ``ids`` and a sequence of ``known`` agree in at least ``width`` tokens, as far as they do.
 
-    ``hashed[i]`` are hashes of windows of ``known[i]``, from its beginning on, ``every`` so many tokens. Found is a
-    common run that holds such a window, as one of ``width + every - 1`` tokens always does; of many places where known
-    sequences have the same window only the last few are looked at.
+    ``hashed[i]`` are the hashes of windows of ``known[i]``: of all, or of those from its beginning on that a run must
+    hold one of to be found. Where many windows are the same, only the last few are looked at.
     """
+    marks = np.concatenate([np.empty(0, dtype=np.uint64), *hashed])
+    windows, order = rolling(ids, width), marks.argsort(kind="stable")
+    low, high = (np.searchsorted(marks[order], windows, side) for side in ("left", "right"))
+    low = np.maximum(low, high - _MOST)
+    # hit i: the window of ids at places[i] has the hash marks[hits[i]]
+    places = np.repeat(np.arange(len(windows)), high - low)
+    hits = order[np.arange(len(places)) - np.repeat((high - low).cumsum() - high, high - low)]
     owners = np.repeat(np.arange(len(hashed)), [len(each) for each in hashed])
-    offsets = np.concatenate([np.arange(len(each)) * every for each in hashed]) if hashed else owners
-    if not len(owners) or len(ids) < width:
-        return []
-    marks = np.concatenate(hashed)
-    order = marks.argsort(kind="stable")
-    windows, marks = rolling(ids, width), marks[order]
-    low, high = np.searchsorted(marks, windows, "left"), np.searchsorted(marks, windows, "right")
-    done: dict[tuple[int, int], int] = {}  # where the last run of a sequence at a shift ended
-    matches = []
-    for at in np.flatnonzero(high > low).tolist():
-        for hit in order[low[at] : high[at]][-_MOST:].tolist():
-            which, start = int(owners[hit]), int(offsets[hit])
-            if done.get((which, at - start), 0) > at:
-                continue
-            match = _grown(ids, known[which], at, which, start)
-            if match.length >= width:
-                matches.append(match)
-                done[which, at - start] = match.at + match.length
-    return matches
+    starts = np.concatenate([np.empty(0, dtype=np.int64), *(np.arange(len(each)) for each in hashed)])
+    # a hit one token after another one belongs to the same run
+    codes = hits * (len(ids) + 1) + places
+    first = ~np.isin(codes - (len(ids) + 1) - 1, codes) | (starts[hits] == 0)
+    runs = {
+        _grown(ids, known[owners[hit]], at, int(owners[hit]), int(starts[hit]))
+        for at, hit in zip(places[first].tolist(), hits[first].tolist(), strict=True)
+    }
+    return sorted(run for run in runs if run.length >= width)
 
 
 def apart(matches: Iterable[Match], taken: NDArray[np.bool_], shortest: int, *, whole: bool = False) -> list[Match]:
