@@ -92,9 +92,10 @@ class Mix:
 
     # passes
 
-    def begin(self, rows: torch.Tensor) -> None:
-        """Take ``rows`` through the layers from the first one on; rows without KV are always with them."""
+    def begin(self, rows: torch.Tensor) -> torch.Tensor:
+        """Take ``rows`` through the layers from the first one on, with all rows without KV; return them all."""
         self._rows, self._front = self._with_fresh(rows), None
+        return self._rows
 
     def advance(self, stop: int, *, select: bool) -> torch.Tensor:
         """Run the rows under way up to layer ``stop``, counted as selection or not; return them."""
