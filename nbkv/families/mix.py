@@ -101,9 +101,11 @@ class Mix:
         """Run the rows under way up to layer ``stop``, counted as selection or not; return them."""
         assert self._rows is not None  # noqa: S101
         work = self.select_work if select else self.rows_work
-        self._front = self.adapter.advance(
+        front = self.adapter.advance(
             self.ids[self._rows], self._rows, self.cache, stop=stop, since=self._front, work=work
         )
+        # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
+        self._front = None if self.adapter.capabilities.shared_kv else front
         return self._rows
 
     def narrow(self, rows: torch.Tensor) -> None:
