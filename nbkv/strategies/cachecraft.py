@@ -161,8 +161,6 @@ class CacheCraft(Harvest):
         fits = variant.overlap(now) * (1 - disorder(variant.before, now))
         return fix_overhead(self.alpha, variant.cci, fits)
 
-    # which rows
-
     def select(self, mix: Mix) -> torch.Tensor:
         """Return of each chunk the rows that need it, as many as its CFO or the budget says."""
         chosen = choices(mix)
@@ -264,9 +262,11 @@ def choices(mix: Mix) -> list[Choice]:
 
 
 def split(prompt: Prompt) -> tuple[Part, ...]:
-    """Return the chunks of ``prompt`` and the text between them; the sink a chunk was encoded behind is no part."""
-    sink = prompt.chunks[0][0].sink if prompt.chunks else ()
-    begin = min(len(sink), prompt.chunks[0][1]) if sink and prompt.ids[: len(sink)] == sink else 0
+    """Return the chunks of ``prompt`` and the text between them; what begins like the chunks' sink is no part."""
+    # every token looks at a sink, whatever else there is: counted, it would make all prompts alike
+    sink, front = (prompt.chunks[0][0].sink, prompt.ids[: prompt.chunks[0][1]]) if prompt.chunks else ((), ())
+    differ = (at for at, (one, other) in enumerate(zip(front, sink, strict=False)) if one != other)
+    begin = next(differ, min(len(front), len(sink)))
     edges = sorted({begin, len(prompt.ids), *(edge for _, *span in prompt.chunks for edge in span)})
     return tuple(Part(prompt.ids[start:stop], Span(start, stop)) for start, stop in pairwise(edges) if start >= begin)
 

@@ -115,7 +115,8 @@ class KVShare(Harvest):
         received = torch.zeros(mix.length, device=mix.ids.device)
 
         def see(seen: Attended) -> None:
-            received.add_(seen.weights.sum(dim=(0, 1)).to(received.device))
+            if seen.layer == layer:
+                received.add_(seen.weights.sum(dim=(0, 1)).to(received.device))
 
         with mix.watching(see, torch.arange(mix.length, device=mix.ids.device)):
             moved = mix.found["moved"] = mix.deviation(layer, "v", power=1)

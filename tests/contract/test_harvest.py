@@ -42,7 +42,7 @@ def test_there_are_no_others():
     assert sorted(name for name in registry.names() if issubclass(registry.get(name), Harvest)) == HARVESTING
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gemma3n", "qwen3"])
 def test_full_budget_equals_full_with_whatever_was_kept(session_of, words, strategy, family):
     session = session_of(family)
     for prompt in prompts(session, words):

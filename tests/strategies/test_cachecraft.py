@@ -9,7 +9,8 @@ import torch
 
 from nbkv.errors import BadOption
 from nbkv.kv import KV, Space
-from nbkv.result import Provenance
+from nbkv.models.prompt import Prompt
+from nbkv.result import Chunk, Provenance
 from nbkv.strategies.cachecraft import Variant, disorder, fix_overhead, scaled, split
 from nbkv.strategy import Request, parse
 
@@ -102,6 +103,15 @@ def test_parts_of_a_prompt(session_of, words):
 
     assert [tuple(part.span) for part in parts] == [(1, 3), (3, 6), (6, 8), (8, 9), (9, 12)]
     assert [part.ids for part in parts[1::3]] == [one.token_ids] * 2
+
+
+@pytest.mark.parametrize(("sink", "first"), [((0,), 1), ((0, 5, 6), 1), ((), 0), ((9,), 0), ((0, 4, 4, 7), 3)])
+def test_as_much_of_the_sink_as_the_prompt_begins_with_is_no_part(sink, first):
+    chunk = Chunk(name="c", text="", token_ids=(7, 8), sink=sink, model="m")
+    parts = split(Prompt((0, 4, 4, 7, 8, 3), ((chunk, 3, 5),)))
+
+    assert parts[0].span.start == first
+    assert parts[-2].ids == (7, 8)
 
 
 # the statistics
