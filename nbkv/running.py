@@ -50,7 +50,9 @@ class Engine:
                 self.bus.emit(Layer(**who, index=index, n_layers=n_layers, rows=rows))
 
         model = self.adapter.fingerprint
-        return Context(self.adapter, self.store, self.bus, model, self.tenant, **who, on_layer=on_layer)
+        return Context(
+            self.adapter, self.store, self.bus, model, self.tenant, **who, on_layer=on_layer, pieces=self.codec.pieces
+        )
 
 
 @dataclass

@@ -46,7 +46,8 @@ class Request:
 class Context:
     """What a strategy works with; ``model`` is the fingerprint of ``adapter``'s weights as this request began.
 
-    ``on_layer(index, rows)`` is called after each layer and may end the request.
+    ``on_layer(index, rows)`` is called after each layer and may end the request; ``pieces(ids)`` gives the text of each
+    token.
     """
 
     adapter: ModelAdapter
@@ -57,6 +58,7 @@ class Context:
     session: str = ""
     request: int = 0
     on_layer: Callable[[int, int], None] | None = None
+    pieces: Callable[[Sequence[int]], tuple[str, ...]] = lambda ids: ("",) * len(ids)
 
     def space(self, lineage: str = "exact") -> Space:
         """Return where KV of this model and tenant with ``lineage`` may be kept and found."""

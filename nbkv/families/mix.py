@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from nbkv.models.attention import OnAttention, watched
 from nbkv.models.cache import GrowingCache
 from nbkv.result import Chunk
 from nbkv.strategy import Context, Request
+
+_ENDS = (".", "!", "?", "\n", "。", "!", "?")
 
 
 class Placed(NamedTuple):
@@ -43,6 +46,7 @@ class Mix:
     placed: list[Placed]
     rows_work: Work
     select_work: Work
+    pieces: Callable[[Sequence[int]], tuple[str, ...]]
     notes: list[str] = field(default_factory=list)
     _rows: torch.Tensor | None = None
     _front: Front | None = None
@@ -68,6 +72,19 @@ class Mix:
         stop = self.placed[-1].span.stop if self.placed else self.prefix
         behind = self.fresh[self.fresh >= stop]
         return behind if len(behind) else self.last
+
+    def sentences(self, longest: int) -> list[Span]:
+        """Return the reused rows as sentences: cut behind marks of an end, at chunk borders, after ``longest`` rows."""
+        spans = []
+        for _, span, _ in self.placed:
+            start = span.start
+            texts = self.pieces(self.ids[span.start : span.stop].tolist())
+            for at, text in enumerate(texts, span.start):
+                ended = text.rstrip(" \t").endswith(_ENDS) or at + 1 == span.stop
+                if ended or at + 1 - start >= longest:
+                    spans.append(Span(start, at + 1))
+                    start = at + 1
+        return spans
 
     def room(self, budget: float) -> int:
         """Return how many rows ``budget``, a share of the reused ones, allows."""
@@ -182,7 +199,7 @@ def lay(request: Request, ctx: Context) -> Mix:
         if stop > prefix and (span := _place(chunk, start, prefix, ctx, cache)).length:
             placed.append(Placed(chunk, span, encoded=chunk in encoded))
     cache.cover(len(ids))
-    return Mix(ctx.adapter, ctx.adapter.tensor(ids), cache, prefix, known, placed, work, ctx.work(), notes)
+    return Mix(ctx.adapter, ctx.adapter.tensor(ids), cache, prefix, known, placed, work, ctx.work(), ctx.pieces, notes)
 
 
 def _encode_missing(request: Request, ctx: Context, work: Work, notes: list[str]) -> list[Chunk]:
