@@ -19,18 +19,6 @@ from nbkv.strategy import Request, parse
 NAMES = [name for name in registry.names() if issubclass(registry.get(name), Blend)]
 BUDGETED = [name for name in NAMES if any(field.name == "budget" for field in dataclasses.fields(registry.get(name)))]
 FAMILIES = "llama mistral qwen2 qwen3 gemma2 gemma3 phi3 gemma3n cohere2 gpt_neox mixtral".split()
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "gemma3n",
-    "cohere2",
-    "gpt_neox",
-    "mixtral",
-]
 
 
 def at(name, budget):
