@@ -18,6 +18,7 @@ class Registry:
         self._package = package
         self._what = what
         self._found: dict[str, type] = {}
+        self._aliases: dict[str, str] = {}
         self._complete = False
 
     def add(self, name: str, cls: type) -> None:
@@ -28,11 +29,16 @@ class Registry:
             raise UnknownName(message)
         self._found[name] = cls
 
+    def alias(self, name: str, known: str) -> None:
+        """Let ``name`` stand for the one registered as ``known``."""
+        self._aliases[name] = known
+
     def get(self, name: str) -> type:
         """Return what ``name`` stands for, or raise ``UnknownName`` with the known names."""
         self._discover()
+        name = self._aliases.get(name, name)
         if name not in self._found:
-            known = sorted(self._found)
+            known = sorted({*self._found, *self._aliases})
             message = f"unknown {self._what} {name!r}{closest(name, known)} (known: {', '.join(known)})"
             raise UnknownName(message)
         return self._found[name]

@@ -61,7 +61,7 @@ class Engine:
                 self.bus.emit(Layer(**who, index=index, n_layers=n_layers, rows=rows))
 
         model = self.adapter.fingerprint
-        own: dict[str, Any] = {"on_layer": on_layer, "shelf": self.shelf}
+        own: dict[str, Any] = {"on_layer": on_layer, "pieces": self.codec.pieces, "shelf": self.shelf}
         return Context(self.adapter, self.store, self.bus, model, self.tenant, **who, **own)
 
 

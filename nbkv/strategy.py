@@ -47,8 +47,9 @@ class Request:
 class Context:
     """What a strategy works with; ``model`` is the fingerprint of ``adapter``'s weights as this request began.
 
-    ``on_layer(index, rows)`` is called after each layer and may end the request. ``shelf`` is this session's: what a
-    strategy keeps there, under its own name, only later requests of the same session find.
+    ``on_layer(index, rows)`` is called after each layer and may end the request; ``pieces(ids)`` gives the text of each
+    token. ``shelf`` is this session's: what a strategy keeps there, under its own name, only later requests of the same
+    session find.
     """
 
     adapter: ModelAdapter
@@ -59,6 +60,7 @@ class Context:
     session: str = ""
     request: int = 0
     on_layer: Callable[[int, int], None] | None = None
+    pieces: Callable[[Sequence[int]], tuple[str, ...]] = lambda ids: ("",) * len(ids)
     shelf: Shelf = field(default_factory=Shelf)
 
     def space(self, lineage: str = "exact") -> Space:

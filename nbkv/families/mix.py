@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,6 +17,8 @@ from nbkv.models.attention import OnAttention, watched
 from nbkv.models.cache import GrowingCache
 from nbkv.result import Chunk
 from nbkv.strategy import Context, Request
+
+_ENDS = (".", "!", "?", "\n", "。", "!", "?")
 
 
 class Placed(NamedTuple):
@@ -53,6 +55,7 @@ class Mix:
     placed: list[Placed]
     rows_work: Work
     select_work: Work
+    pieces: Callable[[Sequence[int]], tuple[str, ...]]
     notes: list[str] = field(default_factory=list)
     held: Mapping[int, Held] = field(default_factory=dict)
     found: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -80,6 +83,19 @@ class Mix:
         stop = self.placed[-1].span.stop if self.placed else self.prefix
         behind = self.fresh[self.fresh >= stop]
         return behind if len(behind) else self.last
+
+    def sentences(self, longest: int) -> list[Span]:
+        """Return the reused rows as sentences: cut behind marks of an end, at chunk borders, after ``longest`` rows."""
+        spans = []
+        for _, span, _ in self.placed:
+            start = span.start
+            texts = self.pieces(self.ids[span.start : span.stop].tolist())
+            for at, text in enumerate(texts, span.start):
+                ended = text.rstrip(" \t").endswith(_ENDS) or at + 1 == span.stop
+                if ended or at + 1 - start >= longest:
+                    spans.append(Span(start, at + 1))
+                    start = at + 1
+        return spans
 
     def room(self, budget: float) -> int:
         """Return how many rows ``budget``, a share of the reused ones, allows."""
@@ -203,7 +219,8 @@ def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None) 
         if span.length:
             placed.append(Placed(chunk, span, encoded=one is None and chunk in encoded))
     cache.cover(len(ids))
-    return Mix(ctx.adapter, ctx.adapter.tensor(ids), cache, prefix, known, placed, work, ctx.work(), notes, held)
+    works = work, ctx.work()
+    return Mix(ctx.adapter, ctx.adapter.tensor(ids), cache, prefix, known, placed, *works, ctx.pieces, notes, held)
 
 
 def _encode_missing(

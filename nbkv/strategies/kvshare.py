@@ -42,7 +42,7 @@ class KVShare(Harvest):
     ``alpha_j |dV_j|_1`` go on: attention received there, times how far the fresh value is from the reused one (the
     paper tries 10 to 40 %). After each decoded token the rows still as they were are scored again, with that token's
     attention at the same layer and the same ``|dV_j|_1``, and the best ``decode_tokens`` of them are recomputed before
-    the next token.
+    the next token. ``budget=0`` leaves only this second stage, ``decode_tokens=0`` only the first.
 
     Runs of at least ``shortest`` tokens are found by rolling hash, without marks in the prompt, in what this session
     ran under this strategy. Chunks that are given keep their canonical KV. Not
