@@ -74,7 +74,10 @@ class Context:
 
 @dataclass(kw_only=True)
 class Prefilled:
-    """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token."""
+    """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token.
+
+    ``extra`` rows of the cache stand for no token of the prompt; the answer's positions come after them too.
+    """
 
     cache: AnyCache
     logits: torch.Tensor
@@ -86,6 +89,7 @@ class Prefilled:
     select_s: float = 0.0
     notes: list[str] = field(default_factory=list)
     lease: Lease | None = None
+    extra: int = 0
 
 
 @dataclass(kw_only=True)

@@ -161,17 +161,18 @@ class Mix:
         return torch.cat([rows, self.fresh, self.last]).unique()
 
 
-def lay(request: Request, ctx: Context) -> Mix:
+def lay(request: Request, ctx: Context, *, upto: int | None = None) -> Mix:
     """Return the prompt with everything placed that the store has: an exact prefix, then chunks at their positions.
 
-    A canonical chunk that has left the store is encoded again, and a note says so; of an answer used as a chunk only
-    what the store still has is placed.
+    The prefix is taken from the first ``upto`` tokens only (None: from all but the last). A canonical chunk that has
+    left the store is encoded again, and a note says so; of an answer used as a chunk only what the store still has is
+    placed.
     """
     ids, work = request.ids, ctx.work()
     notes: list[str] = []
-    encoded = _encode_missing(request, ctx, work, notes)
+    encoded = _encode_missing(request, upto, ctx, work, notes)
     cache = GrowingCache(len(ids) + request.max_new_tokens)
-    known = ctx.store.holds(ctx.space(), ids)
+    known = ctx.store.holds(ctx.space(), ids[:upto])
     prefix = min(known, len(ids) - 1)
     if prefix:
         with ctx.store.reading(ctx.space(), ids[:prefix]) as pieces:
@@ -185,8 +186,8 @@ def lay(request: Request, ctx: Context) -> Mix:
     return Mix(ctx.adapter, ctx.adapter.tensor(ids), cache, prefix, known, placed, work, ctx.work(), notes)
 
 
-def _encode_missing(request: Request, ctx: Context, work: Work, notes: list[str]) -> list[Chunk]:
-    known, encoded = ctx.store.holds(ctx.space(), request.ids), []
+def _encode_missing(request: Request, upto: int | None, ctx: Context, work: Work, notes: list[str]) -> list[Chunk]:
+    known, encoded = ctx.store.holds(ctx.space(), request.ids[:upto]), []
     for chunk, _, stop in request.prompt.chunks:
         path = (*chunk.sink, *chunk.token_ids)
         if chunk.lineage == "canonical" and stop > known and ctx.store.holds(ctx.space(), path) < len(path):
