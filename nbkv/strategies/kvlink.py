@@ -170,7 +170,8 @@ class KVLink(Strategy):
         notes, n = [], len(plan.chunks)
         if n:
             marks = f" and {_MARKS} marks" if plan.opened else ""
-            notes.append(f"{len(plan.added) - _MARKS * plan.opened} link tokens{marks} run for {n} chunks")
+            tokens = len(plan.added) - _MARKS * plan.opened
+            notes.append(f"{tokens} link tokens{marks} run for {n} chunk{'s' if n > 1 else ''}")
         if sum(span.length for _, span, _ in mix.placed) < sum(len(chunk) for chunk, _, _ in plan.chunks):
             notes.append("chunks that the store could not hold were run as text, and saw what stands before them")
         if links is None and any(chunk.sink for chunk, _, _ in plan.chunks):
