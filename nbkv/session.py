@@ -19,6 +19,7 @@ from nbkv.families.prefix import encode
 from nbkv.gate import Gate
 from nbkv.metrics import Meter, Stats
 from nbkv.models import prompt as prompts
+from nbkv.models import sinks
 from nbkv.models.decode import sampling
 from nbkv.models.loading import Loaded, load_model
 from nbkv.result import Chunk, Comparison, Result
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _numbers = count(1)
-_SINKS = ("auto", "bos", "none")
 
 
 def load(
@@ -135,14 +135,18 @@ class Session:
         """Encode ``text`` once and keep its KV in the store; the same name with new text replaces the chunk.
 
         ``sink``: what it is encoded behind; the sink's KV is dropped at use. ``auto`` is the tokenizer's BOS (else one
-        dummy token), ``bos`` insists on BOS, ``none`` encodes it bare. Raises ``BadPrompt`` and ``BadOption``.
+        dummy token), or a primer where a measurement of this model asks for one; ``bos``, ``none``, ``dummy`` (four
+        dummy tokens) and ``primer`` (BOS and neutral text) insist. Raises ``BadPrompt`` and ``BadOption``.
         """
         engine = self._open()
         if not isinstance(text, str) or not text:
             message = f"a chunk is non-empty text, got {text!r:.60}"
             raise BadPrompt(message)
         name = name or f"chunk{len(self.chunks) + 1}"
-        ids, before = tuple(engine.codec.part(text, first=False)), self._sink(sink)
+        ids, before = (
+            tuple(engine.codec.part(text, first=False)),
+            sinks.sink(sink, engine.codec, engine.adapter, self._verdicts),
+        )
         self._fits(len(before) + len(ids))
         known, notes = self.chunks.get(name), []
         with self._gate.request():
@@ -324,21 +328,6 @@ class Session:
         if tokens >= context:
             message = f"{tokens} tokens are too many: this model's context is {context}, one of them for the answer"
             raise BadPrompt(message)
-
-    def _sink(self, sink: str) -> tuple[int, ...]:
-        codec = self._open().codec
-        if sink not in _SINKS:
-            message = f"sink={sink!r} is not accepted: sink is one of {', '.join(_SINKS)}"
-            raise BadOption(message)
-        if sink == "none":
-            return ()
-        if codec.front:
-            return codec.front
-        if sink == "bos":
-            message = "sink='bos' needs a tokenizer that adds a BOS token (accepted here: auto, none)"
-            raise BadOption(message)
-        dummy = next((i for i in (codec.tokenizer.bos_token_id, *self._open().eos) if i is not None), 0)
-        return (dummy,)
 
     def _next_number(self) -> int:
         self._count += 1

@@ -109,9 +109,7 @@ class Mix:
             self.narrow(rows)
         assert self._rows is not None  # noqa: S101
         some = self.ids[self._rows]
-        logits = self.adapter.recompute(some, self._rows, self.cache, since=self._front, work=self.rows_work)
-        last: torch.Tensor = logits[-1]
-        return last
+        return self.adapter.recompute(some, self._rows, self.cache, since=self._front, work=self.rows_work)[-1]
 
     def deviation(self, layer: int, side: str = "kv") -> torch.Tensor:
         """Run the rows under way through ``layer``, counted as selection; return how far their K/V are from the cached.
@@ -139,7 +137,8 @@ class Mix:
         Its ``rows`` are indices into the rows under way.
         """
         assert self._rows is not None  # noqa: S101
-        return watched(self.adapter.config, torch.isin(self._rows, of).nonzero().flatten(), on_attention)
+        which = torch.isin(self._rows, of).nonzero().flatten()
+        return watched(self.adapter.config, which, on_attention)
 
     def scout(self, on_attention: OnAttention, of: torch.Tensor | None = None, stop: int | None = None) -> None:
         """Run the rows without KV over what is placed, through the layers before ``stop`` (None: all).
@@ -158,7 +157,8 @@ class Mix:
         self._rows = self._front = None
 
     def _with_fresh(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch.cat([rows, self.fresh, self.last]).unique()
+        together: torch.Tensor = torch.cat([rows, self.fresh, self.last]).unique()
+        return together
 
 
 def lay(request: Request, ctx: Context, *, upto: int | None = None) -> Mix:

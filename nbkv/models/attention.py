@@ -35,7 +35,7 @@ class Attended:
     output: torch.Tensor
 
 
-OnAttention = Callable[[Attended], None]
+OnAttention = Callable[[Attended], object]
 
 
 @contextmanager

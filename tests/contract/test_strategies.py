@@ -27,7 +27,7 @@ def test_it_says_what_it_is(strategy):
 
 def test_one_first_chunk_behind_bos_equals_prefix(session_of, words, strategy):
     session = session_of(strategy=strategy)
-    chunk = session.chunk(words(30), name="c")
+    chunk = session.chunk(words(30), name="c", sink="bos")
     got = session.generate([chunk, words(5, seed=1)], max_new_tokens=6)
 
     assert got.token_ids == session.generate([chunk, words(5, seed=1)], max_new_tokens=6, strategy="prefix").token_ids

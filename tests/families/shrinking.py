@@ -146,7 +146,7 @@ OWN: dict[str, dict] = {
     "qwen4_exp_text": _INDEXER,
     "reformer": {"axial_pos_embds_dim": (32, 32), "axial_pos_shape": (16, 32)},
     "xlnet": {"max_position_embeddings": None},
-    "xlstm": {"num_heads": 8, "chunk_size": 1024},
+    "xlstm": {"num_heads": 8, "qk_dim_factor": 1.0},
     "xmod": {"default_language": "en_XX"},
     "zamba": _ZAMBA | {"attn_layer_period": 2, "attn_layer_offset": 1},
     "zamba2": _ZAMBA | {"hybrid_layer_ids": [1, 3], "mamba_headdim": 16, "n_mamba_heads": 8},
