@@ -84,6 +84,11 @@ class KVLink(Strategy):
                 "(accepted: [slots, links, hidden], trained on this very model)"
             )
             raise UnsupportedModel(message)
+        if self.links not in {type(self).links, given[1]}:
+            message = (
+                f"links={self.links} is not accepted: the file has {given[1]} link tokens a chunk (leave links out)"
+            )
+            raise BadOption(message)
         if not adapter.takes_embeddings:
             message = (
                 f"kvlink cannot serve {adapter.name}: its layers look at token ids themselves, which link tokens of "

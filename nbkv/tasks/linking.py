@@ -238,4 +238,5 @@ def _among(positions: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
 
 def _side_by_side(states: torch.Tensor, batch: int) -> torch.Tensor:
     """`[B * C, H, L, D]` as `[B, H, C * L, D]`."""
-    return states.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
+    joined: torch.Tensor = states.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
+    return joined

@@ -155,6 +155,13 @@ def test_two_turns_of_a_chat(session_of, words, weights):
     assert second.token_ids[0] == int(reference.logits().argmax())
 
 
+def test_links_take_the_dtype_of_the_model(make_model, tokenizer, words, weights):
+    model = make_model("llama").to(torch.bfloat16)
+    with nbkv.load(model, tokenizer=tokenizer, strategy=f"kvlink({weights!r})") as session:
+        result = session.generate([session.chunk(words(9), name="c"), words(4)], max_new_tokens=3)
+        assert len(result.token_ids) == 3
+
+
 def test_streaming_gives_the_same(session_of, words, weights):
     session = session_of(strategy=f"kvlink({weights!r})")
     prompt = [session.chunk(words(9), name="c"), words(4, seed=1)]
@@ -254,6 +261,12 @@ def test_links_of_another_width_and_a_missing_file_are_refused(session_of, tmp_p
         session_of(strategy=f"kvlink({str(tmp_path / 'wide.safetensors')!r})")
     with pytest.raises(LoadError, match="no file 'nowhere' with link tokens"):
         session_of(strategy="kvlink('nowhere')")
+
+
+def test_the_file_says_how_many_links_a_chunk_has(session_of, weights):
+    session_of(strategy=f"kvlink(weights={weights!r}, links={LINKS})")
+    with pytest.raises(BadOption, match="links=4 is not accepted: the file has 3 link tokens a chunk"):
+        session_of(strategy=f"kvlink(weights={weights!r}, links=4)")
 
 
 @pytest.mark.parametrize(
