@@ -85,9 +85,7 @@ class KVLink(Strategy):
             )
             raise UnsupportedModel(message)
         if self.links not in {type(self).links, given[1]}:
-            message = (
-                f"links={self.links} is not accepted: the file has {given[1]} link tokens a chunk (leave it out)"
-            )
+            message = f"links={self.links} is not accepted: the file has {given[1]} link tokens a chunk (leave it out)"
             raise BadOption(message)
         if not adapter.takes_embeddings:
             message = (
