@@ -94,6 +94,7 @@ class Run:
             self._finish("interrupted", text, None)
             return
         self._mark("prefilled")
+        request = replace(request, max_new_tokens=min(request.max_new_tokens, self._room(prefilled)))
         reason = "interrupted"
         try:
             with self.strategy.decoding(prefilled, ctx):
@@ -133,7 +134,7 @@ class Run:
             if reason:
                 return
             engine.stopper.check()
-            at = len(request.ids) + count - 1
+            at = len(request.ids) + prefilled.extra + count - 1
             if at == engine.adapter.capabilities.rope_switch:
                 logits = self._start_over(prefilled, request, work)
             else:
@@ -142,15 +143,19 @@ class Run:
     def _start_over(self, prefilled: Prefilled, request: Request, work: Work) -> torch.Tensor:
         """Run everything again in a cache of its own: from here on the model turns all tokens by other angles."""
         adapter, ids = self.engine.adapter, (*request.ids, *self._tokens)
-        prefilled.cache = adapter.new_cache(len(request.ids) + request.max_new_tokens)
+        prefilled.cache, prefilled.extra = adapter.new_cache(len(request.ids) + request.max_new_tokens), 0
         why = f"longrope changes its angles after {len(ids) - 1} tokens: prompt and answer so far were run again"
         prefilled.notes.append(why)
         self.engine.bus.emit(Fallback(**self._who(), why=why))
         return adapter.forward(adapter.tensor(ids), prefilled.cache, start=0, work=work)[-1]
 
     def _request(self) -> Request:
-        room = self.engine.adapter.capabilities.context - len(self.prompt.ids)
-        return Request(self.prompt, min(self.sampling.max_new_tokens, room), keep=self.keep)
+        return Request(self.prompt, min(self.sampling.max_new_tokens, self._room()), keep=self.keep)
+
+    def _room(self, prefilled: Prefilled | None = None) -> int:
+        """Return how many tokens of the answer fit behind the prompt and what a strategy added to it."""
+        extra = 0 if prefilled is None else prefilled.extra
+        return self.engine.adapter.capabilities.context - len(self.prompt.ids) - extra
 
     def _finish(self, reason: str, text: TextStream, prefilled: Prefilled | None) -> None:
         self._mark("end")
@@ -183,7 +188,7 @@ class Run:
 
     def _notes(self, prefilled: Prefilled | None) -> tuple[str, ...]:
         notes = [*self.engine.notes, *self.prompt.notes]
-        room = self.engine.adapter.capabilities.context - len(self.prompt.ids)
+        room = self._room(prefilled)
         if room < self.sampling.max_new_tokens:
             notes.append(f"answer limited to {room} tokens by the model's context")
         if prefilled is None:
@@ -232,7 +237,8 @@ def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
             for count, token in enumerate(tokens):
                 picked.append(int(logits.argmax()))
                 if count + 1 < len(tokens):
-                    logits = run.strategy.step(token, len(request.ids) + count, prefilled, ctx)
+                    at = len(request.ids) + prefilled.extra + count
+                    logits = run.strategy.step(token, at, prefilled, ctx)
     finally:
         run.strategy.commit(prefilled, request.ids, request, ctx)
     return prefilled.logits, picked

@@ -82,6 +82,7 @@ class Prefilled:
     """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token.
 
     ``own`` is whatever the strategy's prefill leaves to its later stages.
+    ``extra`` rows of the cache stand for no token of the prompt; the answer's positions come after them too.
     """
 
     cache: AnyCache
@@ -95,6 +96,7 @@ class Prefilled:
     notes: list[str] = field(default_factory=list)
     lease: Lease | None = None
     own: Any = None
+    extra: int = 0
 
 
 @dataclass(kw_only=True)

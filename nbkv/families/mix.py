@@ -192,19 +192,21 @@ class Mix:
         return together
 
 
-def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None) -> Mix:
+def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, *, upto: int | None = None) -> Mix:
     """Return the prompt with everything placed that the store has: an exact prefix, then chunks at their positions.
 
-    Where ``held`` has KV for the chunk that begins at a position, that is placed. A canonical chunk that has left the
-    store is encoded again, and a note says so; of an answer used as a chunk only what the store still has is placed.
+    The prefix is taken from the first ``upto`` tokens only (None: from all but the last). Where ``held`` has KV for the
+    chunk that begins at a position, that is placed. A canonical chunk that has left the store is encoded again, and a
+    note says so; of an answer used as a chunk only what the store still has is placed.
     """
     ids, work = request.ids, ctx.work()
     notes: list[str] = []
     held = held or {}
     own = {start: each for start, each in held.items() if each.kv is not None}
-    encoded = _encode_missing(request, own, ctx, work, notes)
+    stored = [each for each in request.prompt.chunks if each[1] not in own]
+    encoded = _encode_missing(stored, ctx.store.holds(ctx.space(), ids[:upto]), ctx, work, notes)
     cache = GrowingCache(len(ids) + request.max_new_tokens)
-    known = ctx.store.holds(ctx.space(), ids)
+    known = ctx.store.holds(ctx.space(), ids[:upto])
     prefix = min(known, len(ids) - 1)
     if prefix:
         with ctx.store.reading(ctx.space(), ids[:prefix]) as pieces:
@@ -224,12 +226,10 @@ def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None) 
 
 
 def _encode_missing(
-    request: Request, own: Mapping[int, Held], ctx: Context, work: Work, notes: list[str]
+    chunks: Sequence[tuple[Chunk, int, int]], known: int, ctx: Context, work: Work, notes: list[str]
 ) -> list[Chunk]:
-    known, encoded = ctx.store.holds(ctx.space(), request.ids), []
-    for chunk, start, stop in request.prompt.chunks:
-        if start in own:
-            continue
+    encoded = []
+    for chunk, _, stop in chunks:
         path = (*chunk.sink, *chunk.token_ids)
         if chunk.lineage == "canonical" and stop > known and ctx.store.holds(ctx.space(), path) < len(path):
             encode(path, ctx, work)
