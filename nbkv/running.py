@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nbkv.errors import BadPrompt
 from nbkv.events import Bus, Fallback, Finished, Layer, Started, Token
 from nbkv.models.adapter import ModelAdapter, Work
 from nbkv.models.codec import Codec
@@ -44,6 +45,13 @@ class Engine:
     def eos(self) -> frozenset[int]:
         """Return the token ids that end an answer."""
         return eos_ids(getattr(self.adapter.model, "generation_config", None))
+
+    def fits(self, tokens: int) -> None:
+        """Raise ``BadPrompt`` if so many tokens leave no room for an answer."""
+        context = self.adapter.capabilities.context
+        if tokens >= context:
+            message = f"{tokens} tokens are too many: this model's context is {context}, one of them for the answer"
+            raise BadPrompt(message)
 
     def keeps(self, chunk: Chunk) -> bool:
         """Return whether the store still has all of ``chunk``."""

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from nbkv import comparing, verifying
+from nbkv import chunking, comparing, verifying
 from nbkv.chatting import Chat
-from nbkv.errors import BadOption, BadPrompt, NbkvError, UnsupportedModel
-from nbkv.events import Bus, Fallback
-from nbkv.families.prefix import encode
+from nbkv.errors import BadOption, NbkvError, UnsupportedModel
+from nbkv.events import Bus
 from nbkv.gate import Gate
 from nbkv.metrics import Meter, Stats
 from nbkv.models import prompt as prompts
-from nbkv.models import sinks
 from nbkv.models.decode import sampling
 from nbkv.models.loading import Loaded, load_model
 from nbkv.result import Chunk, Comparison, Result
@@ -142,30 +140,16 @@ class Session:
         dummy token), or a primer where a measurement of this model asks for one; ``bos``, ``none``, ``dummy`` (four
         dummy tokens) and ``primer`` (BOS and neutral text) insist. Raises ``BadPrompt`` and ``BadOption``.
         """
-        engine = self._open()
-        if not isinstance(text, str) or not text:
-            message = f"a chunk is non-empty text, got {text!r:.60}"
-            raise BadPrompt(message)
-        name = name or f"chunk{len(self.chunks) + 1}"
-        ids, before = (
-            tuple(engine.codec.part(text, first=False)),
-            sinks.sink(sink, engine.codec, engine.adapter, self._verdicts),
-        )
-        self._fits(len(before) + len(ids))
-        known, notes = self.chunks.get(name), []
+        engine, name = self._open(), name or f"chunk{len(self.chunks) + 1}"
         with self._gate.request():
-            if engine.adapter.capabilities.prefix:
-                encode((*before, *ids), engine.context())
-            else:
-                notes.append(f"not encoded: {engine.adapter.capabilities.why_not('prefix')}")
-                engine.bus.emit(Fallback(session=self.name, why=notes[-1]))
-        made = Chunk(name=name, text=text, token_ids=ids, sink=before, model=engine.adapter.fingerprint)
+            made = chunking.make(engine, self._verdicts, text, name, sink)
+        known = self.chunks.get(name)
         if known == made:
             return known
         if known is not None:
-            notes.append(f"replaces another chunk named {name!r}")
-        self.chunks[name] = replace(made, notes=tuple(notes))
-        return self.chunks[name]
+            made = replace(made, notes=(*made.notes, f"replaces another chunk named {name!r}"))
+        self.chunks[name] = made
+        return made
 
     def compare(
         self,
@@ -328,17 +312,11 @@ class Session:
             message = f"match={match!r} is not accepted: match is None or 'auto'"
             raise BadOption(message)
         built = prompts.build(engine.codec, prompt, engine.adapter.fingerprint, engine.eos)
-        self._fits(len(built.ids))
+        engine.fits(len(built.ids))
         if match is None:
             return built
         own = [chunk for chunk in self.chunks.values() if chunk.model == engine.adapter.fingerprint]
         return prompts.matched(built, own, engine.keeps)
-
-    def _fits(self, tokens: int) -> None:
-        context = self._open().adapter.capabilities.context
-        if tokens >= context:
-            message = f"{tokens} tokens are too many: this model's context is {context}, one of them for the answer"
-            raise BadPrompt(message)
 
     def _next_number(self) -> int:
         self._count += 1

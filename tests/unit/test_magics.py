@@ -234,7 +234,7 @@ def test_compare_takes_names_with_options_and_spaces(shell, session, monkeypatch
         ("%%kvgen -n many\nhello", "invalid int value: 'many'"),
         ("%%kvgen -n 0\nhello", "max_new_tokens"),
         ("%%kvgen -t -1\nhello", "temperature"),
-        ("%%kvgen -s nothing\nhello", "unknown strategy 'nothing' (known: full, prefix"),
+        ("%%kvgen -s nothing\nhello", "unknown strategy 'nothing' (known: blend, cacheblend"),
         ("%%kvgen -s fulll\nhello", "did you mean 'full'?"),
         ("%%kvgen -s prefix(x=1)\nhello", "x"),
         ("%%kvgen --chat --raw\nhello", "not allowed with"),
