@@ -85,6 +85,7 @@ def markdown(data: dict[str, Any]) -> str:
         "bootstrap's, *share* is all token-layers run over prompt x layers, selection passes included; KL (nats) is",
         f"that of the first answer token, on {data['measured']} questions; TTFT is full's over the strategy's.",
         "*primer*: chunks were encoded behind BOS and neutral text; what is published encodes them behind BOS alone.",
+        "Methods that learn from prompts (cachecraft, kvshare) met the chunks once before, in reverse order.",
         "",
         "| strategy | sink | carried | 95 % | local | share | KL | TTFT ratio |",
         "|---|---|---|---|---|---|---|---|",
