@@ -81,7 +81,15 @@ class Session:
         self.events.add(self._meter)
         opened = open_store(store, self.events, *loaded.adapter.devices)
         self._engine: Engine | None = Engine(
-            loaded.adapter, loaded.codec, opened, self.events, self._stopper, self.name, tenant, loaded.notes
+            loaded.adapter,
+            loaded.codec,
+            opened,
+            self.events,
+            self._stopper,
+            self.name,
+            tenant,
+            loaded.notes,
+            loaded.verdicts,
         )
         self._gate = Gate(self.name, self._stopper)
         self._verdicts = loaded.verdicts

@@ -18,6 +18,7 @@ from nbkv.events import Bus, Event
 from nbkv.kv import Space
 from nbkv.models.adapter import AnyCache, ModelAdapter, Work
 from nbkv.models.prompt import Prompt
+from nbkv.models.remembered import Verdicts
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
 from nbkv.stores.memory import Lease, MemoryStore
@@ -47,7 +48,7 @@ class Context:
     """What a strategy works with; ``model`` is the fingerprint of ``adapter``'s weights as this request began.
 
     ``on_layer(index, rows)`` is called after each layer and may end the request; ``pieces(ids)`` gives the text of each
-    token.
+    token. ``verdicts`` is what was found out about this model and may be added to.
     """
 
     adapter: ModelAdapter
@@ -59,6 +60,7 @@ class Context:
     request: int = 0
     on_layer: Callable[[int, int], None] | None = None
     pieces: Callable[[Sequence[int]], tuple[str, ...]] = lambda ids: ("",) * len(ids)
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
     def space(self, lineage: str = "exact") -> Space:
         """Return where KV of this model and tenant with ``lineage`` may be kept and found."""
@@ -76,7 +78,10 @@ class Context:
 
 @dataclass(kw_only=True)
 class Prefilled:
-    """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token."""
+    """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token.
+
+    ``by`` is the strategy that served it, where one hands requests on to others.
+    """
 
     cache: AnyCache
     logits: torch.Tensor
@@ -88,6 +93,7 @@ class Prefilled:
     select_s: float = 0.0
     notes: list[str] = field(default_factory=list)
     lease: Lease | None = None
+    by: Strategy | None = None
 
 
 @dataclass(kw_only=True)
