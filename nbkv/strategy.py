@@ -190,7 +190,14 @@ def split(specs: str | Sequence[str | Strategy]) -> list[str | Strategy]:
     """Return the strategies named in ``specs``; a string is split at commas outside brackets."""
     if not isinstance(specs, str):
         return list(specs)
-    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", specs) if part.strip()]
+    parts, depth = [""], 0
+    for char in specs:
+        depth += (char in "([") - (char in ")]")
+        if char == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _options(cls: type[Strategy], text: str, spec: str) -> dict[str, Any]:
