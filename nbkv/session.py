@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from nbkv import comparing, verifying
+from nbkv import comparing, measuring, verifying
 from nbkv.chatting import Chat
 from nbkv.errors import BadOption, BadPrompt, NbkvError, UnsupportedModel
 from nbkv.events import Bus, Fallback
@@ -48,25 +48,34 @@ def load(
     model_kwargs: dict[str, Any] | None = None,
     tokenizer: Any = None,  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
     name: str | None = None,
+    fidelity_every: int = 0,
 ) -> Session:
     """Return a session on ``model``: a bundled name, a hub id, a folder, or a loaded model with its ``tokenizer``.
 
     ``strategy`` is a registered name, ``"name(option=value)"`` or a Strategy object; ``store`` a specification such as
     ``"memory?device=4GiB"``. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own on a GPU. ``model_kwargs``
-    go to ``from_pretrained``. Raises ``LoadError``, ``UnknownName``, ``BadOption``, ``UnsupportedModel``.
+    go to ``from_pretrained``. ``fidelity_every=n`` measures every n-th request against full (0: none). Raises
+    ``LoadError``, ``UnknownName``, ``BadOption``, ``UnsupportedModel``.
     """
-    chosen = parse(strategy)
+    chosen, yardstick = parse(strategy), measuring.Yardstick(fidelity_every)
     if isinstance(store, str):
         check_spec(store)
     loaded = load_model(model, tokenizer=tokenizer, device=device, dtype=dtype, model_kwargs=model_kwargs)
-    return Session(loaded, chosen, store, tenant=tenant, name=name)
+    return Session(loaded, chosen, store, tenant=tenant, name=name, yardstick=yardstick)
 
 
 class Session:
     """One model with its store and strategy; one request at a time."""
 
     def __init__(
-        self, loaded: Loaded, strategy: Strategy, store: str | MemoryStore, *, tenant: str, name: str | None
+        self,
+        loaded: Loaded,
+        strategy: Strategy,
+        store: str | MemoryStore,
+        *,
+        tenant: str,
+        name: str | None,
+        yardstick: measuring.Yardstick,
     ) -> None:
         """Use ``load`` instead."""
         strategy.check(loaded.adapter)
@@ -93,6 +102,7 @@ class Session:
         )
         self._gate = Gate(self.name, self._stopper)
         self._verdicts = loaded.verdicts
+        self._yardstick = yardstick
         self._count = 0
 
     # asking
@@ -104,17 +114,19 @@ class Session:
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
         force: bool = False,
+        fidelity: bool = False,
         **options: Any,  # noqa: ANN401
     ) -> Result:
         """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
 
         ``options``: ``max_new_tokens`` (64), ``temperature`` (0: greedy), ``seed``, ``top_p``, ``top_k``,
         ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``. ``force`` runs a strategy that failed its
-        self-check. Ctrl-C raises ``KeyboardInterrupt`` whose
-        ``result`` is what there was; after ``stop()`` that result is returned. Raises ``BadPrompt``, ``BadOption``,
-        ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
+        self-check. ``fidelity`` measures KL and top-1 agreement against full on this prompt, after the answer and not
+        counted in its timing. Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()``
+        that result is returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``,
+        ``OutOfMemory``.
         """
-        stream = self.stream(prompt, strategy=strategy, stop=stop, force=force, **options)
+        stream = self.stream(prompt, strategy=strategy, stop=stop, force=force, fidelity=fidelity, **options)
         for _ in stream:
             pass
         assert stream.result is not None  # noqa: S101
@@ -127,11 +139,13 @@ class Session:
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
         force: bool = False,
+        fidelity: bool = False,
         **options: Any,  # noqa: ANN401
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
         engine, wanted = self._open(), sampling(stop, options)
-        run = Run(engine, self._chosen(strategy, force=force), self._prompt(prompt), wanted, self._next_number())
+        chosen, built, number = self._chosen(strategy, force=force), self._prompt(prompt), self._next_number()
+        run = Run(engine, chosen, built, wanted, number, after=self._yardstick.after(number, asked=fidelity))
         return Stream(run, self._gate, self._remember)
 
     def chat(self, system: str | None = None) -> Chat:
