@@ -18,7 +18,7 @@ from nbkv.strategy import Context, Strategy, timed
 
 _SHORT = 16  # rows of the shortest pass that is timed
 _LONGEST = 1024  # and of the longest
-_PATIENCE = 0.4  # seconds the longest pass may be expected to take
+_PATIENCE = 0.2  # seconds the longest pass may be expected to take
 _REPEAT = 2  # the best of this many counts: a busy machine only ever adds time
 _WEIGHT = 0.25  # of a request in the running correction
 _FARTHEST = 3.0  # a correction is between a third and this

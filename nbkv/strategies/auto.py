@@ -82,10 +82,10 @@ class Auto(Strategy):
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Choose, and let the choice run the prompt."""
-        if not ctx.adapter.capabilities.prefix:
-            why = f"no reuse on this model: {ctx.adapter.capabilities.why_not('prefix')}"
+        if refusal := _refusal(parse("prefix"), ctx):
             prefilled = _serve(parse("full"), request, ctx)
-            prefilled.notes.append(f"auto: full, {why}")
+            prefilled.notes.append(f"auto: full, no reuse: {refusal}")
+            ctx.tell(Fallback, why=prefilled.notes[-1])
             return prefilled
         clock, first = timed(), not are_known(ctx)
         decision = self._decide(look(request, ctx), ctx)
@@ -141,13 +141,8 @@ class Auto(Strategy):
 
     def _against(self, blend: _Choice, exact: _Choice, ctx: Context) -> str:
         """Return why the blend may not or need not serve; empty if nothing speaks against it."""
-        spec = blend.strategy.spec
-        try:
-            blend.strategy.check(ctx.adapter)
-        except UnsupportedModel as refusal:
-            return str(refusal)
-        if failed := ctx.verdicts.get(f"{spec}@{ctx.model}"):
-            return f"it failed its self-check on this model ({failed})"
+        if refusal := _refusal(blend.strategy, ctx):
+            return refusal
         if blend.expected > _WORTH * exact.expected:
             return "below break-even"
         return ""
@@ -166,6 +161,16 @@ class Auto(Strategy):
         if self.max_kl is None or known.mean <= self.max_kl:
             return ""
         return f"its mean KL of {known.mean:.2g} on {known.n} prompts is above max_kl={self.max_kl:g}"
+
+
+def _refusal(strategy: Strategy, ctx: Context) -> str:
+    """Return why ``strategy`` may not serve this model, or an empty text."""
+    try:
+        strategy.check(ctx.adapter)
+    except UnsupportedModel as refusal:
+        return str(refusal)
+    failed = ctx.verdicts.get(f"{strategy.spec}@{ctx.model}")
+    return f"it failed its self-check on this model ({failed})" if failed else ""
 
 
 def _serve(strategy: Strategy, request: Request, ctx: Context) -> Prefilled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import transformers
 
 import nbkv
 from nbkv.errors import BadOption
@@ -182,6 +183,20 @@ def test_a_blend_that_failed_its_self_check_or_cannot_serve_the_model_is_left_ou
     result = blended(opt, words)
     assert result.lineage == "exact"
     assert "passage cannot serve" in said(result)
+
+
+def test_where_prefixes_cannot_be_reused_everything_is_computed_in_full(session_of, words, tokenizer):
+    failed = session_of(strategy="auto")
+    failed._verdicts.put(f"prefix@{failed.adapter.fingerprint}", "again: error 1, limit 0")
+    config = transformers.MambaConfig(vocab_size=199, hidden_size=32, num_hidden_layers=2, state_size=4)
+    with nbkv.load(transformers.MambaForCausalLM(config).eval(), tokenizer=tokenizer, strategy="auto") as recurrent:
+        for session in (failed, recurrent):
+            result = session.generate(words(20), max_new_tokens=2)
+
+            assert "auto: full, no reuse: " in said(result)
+            assert result.lineage == "exact"
+            assert session.stats.fallbacks == 1
+            assert result.token_ids == session.generate(words(20), strategy="full", max_new_tokens=2).token_ids
 
 
 def test_another_blend_can_be_named(session_of, words, costing):
