@@ -113,6 +113,7 @@ class Session:
         *,
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
+        match: str | None = None,
         force: bool = False,
         fidelity: bool = False,
         **options: Any,  # noqa: ANN401
@@ -120,13 +121,15 @@ class Session:
         """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
 
         ``options``: ``max_new_tokens`` (64), ``temperature`` (0: greedy), ``seed``, ``top_p``, ``top_k``,
-        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``. ``force`` runs a strategy that failed its
-        self-check. ``fidelity`` measures KL and top-1 agreement against full on this prompt, after the answer and not
-        counted in its timing. Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()``
-        that result is returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``,
-        ``OutOfMemory``.
+        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``. ``match="auto"`` also
+        takes this session's chunks for given where they stand in plain text with all of their own token ids (at its
+        borders text may be tokenised differently). ``force`` runs a strategy that failed its self-check. ``fidelity``
+        measures KL and top-1 agreement against full on this prompt, after the answer and not counted in its timing.
+        Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
+        returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
-        stream = self.stream(prompt, strategy=strategy, stop=stop, force=force, fidelity=fidelity, **options)
+        given: dict[str, Any] = {"stop": stop, "match": match, "force": force, "fidelity": fidelity}
+        stream = self.stream(prompt, strategy=strategy, **given, **options)
         for _ in stream:
             pass
         assert stream.result is not None  # noqa: S101
@@ -138,13 +141,14 @@ class Session:
         *,
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
+        match: str | None = None,
         force: bool = False,
         fidelity: bool = False,
         **options: Any,  # noqa: ANN401
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
         engine, wanted = self._open(), sampling(stop, options)
-        chosen, built, number = self._chosen(strategy, force=force), self._prompt(prompt), self._next_number()
+        chosen, built, number = self._chosen(strategy, force=force), self._prompt(prompt, match), self._next_number()
         run = Run(engine, chosen, built, wanted, number, after=self._yardstick.after(number, asked=fidelity))
         return Stream(run, self._gate, self._remember)
 
@@ -192,6 +196,7 @@ class Session:
         *,
         repeat: int = 3,
         stop: str | Sequence[str] | None = None,
+        match: str | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Comparison:
         """Run one prompt under several strategies, in turns, ``repeat`` times each, and measure all against ``full``.
@@ -203,7 +208,7 @@ class Session:
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
             message = f"repeat={repeat!r} is not accepted: repeat is a whole number >= 1"
             raise BadOption(message)
-        wanted, ids = sampling(stop, options), self._prompt(prompt)
+        wanted, ids = sampling(stop, options), self._prompt(prompt, match)
         chosen = [self._chosen(one) for one in split(strategies)]
         with self._gate.request():
             table = comparing.compare(replace(engine, bus=Bus()), chosen, ids, wanted, repeat)
@@ -339,11 +344,17 @@ class Session:
     def _verdict_name(self, strategy: Strategy) -> str:
         return f"{strategy.spec}@{self._open().adapter.fingerprint}"
 
-    def _prompt(self, prompt: prompts.PromptLike) -> prompts.Prompt:
+    def _prompt(self, prompt: prompts.PromptLike, match: str | None = None) -> prompts.Prompt:
         engine = self._open()
+        if match not in {None, "auto"}:
+            message = f"match={match!r} is not accepted: match is None or 'auto'"
+            raise BadOption(message)
         built = prompts.build(engine.codec, prompt, engine.adapter.fingerprint, engine.eos)
         self._fits(len(built.ids))
-        return built
+        if match is None:
+            return built
+        own = [chunk for chunk in self.chunks.values() if chunk.model == engine.adapter.fingerprint]
+        return prompts.matched(built, own, engine.keeps)
 
     def _fits(self, tokens: int) -> None:
         context = self._open().adapter.capabilities.context

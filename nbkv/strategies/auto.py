@@ -11,12 +11,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
+import torch
+
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Bus, Fallback
 from nbkv.families.cost import are_known, costs, learn_pace, pace, settle
 from nbkv.families.drift import drift, learn_drift
 from nbkv.families.outlook import Outlook, look
 from nbkv.fidelity import kl
+from nbkv.models.adapter import Work
 from nbkv.strategy import Context, Prefilled, Request, Strategy, parse, timed
 
 _WORTH = 0.9  # what gives something up must be expected to take at most this share of the time
@@ -48,7 +51,7 @@ class Auto(Strategy):
 
     Expected by costs measured once on this model and device, and corrected by how long requests take; what was chosen
     and why stands in the notes. So which of them serves may differ between machines. A request that ``full`` or
-    ``prefix`` serves is exact and shares their KV.
+    ``prefix`` serves is exact and shares their KV. Chunks are those named in the prompt (or found by ``match="auto"``).
 
     ``max_kl``: no blend whose mean KL from full (nats, next token) is above it. It is measured on the prompts
     themselves: the first three that the blend would serve, and every sixteenth later, are run both ways and served
@@ -107,6 +110,11 @@ class Auto(Strategy):
     def decoding(self, prefilled: Prefilled, ctx: Context) -> AbstractContextManager[object]:
         """Return what the strategy that served the prompt attaches to the model."""
         return prefilled.by.decoding(prefilled, ctx) if prefilled.by else nullcontext()
+
+    def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
+        """Run one decoded token as the strategy that served the prompt does."""
+        step = super().step if prefilled.by is None else prefilled.by.step
+        return step(token, at, prefilled, ctx, work)
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep what the strategy that served the prompt keeps."""
