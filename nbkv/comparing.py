@@ -8,14 +8,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from nbkv.fidelity import fidelity
+from nbkv.measuring import greedy
 from nbkv.models.decode import Sampling
 from nbkv.models.prompt import Prompt
 from nbkv.result import Comparison, Result
 from nbkv.running import Engine, Run, follow
 from nbkv.stopping import Stopped
 from nbkv.strategy import Strategy, parse
-
-_GREEDY = 32  # tokens of full that every strategy is asked to agree with
 
 
 def compare(
@@ -29,7 +28,7 @@ def compare(
     for _ in range(repeat):
         for strategy in chosen:
             runs[strategy.spec].append(_once(engine, strategy, prompt, wanted))
-    picked = _greedy(engine, full, prompt)
+    picked = greedy(engine, prompt)
     reference = follow(Run(engine, full, prompt, wanted), picked)
     results = []
     for strategy in chosen:
@@ -49,10 +48,6 @@ def _once(engine: Engine, strategy: Strategy, prompt: Prompt, wanted: Sampling) 
     if run.result.finish_reason == "interrupted":
         raise Stopped
     return run.result
-
-
-def _greedy(engine: Engine, full: Strategy, prompt: Prompt) -> list[int]:
-    return list(_once(engine, full, prompt, Sampling(max_new_tokens=_GREEDY)).token_ids)
 
 
 def _median(results: list[Result]) -> Result:

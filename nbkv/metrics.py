@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "request", "strategy", "prompt", "reused", "recomputed", "fresh", "hit_rate", "compute_share", "ttft_s", "tpot_s",
-    "total_s", "generated", "finish_reason", "kl", "notes",
+    "total_s", "generated", "finish_reason", "kl", "top1", "notes",
 )  # fmt: skip
 
 
@@ -59,6 +59,12 @@ class Meter:
         elif isinstance(event, Fallback):
             self.fallbacks += 1
 
+    def _by_strategy(self) -> dict[str, list[dict[str, Any]]]:
+        grouped: dict[str, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            grouped.setdefault(row["strategy"], []).append(row)
+        return grouped
+
     def frame(self) -> pd.DataFrame:
         """Return the finished requests as a table."""
         import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
@@ -83,8 +89,29 @@ class Meter:
             "ttft_s": _spread(ttft),
             "tokens_per_s": decoded / decode_s if decode_s else 0.0,
             "fallbacks": self.fallbacks,
+            "strategies": {spec: _one(rows) for spec, rows in self._by_strategy().items()},
         }
         return Stats(about | figures)
+
+
+def _one(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
+    """Return the running figures of the requests under one strategy; of fidelity, over the ``measured`` ones."""
+    measured = [row for row in rows if row["kl"] is not None]
+    kl, top1 = ([row[name] for row in measured] for name in ("kl", "top1"))
+    return {
+        "requests": len(rows),
+        "hit_rate": statistics.fmean(row["hit_rate"] for row in rows),
+        "compute_share": statistics.fmean(row["compute_share"] for row in rows),
+        "ttft_s": _mean([row["ttft_s"] for row in rows if row["generated"]]),
+        "measured": len(measured),
+        "kl": _mean(kl),
+        "kl_max": max(kl, default=None),
+        "top1": _mean(top1),
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _spread(values: list[float]) -> dict[str, float]:

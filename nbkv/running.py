@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from nbkv.models.adapter import ModelAdapter, Work
 from nbkv.models.codec import Codec
 from nbkv.models.decode import Chooser, Sampling, TextStream, eos_ids
 from nbkv.models.prompt import Prompt
+from nbkv.models.remembered import Verdicts
 from nbkv.result import Chunk, Compute, Provenance, Result, Timing
 from nbkv.stopping import Stopped, Stopper
 from nbkv.stores.memory import MemoryStore
@@ -35,6 +36,7 @@ class Engine:
     session: str
     tenant: str
     notes: tuple[str, ...] = ()
+    verdicts: Verdicts = field(default_factory=Verdicts)
     shelf: Shelf = field(default_factory=Shelf)
 
     def __post_init__(self) -> None:
@@ -69,13 +71,18 @@ class Engine:
                 self.bus.emit(Layer(**who, index=index, n_layers=n_layers, rows=rows))
 
         model = self.adapter.fingerprint
-        own: dict[str, Any] = {"on_layer": on_layer, "pieces": self.codec.pieces, "shelf": self.shelf}
+        own: dict[str, Any] = {"on_layer": on_layer, "pieces": self.codec.pieces}
+        own |= {"shelf": self.shelf, "verdicts": self.verdicts}
         return Context(self.adapter, self.store, self.bus, model, self.tenant, **who, **own)
 
 
 @dataclass
 class Run:
-    """One request under way: iterate ``pieces``, then read ``result`` (set also if it was interrupted or abandoned)."""
+    """One request under way: iterate ``pieces``, then read ``result`` (set also if it was interrupted or abandoned).
+
+    ``after(run, strategy)`` is called when an answer is complete, with the strategy that served it, and gives the
+    result with what it adds.
+    """
 
     engine: Engine
     strategy: Strategy
@@ -83,6 +90,7 @@ class Run:
     sampling: Sampling
     number: int = 0
     keep: bool = True
+    after: Callable[[Run, Strategy], Result] | None = None
     result: Result | None = None
     _model: str = ""
     _tokens: list[int] = field(default_factory=list)
@@ -174,6 +182,7 @@ class Run:
             compute = Compute(share=select + rows, select=select, rows=rows)
             kv_bytes = {self.engine.store.name if prefilled.lease else "working": _bytes(prefilled)}
         fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
+        served = (prefilled and prefilled.by) or self.strategy
         self.result = Result(
             text=text.text,
             token_ids=tuple(self._tokens),
@@ -190,8 +199,10 @@ class Run:
             notes=self._notes(prefilled),
             prompt_pieces=self.engine.codec.pieces(self.prompt.ids),
             chunks=tuple((chunk.name, start, stop) for chunk, start, stop in self.prompt.chunks),
-            lineage="exact" if self.strategy.exact else f"approx:{self.strategy.name}",
+            lineage="exact" if served.exact else f"approx:{served.name}",
         )
+        if self.after is not None and reason != "interrupted":
+            self.result = self.after(self, served)
         self.engine.bus.emit(Finished(**self._who(), result=summary(self.result)))
 
     def _notes(self, prefilled: Prefilled | None) -> tuple[str, ...]:
@@ -269,6 +280,7 @@ def summary(result: Result) -> dict[str, object]:
         "generated": len(result.token_ids),
         "finish_reason": result.finish_reason,
         "kl": result.fidelity.kl if result.fidelity else None,
+        "top1": result.fidelity.top1 if result.fidelity else None,
         "notes": "; ".join(result.notes),
     }
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from nbkv import chunking, comparing, verifying
+from nbkv import chunking, comparing, measuring, verifying
 from nbkv.chatting import Chat
 from nbkv.errors import BadOption, NbkvError, UnsupportedModel
 from nbkv.events import Bus
@@ -46,25 +46,34 @@ def load(
     model_kwargs: dict[str, Any] | None = None,
     tokenizer: Any = None,  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
     name: str | None = None,
+    fidelity_every: int = 0,
 ) -> Session:
     """Return a session on ``model``: a bundled name, a hub id, a folder, or a loaded model with its ``tokenizer``.
 
     ``strategy`` is a registered name, ``"name(option=value)"`` or a Strategy object; ``store`` a specification such as
     ``"memory?device=4GiB"``. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own on a GPU. ``model_kwargs``
-    go to ``from_pretrained``. Raises ``LoadError``, ``UnknownName``, ``BadOption``, ``UnsupportedModel``.
+    go to ``from_pretrained``. ``fidelity_every=n`` measures every n-th request against full (0: none). Raises
+    ``LoadError``, ``UnknownName``, ``BadOption``, ``UnsupportedModel``.
     """
-    chosen = parse(strategy)
+    chosen, yardstick = parse(strategy), measuring.Yardstick(fidelity_every)
     if isinstance(store, str):
         check_spec(store)
     loaded = load_model(model, tokenizer=tokenizer, device=device, dtype=dtype, model_kwargs=model_kwargs)
-    return Session(loaded, chosen, store, tenant=tenant, name=name)
+    return Session(loaded, chosen, store, tenant=tenant, name=name, yardstick=yardstick)
 
 
 class Session:
     """One model with its store and strategy; one request at a time."""
 
     def __init__(
-        self, loaded: Loaded, strategy: Strategy, store: str | MemoryStore, *, tenant: str, name: str | None
+        self,
+        loaded: Loaded,
+        strategy: Strategy,
+        store: str | MemoryStore,
+        *,
+        tenant: str,
+        name: str | None,
+        yardstick: measuring.Yardstick,
     ) -> None:
         """Use ``load`` instead."""
         strategy.check(loaded.adapter)
@@ -79,10 +88,19 @@ class Session:
         self.events.add(self._meter)
         opened = open_store(store, self.events, *loaded.adapter.devices)
         self._engine: Engine | None = Engine(
-            loaded.adapter, loaded.codec, opened, self.events, self._stopper, self.name, tenant, loaded.notes
+            loaded.adapter,
+            loaded.codec,
+            opened,
+            self.events,
+            self._stopper,
+            self.name,
+            tenant,
+            loaded.notes,
+            loaded.verdicts,
         )
         self._gate = Gate(self.name, self._stopper)
         self._verdicts = loaded.verdicts
+        self._yardstick = yardstick
         self._count = 0
 
     # asking
@@ -95,6 +113,7 @@ class Session:
         stop: str | Sequence[str] | None = None,
         match: str | None = None,
         force: bool = False,
+        fidelity: bool = False,
         **options: Any,  # noqa: ANN401
     ) -> Result:
         """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
@@ -102,11 +121,13 @@ class Session:
         ``options``: ``max_new_tokens`` (64), ``temperature`` (0: greedy), ``seed``, ``top_p``, ``top_k``,
         ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``. ``match="auto"`` also
         takes this session's chunks for given where they stand in plain text with all of their own token ids (at its
-        borders text may be tokenised differently). ``force`` runs a strategy that failed its self-check. Ctrl-C raises
-        ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is returned. Raises
-        ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
+        borders text may be tokenised differently). ``force`` runs a strategy that failed its self-check. ``fidelity``
+        measures KL and top-1 agreement against full on this prompt, after the answer and not counted in its timing.
+        Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
+        returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
-        stream = self.stream(prompt, strategy=strategy, stop=stop, match=match, force=force, **options)
+        given: dict[str, Any] = {"stop": stop, "match": match, "force": force, "fidelity": fidelity}
+        stream = self.stream(prompt, strategy=strategy, **given, **options)
         for _ in stream:
             pass
         assert stream.result is not None  # noqa: S101
@@ -120,12 +141,13 @@ class Session:
         stop: str | Sequence[str] | None = None,
         match: str | None = None,
         force: bool = False,
+        fidelity: bool = False,
         **options: Any,  # noqa: ANN401
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
         engine, wanted = self._open(), sampling(stop, options)
-        chosen, asked = self._chosen(strategy, force=force), self._prompt(prompt, match)
-        run = Run(engine, chosen, asked, wanted, self._next_number())
+        chosen, built, number = self._chosen(strategy, force=force), self._prompt(prompt, match), self._next_number()
+        run = Run(engine, chosen, built, wanted, number, after=self._yardstick.after(number, asked=fidelity))
         return Stream(run, self._gate, self._remember)
 
     def chat(self, system: str | None = None) -> Chat:

@@ -18,6 +18,7 @@ from nbkv.events import Bus, Event
 from nbkv.kv import Space
 from nbkv.models.adapter import AnyCache, ModelAdapter, Work
 from nbkv.models.prompt import Prompt
+from nbkv.models.remembered import Verdicts
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
 from nbkv.stores.memory import Lease, MemoryStore
@@ -49,7 +50,7 @@ class Context:
 
     ``on_layer(index, rows)`` is called after each layer and may end the request; ``pieces(ids)`` gives the text of each
     token. ``shelf`` is this session's: what a strategy keeps there, under its own name, only later requests of the same
-    session find.
+    session find. ``verdicts`` is what was found out about this model and may be added to.
     """
 
     adapter: ModelAdapter
@@ -62,6 +63,7 @@ class Context:
     on_layer: Callable[[int, int], None] | None = None
     pieces: Callable[[Sequence[int]], tuple[str, ...]] = lambda ids: ("",) * len(ids)
     shelf: Shelf = field(default_factory=Shelf)
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
     def space(self, lineage: str = "exact") -> Space:
         """Return where KV of this model and tenant with ``lineage`` may be kept and found."""
@@ -83,6 +85,7 @@ class Prefilled:
 
     ``own`` is whatever the strategy's prefill leaves to its later stages.
     ``extra`` rows of the cache stand for no token of the prompt; the answer's positions come after them too.
+    ``by`` is the strategy that served it, where one hands requests on to others.
     """
 
     cache: AnyCache
@@ -97,6 +100,7 @@ class Prefilled:
     lease: Lease | None = None
     own: Any = None
     extra: int = 0
+    by: Strategy | None = None
 
 
 @dataclass(kw_only=True)
@@ -197,7 +201,14 @@ def split(specs: str | Sequence[str | Strategy]) -> list[str | Strategy]:
     """Return the strategies named in ``specs``; a string is split at commas outside brackets."""
     if not isinstance(specs, str):
         return list(specs)
-    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", specs) if part.strip()]
+    parts, depth = [""], 0
+    for char in specs:
+        depth += (char in "([") - (char in ")]")
+        if char == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _options(cls: type[Strategy], text: str, spec: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nbkv.result import Chunk, Comparison, Result
     from nbkv.session import Session
     from nbkv.show import Plot
+    from nbkv.verifying import Report
 
 Kept = TypeVar("Kept")
 LAST = "_kv"  # the notebook's variable for the last Result or Comparison
@@ -143,6 +144,19 @@ class KVMagics(Magics):
         elif args.action is not None:
             session.use_store(args.action)
         return session.store.tiers
+
+    @line_magic
+    @command(
+        option(
+            "strategies", nargs="*", metavar="STRATEGY", kind="strategies", help="strategies to check (default: in use)"
+        )
+    )
+    def kvverify(self, args: Namespace) -> Report:
+        """Check the model, and strategies on it, against the model's own plain forward; returns a Report."""
+        from nbkv.strategy import split  # noqa: PLC0415  (it brings torch)
+
+        wanted = [spec for word in args.strategies for spec in split(word)]
+        return self.sessions.current.verify(wanted or None)
 
     @line_magic
     @command()

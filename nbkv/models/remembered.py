@@ -52,6 +52,10 @@ class Verdicts:
             self._entries = _read(self._path) | self._entries
             _write(self._path, self._entries)
 
+    def hold(self, name: str, finding: object) -> None:
+        """Keep ``finding`` as ``put`` does, but without a file of its own accord: it is written with the next one."""
+        self._entries[name] = finding
+
 
 def _read(path: Path) -> dict[str, Any]:
     try:

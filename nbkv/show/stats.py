@@ -6,23 +6,29 @@ from html import escape
 from typing import Any
 
 from nbkv.show.page import table_html, table_text, view
-from nbkv.show.units import count, plural, rate, seconds, share, size
+from nbkv.show.units import count, nats, plural, rate, seconds, share, size
 
+STRATEGY_COLUMNS = (
+    "strategy", "requests", "hit rate", "computed", "TTFT", "measured", "KL mean", "KL max", "top-1",
+)  # fmt: skip
 TIER_COLUMNS = ("tier", "entries", "held", "limit", "hits", "misses", "evictions")
 
 
 def stats_text(stats: dict[str, Any]) -> str:
-    """Return the figures and the table of tiers."""
+    """Return the figures, the table of strategies and that of tiers."""
     width = max(len(name) for name, _ in _figures(stats))
     lines = [_headline(stats), *(f"  {name.ljust(width)}  {value}" for name, value in _figures(stats))]
-    return "\n".join([*lines, table_text(TIER_COLUMNS, _tiers(stats))])
+    strategies = [table_text(STRATEGY_COLUMNS, _strategies(stats))] if stats.get("strategies") else []
+    return "\n".join([*lines, *strategies, table_text(TIER_COLUMNS, _tiers(stats))])
 
 
 def stats_html(stats: dict[str, Any]) -> str:
-    """Return the figures and the table of tiers."""
+    """Return the figures, the table of strategies and that of tiers."""
+    strategies = table_html(STRATEGY_COLUMNS, _strategies(stats), caption="Strategies (KL and top-1 against full)")
     body = [
         f"<p><b>{escape(_headline(stats))}</b></p>",
         table_html(("figure", "value"), _figures(stats), left=(0, 1)),
+        strategies if stats.get("strategies") else "",
         table_html(TIER_COLUMNS, _tiers(stats), caption="Store"),
     ]
     return view("".join(body), "stats")
@@ -44,6 +50,24 @@ def _figures(stats: dict[str, Any]) -> list[tuple[str, str]]:
         ("TTFT", ", ".join(f"{name} {seconds(ttft.get(name))}" for name in ("last", "mean", "p50", "p90"))),
         ("fallbacks", count(stats.get("fallbacks"))),
         ("evictions", count(stats.get("evictions"))),
+    ]
+
+
+def _strategies(stats: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the running figures of each strategy; fidelity is a dash where nothing was measured."""
+    return [
+        (
+            str(spec),
+            count(each["requests"]),
+            share(each["hit_rate"]),
+            share(each["compute_share"]),
+            seconds(each["ttft_s"]),
+            count(each["measured"]),
+            nats(each["kl"]),
+            nats(each["kl_max"]),
+            share(each["top1"]),
+        )
+        for spec, each in stats.get("strategies", {}).items()
     ]
 
 

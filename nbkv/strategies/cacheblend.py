@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
 from nbkv.errors import BadOption
 from nbkv.families.blend import Blend, check_share
+from nbkv.families.cost import costs, token_bytes
 from nbkv.families.mix import Mix
 from nbkv.selection import best, count
+from nbkv.strategy import Context, Prefilled, Request
 
 _SIDES = ("k", "v", "kv")
 
@@ -21,6 +23,8 @@ class CacheBlend(Blend):
 
     ``check_layers``: where deviation is measured; rows are run in full up to the first of them, and thinned out at each
     (gradual filtering). ``deviation``: of keys, values or both. ``budget=0`` reuses chunks as they are, unchecked.
+    ``link``: bytes per second at which chunks arrive; the budget is then raised to what can be recomputed while they
+    load (the paper's loading controller, section 5.1), by costs measured once on this model and device.
     """
 
     name: ClassVar[str] = "cacheblend"
@@ -30,6 +34,7 @@ class CacheBlend(Blend):
     budget: float = 0.15
     check_layers: tuple[int, ...] = (1,)
     deviation: str = "kv"
+    link: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no budget, no layer, no side."""
@@ -44,6 +49,22 @@ class CacheBlend(Blend):
         if self.deviation not in _SIDES:
             message = f"deviation={self.deviation!r} is not accepted: one of {', '.join(_SIDES)}"
             raise BadOption(message)
+        number = isinstance(self.link, (int, float)) and not isinstance(self.link, bool)
+        if self.link is not None and not (number and self.link > 0):
+            message = f"link={self.link!r} is not accepted: link is a number of bytes per second > 0"
+            raise BadOption(message)
+
+    def prefill(self, request: Request, ctx: Context) -> Prefilled:
+        """Blend, with a link at the budget it leaves time for."""
+        if self.link is None:
+            return super().prefill(request, ctx)
+        load_s, run_s = token_bytes(ctx.adapter) / self.link, costs(ctx).rows(1, len(request.ids))
+        share = min(1.0, load_s / max(run_s, 1e-12))
+        budget = max(self.budget, share)
+        prefilled = replace(self, budget=budget, link=None).prefill(request, ctx)
+        over = f"loading over {self.link:.3g} bytes/s leaves time to recompute {share:.2g} of the rows"
+        prefilled.notes.append(f"{over}: budget {budget:.2g}")
+        return prefilled
 
     def select(self, mix: Mix) -> torch.Tensor:
         """Return the rows that deviate most at the last check layer of those that did at the ones before."""

@@ -16,8 +16,21 @@ from nbkv.events import Token
 from nbkv.magics.options import split_words
 from nbkv.models.decode import Chooser
 from nbkv.result import Chunk, Comparison, Result
+from nbkv.verifying import Report
 
-MAGICS = {"kvload", "kvgen", "kvchunk", "kvcompare", "kvuse", "kvstore", "kvstats", "kvplot", "kvlist", "kvclose"}
+MAGICS = {
+    "kvload",
+    "kvgen",
+    "kvchunk",
+    "kvcompare",
+    "kvuse",
+    "kvstore",
+    "kvstats",
+    "kvplot",
+    "kvlist",
+    "kvclose",
+    "kvverify",
+}
 
 
 def new_shell(folder):
@@ -234,7 +247,7 @@ def test_compare_takes_names_with_options_and_spaces(shell, session, monkeypatch
         ("%%kvgen -n many\nhello", "invalid int value: 'many'"),
         ("%%kvgen -n 0\nhello", "max_new_tokens"),
         ("%%kvgen -t -1\nhello", "temperature"),
-        ("%%kvgen -s nothing\nhello", "unknown strategy 'nothing' (known: blend, cacheblend"),
+        ("%%kvgen -s nothing\nhello", "unknown strategy 'nothing' (known: "),
         ("%%kvgen -s fulll\nhello", "did you mean 'full'?"),
         ("%%kvgen -s prefix(x=1)\nhello", "x"),
         ("%%kvgen --chat --raw\nhello", "not allowed with"),
@@ -258,6 +271,9 @@ def test_compare_takes_names_with_options_and_spaces(shell, session, monkeypatch
         ("%kvstore nothing", "unknown store 'nothing'"),
         ("%kvclose nothing", "unknown session 'nothing'"),
         ("%kvstats now", "unrecognized arguments: now"),
+        ("%kvverify nothing", "unknown strategy 'nothing'"),
+        ("%kvverify prefix(x=1)", "x"),
+        ("%kvverify --wrong", "unrecognized arguments: --wrong (%kvverify -h lists the options)"),
     ],
 )
 def test_mistakes_are_one_clear_line_and_the_session_goes_on(shell, magics, cell, told):
@@ -439,7 +455,15 @@ def test_the_same_name_replaces_its_session(shell, magics):
 def test_without_a_session_every_magic_says_how_to_get_one(tmp_path):
     shell = new_shell(tmp_path)
     run(shell, "%load_ext nbkv")
-    for cell in ("%%kvgen\nx", "%%kvchunk n\nx", "%%kvcompare full\nx", "%kvuse full", "%kvstats", "%kvclose"):
+    for cell in (
+        "%%kvgen\nx",
+        "%%kvchunk n\nx",
+        "%%kvcompare full\nx",
+        "%kvuse full",
+        "%kvstats",
+        "%kvverify",
+        "%kvclose",
+    ):
         assert "%kvload" in refused(shell, cell)
     assert "Strategies" in repr(run(shell, "%kvlist"))
     run(shell, "%unload_ext nbkv")
@@ -472,6 +496,22 @@ def test_stats_list_and_plot(shell, session):
     assert "application/vnd.plotly.v1+json" in comparison
 
 
+def test_a_self_check_is_a_report(shell):
+    report = run(shell, "%kvverify")
+    assert isinstance(report, Report)
+    assert report.ok
+    assert report.strategy == "prefix"
+    assert "prefix on tiny: passed" in run.stdout
+    assert "relocation" in report._repr_html_()
+
+
+@pytest.mark.parametrize("line", ["full cacheblend(budget=0.2, check_layers=(1, 2))", "full, cacheblend(0.3)"])
+def test_several_strategies_are_checked_in_one_report(shell, line):
+    report = run(shell, f"%kvverify {line}")
+    assert report.ok
+    assert [spec.split("(")[0] for spec in report.strategy.split(", ")[:2]] == ["full", "cacheblend"]
+
+
 def test_a_plot_of_nothing_is_refused(shell):
     run(shell, "%kvload tiny --as second")
     assert "nothing to plot" in refused(shell, "%kvplot")
@@ -495,6 +535,9 @@ def complete(shell, text):
         ("%%kvgen --compare full,pre", "%%kvgen --compare full,prefix"),
         ("%%kvcompare full,pre", "%%kvcompare full,prefix"),
         ("%kvuse pre", "%kvuse prefix"),
+        ("%kvverify pre", "%kvverify prefix"),
+        ("%kvverify full,pre", "%kvverify full,prefix"),
+        ("%kvverify full pre", "%kvverify full prefix"),
         ("%kvuse --session ti", "%kvuse --session {session}"),
         ("%kvclose ti", "%kvclose {session}"),
         ("%kvstore cl", "%kvstore clear"),

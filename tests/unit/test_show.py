@@ -297,6 +297,21 @@ def test_stats_show_figures_and_tiers():
             assert part in shown
 
 
+def test_stats_show_each_strategy():
+    figures = {"requests": 2, "hit_rate": 0.5, "compute_share": 0.25, "ttft_s": 0.0123}
+    seen = figures | {"measured": 1, "kl": 0.031, "kl_max": 0.062, "top1": 0.875}
+    unseen = figures | {"measured": 0, "kl": None, "kl_max": None, "top1": None}
+    stats = STATS | {"strategies": {"blend(budget=0.2)": seen, "a<b": unseen}}
+    lines = show.stats_text(stats).splitlines()
+    assert next(line for line in lines if line.startswith("blend")).split() == (
+        "blend(budget=0.2) 2 50 % 25 % 12.3 ms 1 0.031 0.062 88 %".split()
+    )
+    assert next(line for line in lines if line.startswith("a<b "))[3:].split()[-4:] == ["0", "–", "–", "–"]
+    shown = Tree(show.stats_html(stats)).text
+    for part in ("Strategies", "blend(budget=0.2)", "a<b", "0.062", "88 %"):
+        assert part in shown
+
+
 def test_stats_of_a_session_without_requests():
     empty = STATS | dict.fromkeys(("requests", "prompt_tokens", "reused", "fresh", "hit_rate", "tokens_per_s"), 0)
     empty["ttft_s"] = {"mean": None, "p50": None, "p90": None, "last": None}

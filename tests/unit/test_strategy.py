@@ -71,6 +71,7 @@ def test_an_unknown_strategy_gets_a_hint():
 
 def test_lists_are_split_outside_brackets():
     assert split("full, prefix(a=(1, 2)),x(0.1)") == ["full", "prefix(a=(1, 2))", "x(0.1)"]
+    assert split("full, x(a=1, b=(1, 2)), y(c='z(d=1)', e=[1])") == ["full", "x(a=1, b=(1, 2))", "y(c='z(d=1)', e=[1])"]
     assert split(["full", parse("prefix")])[0] == "full"
 
 

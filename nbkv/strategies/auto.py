@@ -1,0 +1,219 @@
+"""Auto: for each prompt the cheapest way that is faithful enough, by what passes cost here and what is in the store.
+
+Exact reuse comes first: ``prefix`` costs what ``full`` costs where nothing is known, and keeps what it computes. A
+blend is taken where chunks lie at other places than in a prefix and the time it saves is worth it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+from nbkv.errors import BadOption, UnsupportedModel
+from nbkv.events import Bus, Fallback
+from nbkv.families.cost import are_known, costs, learn_pace, pace, settle
+from nbkv.families.drift import drift, learn_drift
+from nbkv.families.outlook import Outlook, look
+from nbkv.fidelity import kl
+from nbkv.models.adapter import Work
+from nbkv.strategy import Context, Prefilled, Request, Strategy, parse, timed
+
+_WORTH = 0.9  # what gives something up must be expected to take at most this share of the time
+_FIRST = 3  # prompts on which a blend is measured before it serves under a bound
+_EVERY = 16  # and then each time it would have served this many
+
+
+class _Choice(NamedTuple):
+    """One way to serve a prompt: the seconds expected by the model of costs, and as corrected by experience."""
+
+    strategy: Strategy
+    modelled: float
+    expected: float
+
+
+class _Decision(NamedTuple):
+    """Who serves, who else could have, ``why`` not the blend where chunks are there for one, whether to measure it."""
+
+    chosen: _Choice
+    others: tuple[_Choice, ...]
+    blend: _Choice
+    why: str = ""
+    measure: bool = False
+
+
+@dataclass(kw_only=True, repr=False)
+class Auto(Strategy):
+    """Serve each prompt by ``full``, ``prefix`` or the chunk strategy ``blend``, whichever is expected to be fastest.
+
+    Expected by costs measured once on this model and device, and corrected by how long requests take; what was chosen
+    and why stands in the notes. So which of them serves may differ between machines. A request that ``full`` or
+    ``prefix`` serves is exact and shares their KV. Chunks are those named in the prompt (or found by ``match="auto"``).
+
+    ``max_kl``: no blend whose mean KL from full (nats, next token) is above it. It is measured on the prompts
+    themselves: the first three that the blend would serve, and every sixteenth later, are run both ways and served
+    exactly; what ``session.generate(fidelity=True)`` measures counts too, and all of it is remembered for this model.
+    """
+
+    name: ClassVar[str] = "auto"
+    family: ClassVar[str] = "auto"
+    summary: ClassVar[str] = "choose full, prefix or a blend by expected time, within a bound on fidelity"
+    exact: ClassVar[bool] = False
+
+    max_kl: float | None = None
+    blend: str = "blend"
+
+    def __post_init__(self) -> None:
+        """Refuse a bound that is no number and a blend that has no budget."""
+        bound = self.max_kl
+        number = isinstance(bound, (int, float)) and not isinstance(bound, bool)
+        if bound is not None and not (number and bound >= 0):
+            message = f"max_kl={bound!r} is not accepted: max_kl is a number of nats >= 0, or None for no bound"
+            raise BadOption(message)
+        chosen: Any = parse(self.blend)
+        if chosen.family != "blend" or not isinstance(getattr(chosen, "budget", None), (int, float)):
+            message = f"blend={self.blend!r} is not accepted: blend is a chunk strategy with a budget, such as 'blend'"
+            raise BadOption(message)
+
+    def at_full_budget(self) -> Strategy:
+        """Return this strategy with a blend that recomputes every reused token."""
+        whole = parse(self.blend).at_full_budget()
+        return self if whole is None else replace(self, blend=whole.spec)
+
+    def prefill(self, request: Request, ctx: Context) -> Prefilled:
+        """Choose, and let the choice run the prompt."""
+        if refusal := _refusal(parse("prefix"), ctx):
+            prefilled = _serve(parse("full"), request, ctx)
+            prefilled.notes.append(f"auto: full, no reuse: {refusal}")
+            ctx.tell(Fallback, why=prefilled.notes[-1])
+            return prefilled
+        clock, first = timed(), not are_known(ctx)
+        decision = self._decide(look(request, ctx), ctx)
+        notes = [f"auto: what passes cost here was measured first, once ({clock():.2f} s)"] if first else []
+        chosen, blend = decision.chosen, decision.blend.strategy
+        tried = _once(blend, request, ctx) if decision.measure else None
+        spent = clock()
+        prefilled = _timed(chosen, request, ctx)
+        prefilled.select_s += spent
+        notes.append(f"auto: {_say(chosen)} expected against {' and '.join(map(_say, decision.others))}")
+        if tried is not None:
+            notes.append(_count(tried, blend, prefilled, ctx))
+        if decision.why:
+            notes.append(f"auto: no {blend.spec}: {decision.why}")
+            ctx.tell(Fallback, why=notes[-1])
+        prefilled.notes += notes
+        return prefilled
+
+    def decoding(self, prefilled: Prefilled, ctx: Context) -> AbstractContextManager[object]:
+        """Return what the strategy that served the prompt attaches to the model."""
+        return prefilled.by.decoding(prefilled, ctx) if prefilled.by else nullcontext()
+
+    def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
+        """Run one decoded token as the strategy that served the prompt does."""
+        step = super().step if prefilled.by is None else prefilled.by.step
+        return step(token, at, prefilled, ctx, work)
+
+    def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
+        """Keep what the strategy that served the prompt keeps."""
+        if prefilled.by is not None:
+            prefilled.by.commit(prefilled, ids, request, ctx)
+
+    def _decide(self, outlook: Outlook, ctx: Context) -> _Decision:
+        """Return who serves a prompt of which the store knows ``outlook``."""
+        full, prefix, blend = self._choices(outlook, ctx)
+        # full keeps nothing, so it must be clearly cheaper: where KV loads slower than it is computed
+        exact = full if full.expected < _WORTH * prefix.expected else prefix
+        other = prefix if exact is full else full
+        if not outlook.placed:
+            return _Decision(exact, (other,), blend)
+        why = self._against(blend, exact, ctx)
+        measure = not why and self._is_due(blend, ctx)
+        if why or measure or (why := self._too_far(blend, ctx)):
+            return _Decision(exact, (other, blend), blend, why, measure)
+        return _Decision(blend, (full, prefix), blend)
+
+    def _choices(self, outlook: Outlook, ctx: Context) -> tuple[_Choice, _Choice, _Choice]:
+        """Return full, prefix and the blend with what they are expected to take."""
+        measured, blend = costs(ctx), parse(self.blend)
+        budget: float = blend.budget  # type: ignore[attr-defined]  # looked at when it was made
+        ways = (
+            (parse("full"), outlook.in_full(measured)),
+            (parse("prefix"), outlook.by_prefix(measured)),
+            (blend, outlook.by_blend(measured, budget)),
+        )
+        full, prefix, mixed = (_Choice(way, seconds, seconds * pace(ctx, way)) for way, seconds in ways)
+        return full, prefix, mixed
+
+    def _against(self, blend: _Choice, exact: _Choice, ctx: Context) -> str:
+        """Return why the blend may not or need not serve; empty if nothing speaks against it."""
+        if refusal := _refusal(blend.strategy, ctx):
+            return refusal
+        if blend.expected > _WORTH * exact.expected:
+            return "below break-even"
+        return ""
+
+    def _is_due(self, blend: _Choice, ctx: Context) -> bool:
+        """Return whether the blend is to be measured on this prompt; counts the prompts it would serve."""
+        if self.max_kl is None:
+            return False
+        name = f"turns@{blend.strategy.spec}@{ctx.model}"
+        turn = int(ctx.verdicts.get(name) or 0) + 1
+        ctx.verdicts.hold(name, turn)
+        return drift(ctx.verdicts, ctx.model, blend.strategy.spec).n < _FIRST or turn % _EVERY == 0
+
+    def _too_far(self, blend: _Choice, ctx: Context) -> str:
+        known = drift(ctx.verdicts, ctx.model, blend.strategy.spec)
+        if self.max_kl is None or known.mean <= self.max_kl:
+            return ""
+        return f"its mean KL of {known.mean:.2g} on {known.n} prompts is above max_kl={self.max_kl:g}"
+
+
+def _refusal(strategy: Strategy, ctx: Context) -> str:
+    """Return why ``strategy`` may not serve this model, or an empty text."""
+    try:
+        strategy.check(ctx.adapter)
+    except UnsupportedModel as refusal:
+        return str(refusal)
+    failed = ctx.verdicts.get(f"{strategy.spec}@{ctx.model}")
+    return f"it failed its self-check on this model ({failed})" if failed else ""
+
+
+def _serve(strategy: Strategy, request: Request, ctx: Context) -> Prefilled:
+    prefilled = strategy.prefill(request, ctx)
+    prefilled.by = strategy
+    return prefilled
+
+
+def _timed(chosen: _Choice, request: Request, ctx: Context) -> Prefilled:
+    """Let the choice run the prompt, and learn from how long it takes."""
+    clock = timed()
+    prefilled = _serve(chosen.strategy, request, ctx)
+    settle(ctx.adapter)
+    learn_pace(ctx, chosen.strategy, chosen.modelled, clock())
+    return prefilled
+
+
+def _once(strategy: Strategy, request: Request, ctx: Context) -> Prefilled:
+    """Run the prompt under ``strategy`` for its logits only; nobody hears of it and nothing is kept."""
+    request, silent = replace(request, keep=False), replace(ctx, bus=Bus())
+    prefilled = strategy.prefill(request, silent)
+    strategy.commit(prefilled, request.ids, request, silent)
+    settle(ctx.adapter)
+    return prefilled
+
+
+def _count(tried: Prefilled, blend: Strategy, prefilled: Prefilled, ctx: Context) -> str:
+    """Let what was ``tried`` count as selection, and its distance from what was served in the running mean."""
+    prefilled.select.token_layers += tried.select.token_layers + tried.rows.token_layers
+    distance = kl(prefilled.logits, tried.logits)
+    known = learn_drift(ctx.verdicts, ctx.model, blend.spec, distance)
+    mean = f"mean of {known.n}: {known.mean:.2g}"
+    return f"auto: measured {blend.spec} on this prompt, KL {distance:.2g} ({mean}); the exact answer was at hand"
+
+
+def _say(way: _Choice) -> str:
+    seconds = f"{way.expected:.3f} s" if way.expected >= 0.01 else f"{way.expected * 1e3:.2g} ms"  # noqa: PLR2004
+    return f"{way.strategy.spec}, {seconds}"

@@ -1,0 +1,249 @@
+"""Auto: what it chooses by injected costs, what it says about it, and that exact service stays exact."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+
+import nbkv
+from nbkv.errors import BadOption
+from nbkv.events import Fallback
+from nbkv.families import cost, drift
+from nbkv.families.cost import Costs
+from nbkv.result import Provenance
+from nbkv.strategy import parse
+
+CHEAP = Costs(overhead=1e-4, row=1e-3, pair=1e-6, move=1e-6, copy=1e-7)  # passes cost by rows, KV nearly nothing
+SLOW_LOAD = Costs(overhead=1e-4, row=1e-3, pair=0.0, move=1.0, copy=1.0)  # KV arrives slower than it is computed
+HIGH_OVERHEAD = Costs(overhead=1.0, row=1e-4, pair=0.0, move=1e-6, copy=1e-7)  # the second pass of a blend never pays
+
+
+@pytest.fixture
+def costing(monkeypatch):
+    """Let models cost what a test says instead of being measured."""
+
+    def inject(costs):
+        monkeypatch.setattr(cost, "measure", lambda adapter: costs)
+        # how long this machine really takes must not blur what a test is about
+        monkeypatch.setattr("nbkv.strategies.auto.learn_pace", lambda *_: None)
+
+    return inject
+
+
+def blended(session, words, **options):
+    """Ask with two chunks that stand behind other text."""
+    one, two = session.chunk(words(60, seed=1), name="one"), session.chunk(words(60, seed=2), name="two")
+    options = {"max_new_tokens": 4} | options
+    return session.generate([words(3, seed=options.pop("seed", 3)), two, one, words(4, seed=9)], **options)
+
+
+def said(result):
+    return " | ".join(note for note in result.notes if note.startswith("auto"))
+
+
+def test_nothing_known_is_served_by_prefix_and_kept(session_of, words, costing):
+    costing(CHEAP)
+    session = session_of(strategy="auto")
+    first = session.generate(words(40), max_new_tokens=4)
+    again = session.generate(words(40), max_new_tokens=4)
+
+    assert "auto: prefix, " in said(first)
+    assert first.lineage == again.lineage == "exact"
+    assert again.tokens.reused == 40
+    assert again.token_ids == first.token_ids
+
+
+def test_a_long_known_prefix_is_continued_and_the_note_says_both_times(session_of, words, costing):
+    costing(CHEAP)
+    session = session_of(strategy="auto")
+    session.generate(words(200), strategy="prefix", max_new_tokens=1)
+    result = session.generate(words(200) + words(5, seed=1), max_new_tokens=4)
+
+    assert result.tokens.reused == 201
+    known, whole = CHEAP.run(5, 206) + 201 * CHEAP.copy, CHEAP.run(206, 206)
+    assert said(result).endswith(f"auto: prefix, {known * 1e3:.2g} ms expected against full, {whole:.3f} s")
+
+
+def test_chunks_at_other_places_are_blended(session_of, words, costing):
+    costing(CHEAP)
+    result = blended(session_of(strategy="auto"), words)
+
+    assert "auto: passage, " in said(result)
+    assert {Provenance.CHUNK, Provenance.RECOMPUTED} <= set(result.provenance)
+    assert result.lineage == "approx:passage"
+    assert result.strategy == "auto"
+
+
+@pytest.mark.parametrize("costs", [HIGH_OVERHEAD, SLOW_LOAD])
+def test_below_break_even_the_answer_is_exact_and_a_fallback_is_told(session_of, words, costing, costs):
+    costing(costs)
+    session, heard = session_of(strategy="auto"), []
+    with session.events.tap(lambda event: heard.append(event) if isinstance(event, Fallback) else None):
+        result = blended(session, words)
+
+    assert result.lineage == "exact"
+    assert "auto: no passage: below break-even" in said(result)
+    assert [event.why for event in heard] == ["auto: no passage: below break-even"]
+    assert session.stats.fallbacks == 1
+    assert result.token_ids == blended(session, words, strategy="full").token_ids
+
+
+def test_kv_that_loads_slower_than_it_is_computed_is_left_alone(session_of, words, costing):
+    costing(SLOW_LOAD)
+    session = session_of(strategy="auto")
+    session.generate(words(100), strategy="prefix", max_new_tokens=1)
+    result = session.generate(words(100), max_new_tokens=2)
+
+    assert "auto: full, " in said(result)
+    assert result.tokens.reused == 0
+
+
+def test_tiny_chunks_are_below_break_even_by_measured_costs(session_of, words):
+    session = session_of(strategy="auto")
+    chunk = session.chunk("w9", name="c")
+    result = session.generate([words(3), chunk, words(4, seed=1)], max_new_tokens=2)
+
+    assert result.lineage == "exact"
+    assert "below break-even" in said(result)
+
+
+def test_costs_are_measured_once_and_the_note_says_so(session_of, words):
+    session = session_of(strategy="auto")
+    first, second = (session.generate(words(20), max_new_tokens=1) for _ in range(2))
+
+    assert "measured first, once" in said(first)
+    assert "measured" not in said(second)
+    assert first.timing.ttft_s >= first.timing.select_s > 0
+
+
+def test_exact_service_under_auto_feeds_the_exact_store(session_of, words, costing):
+    costing(CHEAP)
+    session, fresh = session_of(), session_of()
+    session.generate(words(30), strategy="auto", max_new_tokens=4)
+    blended(session, words, strategy="auto")
+    for name in ("prefix", "full"):
+        got = session.generate(words(30) + words(4, seed=1), strategy=name, max_new_tokens=8)
+        assert got.token_ids == fresh.generate(words(30) + words(4, seed=1), max_new_tokens=8).token_ids
+
+
+def test_a_bound_is_measured_on_the_first_prompts_which_are_served_exactly(session_of, words, costing):
+    costing(CHEAP)
+    session = session_of(strategy="auto(max_kl=100.0)")
+    results = [blended(session, words, seed=10 + i) for i in range(4)]
+
+    for result in results[:3]:
+        assert "auto: measured passage on this prompt, KL" in said(result)
+        assert result.lineage == "exact"
+        assert result.compute.select > 0
+        assert result.timing.select_s > 0
+    assert "(mean of 3: " in said(results[2])
+    assert results[3].lineage == "approx:passage"
+    assert session.stats.fallbacks == 0
+    full = blended(session, words, seed=10, strategy="full")
+    assert results[0].token_ids == full.token_ids
+
+
+def test_above_the_bound_there_is_no_blend(session_of, words, costing):
+    costing(CHEAP)
+    session = session_of(strategy="auto(max_kl=0.0)")
+    results = [blended(session, words, seed=10 + i) for i in range(4)]
+
+    assert {result.lineage for result in results} == {"exact"}
+    assert "above max_kl=0" in said(results[3])
+    assert session.stats.fallbacks == 1
+
+
+def test_the_bound_is_measured_again_now_and_then(session_of, words, costing, monkeypatch):
+    costing(CHEAP)
+    monkeypatch.setattr("nbkv.strategies.auto._EVERY", 5)
+    session = session_of(strategy="auto(max_kl=100.0)")
+    results = [blended(session, words, seed=10 + i) for i in range(5)]
+
+    assert ["measured" in said(result).replace("measured first", "") for result in results] == [1, 1, 1, 0, 1]
+
+
+def test_what_is_remembered_of_a_blend_decides_without_measuring(session_of, words, costing):
+    costing(CHEAP)
+    session = session_of()
+    for _ in range(3):
+        drift.learn_drift(session._verdicts, session.adapter.fingerprint, "passage", 0.5)
+
+    assert blended(session, words, strategy="auto(max_kl=0.6)").lineage == "approx:passage"
+    refused = blended(session, words, strategy="auto(max_kl=0.4)", seed=4)
+    assert "its mean KL of 0.5 on 3 prompts is above max_kl=0.4" in said(refused)
+
+
+def test_a_blend_that_failed_its_self_check_or_cannot_serve_the_model_is_left_out(session_of, words, costing):
+    costing(CHEAP)
+    session = session_of(strategy="auto")
+    session._verdicts.put(f"passage@{session.adapter.fingerprint}", "cold: error 1, limit 0")
+    assert "failed its self-check" in said(blended(session, words))
+
+    opt = session_of("opt", strategy="auto")
+    result = blended(opt, words)
+    assert result.lineage == "exact"
+    assert "passage cannot serve" in said(result)
+
+
+def test_where_prefixes_cannot_be_reused_everything_is_computed_in_full(session_of, words, tokenizer):
+    failed = session_of(strategy="auto")
+    failed._verdicts.put(f"prefix@{failed.adapter.fingerprint}", "again: error 1, limit 0")
+    config = transformers.MambaConfig(vocab_size=199, hidden_size=32, num_hidden_layers=2, state_size=4)
+    with nbkv.load(transformers.MambaForCausalLM(config).eval(), tokenizer=tokenizer, strategy="auto") as recurrent:
+        for session in (failed, recurrent):
+            result = session.generate(words(20), max_new_tokens=2)
+
+            assert "auto: full, no reuse: " in said(result)
+            assert result.lineage == "exact"
+            assert session.stats.fallbacks == 1
+            assert result.token_ids == session.generate(words(20), strategy="full", max_new_tokens=2).token_ids
+
+
+def test_another_blend_can_be_named(session_of, words, costing):
+    costing(CHEAP)
+    result = blended(session_of(), words, strategy="auto(blend='cacheblend(budget=0.3)')")
+
+    assert result.lineage == "approx:cacheblend"
+    assert "auto: cacheblend(budget=0.3), " in said(result)
+
+
+def test_requests_correct_what_is_expected_within_bounds(session_of, words):
+    session = session_of(strategy="auto")
+    ctx, exact = session._open().context(), parse("prefix")
+    for _ in range(50):
+        cost.learn_pace(ctx, exact, 1.0, 1000.0)
+
+    assert 2.9 < cost.pace(ctx, exact) <= 3.0
+    assert cost.pace(ctx, parse("full")) == cost.pace(ctx, exact)
+    assert cost.pace(ctx, parse("blend")) == 1.0
+
+
+@pytest.mark.parametrize("spec", ["auto(max_kl=-1)", "auto(max_kl=True)", "auto(max_kl='x')", "auto(blend='prefix')"])
+def test_bad_options_are_one_line(spec):
+    with pytest.raises(BadOption) as refusal:
+        nbkv.strategy.parse(spec)
+    assert "is not accepted" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_link_raises_the_budget_to_what_is_recomputed_while_it_loads(session_of, words, costing):
+    costing(CHEAP)
+    session = session_of()
+    a_token = cost.token_bytes(session.adapter)
+    assert a_token == 4 * 2 * (16 + 16) * 4  # layers, K/V heads, both sides, bytes of a number
+    rows = CHEAP.rows(1, 128)
+
+    slow = blended(session, words, strategy=f"cacheblend(link={a_token / rows * 2})")
+    assert "recompute 0.5 of the rows: budget 0.5" in slow.notes[-1]
+    plain = blended(session, words, strategy="cacheblend(budget=0.5)")
+    assert slow.tokens.recomputed == plain.tokens.recomputed
+    fast = blended(session, words, strategy="cacheblend(link=1e15)")
+    assert "budget 0.15" in fast.notes[-1]
+    crawling = blended(session, words, strategy="cacheblend(link=1)")
+    assert crawling.token_ids == blended(session, words, strategy="full").token_ids
+
+
+@pytest.mark.parametrize("link", ["0", "-1", "True", "'x'"])
+def test_a_link_is_a_rate(link):
+    with pytest.raises(BadOption, match="bytes per second"):
+        parse(f"cacheblend(link={link})")
