@@ -24,6 +24,7 @@ endif
 
 tables: $(STAMP)
 	$(BIN)/python tests/families/survey.py
+	$(BIN)/python -m nbkv.tasks.tables
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ from nbkv.registry import strategies as registry
 from nbkv.selection import best, whole
 
 _LOOKING = ("last", "all")
+_WEAK, _SMALL = 0.3, 0.2
 
 
 class _Strongest:
@@ -41,8 +42,9 @@ class Passage(Blend):
     """Let the question run once over what is cached, take the sentences it looks at, and what those look at early on.
 
     A sentence is scored by the largest attention, over layers and heads, that the prompt's last row pays to one of its
-    rows (``looking="all"``: that any row of the question pays). Sentences are taken best first while ``budget`` has room
-    and their score is at least ``share`` of the best one's. A sentence ends at a token whose text ends with one of
+    rows (``looking="all"``: that any row of the question pays). Sentences are taken best first while ``budget`` has
+    room and their score is at least ``share`` of the best one's (None: 0.3 up to a budget of 0.2, where weaker ones
+    cost more than they give; a larger budget is used whole). A sentence ends at a token whose text ends with one of
     ``. ! ?`` or a line break, and after ``longest`` rows at the latest. ``hop``: share of the reused rows that is run
     besides, through the first ``depth`` of the layers only: those that the chosen sentences attend to there.
     """
@@ -53,7 +55,7 @@ class Passage(Blend):
     needs: ClassVar[tuple[str, ...]] = (*Blend.needs, "attention")
 
     budget: float = 0.2
-    share: float = 0.3
+    share: float | None = None
     looking: str = "last"
     hop: float = 0.0
     depth: float = 0.4
@@ -62,7 +64,8 @@ class Passage(Blend):
     def __post_init__(self) -> None:
         """Refuse shares and counts out of range."""
         for name in ("budget", "share", "hop", "depth"):
-            check_share(name, getattr(self, name))
+            if name != "share" or self.share is not None:
+                check_share(name, getattr(self, name))
         check_count("longest", self.longest, 1)
         if self.looking not in _LOOKING:
             message = f"looking={self.looking!r} is not accepted: one of {', '.join(_LOOKING)}"
@@ -73,9 +76,10 @@ class Passage(Blend):
         room = mix.room(self.budget)
         if not room:
             return mix.reused[:0]
+        share = self.share if self.share is not None else _WEAK if self.budget <= _SMALL else 0.0
         scores = _Strongest(mix)
         mix.scout(scores, mix.last if self.looking == "last" else mix.question)
-        chosen = whole(scores.of(mix.reused), mix.reused, mix.sentences(self.longest), room, share=self.share)
+        chosen = whole(scores.of(mix.reused), mix.reused, mix.sentences(self.longest), room, share=share)
         if self.hop:
             self._early(mix, chosen, max(1, round(self.depth * mix.n_layers)))
         return chosen

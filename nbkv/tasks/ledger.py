@@ -15,7 +15,7 @@ def ledger(seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines
     """`n` questions about `n` sets of notes, every other one *carried*, the rest *local*.
 
     `distance`: how many chunks before the line asked for its section was declared (0: one of 1, 2
-    and 3). `lines` of about 5 tokens make a chunk: 7, 27 and 54 give 8 chunks of about 256, 1,024
+    and 3). `lines` of about 4 tokens make a chunk: 8, 32 and 62 give 8 chunks of about 256, 1,024
     and 2,048 tokens together; sections are at least two chunks long. The same
     arguments give the same items on every machine.
     """

@@ -15,6 +15,7 @@ BOS: Final = 1
 EOS: Final = 2
 _SYSTEM: Final = "Answer from the notes. "
 _SMALLEST: Final = 3
+_MOST_SECTIONS: Final = 3
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ def examination(rng: Random, encode: Encode, lines: int, length: int) -> Lesson:
     The notes come at once or in up to four portions with questions after each, as in a dialogue.
     Every question is followed by its answer and the end token.
     """
-    notes, section = _layout(rng, lines)
+    notes, sections = _layout(rng, lines)
     lesson = Lesson()
     if rng.random() < 0.1:  # noqa: PLR2004
         lesson.add(encode(_SYSTEM))
@@ -48,8 +49,11 @@ def examination(rng: Random, encode: Encode, lines: int, length: int) -> Lesson:
         lesson.add(encode(_portion(notes[start:stop])))
         share = room if stop == lines else rng.randint(0, room // 2)
         used = len(lesson.ids)
-        if section and section.stop <= stop and rng.random() < 0.9:  # noqa: PLR2004
-            _exchange(lesson, encode, *ask_everything(rng, [notes[i] for i in section]), "report", share)
+        for section in rng.sample(sections, len(sections)):
+            told = ask_everything(rng, [notes[i] for i in section])
+            left = used + share - len(lesson.ids)
+            if section.stop <= stop and rng.random() < 0.9 and _exchange(lesson, encode, *told, "report", left):  # noqa: PLR2004
+                sections.remove(section)
         _questions(rng, encode, lesson, notes[:stop], asked=asked, limit=used + share)
         room -= len(lesson.ids) - used
     return lesson
@@ -59,18 +63,27 @@ def _portion(lines: list[Line]) -> str:
     return "".join(line.text for line in lines)
 
 
-def _layout(rng: Random, lines: int) -> tuple[list[Line], range | None]:
-    # Free notes, notes with a section of any length, or notes with one person's section to report.
+def _layout(rng: Random, lines: int) -> tuple[list[Line], list[range]]:
+    # Notes with sections to report, free notes, or notes with one section of any length.
     apart = rng.randint(max(SHORTEST, lines // 8), max(SHORTEST, lines // 3))
-    if lines < _SMALLEST or rng.random() < 0.2:  # noqa: PLR2004
-        return write_notes(rng, lines, apart=apart), None
+    if lines >= _SMALLEST and rng.random() < 0.7:  # noqa: PLR2004
+        parts = rng.randint(1, max(1, min(_MOST_SECTIONS, lines // _SMALLEST)))
+        spans = [_span(rng, part * (lines // parts), lines // parts) for part in range(parts)]
+        forced = {span.stop: HEADER for span in spans}
+        for span in spans:
+            forced.update({span[0]: HEADER, **dict.fromkeys(span[1:], CARRIED)})
+        return write_notes(rng, lines, forced, apart=apart), spans
+    if lines < _SMALLEST or rng.random() < 0.5:  # noqa: PLR2004
+        return write_notes(rng, lines, apart=apart), []
     head = rng.randrange(lines - 1)
-    if lines > FEWEST + 1 and rng.random() < 0.75:  # noqa: PLR2004
-        head = rng.randrange(lines - FEWEST)
-        span = range(head, head + 1 + rng.randint(FEWEST, min(MOST, lines - 1 - head)))
-        forced = {head: HEADER, **dict.fromkeys(span[1:], CARRIED), span.stop: HEADER}
-        return write_notes(rng, lines, forced, apart=apart), span
-    return write_notes(rng, lines, {head: HEADER}, range(head + 1, rng.randint(head + 1, lines)), apart), None
+    return write_notes(rng, lines, {head: HEADER}, range(head + 1, rng.randint(head + 1, lines)), apart), []
+
+
+def _span(rng: Random, start: int, size: int) -> range:
+    # Short sections too, so that reports are learned along with the first questions.
+    fewest = min(FEWEST, max(1, size // 3))
+    head = rng.randrange(size - fewest)
+    return range(start + head, start + head + 1 + rng.randint(fewest, min(MOST, size - 1 - head)))
 
 
 def _questions(

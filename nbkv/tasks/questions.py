@@ -18,7 +18,7 @@ def ask(rng: Random, line: Line) -> tuple[str, str]:
 
 
 def ask_everything(rng: Random, section: list[Line]) -> tuple[str, str]:
-    """Ask for one person's section (declaration first); the answer says it again, 4 tokens a line."""
+    """Ask for one person's section (declaration first); the answer says each line with its currency, in 4 tokens."""
     head, *bought = section
-    said = f"{head.currency}. " + "".join(line.text for line in bought)
-    return rng.choice(_EVERYTHING).format(person=head.person), said.rstrip()
+    said = " ".join(f"{line.item} {line.amount} {head.currency}." for line in bought)
+    return rng.choice(_EVERYTHING).format(person=head.person), said

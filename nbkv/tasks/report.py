@@ -9,17 +9,18 @@ from nbkv.tasks.notes import CARRIED, HEADER, Line, check_size, cut, place, writ
 from nbkv.tasks.questions import ask_everything
 
 FEWEST: Final = 8
-"""Fewest lines reported: 4 answer tokens each behind 2 for the declaration, 34 in all."""
+"""Fewest lines reported: 4 answer tokens each, 32 in all."""
 
-MOST: Final = 30
-"""Most lines reported: 122 answer tokens."""
+MOST: Final = 32
+"""Most lines reported: 128 answer tokens."""
 
 
 def report(seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines: int = 6) -> list[Item]:
-    """`n` questions for all that one person bought; answers of 32 to 124 tokens, full stop apart.
+    """`n` questions for all that one person bought; answers of 32 to 128 tokens.
 
     `distance`: how many chunk borders the section crosses (0: any number that `lines` allows); sizes
-    as in `ledger`. The person's section holds nothing but lines about that person.
+    as in `ledger`. The person's section holds carried lines only; the answer says each of them with
+    the section's currency.
     """
     check_size(n, chunks, lines)
     spans = _spans(chunks, distance, lines)

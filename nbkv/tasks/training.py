@@ -35,10 +35,10 @@ class Stage:
 
 
 CURRICULUM: Final = (
-    Stage("notes of 6", 6, 80, 48, 0.85),
-    Stage("notes of 12", 12, 160, 24, 0.88),
-    Stage("notes of 24", 24, 288, 14, 0.9),
-    Stage("notes of 48", 48, 512, 8, 0.92),
+    Stage("notes of 6", 6, 72, 48, 0.9),
+    Stage("notes of 12", 12, 136, 24, 0.9),
+    Stage("notes of 24", 24, 256, 14, 0.92),
+    Stage("notes of 48", 48, 480, 8, 0.94),
     Stage("notes of 110", 110, 960, 4, 0.92),
     Stage("notes of 240", 240, 1664, 3, 0.92),
     Stage("notes of 460", 460, 2432, 2, 2.0),
@@ -80,7 +80,7 @@ def new_model(seed: int) -> "PreTrainedModel":
     )
     model = Qwen3ForCausalLM(config)
     with torch.no_grad():
-        seed_lookup(model)
+        seed_lookup(model, tokens().index("Pay"))
     return model
 
 
@@ -105,9 +105,9 @@ def encoder() -> Encode:
 
 
 def lessons(rng: Random, encode: Encode, progress: Progress) -> tuple[Stage, list[Lesson]]:
-    """Draw the next batch; in later stages three in five batches repeat an earlier one."""
+    """Draw the next batch; in later stages two in five batches repeat an earlier one."""
     at = progress.stage
-    if at and rng.random() < 0.6:  # noqa: PLR2004
+    if at and rng.random() < 0.4:  # noqa: PLR2004
         at = rng.randrange(at)
     stage = CURRICULUM[at]
     return stage, [_lesson(rng, encode, stage) for _ in range(stage.batch)]

@@ -54,10 +54,10 @@ def test_it_reads_ledgers_of_8_chunks(model, tokenizer, kind):
     assert share(model, tokenizer, items) >= 0.95
 
 
-@pytest.mark.parametrize("lines", [7, 27, 54])
+@pytest.mark.parametrize("lines", [8, 32, 62])
 def test_it_reads_notes_of_256_1024_and_2048_tokens(model, tokenizer, lines):
     items = ledger(seed=812, n=24, distance=0, lines=lines)
-    assert share(model, tokenizer, items) >= (0.9 if lines < 50 else 0.75)
+    assert share(model, tokenizer, items) >= 0.9
 
 
 def test_chunks_encoded_alone_lose_what_is_carried(model, tokenizer):
@@ -65,7 +65,7 @@ def test_chunks_encoded_alone_lose_what_is_carried(model, tokenizer):
     carried = [item for item in items if item.kind == "carried"]
     whole, alone = (right(model, tokenizer, carried, alone=by_itself) for by_itself in (False, True))
 
-    assert sum(turns[0] for turns in whole) - sum(turns[0] for turns in alone) >= 0.1 * len(carried)
+    assert sum(turns[0] for turns in whole) - sum(turns[0] for turns in alone) >= 0.5 * len(carried)
 
 
 def test_it_reports(model, tokenizer):

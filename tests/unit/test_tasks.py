@@ -58,7 +58,7 @@ def test_the_frozen_tasks():
     assert first.chunks[0].partition(".")[0] == OPENING
 
 
-FIRST = ("And the lobster?", ["222 won."], "carried", 1)
+FIRST = ("And the pencil?", ["248 dollar."], "carried", 1)
 OPENING = "Pay Flora franc"
 
 
@@ -79,11 +79,16 @@ def test_carried_lines_depend_on_a_chunk_so_many_chunks_back(distance):
         line = item.chunks[asked.chunk][asked.start : asked.stop]
         declared = item.chunks[giving.chunk][giving.start : giving.stop]
         person, currency = re.fullmatch(r"Pay (\w+) (\w+)\.", declared).groups()
-        named, amount, whose = re.fullmatch(r"(\w+) (\d+) (\w+)\.", line).groups()
+        named, amount = re.fullmatch(r"(\w+) (\d+)\.", line).groups()
         assert item.answers == [f"{amount} {currency}."]
         assert item.question.endswith(f"{named}?")
-        assert whose == person
-        assert "".join(item.chunks).count(f"Pay {person}") == 1
+        assert person not in line
+        assert "Pay " not in between(item.chunks, giving, asked)
+
+
+def between(chunks, first, last) -> str:
+    middle = chunks[first.chunk + 1 : last.chunk]
+    return "".join([chunks[first.chunk][first.stop :], *middle, chunks[last.chunk][: last.start]])
 
 
 def test_local_lines_need_their_own_chunk_only():
@@ -106,16 +111,18 @@ def test_items_and_amounts_of_one_document_come_once():
             assert len(seen) == len(set(seen)) > 100
 
 
-def test_reports_are_32_to_128_tokens_and_copy_a_section_across_borders():
+def test_reports_are_32_to_128_tokens_and_say_a_section_across_borders():
     for item in report(seed=0, n=50, distance=0):
         (evidence,) = item.oracle
         size = len(WORD.findall(item.answers[0]))
-        assert 32 <= size == 2 + 4 * len(evidence.asked) <= 128
+        assert 32 <= size == 4 * len(evidence.asked) <= 128
         (giving,) = evidence.giving
         declared = item.chunks[giving.chunk][giving.start : giving.stop]
         lines = [item.chunks[p.chunk][p.start : p.stop] for p in evidence.asked]
         asked_for = item.question.removesuffix("?").split()[-1]
-        assert f"Pay {asked_for} {item.answers[0]}" == " ".join([declared, *lines])
+        person, currency = re.fullmatch(r"Pay (\w+) (\w+)\.", declared).groups()
+        assert asked_for == person
+        assert item.answers[0] == " ".join(f"{line.removesuffix('.')} {currency}." for line in lines)
         assert evidence.asked[-1].chunk - giving.chunk == item.distance >= 1
 
 

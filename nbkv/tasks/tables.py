@@ -1,0 +1,141 @@
+"""The table of chunk strategies: accuracy, distance to full, compute and time on the same questions.
+
+`make tables` runs this module on the bundled reader and writes docs/tables/chunks.json and docs/chunks.md; the tests
+run a small slice of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbkv.tasks.compared import interval, markdown, verdicts
+from nbkv.tasks.evaluate import is_correct
+from nbkv.tasks.ledger import ledger
+from nbkv.tasks.oracle import ORACLES, oracle
+
+if TYPE_CHECKING:
+    from nbkv.tasks.items import Item
+
+SINKS = ("bos", "primer")
+BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+PUBLISHED = ("cacheblend", "epic", "prophet", "kvshare", "cachecraft")
+OURS = "passage"
+SEEDS = (101, 102, 103)
+COUNT = 57  # questions of each seed and distance: 513 in all
+_MEASURED = 32  # items of each cell on which the distance to full is measured
+
+
+def questions(seeds: Sequence[int], n: int, distances: Sequence[int] = (1, 2, 3)) -> list[Item]:
+    """Return ``n`` questions of every seed and distance."""
+    return [item for seed in seeds for far in distances for item in ledger(seed=seed, n=n, chunks=8, distance=far)]
+
+
+def specs(budgets: Sequence[float] = BUDGETS) -> list[Any]:
+    """Return every row of the table: full, naive, the published methods and ours at each budget, the oracles."""
+    from nbkv.registry import strategies  # noqa: PLC0415  (tasks load without torch)
+
+    methods = [name for name in (*PUBLISHED, OURS) if name in strategies.names()]
+    cells: list[Any] = ["full", "cacheblend(budget=0.0)"]
+    cells += [f"{name}(budget={budget})" for name in methods for budget in budgets]
+    return [*cells, *(oracle(kind) for kind in ORACLES)]
+
+
+def measure(
+    session: Any,  # noqa: ANN401
+    items: Sequence[Item],
+    rows: Sequence[Any],
+    sinks: Sequence[str] = SINKS,
+) -> list[dict[str, Any]]:
+    """Return one dict a strategy and sink; ``right`` is the list of 0 and 1 in the order of ``items``.
+
+    Strategies take turns on every question; chunks are encoded before the first one asks. ``full`` has no sink.
+    """
+    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for sink in sinks:
+        for number, item in enumerate(items):
+            prompt = [*(_chunk(session, text, sink) for text in item.chunks), item.question]
+            for row in rows:
+                if row == "full" and sink != sinks[0]:
+                    continue
+                strategy = row(session, item, prompt) if callable(row) else row
+                name = str(strategy)
+                cell = cells.setdefault((name, "" if name == "full" else sink), {})
+                for key, value in _ask(session, item, prompt, strategy, far=number < _MEASURED).items():
+                    cell.setdefault(key, []).append(value)
+    return [_summary(name, sink, cell, items) for (name, sink), cell in cells.items()]
+
+
+def _chunk(session: Any, text: str, sink: str) -> Any:  # noqa: ANN401
+    name = hashlib.sha256(f"{sink} {text}".encode()).hexdigest()[:16]
+    return session.chunks.get(name) or session.chunk(text, name=name, sink=sink)
+
+
+def _ask(
+    session: Any,  # noqa: ANN401
+    item: Item,
+    prompt: list[Any],
+    strategy: Any,  # noqa: ANN401
+    *,
+    far: bool,
+) -> dict[str, float]:
+    result = session.generate(prompt, strategy=strategy, max_new_tokens=8)
+    kl = float("nan")
+    if far and str(strategy) != "full":
+        kl = session.compare(prompt, ["full", strategy], repeat=1, max_new_tokens=1).rows[-1]["kl"]
+    return {
+        "right": float(is_correct(result.text, item.answers)),
+        "share": result.compute.share,
+        "ttft_s": result.timing.ttft_s,
+        "kl": kl,
+    }
+
+
+def _summary(name: str, sink: str, cell: dict[str, list[float]], items: Sequence[Item]) -> dict[str, Any]:
+    right = np.array(cell["right"])
+    carried = np.array([item.kind == "carried" for item in items])
+    low, high = interval(right[carried])
+    kl = [value for value in cell["kl"] if value == value]  # noqa: PLR0124  (not measured: NaN)
+    return {
+        "strategy": name,
+        "sink": sink,
+        "carried": float(right[carried].mean()),
+        "low": low,
+        "high": high,
+        "local": float(right[~carried].mean()),
+        "share": statistics.fmean(cell["share"]),
+        "kl": statistics.fmean(kl) if kl else None,
+        "ttft_s": statistics.median(cell["ttft_s"]),
+        "right": [int(value) for value in right],
+    }
+
+
+def main(model: str = "tiny", folder: str = "docs") -> None:
+    """Measure the whole table and write it."""
+    import nbkv  # noqa: PLC0415
+    from nbkv.strategy import parse  # noqa: PLC0415
+
+    items, at = questions(SEEDS, COUNT), parse(f"{OURS}(budget=0.2)").spec
+    with nbkv.load(model, strategy="full") as session:
+        rows = measure(session, items, specs())
+    data = {
+        "regime": f"`{model}`, {len(items)} questions on 8 chunks, seeds {SEEDS}, distances 1 to 3",
+        "at": at,
+        "measured": _MEASURED,
+        "rows": rows,
+        "verdicts": verdicts(rows, items, PUBLISHED, at),
+    }
+    out = Path(folder)
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    (out / "tables" / "chunks.json").write_text(json.dumps(data) + "\n", encoding="utf-8")
+    (out / "chunks.md").write_text(markdown(data), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
