@@ -40,7 +40,8 @@ def evaluate(
     comparison), `compute_share`, `ttft_s`, `hit_rate`, `recomputed` (tokens), `text`, `answer`. A
     dialogue's figures are means over its turns. `max_new_tokens` defaults to the answer's length
     with some room. `sink` makes a chunk of each text of an item, encoded behind that sink before
-    there is a prompt (see `session.chunk`); without it, and in a dialogue, texts are plain.
+    there is a prompt (see `session.chunk`); without it, and in a dialogue, texts are plain. With a
+    sink, `strategy` may be an oracle (see `nbkv.tasks.oracle`), which makes one for each item.
     """
     import pandas as pd  # noqa: PLC0415  (imported late: nbkv itself must load fast)
 
@@ -69,6 +70,8 @@ def _item_row(
 ) -> dict[str, Any]:
     answer = " ".join(item.answers)
     prompt = [*(_chunk(session, text, sink) for text in item.chunks), item.question]
+    if callable(strategy):
+        strategy = strategy(session, item, prompt)
     result = session.generate(prompt, strategy=strategy, max_new_tokens=max_new_tokens or _room(answer))
     row = _figures(result, answer)
     if fidelity:

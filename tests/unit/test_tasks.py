@@ -14,6 +14,7 @@ from nbkv.errors import BadOption
 from nbkv.tasks import Dialogue, chat, evaluate, ledger, report
 from nbkv.tasks.evaluate import is_correct, normal
 from nbkv.tasks.notes import MAX_LINES
+from nbkv.tasks.oracle import oracle
 from nbkv.tasks.vocabulary import tokens
 
 WORD = re.compile(r"[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
@@ -242,7 +243,16 @@ def test_chunks_are_encoded_before_the_prompt_and_a_full_budget_is_full(sink):
     assert (naive["recomputed"] <= 1).all()
     assert whole["text"].tolist() == full["text"].tolist()
     assert whole["kl"].max() < 1e-6
-    assert (whole["recomputed"] > 20).all()
+    assert (whole["recomputed"] > 10).all()
+
+
+def test_an_oracle_is_made_for_each_item():
+    items = ledger(n=2, chunks=3, lines=3)
+    with nbkv.load("tiny") as session:
+        frame = evaluate(session, items, oracle("line"), sink="bos", fidelity=True)
+    assert (frame["recomputed"] > 2).all()
+    assert (frame["compute_share"] < 0.6).all()
+    assert frame["kl"].notna().all()
 
 
 def test_a_dialogue_scores_the_share_of_its_turns():
