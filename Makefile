@@ -18,7 +18,8 @@ test: $(STAMP)
 ifneq ($(T),)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(T)
 else
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q --ignore=tests/notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q --ignore=tests/notebooks --ignore=tests/quantised
+	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
 	$(BIN)/pytest -q tests/notebooks
 endif
 
@@ -35,10 +36,12 @@ lint: $(STAMP)
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
+# torchao lies apart: transformers imports it with everything else as soon as it finds it, half a second and noise.
 # The big wheel first, so that nothing else decides which torch it is.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("nbkv needs Python 3.11 or later")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(if $(TORCH),$(BIN)/python -m pip install -q -c constraints.txt $(TORCH))
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps --target $(VENV)/torchao torchao
 	touch $@

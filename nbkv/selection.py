@@ -42,8 +42,9 @@ def whole(
 ) -> torch.Tensor:
     """Return the rows of whole ``spans``, those with the best single row first, at most ``n`` rows in all.
 
-    A span that no longer fits is left out and smaller ones still tried; ``share`` stops at spans whose best row scores
-    below that share of the best one of all.
+    A span that no longer fits is left out and smaller ones still tried; if even the best one does not fit, it is cut to
+    ``n`` rows around its best row, more of them behind it. ``share`` stops at spans whose best row scores below that
+    share of the best one of all.
     """
     if not len(rows) or n <= 0:
         return rows[:0]
@@ -55,7 +56,13 @@ def whole(
     tops = tops.scatter_reduce(0, belongs[belongs >= 0], scores[belongs >= 0], "amax")
     sizes = torch.bincount(belongs[belongs >= 0], minlength=len(spans)).tolist()
     chosen, room, most = [], n, float(tops.max())
-    for index in tops.argsort(descending=True).tolist():
+    order = tops.argsort(descending=True).tolist()
+    if sizes[order[0]] > n:
+        inside = (belongs == order[0]).nonzero().flatten()
+        top = int(scores[inside].argmax())
+        begin = max(0, min(top - n // 3, len(inside) - n))
+        return rows[inside[begin : begin + n]]
+    for index in order:
         if float(tops[index]) < share * most:
             break
         if 0 < sizes[index] <= room:

@@ -9,12 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbkv.fidelity import kl
+from nbkv.models.decode import Sampling
+from nbkv.registry import strategies
+from nbkv.running import Run, follow
+from nbkv.strategy import parse
 from nbkv.tasks.compared import interval, markdown, verdicts
 from nbkv.tasks.evaluate import is_correct
 from nbkv.tasks.ledger import ledger
@@ -29,6 +35,7 @@ PUBLISHED = ("cacheblend", "epic", "prophet", "kvshare", "cachecraft")
 OURS = "passage"
 SEEDS = (101, 102, 103)
 COUNT = 57  # questions of each seed and distance: 513 in all
+_ORDER = ("full", *PUBLISHED, OURS, "oracle")
 _MEASURED = 32  # items of each cell on which the distance to full is measured
 
 
@@ -37,14 +44,15 @@ def questions(seeds: Sequence[int], n: int, distances: Sequence[int] = (1, 2, 3)
     return [item for seed in seeds for far in distances for item in ledger(seed=seed, n=n, chunks=8, distance=far)]
 
 
-def specs(budgets: Sequence[float] = BUDGETS) -> list[Any]:
-    """Return every row of the table: full, naive, the published methods and ours at each budget, the oracles."""
-    from nbkv.registry import strategies  # noqa: PLC0415  (tasks load without torch)
+def specs(methods: Sequence[str] = ()) -> list[Any]:
+    """Return the rows of the table: full, naive, the published methods and ours at each budget, the oracles.
 
-    methods = [name for name in (*PUBLISHED, OURS) if name in strategies.names()]
-    cells: list[Any] = ["full", "cacheblend(budget=0.0)"]
-    cells += [f"{name}(budget={budget})" for name in methods for budget in budgets]
-    return [*cells, *(oracle(kind) for kind in ORACLES)]
+    With ``methods``, only theirs.
+    """
+    if methods:
+        return [f"{name}(budget={budget})" for name in methods for budget in BUDGETS]
+    named = [name for name in (*PUBLISHED, OURS) if name in strategies.names()]
+    return ["full", "cacheblend(budget=0.0)", *specs(named), *(oracle(kind) for kind in ORACLES)]
 
 
 def measure(
@@ -61,13 +69,14 @@ def measure(
     for sink in sinks:
         for number, item in enumerate(items):
             prompt = [*(_chunk(session, text, sink) for text in item.chunks), item.question]
+            full = _logits(session, prompt, "full") if number < _MEASURED else None
             for row in rows:
                 if row == "full" and sink != sinks[0]:
                     continue
                 strategy = row(session, item, prompt) if callable(row) else row
                 name = str(strategy)
                 cell = cells.setdefault((name, "" if name == "full" else sink), {})
-                for key, value in _ask(session, item, prompt, strategy, far=number < _MEASURED).items():
+                for key, value in _ask(session, item, prompt, strategy, full).items():
                     cell.setdefault(key, []).append(value)
     return [_summary(name, sink, cell, items) for (name, sink), cell in cells.items()]
 
@@ -82,26 +91,28 @@ def _ask(
     item: Item,
     prompt: list[Any],
     strategy: Any,  # noqa: ANN401
-    *,
-    far: bool,
+    full: Any,  # noqa: ANN401
 ) -> dict[str, float]:
     result = session.generate(prompt, strategy=strategy, max_new_tokens=8)
-    kl = float("nan")
-    if far and str(strategy) != "full":
-        kl = session.compare(prompt, ["full", strategy], repeat=1, max_new_tokens=1).rows[-1]["kl"]
     return {
         "right": float(is_correct(result.text, item.answers)),
         "share": result.compute.share,
         "ttft_s": result.timing.ttft_s,
-        "kl": kl,
+        "kl": float("nan") if full is None else kl(full, _logits(session, prompt, strategy)),
     }
+
+
+def _logits(session: Any, prompt: list[Any], strategy: Any) -> Any:  # noqa: ANN401
+    """Return the logits ``[V]`` after the prompt; nothing is kept or counted."""
+    run = Run(session._open(), parse(strategy), session._prompt(prompt), Sampling(max_new_tokens=1))  # noqa: SLF001
+    return follow(run, [0])[0]
 
 
 def _summary(name: str, sink: str, cell: dict[str, list[float]], items: Sequence[Item]) -> dict[str, Any]:
     right = np.array(cell["right"])
     carried = np.array([item.kind == "carried" for item in items])
     low, high = interval(right[carried])
-    kl = [value for value in cell["kl"] if value == value]  # noqa: PLR0124  (not measured: NaN)
+    far = [value for value in cell["kl"] if value == value]  # noqa: PLR0124  (not measured: NaN)
     return {
         "strategy": name,
         "sink": sink,
@@ -110,20 +121,24 @@ def _summary(name: str, sink: str, cell: dict[str, list[float]], items: Sequence
         "high": high,
         "local": float(right[~carried].mean()),
         "share": statistics.fmean(cell["share"]),
-        "kl": statistics.fmean(kl) if kl else None,
+        "kl": statistics.fmean(far) if far else None,
         "ttft_s": statistics.median(cell["ttft_s"]),
         "right": [int(value) for value in right],
     }
 
 
-def main(model: str = "tiny", folder: str = "docs") -> None:
-    """Measure the whole table and write it."""
+def main(methods: Sequence[str] = (), model: str = "tiny", folder: str = "docs") -> None:
+    """Measure the table, or anew the rows of ``methods`` in the one there is, and write it."""
     import nbkv  # noqa: PLC0415
-    from nbkv.strategy import parse  # noqa: PLC0415
 
     items, at = questions(SEEDS, COUNT), parse(f"{OURS}(budget=0.2)").spec
+    out = Path(folder)
+    kept = json.loads((out / "tables" / "chunks.json").read_text(encoding="utf-8"))["rows"] if methods else []
     with nbkv.load(model, strategy="full") as session:
-        rows = measure(session, items, specs())
+        rows = measure(session, items, specs(methods))
+    known = {(row["strategy"], row["sink"]) for row in rows}
+    rows = [*(row for row in kept if (row["strategy"], row["sink"]) not in known), *rows]
+    rows.sort(key=lambda row: (row["sink"], _ORDER.index(row["strategy"].split("(")[0]), row["share"]))
     data = {
         "regime": f"`{model}`, {len(items)} questions on 8 chunks, seeds {SEEDS}, distances 1 to 3",
         "at": at,
@@ -131,11 +146,10 @@ def main(model: str = "tiny", folder: str = "docs") -> None:
         "rows": rows,
         "verdicts": verdicts(rows, items, PUBLISHED, at),
     }
-    out = Path(folder)
     (out / "tables").mkdir(parents=True, exist_ok=True)
     (out / "tables" / "chunks.json").write_text(json.dumps(data) + "\n", encoding="utf-8")
     (out / "chunks.md").write_text(markdown(data), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -261,3 +261,22 @@ def test_an_answer_is_a_chunk_where_the_store_still_has_it(session_of, words):
 
     assert result.tokens.reused >= 8
     assert isinstance(session._prompt([answer, "w1"]), Prompt)
+
+
+@pytest.mark.parametrize("other", ["rope", "dtype", "weights"])
+def test_a_chunk_of_another_model_is_refused(make_model, tokenizer, words, other):
+    one = make_model("llama")
+    if other == "rope":
+        two = make_model("llama", rope_parameters={"rope_type": "default", "rope_theta": 5000.0})
+    else:
+        two = make_model("llama", seed=0 if other == "dtype" else 1)
+        two = two.to(torch.bfloat16) if other == "dtype" else two
+    with nbkv.load(one, tokenizer=tokenizer) as first, nbkv.load(two, tokenizer=tokenizer) as second:
+        chunk = first.chunk(words(9), name="c")
+        with pytest.raises(nbkv.BadPrompt, match="made by another model"):
+            second.generate([words(3), chunk, words(2)], strategy="blend")
+
+
+def test_a_chunk_longer_than_the_context_is_refused(session_of, words):
+    with pytest.raises(nbkv.BadPrompt, match="context is 512"):
+        session_of("llama").chunk(words(600), name="long")

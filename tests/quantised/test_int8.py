@@ -8,6 +8,8 @@ import torch
 import nbkv
 from nbkv.models.fingerprint import fingerprint
 
+pytest.importorskip("torchao", reason="make test installs torchao apart and runs this folder with it")
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 
