@@ -15,9 +15,10 @@ from nbkv.models.adapter import ModelAdapter, Work
 from nbkv.models.codec import Codec
 from nbkv.models.decode import Chooser, Sampling, TextStream, eos_ids
 from nbkv.models.prompt import Prompt
-from nbkv.result import Compute, Provenance, Result, Timing
+from nbkv.result import Chunk, Compute, Provenance, Result, Timing
 from nbkv.stopping import Stopped, Stopper
 from nbkv.stores.memory import MemoryStore
+from nbkv.stores.shelf import Shelf
 from nbkv.strategy import Context, Prefilled, Request, Strategy
 
 
@@ -33,11 +34,21 @@ class Engine:
     session: str
     tenant: str
     notes: tuple[str, ...] = ()
+    shelf: Shelf = field(default_factory=Shelf)
+
+    def __post_init__(self) -> None:
+        """Let what strategies keep for themselves go when the store is cleared."""
+        self.store.shelves.add(self.shelf)
 
     @property
     def eos(self) -> frozenset[int]:
         """Return the token ids that end an answer."""
         return eos_ids(getattr(self.adapter.model, "generation_config", None))
+
+    def keeps(self, chunk: Chunk) -> bool:
+        """Return whether the store still has all of ``chunk``."""
+        path = (*chunk.sink, *chunk.token_ids)
+        return self.store.holds(self.context().space(), path) == len(path)
 
     def context(self, number: int = 0) -> Context:
         """Return what a strategy works with; layers are followed by the stop flag and by events, if anybody listens."""
@@ -50,9 +61,8 @@ class Engine:
                 self.bus.emit(Layer(**who, index=index, n_layers=n_layers, rows=rows))
 
         model = self.adapter.fingerprint
-        return Context(
-            self.adapter, self.store, self.bus, model, self.tenant, **who, on_layer=on_layer, pieces=self.codec.pieces
-        )
+        own: dict[str, Any] = {"on_layer": on_layer, "pieces": self.codec.pieces, "shelf": self.shelf}
+        return Context(self.adapter, self.store, self.bus, model, self.tenant, **who, **own)
 
 
 @dataclass
@@ -84,6 +94,7 @@ class Run:
             self._finish("interrupted", text, None)
             return
         self._mark("prefilled")
+        request = replace(request, max_new_tokens=min(request.max_new_tokens, self._room(prefilled)))
         reason = "interrupted"
         try:
             with self.strategy.decoding(prefilled, ctx):
@@ -123,26 +134,28 @@ class Run:
             if reason:
                 return
             engine.stopper.check()
-            at = len(request.ids) + count - 1
+            at = len(request.ids) + prefilled.extra + count - 1
             if at == engine.adapter.capabilities.rope_switch:
                 logits = self._start_over(prefilled, request, work)
             else:
-                logits = engine.adapter.forward(engine.adapter.tensor([token]), prefilled.cache, start=at, work=work)[
-                    -1
-                ]
+                logits = self.strategy.step(token, at, prefilled, ctx, work)
 
     def _start_over(self, prefilled: Prefilled, request: Request, work: Work) -> torch.Tensor:
         """Run everything again in a cache of its own: from here on the model turns all tokens by other angles."""
         adapter, ids = self.engine.adapter, (*request.ids, *self._tokens)
-        prefilled.cache = adapter.new_cache(len(request.ids) + request.max_new_tokens)
+        prefilled.cache, prefilled.extra = adapter.new_cache(len(request.ids) + request.max_new_tokens), 0
         why = f"longrope changes its angles after {len(ids) - 1} tokens: prompt and answer so far were run again"
         prefilled.notes.append(why)
         self.engine.bus.emit(Fallback(**self._who(), why=why))
         return adapter.forward(adapter.tensor(ids), prefilled.cache, start=0, work=work)[-1]
 
     def _request(self) -> Request:
-        room = self.engine.adapter.capabilities.context - len(self.prompt.ids)
-        return Request(self.prompt, min(self.sampling.max_new_tokens, room), keep=self.keep)
+        return Request(self.prompt, min(self.sampling.max_new_tokens, self._room()), keep=self.keep)
+
+    def _room(self, prefilled: Prefilled | None = None) -> int:
+        """Return how many tokens of the answer fit behind the prompt and what a strategy added to it."""
+        extra = 0 if prefilled is None else prefilled.extra
+        return self.engine.adapter.capabilities.context - len(self.prompt.ids) - extra
 
     def _finish(self, reason: str, text: TextStream, prefilled: Prefilled | None) -> None:
         self._mark("end")
@@ -174,8 +187,8 @@ class Run:
         self.engine.bus.emit(Finished(**self._who(), result=summary(self.result)))
 
     def _notes(self, prefilled: Prefilled | None) -> tuple[str, ...]:
-        notes = list(self.engine.notes)
-        room = self.engine.adapter.capabilities.context - len(self.prompt.ids)
+        notes = [*self.engine.notes, *self.prompt.notes]
+        room = self._room(prefilled)
         if room < self.sampling.max_new_tokens:
             notes.append(f"answer limited to {room} tokens by the model's context")
         if prefilled is None:
@@ -224,8 +237,8 @@ def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
             for count, token in enumerate(tokens):
                 picked.append(int(logits.argmax()))
                 if count + 1 < len(tokens):
-                    step = run.engine.adapter.tensor([token])
-                    logits = run.engine.adapter.forward(step, prefilled.cache, start=len(request.ids) + count)[-1]
+                    at = len(request.ids) + prefilled.extra + count
+                    logits = run.strategy.step(token, at, prefilled, ctx)
     finally:
         run.strategy.commit(prefilled, request.ids, request, ctx)
     return prefilled.logits, picked

@@ -95,18 +95,20 @@ class Session:
         *,
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
+        match: str | None = None,
         force: bool = False,
         **options: Any,  # noqa: ANN401
     ) -> Result:
         """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
 
         ``options``: ``max_new_tokens`` (64), ``temperature`` (0: greedy), ``seed``, ``top_p``, ``top_k``,
-        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``. ``force`` runs a strategy that failed its
-        self-check. Ctrl-C raises ``KeyboardInterrupt`` whose
-        ``result`` is what there was; after ``stop()`` that result is returned. Raises ``BadPrompt``, ``BadOption``,
-        ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
+        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``. ``match="auto"`` also
+        takes this session's chunks for given where they stand in plain text with all of their own token ids (at its
+        borders text may be tokenised differently). ``force`` runs a strategy that failed its self-check. Ctrl-C raises
+        ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is returned. Raises
+        ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
-        stream = self.stream(prompt, strategy=strategy, stop=stop, force=force, **options)
+        stream = self.stream(prompt, strategy=strategy, stop=stop, match=match, force=force, **options)
         for _ in stream:
             pass
         assert stream.result is not None  # noqa: S101
@@ -118,12 +120,14 @@ class Session:
         *,
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
+        match: str | None = None,
         force: bool = False,
         **options: Any,  # noqa: ANN401
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
         engine, wanted = self._open(), sampling(stop, options)
-        run = Run(engine, self._chosen(strategy, force=force), self._prompt(prompt), wanted, self._next_number())
+        chosen, asked = self._chosen(strategy, force=force), self._prompt(prompt, match)
+        run = Run(engine, chosen, asked, wanted, self._next_number())
         return Stream(run, self._gate, self._remember)
 
     def chat(self, system: str | None = None) -> Chat:
@@ -170,6 +174,7 @@ class Session:
         *,
         repeat: int = 3,
         stop: str | Sequence[str] | None = None,
+        match: str | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Comparison:
         """Run one prompt under several strategies, in turns, ``repeat`` times each, and measure all against ``full``.
@@ -181,7 +186,7 @@ class Session:
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
             message = f"repeat={repeat!r} is not accepted: repeat is a whole number >= 1"
             raise BadOption(message)
-        wanted, ids = sampling(stop, options), self._prompt(prompt)
+        wanted, ids = sampling(stop, options), self._prompt(prompt, match)
         chosen = [self._chosen(one) for one in split(strategies)]
         with self._gate.request():
             table = comparing.compare(replace(engine, bus=Bus()), chosen, ids, wanted, repeat)
@@ -317,11 +322,17 @@ class Session:
     def _verdict_name(self, strategy: Strategy) -> str:
         return f"{strategy.spec}@{self._open().adapter.fingerprint}"
 
-    def _prompt(self, prompt: prompts.PromptLike) -> prompts.Prompt:
+    def _prompt(self, prompt: prompts.PromptLike, match: str | None = None) -> prompts.Prompt:
         engine = self._open()
+        if match not in {None, "auto"}:
+            message = f"match={match!r} is not accepted: match is None or 'auto'"
+            raise BadOption(message)
         built = prompts.build(engine.codec, prompt, engine.adapter.fingerprint, engine.eos)
         self._fits(len(built.ids))
-        return built
+        if match is None:
+            return built
+        own = [chunk for chunk in self.chunks.values() if chunk.model == engine.adapter.fingerprint]
+        return prompts.matched(built, own, engine.keeps)
 
     def _fits(self, tokens: int) -> None:
         context = self._open().adapter.capabilities.context

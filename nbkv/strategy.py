@@ -21,6 +21,7 @@ from nbkv.models.prompt import Prompt
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
 from nbkv.stores.memory import Lease, MemoryStore
+from nbkv.stores.shelf import Shelf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,8 @@ class Context:
     """What a strategy works with; ``model`` is the fingerprint of ``adapter``'s weights as this request began.
 
     ``on_layer(index, rows)`` is called after each layer and may end the request; ``pieces(ids)`` gives the text of each
-    token.
+    token. ``shelf`` is this session's: what a strategy keeps there, under its own name, only later requests of the same
+    session find.
     """
 
     adapter: ModelAdapter
@@ -59,6 +61,7 @@ class Context:
     request: int = 0
     on_layer: Callable[[int, int], None] | None = None
     pieces: Callable[[Sequence[int]], tuple[str, ...]] = lambda ids: ("",) * len(ids)
+    shelf: Shelf = field(default_factory=Shelf)
 
     def space(self, lineage: str = "exact") -> Space:
         """Return where KV of this model and tenant with ``lineage`` may be kept and found."""
@@ -76,7 +79,11 @@ class Context:
 
 @dataclass(kw_only=True)
 class Prefilled:
-    """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token."""
+    """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token.
+
+    ``own`` is whatever the strategy's prefill leaves to its later stages.
+    ``extra`` rows of the cache stand for no token of the prompt; the answer's positions come after them too.
+    """
 
     cache: AnyCache
     logits: torch.Tensor
@@ -88,6 +95,8 @@ class Prefilled:
     select_s: float = 0.0
     notes: list[str] = field(default_factory=list)
     lease: Lease | None = None
+    own: Any = None
+    extra: int = 0
 
 
 @dataclass(kw_only=True)
@@ -152,6 +161,10 @@ class Strategy:
     def decoding(self, prefilled: Prefilled, ctx: Context) -> AbstractContextManager[object]:  # noqa: ARG002
         """Return what must be attached to the model while the answer is decoded."""
         return nullcontext()
+
+    def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
+        """Run one decoded ``token`` at position ``at`` and return the logits ``[V]`` after it."""
+        return ctx.adapter.forward(ctx.adapter.tensor([token]), prefilled.cache, start=at, work=work)[-1]
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep what may be kept of ``ids``, prompt and answer; the last of them may have no KV in the cache yet."""

@@ -16,6 +16,7 @@ from nbkv.models.prompt import Prompt
 from nbkv.models.relocation import alone, looked_at
 from nbkv.running import Engine
 from nbkv.stores.memory import MemoryStore
+from nbkv.stores.shelf import Shelf
 from nbkv.strategy import Prefilled, Request, Strategy
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def verify(engine: Engine, strategies: Sequence[Strategy]) -> Report:
     A strategy the model cannot serve is a row that says why; it fails nothing.
     """
     adapter = engine.adapter
-    scratch = replace(engine, store=MemoryStore(limit=2**40), bus=Bus())
+    scratch = replace(engine, store=MemoryStore(limit=2**40), bus=Bus(), shelf=Shelf())
     first, second = _prompts(adapter.config.vocab_size, adapter.capabilities.context)
     plain = {ids: _plain(engine, ids) for ids in (first, second)}
     limit = _FP32_LIMIT if adapter.dtype == torch.float32 else _half_limit(engine, first, plain[first])

@@ -7,6 +7,7 @@ selected, where they are scattered and what they may see. What a method adds is 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,7 +16,7 @@ import torch
 
 from nbkv.errors import BadOption
 from nbkv.events import Fallback, Reused
-from nbkv.families.mix import Mix, lay
+from nbkv.families.mix import Held, Mix, lay
 from nbkv.result import Provenance
 from nbkv.strategy import Context, Prefilled, Request, Strategy, timed
 
@@ -54,18 +55,30 @@ class Blend(Strategy):
         Passes made to find out go through ``mix``, which counts them as selection.
         """
 
+    def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, Held]]:  # noqa: ARG002
+        """Return the request with the spans to place, and what to place there, by first position.
+
+        What is not named is placed from the store: a chunk's canonical KV.
+        """
+        return request, {}
+
+    def run(self, mix: Mix, chosen: torch.Tensor) -> torch.Tensor:
+        """Run the rows ``chosen`` and all without KV; return the logits ``[V]`` after the last token."""
+        return mix.finish(chosen)
+
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Place what is known, select, run the selected rows and all that had no KV."""
         if len(request.ids) > ctx.adapter.capabilities.stable_context:
             return self._in_full(request, ctx)
         clock = timed()
-        mix = lay(request, ctx)
+        request, held = self.supply(request, ctx)
+        mix = lay(request, ctx, held)
         load_s, clock = clock(), timed()
         for _, span, _ in mix.placed:
             ctx.tell(Reused, start=span.start, stop=span.stop, tier=ctx.store.name)
         chosen = mix.reused if self.budget == 1 else self.select(mix)
         select_s = clock()
-        logits = mix.finish(chosen)
+        logits = self.run(mix, chosen)
         return Prefilled(
             cache=mix.cache,
             logits=logits,
@@ -75,6 +88,7 @@ class Blend(Strategy):
             load_s=load_s,
             select_s=select_s,
             notes=mix.notes,
+            own=mix,
         )
 
     def _in_full(self, request: Request, ctx: Context) -> Prefilled:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import torch
 
 from nbkv import selection
 from nbkv.families.prefix import encode
-from nbkv.kv import Span
+from nbkv.kv import KV, Span
 from nbkv.models.adapter import Front, ModelAdapter, Work
 from nbkv.models.attention import OnAttention, watched
 from nbkv.models.cache import GrowingCache
@@ -29,13 +29,22 @@ class Placed(NamedTuple):
     encoded: bool
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Held:
+    """KV that a strategy has of a span, made with its first token at position ``base``; without ``kv``, the store's."""
+
+    kv: KV | None = None
+    base: int = 0
+
+
 @dataclass(eq=False)
 class Mix:
     """One prompt of ``length`` tokens whose KV comes from several places; all rows are absolute positions.
 
     ``prefix`` first tokens are an exact prefix (``known`` would be, but for the last row); ``reused`` ``[R]`` are rows
     ``placed`` from chunks; ``fresh`` ``[F]`` are rows without KV; ``last`` ``[1]`` is the prompt's last row, which
-    always runs. ``cache`` holds all of it.
+    always runs. ``cache`` holds all of it. ``held`` is what the strategy supplied, by first position;
+    ``found`` is what it learned on the way and needs again.
     """
 
     adapter: ModelAdapter
@@ -48,6 +57,8 @@ class Mix:
     select_work: Work
     pieces: Callable[[Sequence[int]], tuple[str, ...]]
     notes: list[str] = field(default_factory=list)
+    held: Mapping[int, Held] = field(default_factory=dict)
+    found: dict[str, torch.Tensor] = field(default_factory=dict)
     _rows: torch.Tensor | None = None
     _front: Front | None = None
 
@@ -97,17 +108,20 @@ class Mix:
 
     # passes
 
-    def begin(self, rows: torch.Tensor) -> None:
-        """Take ``rows`` through the layers from the first one on; rows without KV are always with them."""
+    def begin(self, rows: torch.Tensor) -> torch.Tensor:
+        """Take ``rows`` through the layers from the first one on, with all rows without KV; return them all."""
         self._rows, self._front = self._with_fresh(rows), None
+        return self._rows
 
     def advance(self, stop: int, *, select: bool) -> torch.Tensor:
         """Run the rows under way up to layer ``stop``, counted as selection or not; return them."""
         assert self._rows is not None  # noqa: S101
         work = self.select_work if select else self.rows_work
-        self._front = self.adapter.advance(
+        front = self.adapter.advance(
             self.ids[self._rows], self._rows, self.cache, stop=stop, since=self._front, work=work
         )
+        # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
+        self._front = None if self.adapter.capabilities.shared_kv else front
         return self._rows
 
     def narrow(self, rows: torch.Tensor) -> None:
@@ -128,11 +142,11 @@ class Mix:
         some = self.ids[self._rows]
         return self.adapter.recompute(some, self._rows, self.cache, since=self._front, work=self.rows_work)[-1]
 
-    def deviation(self, layer: int, side: str = "kv") -> torch.Tensor:
+    def deviation(self, layer: int, side: str = "kv", power: int = 2) -> torch.Tensor:
         """Run the rows under way through ``layer``, counted as selection; return how far their K/V are from the cached.
 
-        Float32 ``[n]`` by position: squared distance summed over heads, of keys (``k``), values (``v``) or both; 0 for
-        rows that did not run.
+        Float32 ``[n]`` by position: differences to the ``power`` summed over heads and dimensions, of keys (``k``),
+        values (``v``) or both; 0 for rows that did not run.
         """
         distance = torch.zeros(self.length, device=self.ids.device)
         rows = self._rows
@@ -141,8 +155,8 @@ class Mix:
         def compare(old: tuple[torch.Tensor, torch.Tensor], new: tuple[torch.Tensor, torch.Tensor]) -> None:
             for name, before, now in zip("kv", old, new, strict=True):
                 if name in side:
-                    squared = (before.float() - now.float()).square().sum(dim=(0, 2))
-                    distance.index_add_(0, rows, squared.to(distance.device))
+                    powers = (before.float() - now.float()).abs().pow(power).sum(dim=(0, 2))
+                    distance.index_add_(0, rows, powers.to(distance.device))
 
         with self.cache.watching(layer, compare):
             self.advance(layer + 1, select=True)
@@ -178,17 +192,21 @@ class Mix:
         return together
 
 
-def lay(request: Request, ctx: Context) -> Mix:
+def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, *, upto: int | None = None) -> Mix:
     """Return the prompt with everything placed that the store has: an exact prefix, then chunks at their positions.
 
-    A canonical chunk that has left the store is encoded again, and a note says so; of an answer used as a chunk only
-    what the store still has is placed.
+    The prefix is taken from the first ``upto`` tokens only (None: from all but the last). Where ``held`` has KV for the
+    chunk that begins at a position, that is placed. A canonical chunk that has left the store is encoded again, and a
+    note says so; of an answer used as a chunk only what the store still has is placed.
     """
     ids, work = request.ids, ctx.work()
     notes: list[str] = []
-    encoded = _encode_missing(request, ctx, work, notes)
+    held = held or {}
+    own = {start: each for start, each in held.items() if each.kv is not None}
+    stored = [each for each in request.prompt.chunks if each[1] not in own]
+    encoded = _encode_missing(stored, ctx.store.holds(ctx.space(), ids[:upto]), ctx, work, notes)
     cache = GrowingCache(len(ids) + request.max_new_tokens)
-    known = ctx.store.holds(ctx.space(), ids)
+    known = ctx.store.holds(ctx.space(), ids[:upto])
     prefix = min(known, len(ids) - 1)
     if prefix:
         with ctx.store.reading(ctx.space(), ids[:prefix]) as pieces:
@@ -196,15 +214,22 @@ def lay(request: Request, ctx: Context) -> Mix:
                 cache.write(at, kv)
     placed = []
     for chunk, start, stop in request.prompt.chunks:
-        if stop > prefix and (span := _place(chunk, start, prefix, ctx, cache)).length:
-            placed.append(Placed(chunk, span, encoded=chunk in encoded))
+        if stop <= prefix:
+            continue
+        one = own.get(start)
+        span = _place(chunk, start, prefix, ctx, cache) if one is None else _put(one, start, prefix, ctx, cache)
+        if span.length:
+            placed.append(Placed(chunk, span, encoded=one is None and chunk in encoded))
     cache.cover(len(ids))
-    return Mix(ctx.adapter, ctx.adapter.tensor(ids), cache, prefix, known, placed, work, ctx.work(), ctx.pieces, notes)
+    works = work, ctx.work()
+    return Mix(ctx.adapter, ctx.adapter.tensor(ids), cache, prefix, known, placed, *works, ctx.pieces, notes, held)
 
 
-def _encode_missing(request: Request, ctx: Context, work: Work, notes: list[str]) -> list[Chunk]:
-    known, encoded = ctx.store.holds(ctx.space(), request.ids), []
-    for chunk, _, stop in request.prompt.chunks:
+def _encode_missing(
+    chunks: Sequence[tuple[Chunk, int, int]], known: int, ctx: Context, work: Work, notes: list[str]
+) -> list[Chunk]:
+    encoded = []
+    for chunk, _, stop in chunks:
         path = (*chunk.sink, *chunk.token_ids)
         if chunk.lineage == "canonical" and stop > known and ctx.store.holds(ctx.space(), path) < len(path):
             encode(path, ctx, work)
@@ -224,3 +249,14 @@ def _place(chunk: Chunk, start: int, prefix: int, ctx: Context, cache: GrowingCa
             cache.write(start + at - behind, ctx.adapter.rope.move(kv, old, old + (start - behind)))
             stop = start + at - behind + kv.length
     return Span(start + skipped, stop)
+
+
+def _put(held: Held, start: int, prefix: int, ctx: Context, cache: GrowingCache) -> Span:
+    """Put a strategy's own KV where it stands, from ``start`` on; ``prefix`` first rows are there."""
+    assert held.kv is not None  # noqa: S101
+    assert ctx.adapter.rope is not None  # noqa: S101
+    skipped = max(0, prefix - start)
+    kv, old = held.kv[skipped:], torch.arange(skipped, held.kv.length) + held.base
+    moved = kv if held.base == start else ctx.adapter.rope.move(kv, old, old + (start - held.base))
+    cache.write(start + skipped, moved)
+    return Span(start + skipped, start + held.kv.length)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from nbkv.models.capabilities import Capabilities
 from nbkv.models.fingerprint import Identity
 from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.record import Record
+from nbkv.models.soft import stand_in
 from nbkv.models.walk import Halted, Stretch, Walk
 from nbkv.rope import Rope
 
@@ -91,6 +93,11 @@ class ModelAdapter:
     def keeps_states(self) -> bool:
         """Return whether the model's forward takes a cache of states instead of past keys and values."""
         return "past_key_values" not in self._accepts and bool({"cache_params", "state"} & self._accepts)
+
+    @cached_property
+    def takes_embeddings(self) -> bool:
+        """Return whether embeddings can be given in place of token ids (``models.soft``); tried at the first ask."""
+        return stand_in(self)
 
     @property
     def n_layers(self) -> int:

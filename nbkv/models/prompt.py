@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from nbkv import hashing
 from nbkv.errors import BadPrompt
 from nbkv.models.codec import Codec
 from nbkv.result import Chunk, Result
 
 Part = str | Chunk | Result
 Message = Mapping[str, Any]
+_ANCHOR = 16  # first tokens of a chunk that are looked for; shorter chunks would be found by accident
+
 PromptLike = str | Chunk | Result | Sequence[Part] | Sequence[Message]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, and the spans ``(chunk, start, stop)`` in which a chunk's own ids stand."""
+    """Token ids, the spans ``(chunk, start, stop)`` in which a chunk's own ids stand, and what a result should note."""
 
     ids: tuple[int, ...]
     chunks: tuple[tuple[Chunk, int, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def build(codec: Codec, prompt: PromptLike, model: str, eos: frozenset[int]) -> Prompt:
@@ -46,6 +52,30 @@ def build(codec: Codec, prompt: PromptLike, model: str, eos: frozenset[int]) -> 
         for number, part in enumerate(parts):
             writer.add(part, first=number == 0)
     return Prompt(tuple(writer.ids), tuple(writer.chunks))
+
+
+def matched(prompt: Prompt, chunks: Sequence[Chunk], held: Callable[[Chunk], bool]) -> Prompt:
+    """Return ``prompt`` with those of ``chunks`` that stand in it unmarked, as if they had been given as parts.
+
+    The ids stay as they are, and a chunk is found where all of its own ids stand: text may be tokenised differently
+    where a chunk borders on other text, and is then not found. The longest come first and none overlaps another or a
+    chunk that was given; those of fewer than 16 tokens, and those not ``held`` any more, are left out.
+    """
+    chunks = [chunk for chunk in chunks if len(chunk) >= _ANCHOR]
+    ids, known = np.array(prompt.ids), [np.array(chunk.token_ids) for chunk in chunks]
+    hashed = [hashing.rolling(each[:_ANCHOR], _ANCHOR) for each in known]
+    found = hashing.find(ids, known, hashed, _ANCHOR)
+    wholes = [match for match in found if match.length == len(known[match.which]) and held(chunks[match.which])]
+    taken = np.zeros(len(ids), dtype=np.bool_)
+    for _, start, stop in prompt.chunks:
+        taken[start:stop] = True
+    spans = [
+        (chunks[match.which], match.at, match.at + match.length)
+        for match in hashing.apart(wholes, taken, _ANCHOR, whole=True)
+    ]
+    every = sorted((*prompt.chunks, *spans), key=lambda span: span[1])
+    note = f"matched {len(spans)} chunk{'s' * (len(spans) != 1)} in the text"
+    return replace(prompt, chunks=tuple(every), notes=(*prompt.notes, note))
 
 
 class _Writer:

@@ -17,6 +17,7 @@ from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space
 from nbkv.radix import Node, RadixTree
 from nbkv.stores.lines import Buffer, Home, Line
+from nbkv.stores.shelf import Shelves
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,7 @@ class MemoryStore:
     bus: Bus = field(default_factory=Bus)
     name: str = "memory"
     counts: Counts = field(default_factory=Counts)
+    shelves: Shelves = field(default_factory=Shelves)
 
     def __post_init__(self) -> None:
         """Start empty."""
@@ -130,8 +132,9 @@ class MemoryStore:
             return sum(len(node.ids) for node in tree.match(ids)) if tree else 0
 
     def clear(self) -> None:
-        """Forget everything; a line on lease stays until its request ends."""
+        """Forget everything, shelves included; a line on lease stays until its request ends."""
         with self._lock:
+            self.shelves.clear()
             self._trees.clear()
             self._tails = 0
             self._lines = [line for line in self._lines if line.leased]

@@ -107,7 +107,8 @@ def test_the_budget_is_kept(session_of, words, name):
     session = session_of("qwen3")
     chunks = [session.chunk(words(20, seed=i), name=str(i)) for i in range(4)]
     for budget in (0.0, 0.1, 0.35):
-        result = session.generate([words(2), *chunks, words(4, seed=8)], strategy=at(name, budget), max_new_tokens=2)
+        # one token: what a strategy recomputes while it decodes has a measure of its own
+        result = session.generate([words(2), *chunks, words(4, seed=8)], strategy=at(name, budget), max_new_tokens=1)
 
         assert result.tokens.recomputed <= -(-80 * budget // 1)
         if budget == 0:

@@ -1,0 +1,50 @@
+"""Soft tokens: rows of a prompt whose input embeddings are given, as no token of the vocabulary stands for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+_TOLERANCE = 1e-5
+
+
+@contextmanager
+def soft(model: nn.Module, at: torch.Tensor, vectors: torch.Tensor) -> Iterator[None]:
+    """Within the block each pass takes ``vectors`` ``[n, H]`` as the embeddings of its rows at indices ``at`` ``[n]``.
+
+    Whatever token ids stand at these rows plays no part. ``vectors`` are what the embedding module would return, its
+    scaling included.
+    """
+
+    def put(_module: nn.Module, _given: object, out: torch.Tensor) -> torch.Tensor:
+        return out.index_copy(-2, at.to(out.device), vectors.to(out.device, out.dtype).expand(*out.shape[:-2], -1, -1))
+
+    embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]  # PreTrainedModel, or PEFT around one
+    handle = embedding.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def embeddings(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Return what ``model`` embeds token ``ids`` ``[n]`` as, ``[n, H]``."""
+    with torch.no_grad():
+        embedded: torch.Tensor = model.get_input_embeddings()(ids)  # type: ignore[operator]  # as above
+    return embedded
+
+
+def stand_in(adapter: Any) -> bool:  # noqa: ANN401  (a ModelAdapter, which remembers the answer)
+    """Return whether embeddings can stand in for token ids: the same logits whatever the ids below them are.
+
+    Not where layers look at the ids themselves, as those with per-layer inputs (Gemma 3n) do.
+    """
+    ids, others = adapter.tensor((3, 1, 2, 4)), adapter.tensor((2, 4, 1, 3))
+    expected = adapter.forward(ids, adapter.new_cache(), start=0, keep=len(ids))
+    with soft(adapter.model, torch.arange(len(ids)), embeddings(adapter.model, ids)):
+        logits = adapter.forward(others, adapter.new_cache(), start=0, keep=len(ids))
+    return bool((logits - expected).abs().max() <= _TOLERANCE * expected.abs().max().clamp(min=1.0))

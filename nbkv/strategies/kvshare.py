@@ -1,0 +1,157 @@
+"""KVShare: spans of earlier prompts, and the tokens where attention meets a changed value (arXiv 2503.16525)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from nbkv.families.blend import check_count
+from nbkv.families.harvest import Harvest, Kept
+from nbkv.families.mix import Held, Mix
+from nbkv.hashing import apart, find, rolling
+from nbkv.kv import KV
+from nbkv.models.adapter import Work
+from nbkv.models.attention import Attended, watched
+from nbkv.result import Chunk, Provenance
+from nbkv.selection import best
+from nbkv.strategy import Context, Prefilled, Request
+
+if TYPE_CHECKING:
+    from nbkv.hashing import Hashes, Ids
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Earlier(Kept):
+    """A prompt and its answer as they were run, in order of ``turn``; ``marks`` are hashes of windows of ``ids``."""
+
+    kv: KV
+    ids: Ids
+    marks: Hashes
+    turn: int
+
+
+@dataclass(kw_only=True, repr=False)
+class KVShare(Harvest):
+    """Reuse any run of tokens that an earlier prompt had; recompute by dual-stage high deviation (DHD).
+
+    At prefill, all reused rows run up to ``check_layer``, and the ``budget`` of them that have the highest
+    ``alpha_j |dV_j|_1`` go on: attention received there, times how far the fresh value is from the reused one (the
+    paper tries 10 to 40 %). After each decoded token the rows still as they were are scored again, with that token's
+    attention at the same layer and the same ``|dV_j|_1``, and the best ``decode_tokens`` of them are recomputed before
+    the next token. ``budget=0`` leaves only this second stage, ``decode_tokens=0`` only the first.
+
+    Runs of at least ``shortest`` tokens are found by rolling hash, without marks in the prompt, in what this session
+    ran under this strategy. Chunks that are given keep their canonical KV. Not
+    here: the paper's scheduler, which orders requests of a batch by hit rate, and its sharing between tenants.
+    """
+
+    name: ClassVar[str] = "kvshare"
+    paper: ClassVar[str] = "KVShare, arXiv 2503.16525"
+    summary: ClassVar[str] = "reuse spans of earlier prompts; recompute where attention meets changed values"
+    needs: ClassVar[tuple[str, ...]] = (*Harvest.needs, "attention")
+
+    budget: float = 0.2
+    decode_tokens: int = 3
+    check_layer: int = 1
+    shortest: int = 16
+    store_share: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Refuse shares and counts out of range."""
+        super().__post_init__()
+        check_count("decode_tokens", self.decode_tokens)
+        check_count("check_layer", self.check_layer)
+        check_count("shortest", self.shortest, least=2)
+
+    # spans of earlier prompts
+
+    def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, Held]]:
+        """Return the request with the runs that earlier prompts had too, between the chunks it was given."""
+        ids, given = np.array(request.ids), request.prompt.chunks
+        earlier, held, chunks = self._earlier(ctx), {}, list(given)
+        taken = np.zeros(len(ids), dtype=np.bool_)
+        for _, start, stop in given:
+            taken[start:stop] = True
+        known, marks = [one.ids for one in earlier], [one.marks for one in earlier]
+        for at, which, start, length in apart(find(ids, known, marks, self.shortest), taken, self.shortest):
+            held[at] = Held(kv=earlier[which].kv[start : start + length], base=start)
+            own = request.ids[at : at + length]
+            span = Chunk(name="", text="", token_ids=own, sink=(), model=ctx.model, lineage=self.space(ctx).lineage)
+            chunks.append((span, at, at + length))
+        found = replace(request.prompt, chunks=tuple(sorted(chunks, key=lambda chunk: chunk[1])))
+        return replace(request, prompt=found), held
+
+    def harvest(self, mix: Mix, ids: Sequence[int], request: Request, ctx: Context) -> Sequence[Kept]:  # noqa: ARG002
+        """Return what is known with this prompt and its answer, in place of those that it only continues."""
+        length = min(len(ids), mix.cache.length)
+        new, space = np.array(ids[:length]), self.space(ctx)
+        left = [one for one in self.kept(ctx) if not (one.space == space and _begins(new, one))]
+        turn = 1 + max((one.turn for one in left if isinstance(one, Earlier)), default=0)
+        kv, marks = mix.cache.read(0, length).compact(), rolling(new, self.shortest)
+        return [*left, Earlier(space=space, kv=kv, ids=new, marks=marks, turn=turn)]
+
+    def worth(self, kept: Kept) -> float:
+        """Return when it was run: the oldest go first."""
+        return kept.turn if isinstance(kept, Earlier) else 0
+
+    def _earlier(self, ctx: Context) -> list[Earlier]:
+        space = self.space(ctx)
+        return [one for one in self.kept(ctx) if isinstance(one, Earlier) and one.space == space]
+
+    # which rows
+
+    def select(self, mix: Mix) -> torch.Tensor:
+        """Return the rows with the highest deviation at the check layer (DHD, prefill stage)."""
+        room, layer = mix.room(self.budget), self._layer(mix)
+        if not len(mix.reused) or layer < 0 or not (room or self.decode_tokens):
+            return mix.reused[:room]
+        mix.begin(mix.reused)
+        if layer:
+            mix.advance(layer, select=True)
+        received = torch.zeros(mix.length, device=mix.ids.device)
+
+        def see(seen: Attended) -> None:
+            if seen.layer == layer:
+                received.add_(seen.weights.sum(dim=(0, 1)).to(received.device))
+
+        with mix.watching(see, torch.arange(mix.length, device=mix.ids.device)):
+            moved = mix.found["moved"] = mix.deviation(layer, "v", power=1)
+        return best(deviation(received, moved)[mix.reused], mix.reused, room)
+
+    def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
+        """Run one decoded token, then the rows it shows to deviate most (DHD, decode stage)."""
+        mix = prefilled.own
+        moved = None if mix is None or prefilled.cache is not mix.cache else mix.found.get("moved")
+        left = (prefilled.provenance == Provenance.CHUNK).nonzero()[0]
+        if moved is None or not self.decode_tokens or not len(left):
+            return super().step(token, at, prefilled, ctx, work)
+        rows, received = torch.from_numpy(left).to(moved.device), torch.zeros_like(moved)
+
+        def see(seen: Attended) -> None:
+            if seen.layer == self._layer(mix):
+                received.add_(seen.weights[:, 0, : mix.length].sum(dim=0).to(received.device))
+
+        with watched(ctx.adapter.config, torch.tensor([0]), see):
+            logits = super().step(token, at, prefilled, ctx, work)
+        again = best(deviation(received, moved)[rows], rows, self.decode_tokens)
+        ctx.adapter.recompute(mix.ids[again], again, mix.cache, work=prefilled.rows)
+        prefilled.provenance[again.cpu().numpy()] = Provenance.RECOMPUTED
+        return logits
+
+    def _layer(self, mix: Mix) -> int:
+        """Return the check layer; the last layer cannot be one, since nothing would be left to save behind it."""
+        return min(self.check_layer, mix.n_layers - 2)
+
+
+def deviation(received: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    """Return the DHD scores ``alpha_j |dV_j|_1`` ``[n]``: attention ``received`` times how far values ``moved``."""
+    return received * moved
+
+
+def _begins(new: Ids, one: Kept) -> bool:
+    """Return whether ``one`` is the beginning of ``new``."""
+    return isinstance(one, Earlier) and len(one.ids) <= len(new) and bool((new[: len(one.ids)] == one.ids).all())

@@ -1,0 +1,91 @@
+"""Training of link tokens: what it computes is what ``kvlink`` computes, and a step makes answers likelier."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import torch
+
+import nbkv
+from nbkv.errors import UnsupportedModel
+from nbkv.models import prompt as prompts
+from nbkv.models.decode import Sampling
+from nbkv.models.links import read_links
+from nbkv.running import Run, follow
+from nbkv.strategy import parse
+from nbkv.tasks.linking import Exercise, Linker, exercise
+
+
+@pytest.fixture
+def tiny():
+    with nbkv.load("tiny") as session:
+        yield session
+
+
+def test_training_computes_what_inference_computes(tiny, tmp_path):
+    linker = Linker(tiny, links=3, slots=4, batch=2, questions=2, seed=1)
+    with torch.no_grad():
+        linker.own.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    linker.save(tmp_path / "links.safetensors")
+    draw = Random(4)
+    batch = [exercise(draw, linker.encode, linker.end, chunks=4, questions=2) for _ in range(2)]
+    logits, wanted = linker.answers(batch)
+    logits = logits.detach()
+    strategy, at, engine = parse(f"kvlink({str(tmp_path / 'links.safetensors')!r})"), 0, tiny._engine
+
+    for one in batch:
+        text = [tiny.tokenizer.decode(ids) for ids in one.chunks]
+        chunks = [tiny.chunk(words, name=f"c{n}") for n, words in enumerate(text)]
+        assert [list(chunk.token_ids) for chunk in chunks] == one.chunks
+        for question, answer in one.asked:
+            built = prompts.build(
+                engine.codec, [*chunks, tiny.tokenizer.decode(question)], engine.adapter.fingerprint, engine.eos
+            )
+            first, picked = follow(Run(engine, strategy, built, Sampling()), answer)
+            due = logits[at : at + len(answer)]
+            assert float((first - due[0]).abs().max()) <= 1e-4 * max(1.0, float(first.abs().max()))
+            assert picked == due.argmax(-1).tolist()
+            assert wanted[at : at + len(answer)].tolist() == answer
+            at += len(answer)
+    assert at == len(wanted)
+
+
+def test_a_step_makes_answers_likelier_and_touches_nothing_else(session_of):
+    session = session_of("qwen3")
+    linker = Linker(session, links=2, slots=3, minutes=1, peak=3.0)  # the rate rises over its first hundred steps
+    before = session.adapter.fingerprint
+    draw = Random(0)
+    ids = [[draw.randrange(3, 190) for _ in range(7)] for _ in range(5)]
+    batch = [Exercise(ids[:3], [(ids[3], ids[4])])]
+    losses = [linker.step(batch)[0] for _ in range(12)]
+
+    assert losses[-1] < 0.8 * losses[0]
+    assert session.adapter.fingerprint == before
+    assert all(parameter.grad is None for parameter in session.adapter.model.parameters())
+    assert linker.vectors.shape == (3, 2, 64)
+
+
+def test_a_run_ends_in_time_and_gives_a_file(tiny, tmp_path):
+    linker = Linker(tiny, links=2, slots=2, batch=1, questions=1, minutes=0.01)
+    records = list(linker.run())
+    linker.save(tmp_path / "links.safetensors")
+
+    assert records[-1]["step"] == linker.steps > 0
+    assert 0.6 <= linker.seconds < 10
+    links = read_links(tmp_path / "links.safetensors")
+    assert links.vectors.shape == (2, 2, 128)
+    assert links.trained_on == tiny.adapter.fingerprint
+
+
+def test_same_seed_same_exercises(tiny):
+    first, second = (Linker(tiny, slots=5, batch=2, seed=3) for _ in range(2))
+
+    assert first.draw() == second.draw()
+    assert torch.equal(first.vectors, second.vectors)
+    assert first.draw() != Linker(tiny, slots=5, batch=2, seed=4).draw()
+
+
+def test_sliding_windows_are_refused(session_of):
+    with pytest.raises(UnsupportedModel, match="link tokens are trained on full attention only"):
+        Linker(session_of("mistral"))
