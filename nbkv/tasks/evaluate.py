@@ -72,10 +72,12 @@ def _item_row(
     prompt = [*(_chunk(session, text, sink) for text in item.chunks), item.question]
     if callable(strategy):
         strategy = strategy(session, item, prompt)
+    # Before the answer: what a strategy keeps of a prompt must not help it with the same one.
+    kl = _kl(session, prompt, strategy) if fidelity else None
     result = session.generate(prompt, strategy=strategy, max_new_tokens=max_new_tokens or _room(answer))
     row = _figures(result, answer)
-    if fidelity:
-        row["kl"] = _kl(session, prompt, strategy)
+    if kl is not None:
+        row["kl"] = kl
     return {"kind": item.kind, **row}
 
 
