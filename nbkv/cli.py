@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("bench", help="measure side by side with the baselines")
     one.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (all)")
     one.add_argument("--shape", help="another model shape: s06, tiny or mini")
-    one.add_argument("--context", type=int, default=2048, help="cached tokens (%(default)s)")
+    one.add_argument("--context", type=int, help="cached tokens (each benchmark's own number, mostly 2048)")
     one.add_argument("--rounds", type=int, default=5, help="rounds after warm-up (%(default)s)")
     one.add_argument("--no-peers", dest="peers", action="store_false", help="leave out what pip would have to install")
     one.add_argument("--json", metavar="FILE", help="also write the rows as JSON")

@@ -15,6 +15,7 @@ __all__ = ["Row", "names", "run", "table"]
 
 _HOME = {
     "ttft.prefix": "nbkv.bench.ttft_prefix",
+    "ttft.chunks": "nbkv.bench.ttft_chunks",
     "decode.tpot": "nbkv.bench.decode_tpot",
     "import": "nbkv.bench.import_time",
     "overhead": "nbkv.bench.overhead",
@@ -30,13 +31,13 @@ def run(
     chosen: Iterable[str] | None = None,
     *,
     shape: str | None = None,
-    context: int = 2048,
+    context: int | None = None,
     rounds: int = 5,
     peers: bool = True,
 ) -> list[Row]:
     """Run the ``chosen`` benchmarks (all of them by default) and return their rows, one a baseline.
 
-    ``shape`` replaces the model shape a benchmark is defined for, ``context`` the number of cached tokens, ``rounds``
+    ``shape`` replaces the model shape a benchmark is defined for, ``context`` its number of cached tokens, ``rounds``
     the number of interleaved rounds after warm-up; what was used stands in each row's regime. Without ``peers`` other
     libraries, which are installed on demand into a folder of their own, are left out.
 
@@ -53,7 +54,7 @@ def run(
             message = f"unknown benchmark {name!r}{closest(name, names())} (known: {', '.join(names())})"
             raise UnknownName(message)
     for what, value in (("context", context), ("rounds", rounds)):
-        if value < 1:
+        if value is not None and value < 1:
             message = f"{what}={value} is not accepted: {what} is a whole number >= 1"
             raise BadOption(message)
     rows: list[Row] = []

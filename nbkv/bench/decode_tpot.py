@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from transformers.generation.streamers import BaseStreamer
 
 import nbkv
-from nbkv.bench.measure import Candidate, Row, interleaved
+from nbkv.bench.measure import CONTEXT, Candidate, Row, interleaved
 from nbkv.bench.same import reference
 from nbkv.bench.shapes import Bench, make
 
@@ -37,8 +37,9 @@ class Clock(BaseStreamer):
         """Do nothing at the end."""
 
 
-def run(*, shape: str | None, context: int, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (no peer decodes)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (no peer decodes)
     """Measure nbkv's decode loop against ``generate`` on the same ready prompt."""
+    context = context or CONTEXT
     bench = make(shape or "s06", torch.float32)
     regime = bench.regime(context=context, new=NEW, rounds=rounds)
     ids = bench.ids(context, seed=1)

@@ -17,7 +17,7 @@ _PAIRS = {
 }
 
 
-def run(*, shape: str | None, context: int, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (no model is loaded)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (no model is loaded)
     """Measure both starts in processes of their own; the note is the difference."""
     regime = {"python": platform.python_version(), "device": platform.machine(), "rounds": rounds}
     rows = []

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 WARM_UP = 1
+CONTEXT = 2048  # cached tokens, where nothing else is asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,8 @@ class Row:
     """One comparison: ``baseline``, ``ours`` and ``floor`` are medians in seconds, ``against`` names the baseline.
 
     ``ratio`` is ours over the baseline and ``floor_ratio`` ours over the floor: below one is faster. ``refused`` says
-    why there are no figures: outputs that differ, or a baseline that is not there.
+    why there are no figures: outputs that differ, or a baseline that is not there. ``strategy`` says which one is ours
+    where a benchmark has several, ``ideal`` how many times less arithmetic it does than the baseline.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Row:
     notes: tuple[str, ...] = ()
     refused: str = ""
     missing: str = ""
+    strategy: str = ""
+    ideal: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -79,7 +83,8 @@ def table(rows: list[Row]) -> str:
         if row.regime != regime:
             regime = row.regime
             lines.append("# " + ", ".join(f"{name} {value}" for name, value in regime.items()))
-        lines.append(f"{row.name:<12} {_line(row)}")
+        ours = f"{row.strategy}: " if row.strategy else ""
+        lines.append(f"{row.name:<12} {ours}{_line(row)}")
         lines += [f"{'':<12}   {note}" for note in row.notes]
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ NAME, PROMPT, NEW = "overhead", 32, 16
 BY_HAND = "the same forward calls by hand"
 
 
-def run(*, shape: str | None, context: int, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (a request of fixed size)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (a request of fixed size)
     """Measure a request under ``full`` against its forward calls alone; the note is the difference."""
     bench = make(shape or TINY, torch.float32)
     regime = bench.regime(prompt=PROMPT, new=NEW, rounds=rounds)

@@ -83,7 +83,7 @@ def _random(*, layers: int, width: int, heads: int, kv_heads: int, head: int, ff
         head_dim=head,
         intermediate_size=ff,
         vocab_size=vocab,
-        max_position_embeddings=8192,
+        max_position_embeddings=32_768,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=0,

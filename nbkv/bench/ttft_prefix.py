@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache
 
 import nbkv
-from nbkv.bench.measure import WARM_UP, Candidate, Row, interleaved
+from nbkv.bench.measure import CONTEXT, WARM_UP, Candidate, Row, interleaved
 from nbkv.bench.peer import PEER, Missing, kvboost
 from nbkv.bench.same import Reference, reference
 from nbkv.bench.shapes import Bench, half, make
@@ -28,8 +28,9 @@ FULL, COPY = "transformers full prefill", "transformers + deepcopy of the prefix
 Ask = Callable[[str, int], dict[str, Any]]
 
 
-def run(*, shape: str | None, context: int, rounds: int, peers: bool) -> list[Row]:
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:
     """Measure nbkv's ``prefix`` against a full prefill, a copied prefix cache, and KVBoost if ``peers``."""
+    context = context or CONTEXT
     bench = make(shape or "s06", half())
     regime = bench.regime(cached=context, new=NEW, rounds=rounds)
     base = bench.ids(context, seed=1)

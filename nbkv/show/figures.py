@@ -109,7 +109,7 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
         col=2,
     )
     figure.update_xaxes(tickformat=".0%", range=[-0.12, 1.15], row=1, col=2)
-    return _themed(figure.update_layout(barmode="stack"))
+    return themed(figure.update_layout(barmode="stack"))
 
 
 def history_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -139,11 +139,11 @@ def history_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure.update_xaxes(title="request", tickformat="d")
     figure.update_yaxes(title="TTFT (ms)", rangemode="tozero")
     figure.update_yaxes(title="hit rate", tickformat=".0%", range=[-0.03, 1.05], secondary_y=True, showgrid=False)
-    return _themed(figure)
+    return themed(figure)
 
 
-def _themed(figure: Figure) -> Figure:
-    """Let the page's background through; plotly does not follow the theme."""
+def themed(figure: Figure) -> Figure:
+    """Return ``figure`` with the page's background showing through; plotly does not follow the theme."""
     figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",

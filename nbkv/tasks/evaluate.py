@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from nbkv.tasks.items import Dialogue, Item
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ROOM = 8
+_NUMBERS = ("correct", "kl", "compute_share", "ttft_s", "hit_rate", "recomputed")
 
 
 def normal(text: str) -> str:
@@ -29,13 +31,17 @@ def evaluate(
     *,
     fidelity: bool = False,
     max_new_tokens: int | None = None,
+    sink: str | None = None,
 ) -> "pd.DataFrame":
     """Ask every item and return one row per item.
 
     Columns: `kind`, `correct` (0.0 or 1.0; for a dialogue the share of its turns), `kl` (nats,
     against full on the same prompt; NaN unless the result carries it or `fidelity` asks for a
-    comparison), `compute_share`, `ttft_s`, `hit_rate`, `text`, `answer`. A dialogue's figures are
-    means over its turns. `max_new_tokens` defaults to the answer's length with some room.
+    comparison), `compute_share`, `ttft_s`, `hit_rate`, `recomputed` (tokens), `text`, `answer`. A
+    dialogue's figures are means over its turns. `max_new_tokens` defaults to the answer's length
+    with some room. `sink` makes a chunk of each text of an item, encoded behind that sink before
+    there is a prompt (see `session.chunk`); without it, and in a dialogue, texts are plain. With a
+    sink, `strategy` may be an oracle (see `nbkv.tasks.oracle`), which makes one for each item.
     """
     import pandas as pd  # noqa: PLC0415  (imported late: nbkv itself must load fast)
 
@@ -44,9 +50,8 @@ def evaluate(
         if isinstance(item, Dialogue):
             rows.append(_dialogue_row(session, item, strategy, max_new_tokens))
         else:
-            rows.append(_item_row(session, item, strategy, max_new_tokens, fidelity=fidelity))
-    columns = ["kind", "correct", "kl", "compute_share", "ttft_s", "hit_rate", "text", "answer"]
-    return pd.DataFrame(rows, columns=columns)
+            rows.append(_item_row(session, item, strategy, max_new_tokens, fidelity=fidelity, sink=sink))
+    return pd.DataFrame(rows, columns=["kind", *_NUMBERS, "text", "answer"])
 
 
 def _room(answer: str) -> int:
@@ -61,18 +66,30 @@ def _item_row(
     max_new_tokens: int | None,
     *,
     fidelity: bool,
+    sink: str | None,
 ) -> dict[str, Any]:
     answer = " ".join(item.answers)
-    prompt = [*item.chunks, item.question]
+    prompt = [*(_chunk(session, text, sink) for text in item.chunks), item.question]
+    if callable(strategy):
+        strategy = strategy(session, item, prompt)
+    # Before the answer: what a strategy keeps of a prompt must not help it with the same one.
+    kl = _kl(session, prompt, strategy) if fidelity else None
     result = session.generate(prompt, strategy=strategy, max_new_tokens=max_new_tokens or _room(answer))
     row = _figures(result, answer)
-    if fidelity:
-        row["kl"] = _kl(session, prompt, strategy)
+    if kl is not None:
+        row["kl"] = kl
     return {"kind": item.kind, **row}
 
 
-def _kl(session: Any, prompt: list[str], strategy: Any) -> float:  # noqa: ANN401
-    frame = session.compare(prompt, ["full", strategy or "full"]).to_frame()
+def _chunk(session: Any, text: str, sink: str | None) -> Any:  # noqa: ANN401
+    if sink is None:
+        return text
+    return session.chunk(text, name=sha256(f"{sink} {text}".encode()).hexdigest()[:16], sink=sink)
+
+
+def _kl(session: Any, prompt: list[Any], strategy: Any) -> float:  # noqa: ANN401
+    # The distance does not depend on how often and how long a strategy runs besides.
+    frame = session.compare(prompt, ["full", strategy or "full"], repeat=1, max_new_tokens=1).to_frame()
     return float(frame["kl"].iloc[-1])
 
 
@@ -83,6 +100,7 @@ def _figures(result: Any, answer: str) -> dict[str, Any]:  # noqa: ANN401
         "compute_share": float(result.compute.share),
         "ttft_s": float(result.timing.ttft_s),
         "hit_rate": float(result.hit_rate),
+        "recomputed": float(result.tokens.recomputed),
         "text": result.text,
         "answer": answer,
     }
@@ -100,7 +118,6 @@ def _dialogue_row(
         room = max_new_tokens or _room(answer)
         result = chat.send(turn, strategy=strategy, max_new_tokens=room)
         turns.append(_figures(result, answer))
-    numbers = ("correct", "kl", "compute_share", "ttft_s", "hit_rate")
-    row: dict[str, Any] = {name: sum(t[name] for t in turns) / len(turns) for name in numbers}
+    row: dict[str, Any] = {name: sum(t[name] for t in turns) / len(turns) for name in _NUMBERS}
     text, answers = ("\n".join(t[name] for t in turns) for name in ("text", "answer"))
     return {"kind": item.kind, **row, "text": text, "answer": answers}

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import itertools
 import json
 
+import numpy as np
 import pytest
+import torch
 
+import nbkv
 from nbkv import bench, cli
 from nbkv.bench.measure import Candidate, Row, interleaved, table
+from nbkv.bench.passes import Pass, flops, ready, recording, run_again, token_layers
 from nbkv.bench.same import Reference
+from nbkv.bench.shapes import make
 from nbkv.errors import BadOption, UnknownName
+from nbkv.models.adapter import Work
 
 KEYS = {"name", "regime", "baseline", "ours", "ratio", "floor", "floor_ratio"}
 
@@ -101,3 +108,64 @@ def test_imports_are_measured_and_load_no_torch(capsys, tmp_path):
     rows = json.loads(path.read_text())
     assert [row["against"] for row in rows] == ["bare python", "bare IPython"]
     assert all(row["ours"] > 0 for row in rows)
+
+
+CHUNKS = ["cacheblend(0.15)", "prophet(0.20)", "epic(16)", "blend(0.20)"]
+
+
+def test_chunks_are_measured_for_every_strategy(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    command = ["bench", "ttft.chunks", "--shape", "mini", "--context", "256", "--rounds", "1", "--json", str(path)]
+    assert cli.main(command) == 0
+    rows = json.loads(path.read_text())
+    assert [row["strategy"] for row in rows] == CHUNKS
+    for row in rows:
+        assert row.keys() >= KEYS
+        assert row["against"] == "full"
+        assert row["ratio"] > 0
+        assert row["floor_ratio"] > 0
+        assert row["ideal"] > 1
+        assert row["regime"].keys() >= {"shape", "dtype", "device", "threads", "chunks", "chunk"}
+    assert "by FLOPs alone it would be" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "why"),
+    [
+        ("nbkv.models.decode.Chooser.choose", lambda self, logits: int(logits.argmin()), "at its full budget: token 0"),
+        ("nbkv.bench.ttft_chunks.token_layers", lambda passes: -1, "it counts"),
+        ("nbkv.families.blend.provenance", lambda mix, chosen: np.zeros(mix.length, np.uint8), "tokens were fresh"),
+    ],
+)
+def test_chunks_that_are_not_sound_have_no_figures(monkeypatch, name, wrong, why):
+    monkeypatch.setattr(name, wrong)
+    rows = bench.run(["ttft.chunks"], shape="mini", context=256, rounds=1)
+    assert all(why in row.refused and row.ours is None for row in rows)
+
+
+def test_answers_that_change_from_round_to_round_are_refused(monkeypatch):
+    answers = itertools.count()
+    monkeypatch.setattr("nbkv.bench.ttft_chunks.Work.first", lambda self, spec: (1.0, next(answers)))
+    rows = bench.run(["ttft.chunks"], shape="mini", context=256, rounds=1)
+    assert all("2 different tokens" in row.refused for row in rows)
+
+
+def test_passes_run_again_are_what_was_run():
+    bench_ = make("mini", torch.float32)
+    with nbkv.load(bench_.model, tokenizer=bench_.tokenizer, strategy="full") as session:
+        ids = bench_.ids(48, seed=1)
+        adapter, tensor = session.adapter, session.adapter.tensor(ids)
+        cache = ready(adapter, ids)
+        exact = adapter.forward(tensor, adapter.new_cache(), start=0)[-1]
+        rows = torch.arange(48)
+        with recording(adapter) as passes:
+            front = adapter.advance(tensor, rows, cache, stop=2, work=Work())
+            kept = rows[1::2]
+            once = adapter.recompute(tensor[kept], kept, cache, since=front.keep(kept))[-1]
+        assert [(len(each.rows), each.start, each.stop) for each in passes] == [(48, 0, 2), (24, 2, 4)]
+        assert token_layers(passes) == 48 * 2 + 24 * 2
+        assert flops(adapter, passes) < flops(adapter, [Pass.of_all(48, adapter)])
+        again = run_again(adapter, tensor, ready(adapter, ids), passes)
+        torch.testing.assert_close(again, once)
+        torch.testing.assert_close(again, exact, atol=1e-4, rtol=1e-4)
+        assert "recompute" not in vars(adapter)

@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
+import nbkv
 from nbkv.errors import BadOption
 from nbkv.tasks import Dialogue, chat, evaluate, ledger, report
 from nbkv.tasks.evaluate import is_correct, normal
 from nbkv.tasks.notes import MAX_LINES
+from nbkv.tasks.oracle import oracle
 from nbkv.tasks.vocabulary import tokens
 
 WORD = re.compile(r"[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
@@ -188,9 +190,13 @@ class Echo:
             compute=SimpleNamespace(share=0.5),
             timing=SimpleNamespace(ttft_s=0.1),
             hit_rate=0.25,
+            tokens=SimpleNamespace(recomputed=12),
         )
 
-    def compare(self, prompt, strategies):
+    def chunk(self, text, *, name, sink):
+        return (text, name, sink)
+
+    def compare(self, prompt, strategies, **_options):
         import pandas as pd
 
         assert strategies == ["full", "epic"]
@@ -204,12 +210,49 @@ def test_evaluate_gives_one_row_per_item():
     assert frame["correct"].tolist() == [1.0, 0.0]
     assert frame["kind"].tolist() == ["carried", "local"]
     assert frame["kl"].map(math.isnan).all()
-    assert set(frame.columns) >= {"compute_share", "ttft_s", "hit_rate", "text", "answer"}
+    assert set(frame.columns) >= {"compute_share", "ttft_s", "hit_rate", "recomputed", "text", "answer"}
     prompt, strategy, room = session.asked[0]
     assert prompt == [*items[0].chunks, items[0].question]
     assert strategy == "epic"
     assert room >= 10
     assert evaluate(session, items, strategy="epic", fidelity=True)["kl"].tolist() == [0.125, 0.125]
+
+
+def test_a_sink_makes_chunks_of_the_texts():
+    (item,) = ledger(n=1)
+    session = Echo({})
+    assert evaluate(session, [item], sink="primer")["recomputed"].tolist() == [12.0]
+    *chunks, question = session.asked[0][0]
+    assert [(text, sink) for text, _, sink in chunks] == [(text, "primer") for text in item.chunks]
+    assert question == item.question
+    names = [name for _, name, _ in chunks]
+    evaluate(session, [item], sink="bos")
+    assert len({*names, *(name for _, name, _ in session.asked[1][0][:-1])}) == 2 * len(item.chunks)
+
+
+@pytest.mark.parametrize("sink", ["bos", "primer"])
+def test_chunks_are_encoded_before_the_prompt_and_a_full_budget_is_full(sink):
+    items = ledger(n=2, chunks=3, lines=3)
+    with nbkv.load("tiny") as session:
+        full = evaluate(session, items, "full", sink=sink, fidelity=True)
+        naive = evaluate(session, items, "cacheblend(0)", sink=sink)
+        whole = evaluate(session, items, "cacheblend(1.0)", sink=sink, fidelity=True)
+    assert full["kl"].max() < 1e-6
+    assert (full["compute_share"] == 1).all()
+    assert (naive["hit_rate"] > 0.8).all()
+    assert (naive["recomputed"] <= 1).all()
+    assert whole["text"].tolist() == full["text"].tolist()
+    assert whole["kl"].max() < 1e-6
+    assert (whole["recomputed"] > 10).all()
+
+
+def test_an_oracle_is_made_for_each_item():
+    items = ledger(n=2, chunks=3, lines=3)
+    with nbkv.load("tiny") as session:
+        frame = evaluate(session, items, oracle("line"), sink="bos", fidelity=True)
+    assert (frame["recomputed"] > 2).all()
+    assert (frame["compute_share"] < 0.6).all()
+    assert frame["kl"].notna().all()
 
 
 def test_a_dialogue_scores_the_share_of_its_turns():

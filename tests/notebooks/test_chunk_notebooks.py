@@ -1,0 +1,73 @@
+"""The notebooks on chunk reuse, small: what they record holds, and every figure reaches the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nbkv.registry import strategies
+from nbkv.sweep import run
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+SMALL = {"n": 2, "chunks": 3, "lines": 3}
+
+
+@pytest.fixture(scope="module")
+def reuse(tmp_path_factory):
+    chosen = {"strategies": ["epic", "passage"], "budgets": [0.3, 1.0], "sinks": ["bos", "primer"]}
+    return run(NOTEBOOKS / "10_chunk_reuse.ipynb", SMALL | chosen, out_dir=tmp_path_factory.mktemp("reuse"))
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    chosen = {"ratios": [0.3, 1.0], "seeds": [0, 1]}
+    return run(NOTEBOOKS / "11_masks.ipynb", SMALL | chosen, out_dir=tmp_path_factory.mktemp("masks"))
+
+
+def records(sweep):
+    assert not sweep.failed, sweep.failed[0].error
+    return sweep.runs[0].records
+
+
+def test_a_full_budget_is_full_for_every_method(reuse):
+    found = records(reuse)
+    assert found["whole_same"]
+    assert found["whole_kl"] < 1e-6
+
+
+def test_accuracies_are_shares_for_every_method_and_sink(reuse):
+    found = records(reuse)
+    assert found["questions"] == 2
+    assert found["right"].keys() == {f"{name} {sink}" for name in ("epic", "passage") for sink in ("bos", "primer")}
+    shares = [found["full"], found["best_right"], *found["right"].values(), *found["naive"].values()]
+    assert all(0 <= share <= 1 for share in shares)
+    assert found["refused"] == {}
+
+
+def test_the_report_shows_a_figure_for_each_measure(reuse):
+    page = reuse.report.read_text(encoding="utf-8")
+    titles = ("Right answers", "Distance to full", "Computed, choosing included", "Time to first token")
+    assert all(title in page for title in titles)
+    assert page.count("<figure>") >= len(titles)
+
+
+def test_masks_differ_in_nothing_but_what_is_seen(masks):
+    found = records(masks)
+    assert found["questions"] == 4
+    assert found["same_rows"]
+    assert 0 < found["future_keys"] < 1
+    assert found["whole_kl"] < 1e-6
+
+
+def test_what_the_mask_costs_has_an_interval(masks):
+    found = records(masks)
+    assert all(0 <= found[name] <= 1 for name in ("full", "naive", "right_true", "right_bottom_right"))
+    for name in ("right", "kl"):
+        difference, low, high = found[f"{name}_difference"]
+        assert low <= difference <= high
+        assert difference == pytest.approx(found[f"{name}_bottom_right"] - found[f"{name}_true"], abs=1e-9)
+
+
+def test_the_other_mask_is_no_strategy_of_the_package():
+    assert not any("bottom" in name or "leak" in name for name in strategies.names())
