@@ -211,7 +211,7 @@ def _count(tried: Prefilled, blend: Strategy, prefilled: Prefilled, ctx: Context
     distance = kl(prefilled.logits, tried.logits)
     known = learn_drift(ctx.verdicts, ctx.model, blend.spec, distance)
     mean = f"mean of {known.n}: {known.mean:.2g}"
-    return f"auto: measured {blend.spec} on this prompt, KL {distance:.2g} ({mean}); the exact answer was at hand"
+    return f"auto: measured {blend.spec} on this prompt, KL {distance:.2g} ({mean}), the exact answer was at hand"
 
 
 def _say(way: _Choice) -> str:
