@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +17,9 @@ import torch
 
 from nbkv.errors import BadOption
 from nbkv.events import Fallback, Reused
-from nbkv.families.mix import Held, Mix, lay
+from nbkv.families.laying import lay
+from nbkv.families.mix import Mix
+from nbkv.families.placing import Held
 from nbkv.result import Provenance
 from nbkv.strategy import Context, Prefilled, Request, Strategy, timed
 
@@ -76,9 +79,10 @@ class Blend(Strategy):
         load_s, clock = clock(), timed()
         for _, span, _ in mix.placed:
             ctx.tell(Reused, start=span.start, stop=span.stop, tier=ctx.store.name)
-        chosen = mix.reused if self.budget == 1 else self.select(mix)
-        select_s = clock()
-        logits = self.run(mix, chosen)
+        with closing(mix.placing):
+            chosen = mix.reused if self.budget == 1 else self.select(mix)
+            select_s = clock()
+            logits = self.run(mix, chosen)
         return Prefilled(
             cache=mix.cache,
             logits=logits,

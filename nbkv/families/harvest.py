@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbkv.families.blend import Blend, check_share
-from nbkv.families.mix import Held, Mix
+from nbkv.families.mix import Mix
+from nbkv.families.placing import Held
 from nbkv.kv import Space
 from nbkv.strategy import Context, Prefilled, Request
 

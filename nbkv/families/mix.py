@@ -10,13 +10,12 @@ from typing import NamedTuple
 import torch
 
 from nbkv import selection
-from nbkv.families.prefix import encode
-from nbkv.kv import KV, Span
+from nbkv.families.placing import Held, Placing
+from nbkv.kv import Span
 from nbkv.models.adapter import Front, ModelAdapter, Work
 from nbkv.models.attention import OnAttention, watched
 from nbkv.models.cache import GrowingCache
 from nbkv.result import Chunk
-from nbkv.strategy import Context, Request
 
 _ENDS = (".", "!", "?", "\n", "。", "!", "?")
 
@@ -29,22 +28,14 @@ class Placed(NamedTuple):
     encoded: bool
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Held:
-    """KV that a strategy has of a span, made with its first token at position ``base``; without ``kv``, the store's."""
-
-    kv: KV | None = None
-    base: int = 0
-
-
 @dataclass(eq=False)
 class Mix:
     """One prompt of ``length`` tokens whose KV comes from several places; all rows are absolute positions.
 
     ``prefix`` first tokens are an exact prefix (``known`` would be, but for the last row); ``reused`` ``[R]`` are rows
     ``placed`` from chunks; ``fresh`` ``[F]`` are rows without KV; ``last`` ``[1]`` is the prompt's last row, which
-    always runs. ``cache`` holds all of it. ``held`` is what the strategy supplied, by first position;
-    ``found`` is what it learned on the way and needs again.
+    always runs. ``cache`` holds all of it, each layer from the moment it runs (``placing``). ``held`` is what the
+    strategy supplied, by first position; ``found`` is what it learned on the way and needs again.
     """
 
     adapter: ModelAdapter
@@ -56,6 +47,7 @@ class Mix:
     rows_work: Work
     select_work: Work
     pieces: Callable[[Sequence[int]], tuple[str, ...]]
+    placing: Placing
     notes: list[str] = field(default_factory=list)
     held: Mapping[int, Held] = field(default_factory=dict)
     found: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -118,7 +110,13 @@ class Mix:
         assert self._rows is not None  # noqa: S101
         work = self.select_work if select else self.rows_work
         front = self.adapter.advance(
-            self.ids[self._rows], self._rows, self.cache, stop=stop, since=self._front, work=work
+            self.ids[self._rows],
+            self._rows,
+            self.cache,
+            stop=stop,
+            since=self._front,
+            work=work,
+            before=self.placing.need,
         )
         # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
         self._front = None if self.adapter.capabilities.shared_kv else front
@@ -140,7 +138,10 @@ class Mix:
             self.narrow(rows)
         assert self._rows is not None  # noqa: S101
         some = self.ids[self._rows]
-        return self.adapter.recompute(some, self._rows, self.cache, since=self._front, work=self.rows_work)[-1]
+        before = self.placing.need
+        return self.adapter.recompute(
+            some, self._rows, self.cache, since=self._front, work=self.rows_work, before=before
+        )[-1]
 
     def deviation(self, layer: int, side: str = "kv", power: int = 2) -> torch.Tensor:
         """Run the rows under way through ``layer``, counted as selection; return how far their K/V are from the cached.
@@ -182,7 +183,8 @@ class Mix:
         rows = self._rows
         with self.watching(on_attention, self.question if of is None else of):
             if stop is None or stop >= self.n_layers:
-                self.adapter.recompute(self.ids[rows], rows, self.cache, work=self.select_work)
+                before = self.placing.need
+                self.adapter.recompute(self.ids[rows], rows, self.cache, work=self.select_work, before=before)
             else:
                 self.advance(stop, select=True)
         self._rows = self._front = None
@@ -190,73 +192,3 @@ class Mix:
     def _with_fresh(self, rows: torch.Tensor) -> torch.Tensor:
         together: torch.Tensor = torch.cat([rows, self.fresh, self.last]).unique()
         return together
-
-
-def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, *, upto: int | None = None) -> Mix:
-    """Return the prompt with everything placed that the store has: an exact prefix, then chunks at their positions.
-
-    The prefix is taken from the first ``upto`` tokens only (None: from all but the last). Where ``held`` has KV for the
-    chunk that begins at a position, that is placed. A canonical chunk that has left the store is encoded again, and a
-    note says so; of an answer used as a chunk only what the store still has is placed.
-    """
-    ids, work = request.ids, ctx.work()
-    notes: list[str] = []
-    held = held or {}
-    own = {start: each for start, each in held.items() if each.kv is not None}
-    stored = [each for each in request.prompt.chunks if each[1] not in own]
-    encoded = _encode_missing(stored, ctx.store.holds(ctx.space(), ids[:upto]), ctx, work, notes)
-    cache = GrowingCache(len(ids) + request.max_new_tokens)
-    known = ctx.store.holds(ctx.space(), ids[:upto])
-    prefix = min(known, len(ids) - 1)
-    if prefix:
-        with ctx.store.reading(ctx.space(), ids[:prefix]) as pieces:
-            for at, kv in pieces:
-                cache.write(at, kv)
-    placed = []
-    for chunk, start, stop in request.prompt.chunks:
-        if stop <= prefix:
-            continue
-        one = own.get(start)
-        span = _place(chunk, start, prefix, ctx, cache) if one is None else _put(one, start, prefix, ctx, cache)
-        if span.length:
-            placed.append(Placed(chunk, span, encoded=one is None and chunk in encoded))
-    cache.cover(len(ids))
-    works = work, ctx.work()
-    return Mix(ctx.adapter, ctx.adapter.tensor(ids), cache, prefix, known, placed, *works, ctx.pieces, notes, held)
-
-
-def _encode_missing(
-    chunks: Sequence[tuple[Chunk, int, int]], known: int, ctx: Context, work: Work, notes: list[str]
-) -> list[Chunk]:
-    encoded = []
-    for chunk, _, stop in chunks:
-        path = (*chunk.sink, *chunk.token_ids)
-        if chunk.lineage == "canonical" and stop > known and ctx.store.holds(ctx.space(), path) < len(path):
-            encode(path, ctx, work)
-            encoded.append(chunk)
-            notes.append(f"chunk {chunk.name!r} had left the store and was encoded again")
-    return encoded
-
-
-def _place(chunk: Chunk, start: int, prefix: int, ctx: Context, cache: GrowingCache) -> Span:
-    """Put what the store has of ``chunk`` where it stands, from ``start`` on; ``prefix`` first rows are there."""
-    behind, skipped = len(chunk.sink), max(0, prefix - start)
-    assert ctx.adapter.rope is not None  # noqa: S101
-    stop = start + skipped
-    with ctx.store.reading(ctx.space(), (*chunk.sink, *chunk.token_ids), behind + skipped) as pieces:
-        for at, kv in pieces:
-            old = torch.arange(at, at + kv.length)
-            cache.write(start + at - behind, ctx.adapter.rope.move(kv, old, old + (start - behind)))
-            stop = start + at - behind + kv.length
-    return Span(start + skipped, stop)
-
-
-def _put(held: Held, start: int, prefix: int, ctx: Context, cache: GrowingCache) -> Span:
-    """Put a strategy's own KV where it stands, from ``start`` on; ``prefix`` first rows are there."""
-    assert held.kv is not None  # noqa: S101
-    assert ctx.adapter.rope is not None  # noqa: S101
-    skipped = max(0, prefix - start)
-    kv, old = held.kv[skipped:], torch.arange(skipped, held.kv.length) + held.base
-    moved = kv if held.base == start else ctx.adapter.rope.move(kv, old, old + (start - held.base))
-    cache.write(start + skipped, moved)
-    return Span(start + skipped, start + held.kv.length)

@@ -155,6 +155,7 @@ class ModelAdapter:
         since: Front | None = None,
         keep: int = 1,
         work: Work | None = None,
+        before: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
         """Run tokens ``ids`` ``[n]`` at true positions ``rows``, scatter their K/V, return logits ``[keep, V]``.
 
@@ -162,7 +163,8 @@ class ModelAdapter:
         cover them. ``since`` goes on from hidden states of these very rows. Needs rotary or learned positions
         (``UnsupportedModel`` is the strategy's to raise).
         """
-        stretch = None if since is None else Stretch(since.layer, self.n_layers, since.hidden)
+        first, hidden = (0, None) if since is None else (since.layer, since.hidden)
+        stretch = Stretch(first, self.n_layers, hidden, before)
         with cache.writing(rows):
             mask = self._mask(rows, cache)
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work, stretch=stretch)
@@ -176,13 +178,14 @@ class ModelAdapter:
         stop: int,
         work: Work,
         since: Front | None = None,
+        before: Callable[[int], None] | None = None,
     ) -> Front:
         """Run the same rows up to layer ``stop`` only, and return where they stand; needs the walk."""
         first, hidden = (0, None) if since is None else (since.layer, since.hidden)
         with cache.writing(rows):
             mask = self._mask(rows, cache)
             try:
-                self._run(ids, rows, cache, keep=1, mask=mask, work=work, stretch=Stretch(first, stop, hidden))
+                self._run(ids, rows, cache, keep=1, mask=mask, work=work, stretch=Stretch(first, stop, hidden, before))
             except Halted as halted:
                 return Front(halted.hidden, stop)
         message = f"layers end at {self.n_layers}, and a pass that stops at {stop} is no part of one"

@@ -197,13 +197,21 @@ class GrowingCache(Cache):
             tuple(empty if values is None else values[0, :, start:stop] for _, values in sides),
         )
 
+    def extend(self, n_layers: int) -> None:
+        """Have at least ``n_layers`` layers, the new ones empty."""
+        while len(self.layers) < n_layers:
+            self.layers.append(GrowingLayer(self._reserve))
+
+    def put(self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put ``keys`` and ``values`` ``[H, n, D]`` of one layer at ``[start, start + n)``."""
+        self.layers[layer]._write(slice(start, start + keys.shape[-2]), keys[None], values[None])  # noqa: SLF001
+
     def write(self, start: int, kv: KV) -> None:
         """Put ``kv`` at ``[start, start + kv.length)``; later tokens stay as they are, a gap before it is zeros."""
-        while len(self.layers) < len(kv.keys):
-            self.layers.append(GrowingLayer(self._reserve))
-        for layer, keys, values in zip(self.layers, kv.keys, kv.values, strict=True):
+        self.extend(len(kv.keys))
+        for layer, (keys, values) in enumerate(zip(kv.keys, kv.values, strict=True)):
             if keys.shape[0]:
-                layer._write(slice(start, start + kv.length), keys[None], values[None])  # noqa: SLF001
+                self.put(layer, start, keys, values)
 
     @contextmanager
     def writing(self, rows: torch.Tensor) -> Iterator[None]:
@@ -224,11 +232,6 @@ class GrowingCache(Cache):
             yield
         finally:
             self.layers[layer].watcher = None
-
-    def cover(self, length: int) -> None:
-        """Hold at least ``length`` tokens; those never written are zeros until they are."""
-        for layer in self.layers:
-            layer.cover(length)
 
 
 class TokenLog:

@@ -76,11 +76,15 @@ class _Seat(nn.Module):
 
 @dataclass(frozen=True)
 class Stretch:
-    """Which layers a forward runs, ``[first, last)``, and with which hidden states it begins (None: the embeddings)."""
+    """Which layers a forward runs, ``[first, last)``, and with which hidden states it begins (None: the embeddings).
+
+    ``before(index)`` is called when a layer is about to run.
+    """
 
     first: int
     last: int
     hidden: torch.Tensor | None = None
+    before: Callable[[int], None] | None = None
 
 
 class Halted(Exception):
@@ -135,6 +139,8 @@ class Walk:
         hidden = self._calls[0].hidden if stretch.hidden is None else stretch.hidden
         for index in range(stretch.first, stretch.last):
             call = self._calls[index]
+            if stretch.before is not None:
+                stretch.before(index)
             out = self._own[index](hidden, *call.args, **call.kwargs)
             hidden = out[0] if isinstance(out, tuple) else out
             if self._on_layer is not None:

@@ -18,7 +18,8 @@ import torch
 from nbkv.errors import BadOption
 from nbkv.families.blend import check_count
 from nbkv.families.harvest import Harvest, Kept
-from nbkv.families.mix import Held, Mix
+from nbkv.families.mix import Mix
+from nbkv.families.placing import Held
 from nbkv.kv import KV, Span
 from nbkv.models.attention import Attended
 from nbkv.models.prompt import Prompt

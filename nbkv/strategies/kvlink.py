@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +13,8 @@ import torch
 from nbkv.errors import BadOption, BadPrompt, UnsupportedModel
 from nbkv.events import Fallback, Reused
 from nbkv.families.blend import check_count, provenance
-from nbkv.families.mix import Mix, lay
+from nbkv.families.laying import lay
+from nbkv.families.mix import Mix
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.links import Links, beside, read_links
 from nbkv.models.prompt import Prompt
@@ -111,7 +112,7 @@ class KVLink(Strategy):
         for _, span, _ in mix.placed:
             start = int(np.searchsorted(plan.where, span.start))
             ctx.tell(Reused, start=start, stop=start + span.length, tier=ctx.store.name)
-        with _given(ctx.adapter, mix, plan, links):
+        with closing(mix.placing), _given(ctx.adapter, mix, plan, links):
             logits = mix.finish(mix.reused[:0])
         return Prefilled(
             cache=mix.cache,

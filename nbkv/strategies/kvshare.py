@@ -11,7 +11,8 @@ import torch
 
 from nbkv.families.blend import check_count
 from nbkv.families.harvest import Harvest, Kept
-from nbkv.families.mix import Held, Mix
+from nbkv.families.mix import Mix
+from nbkv.families.placing import Held
 from nbkv.hashing import apart, find, rolling
 from nbkv.kv import KV
 from nbkv.models.adapter import Work

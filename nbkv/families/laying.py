@@ -1,0 +1,84 @@
+"""From a request to a prompt on the bench: what the store, or the strategy itself, has of it, and where that goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nbkv.families.mix import Mix, Placed
+from nbkv.families.placing import Held, Piece, Placing
+from nbkv.families.prefix import encode
+from nbkv.kv import Span
+from nbkv.models.adapter import Work
+from nbkv.models.cache import GrowingCache
+from nbkv.result import Chunk
+from nbkv.strategy import Context, Request
+
+
+def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, *, upto: int | None = None) -> Mix:
+    """Return the prompt with everything placed that the store has: an exact prefix, then chunks at their positions.
+
+    The prefix is taken from the first ``upto`` tokens only (None: from all but the last). Where ``held`` has KV for the
+    chunk that begins at a position, that is placed. A canonical chunk that has left the store is encoded again, and a
+    note says so; of an answer used as a chunk only what the store still has is placed.
+    """
+    ids, work = request.ids, ctx.work()
+    notes: list[str] = []
+    held = held or {}
+    own = {start: each for start, each in held.items() if each.kv is not None}
+    stored = [each for each in request.prompt.chunks if each[1] not in own]
+    encoded = _encode_missing(stored, ctx.store.holds(ctx.space(), ids[:upto]), ctx, work, notes)
+    cache = GrowingCache(len(ids) + request.max_new_tokens)
+    assert ctx.adapter.rope is not None  # noqa: S101
+    placing = Placing(cache, ctx.adapter.rope, len(ids))
+    try:
+        known = ctx.store.holds(ctx.space(), ids[:upto])
+        prefix = min(known, len(ids) - 1)
+        if prefix:
+            for at, kv in placing.held.enter_context(ctx.store.reading(ctx.space(), ids[:prefix])):
+                placing.add(Piece(kv, at, at))
+        placed = []
+        for chunk, start, stop in request.prompt.chunks:
+            if stop <= prefix:
+                continue
+            one = own.get(start)
+            span = _stored(chunk, start, prefix, ctx, placing) if one is None else _own(one, start, prefix, placing)
+            if span.length:
+                placed.append(Placed(chunk, span, encoded=one is None and chunk in encoded))
+        placing.begin()
+    except BaseException:
+        placing.close()
+        raise
+    works = work, ctx.work()
+    tensor = ctx.adapter.tensor(ids)
+    return Mix(ctx.adapter, tensor, cache, prefix, known, placed, *works, ctx.pieces, placing, notes, held)
+
+
+def _encode_missing(
+    chunks: Sequence[tuple[Chunk, int, int]], known: int, ctx: Context, work: Work, notes: list[str]
+) -> list[Chunk]:
+    encoded = []
+    for chunk, _, stop in chunks:
+        path = (*chunk.sink, *chunk.token_ids)
+        if chunk.lineage == "canonical" and stop > known and ctx.store.holds(ctx.space(), path) < len(path):
+            encode(path, ctx, work)
+            encoded.append(chunk)
+            notes.append(f"chunk {chunk.name!r} had left the store and was encoded again")
+    return encoded
+
+
+def _stored(chunk: Chunk, start: int, prefix: int, ctx: Context, placing: Placing) -> Span:
+    """Have what the store has of ``chunk`` put where it stands, from ``start`` on; ``prefix`` first rows are there."""
+    behind, skipped = len(chunk.sink), max(0, prefix - start)
+    stop, path = start + skipped, (*chunk.sink, *chunk.token_ids)
+    for at, kv in placing.held.enter_context(ctx.store.reading(ctx.space(), path, behind + skipped)):
+        placing.add(Piece(kv, at, start + at - behind))
+        stop = start + at - behind + kv.length
+    return Span(start + skipped, stop)
+
+
+def _own(held: Held, start: int, prefix: int, placing: Placing) -> Span:
+    """Have a strategy's own KV put where it stands, from ``start`` on; ``prefix`` first rows are there."""
+    assert held.kv is not None  # noqa: S101
+    skipped = max(0, prefix - start)
+    placing.add(Piece(held.kv[skipped:], held.base + skipped, start + skipped))
+    return Span(start + skipped, start + held.kv.length)
