@@ -246,6 +246,15 @@ def test_chunks_are_encoded_before_the_prompt_and_a_full_budget_is_full(sink):
     assert (whole["recomputed"] > 10).all()
 
 
+def test_the_distance_is_measured_before_anything_of_the_prompt_is_kept():
+    order, session = [], Echo({})
+    generate, compare = session.generate, session.compare
+    session.generate = lambda *given, **more: order.append("answer") or generate(*given, **more)
+    session.compare = lambda *given, **more: order.append("distance") or compare(*given, **more)
+    evaluate(session, ledger(n=1), "epic", fidelity=True)
+    assert order == ["distance", "answer"]
+
+
 def test_an_oracle_is_made_for_each_item():
     items = ledger(n=2, chunks=3, lines=3)
     with nbkv.load("tiny") as session:
