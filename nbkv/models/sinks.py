@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nbkv.errors import BadOption
+from nbkv.errors import BadOption, BadPrompt
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.cache import GrowingCache
 from nbkv.models.codec import Codec
@@ -128,7 +128,10 @@ def _keys(adapter: ModelAdapter, ids: Sequence[int], n: int) -> tuple[torch.Tens
 
 def _writable(codec: Codec) -> bool:
     """Return whether the tokenizer has tokens for the primer's words: unknown ones measure nothing."""
-    ids, unknown = primer(codec, len(PRIMER)), codec.tokenizer.unk_token_id
+    try:
+        ids, unknown = primer(codec, len(PRIMER)), codec.tokenizer.unk_token_id
+    except BadPrompt:
+        return False
     return unknown is None or sum(each == unknown for each in ids) * 10 <= len(ids)
 
 

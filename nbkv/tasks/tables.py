@@ -79,6 +79,8 @@ def measure(
                 cell = cells.setdefault((name, "" if name == "full" else sink), {})
                 for key, value in _ask(session, item, prompt, strategy, full).items():
                     cell.setdefault(key, []).append(value)
+            session.store.clear()  # the next question has other chunks
+            session.chunks.clear()
     return [_summary(name, sink, cell, items) for (name, sink), cell in cells.items()]
 
 
@@ -145,11 +147,14 @@ def main(methods: Sequence[str] = (), model: str = "tiny", folder: str = "docs")
     """Measure the table, or anew the rows of ``methods`` in the one there is, and write it."""
     import nbkv  # noqa: PLC0415
 
-    items, at = questions(SEEDS, COUNT), parse(f"{OURS}(budget=0.2)").spec
-    out = Path(folder)
-    kept = json.loads((out / "tables" / "chunks.json").read_text(encoding="utf-8"))["rows"] if methods else []
+    kept = json.loads((Path(folder) / "tables" / "chunks.json").read_text("utf-8"))["rows"] if methods else []
     with nbkv.load(model, strategy="full") as session:
-        rows = measure(session, items, specs(methods))
+        write(measure(session, questions(SEEDS, COUNT), specs(methods)), kept, model, Path(folder))
+
+
+def write(rows: list[dict[str, Any]], kept: list[dict[str, Any]], model: str, out: Path) -> None:
+    """Write the JSON and the page of ``rows``, and of those ``kept`` that are not among them."""
+    items, at = questions(SEEDS, COUNT), parse(f"{OURS}(budget=0.2)").spec
     known = {(row["strategy"], row["sink"]) for row in rows}
     rows = [*(row for row in kept if (row["strategy"], row["sink"]) not in known), *rows]
     rows.sort(key=lambda row: (row["sink"], _ORDER.index(row["strategy"].split("(")[0]), row["share"]))
