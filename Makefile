@@ -13,14 +13,14 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
 
-# One torch thread a worker: two workers with two threads each fight over two cores.
+# One torch thread a worker: two with two threads each fight over two cores, and whoever else runs makes it worse.
 test: $(STAMP)
 ifneq ($(T),)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(T)
 else
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q --ignore=tests/notebooks --ignore=tests/quantised
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
-	$(BIN)/pytest -q tests/notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/notebooks
 endif
 
 tables: $(STAMP)
