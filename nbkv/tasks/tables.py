@@ -154,7 +154,7 @@ def main(methods: Sequence[str] = (), model: str = "tiny", folder: str = "docs")
 
 def write(rows: list[dict[str, Any]], kept: list[dict[str, Any]], model: str, out: Path) -> None:
     """Write the JSON and the page of ``rows``, and of those ``kept`` that are not among them."""
-    items, at = questions(SEEDS, COUNT), parse(f"{OURS}(budget=0.2)").spec
+    items, at = questions(SEEDS, COUNT), f"{OURS}(budget=0.2)"
     known = {(row["strategy"], row["sink"]) for row in rows}
     rows = [*(row for row in kept if (row["strategy"], row["sink"]) not in known), *rows]
     rows.sort(key=lambda row: (row["sink"], _ORDER.index(row["strategy"].split("(")[0]), row["share"]))
