@@ -72,7 +72,7 @@ class Blend(Strategy):
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Place what is known, select, run the selected rows and all that had no KV."""
         if len(request.ids) > ctx.adapter.capabilities.stable_context:
-            return self._in_full(request, ctx)
+            return in_full(self, request, ctx)
         clock = timed()
         request, held = self.supply(request, ctx)
         mix = lay(request, ctx, held)
@@ -95,12 +95,14 @@ class Blend(Strategy):
             own=mix,
         )
 
-    def _in_full(self, request: Request, ctx: Context) -> Prefilled:
-        why = "no chunk reuse: beyond its trained length this model's KV depends on the prompt's length"
-        ctx.tell(Fallback, why=why)
-        prefilled = super().prefill(request, ctx)
-        prefilled.notes.append(why)
-        return prefilled
+
+def in_full(strategy: Strategy, request: Request, ctx: Context) -> Prefilled:
+    """Run a prompt in full that is too long for its chunks to be moved; an event and a note tell."""
+    why = "no chunk reuse: beyond its trained length this model's KV depends on the prompt's length"
+    ctx.tell(Fallback, why=why)
+    prefilled = Strategy.prefill(strategy, request, ctx)
+    prefilled.notes.append(why)
+    return prefilled
 
 
 def provenance(mix: Mix, chosen: torch.Tensor) -> NDArray[np.uint8]:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from nbkv.errors import BadOption, BadPrompt, UnsupportedModel
-from nbkv.events import Fallback, Reused
-from nbkv.families.blend import check_count, provenance
+from nbkv.events import Reused
+from nbkv.families.blend import check_count, in_full, provenance
 from nbkv.families.laying import lay
 from nbkv.families.mix import Mix
 from nbkv.models.adapter import ModelAdapter
@@ -104,7 +104,7 @@ class KVLink(Strategy):
         links = None if self.first_id is not None else self._read(ctx.adapter)
         plan = self._plan(request.prompt, ctx.adapter, links)
         if len(plan.ids) > ctx.adapter.capabilities.stable_context:
-            return self._in_full(request, ctx)
+            return in_full(self, request, ctx)
         clock = timed()
         wide = Request(Prompt(plan.ids, plan.chunks), request.max_new_tokens)
         mix = lay(wide, ctx, upto=plan.chunks[0][1] - plan.opened if plan.chunks else None)
@@ -123,13 +123,6 @@ class KVLink(Strategy):
             notes=[*mix.notes, *self._notes(plan, mix, links, ctx)],
             extra=len(plan.added),
         )
-
-    def _in_full(self, request: Request, ctx: Context) -> Prefilled:
-        why = "no chunk reuse: beyond its trained length this model's KV depends on the prompt's length"
-        ctx.tell(Fallback, why=why)
-        prefilled = super().prefill(request, ctx)
-        prefilled.notes.append(why)
-        return prefilled
 
     def _read(self, adapter: ModelAdapter) -> Links:
         path = self.weights or beside(getattr(adapter.model, "name_or_path", ""))
