@@ -281,3 +281,15 @@ def test_a_chunk_of_another_model_is_refused(make_model, tokenizer, words, other
 def test_a_chunk_longer_than_the_context_is_refused(session_of, words):
     with pytest.raises(nbkv.BadPrompt, match="context is 512"):
         session_of("llama").chunk(words(600), name="long")
+
+
+def test_beyond_the_trained_length_a_prompt_is_run_in_full_and_says_so(make_model, tokenizer, words):
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 40}
+    model = make_model("llama", rope_parameters=rope, max_position_embeddings=40)
+    model.config.max_position_embeddings = 160
+    with nbkv.load(model, tokenizer=tokenizer, strategy="blend") as session:
+        result = session.generate([words(3), session.chunk(words(20), name="c"), words(30)], max_new_tokens=2)
+
+        assert result.tokens.fresh == result.tokens.prompt
+        assert any("no chunk reuse" in note for note in result.notes)
+        assert session.stats.fallbacks == 1
