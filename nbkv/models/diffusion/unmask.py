@@ -23,8 +23,9 @@ _SPEC = re.compile(r"\s*([a-z]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 class Candidates(NamedTuple):
     """The masked tokens a pass may fill, in order of position.
 
-    ``confidence`` ``[m]`` is the probability of the token chosen for each, ``chances`` ``[m, V]`` the
-    distributions they were chosen from; ``size`` is the length of the block (or part) they stand in, ``step`` the pass over it, from 0.
+    ``confidence`` ``[m]`` is the probability of the token chosen for each, ``chances`` ``[m, V]`` the distributions
+    they were chosen from; ``size`` is the length of the block (or part) they stand in, ``step`` the pass over it,
+    from 0.
     """
 
     confidence: torch.Tensor
