@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -165,6 +165,10 @@ class ModelAdapter:
             some = self.tensor(ids[at : min(at + strip, stop)])
             logits = self.forward(some, cache, start=at, work=work)[-1]
         return logits
+
+    def plain(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the logits ``[n, V]`` of tokens ``ids`` ``[n]`` by the model's own forward: no cache, no walk."""
+        return replace(self, walk=None, tells_positions=False).forward(ids, TokenLog(), start=0, keep=len(ids))
 
     def reusable(self, tokens: int) -> int:
         """Return how many first ones of ``tokens`` tokens need not run before an answer, if their KV are known."""
