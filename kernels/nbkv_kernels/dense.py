@@ -26,7 +26,8 @@ def dense_attention(
     """Return the output ``[B, H_q, n, D_v]`` in q's dtype and its log-sum-exp ``[B, H_q, n]``, float32 or wider.
 
     ``q`` is ``[B, H_q, n, D]``, ``k`` ``[B, H, T, D]``, ``v`` ``[B, H, T, D_v]``. ``mask`` broadcasts to
-    ``[B, H_q, n, T]``: booleans (true: may be seen) or numbers added to the scores. Rows without a key, and ``T = 0``, give 0 and ``-inf``.
+    ``[B, H_q, n, T]``: booleans (true: may be seen) or numbers added to the scores. Rows without a
+    key, and ``T = 0``, give 0 and ``-inf``.
     """
     batch, heads, rows, width = q.shape
     shared, value_width = k.shape[1], v.shape[-1]
