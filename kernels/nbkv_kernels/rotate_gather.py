@@ -23,7 +23,7 @@ def rotate_gather(
     neighbours: bool = False,
     fused: bool = False,
 ) -> None:
-    """Write keys and values ``source`` ``[H, n, D]`` to ``rows`` ``[n]`` of ``target`` ``[H, T, D]``; None: the first n.
+    """Write K and V ``source`` ``[H, n, D]`` to ``rows`` ``[n]`` of ``target`` ``[H, T, D]``, None: the first n.
 
     ``turn`` is cosine and sine, float32 ``[n, width / 2]`` (None: keys are only copied); the rotary dimensions are
     ``[start, start + width)``, paired ``i`` with ``i + width / 2``, or with ``i + 1`` for ``neighbours``. Each row of
