@@ -25,6 +25,7 @@ __all__ = [
     "merge_states",
     "partial_attention",
     "rotate_gather",
+    "row_attention",
     "turned",
 ]
 
@@ -65,6 +66,25 @@ def merge_states(parts: Iterable[State]) -> State:
     outs, lses = (torch.stack(side) for side in zip(*parts, strict=True))
     outs = outs.to(torch.promote_types(outs.dtype, torch.float32))
     return kernels.merge_states(outs, lses, fused=fused(outs))
+
+
+def row_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    upper: torch.Tensor,
+    lower: torch.Tensor,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> State:
+    """Return the output ``[B, Hq, R, Dv]`` and lse ``[B, Hq, R]`` of rows that see keys ``[lower, upper)`` each.
+
+    ``q`` is ``[B, Hq, R, D]``, ``k`` ``[B, Hk, T, D]``, ``v`` ``[B, Hk, T, Dv]``, the edges ``[R]``. No mask is made.
+    """
+    use = fused(q)
+    return kernels.row_attention(q, k, v, upper, lower, scale=scale, softcap=softcap, sinks=sinks, fused=use)
 
 
 def rotate_gather(
