@@ -63,10 +63,10 @@ def generated(model, ids, n, seed=0, **options):
 
 
 @pytest.mark.parametrize("strategy", ["full", "prefix"])
-@pytest.mark.parametrize("n_prompt", [1, 5, 11, 12, 30])
+@pytest.mark.parametrize("n_prompt", [1, 12, 30])
 def test_it_draws_what_generate_draws(session, gemma, words, strategy, n_prompt):
     for _ in range(2):
-        for seed in (0, 7):
+        for seed in (0, 7)[: 1 + (n_prompt == 12)]:
             got = session.generate(words(n_prompt), max_new_tokens=20, strategy=strategy, seed=seed)
 
             assert len(got.prompt_ids) == n_prompt
