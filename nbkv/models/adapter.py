@@ -21,6 +21,7 @@ from nbkv.models.fingerprint import Identity
 from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
+from nbkv.models.states import StateCache
 from nbkv.models.walk import Halted, Stretch, Walk
 from nbkv.rope import Rope
 
@@ -104,6 +105,11 @@ class ModelAdapter:
         """Return the number of decoder layers."""
         return self.capabilities.n_layers
 
+    @cached_property
+    def weights(self) -> int:
+        """Return the number of weights."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
     @property
     def config(self) -> Any:  # noqa: ANN401  (each family has its own class)
         """Return the config of the text decoder."""
@@ -121,8 +127,12 @@ class ModelAdapter:
     def new_cache(self, reserve: int = 0) -> AnyCache:
         """Return an empty cache: ours if it passed the self-test, else the family's own, else a log of the tokens."""
         if self.capabilities.prefix:
-            return GrowingCache(reserve)
+            return self.growing(reserve)
         return self.family_cache() if self.capabilities.own_cache else TokenLog()
+
+    def growing(self, reserve: int = 0) -> GrowingCache:
+        """Return an empty cache of ours, with room for states where this model keeps some."""
+        return StateCache(self.family_cache(), reserve) if self.capabilities.states else GrowingCache(reserve)
 
     def family_cache(self) -> Cache:
         """Return an empty cache of the kind transformers makes for this model."""
@@ -143,8 +153,22 @@ class ModelAdapter:
         """
         if isinstance(cache, TokenLog):
             ids, start = cache.extend(ids), 0
+        if isinstance(cache, StateCache):
+            return self._go_on(ids, cache, start=start, keep=keep, work=work)
         positions = torch.arange(start, start + len(ids), device=self.device)
         return self._run(ids, positions, cache, keep=keep, mask=None, work=work)
+
+    def _go_on(self, ids: torch.Tensor, cache: StateCache, *, start: int, keep: int, work: Work | None) -> torch.Tensor:
+        """Run tokens after the states in ``cache``; one by one where layers ignore their states in longer passes."""
+        alone = start > 0 and self.capabilities.states == "tokens"
+        logits = []
+        for part in ids.split(1 if alone else len(ids)):
+            positions = torch.arange(start, start + len(part), device=self.device)
+            with cache.advancing(len(part)):
+                kept = min(keep, len(part))
+                logits.append(self._run(part, positions, cache, keep=kept, mask=None, work=work))
+            start += len(part)
+        return torch.cat(logits[-keep:])
 
     def recompute(
         self,

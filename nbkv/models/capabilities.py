@@ -22,8 +22,10 @@ class Capabilities:
     (shorter than ``context`` for longrope and dynamic NTK); ``rope_switch`` the position from which longrope turns all
     tokens by other angles. The last four are what the self-test found: the layer walk, continuing from our cache,
     decoding with the family's own cache. ``relocation``: cached keys can be moved to another position, exactly, and
-    scattered rows be run again by true position. ``attention``: its attention weights can be looked at. ``refused``
-    says for what is false why it is so.
+    scattered rows be run again by true position. ``attention``: its attention weights can be looked at. ``states``:
+    its recurrent layers keep states, of ``state_bytes`` bytes in all, and go on from a clone of them in a pass over
+    several tokens (``passes``) or over one at a time only (``tokens``); empty: it has none, or does not go on from
+    them. ``refused`` says for what is false why it is so.
     """
 
     n_layers: int
@@ -49,6 +51,8 @@ class Capabilities:
     own_cache: bool = False
     relocation: bool = False
     attention: bool = False
+    states: str = ""
+    state_bytes: int = 0
     refused: dict[str, str] = field(default_factory=dict, hash=False)
 
     def why_not(self, need: str) -> str:
