@@ -22,21 +22,21 @@ _ROUNDINGS = 32  # in half precision: as many units in the last place
 _SHORT = 2  # tokens, fewer than any convolution's kernel
 
 
-def failing(adapter: ModelAdapter, cache: StateCache, ids: torch.Tensor, expected: torch.Tensor, limit: float) -> str:
+def failing(adapter: ModelAdapter, plain: ModelAdapter, cache: StateCache, ids: torch.Tensor, limit: float) -> str:
     """Return why ``adapter``, told by its ``states`` how, does not go on from clones; empty if it does.
 
-    ``cache`` is filled with ``ids`` ``[n]``; ``expected`` ``[n, V]`` are the model's own logits, ``limit`` the scaled
-    error allowed. Looked at: passes cut in several places, a clone taken up again after others were run, a branch that
+    ``cache`` is filled with ``ids`` ``[n]``; ``plain`` is the model's own forward, ``limit`` the scaled error of logits
+    allowed. Looked at: passes cut in several places, a clone taken up again after others were run, a branch that
     differs from the clone on, and the states in the end.
     """
     try:
-        return _tried(adapter, cache, ids, expected, limit)
+        return _tried(adapter, plain, cache, ids, limit)
     except Exception as refusal:  # noqa: BLE001  (a family may refuse a cache in any way; the reason is kept and told)
         why = next(iter(str(refusal).splitlines()), "")
         return f"its states cannot be cloned: it does not take our cache ({type(refusal).__name__}: {why:.60})"
 
 
-def _tried(adapter: ModelAdapter, cache: StateCache, ids: torch.Tensor, expected: torch.Tensor, limit: float) -> str:
+def _tried(adapter: ModelAdapter, plain: ModelAdapter, cache: StateCache, ids: torch.Tensor, limit: float) -> str:
     n, half = len(ids), len(ids) // 2
     whole = StateCache(adapter.family_cache())
     adapter.forward(ids, whole, start=0)
@@ -48,16 +48,28 @@ def _tried(adapter: ModelAdapter, cache: StateCache, ids: torch.Tensor, expected
     branch = torch.cat((ids[:half], ids[half:].flip(0)))
     cache.resume(middle)
     aside = _run(adapter, branch, cache, (half, n))
-    own = adapter.forward(branch, TokenLog(), start=0, keep=n)[half:].float()
     cache.resume(middle)
     again = _run(adapter, ids, cache, (half, n))
-    pairs = ((begun, expected[:half]), (ahead, expected[half:]), (aside, own), (again, expected[half:]))
+    # in half precision a step rounds otherwise than a long pass does: steps are held against the model's own steps
+    stepped = adapter.dtype != torch.float32 and adapter.capabilities.states == "tokens"
+    own, other = (_own(plain, each, stepped=stepped) for each in (ids, branch))
+    pairs = ((begun, own[:half]), (ahead, own[half:]), (aside, other[half:]), (again, own[half:]))
     if (worst := max(_error(got, want) for got, want in pairs)) > limit:
         return f"continued from a clone of its states, logits differ by {worst:.1e} (limit {limit:.1e})"
     off = _states_differ(cache.checkpoint(), whole.checkpoint(), adapter.dtype)
     return (
         f"continued from a clone of its states, the states after it differ, by {off:.1e} of their size" if off else ""
     )
+
+
+def _own(plain: ModelAdapter, ids: torch.Tensor, *, stepped: bool) -> torch.Tensor:
+    """Return the model's own logits after each of ``ids``, in one pass or after two tokens in single steps."""
+    if not stepped:
+        return plain.forward(ids, TokenLog(), start=0, keep=len(ids)).float()
+    cache = plain.family_cache()
+    first = plain.forward(ids[:_SHORT], cache, start=0, keep=_SHORT)
+    steps = [plain.forward(ids[at : at + 1], cache, start=at) for at in range(_SHORT, len(ids))]
+    return torch.cat([first, *steps]).float()
 
 
 def _run(adapter: ModelAdapter, ids: torch.Tensor, cache: StateCache, cuts: tuple[int, ...]) -> torch.Tensor:

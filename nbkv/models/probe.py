@@ -133,7 +133,7 @@ class _Trial:
                 except Exception as refusal:  # noqa: BLE001  (a family without a cache of transformers' kind)
                     self.stateless = f"its states cannot be cloned: {refusal}"
                     return None
-                self.stateless = failing(adapter, cache, self.ids, self.expected, limit)
+                self.stateless = failing(adapter, plain, cache, self.ids, limit)
                 if not self.stateless:
                     return adapter, cache, found
         return None

@@ -34,6 +34,14 @@ class Checkpoint:
     flops: float
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """Something that may be evicted: when it was used last, and the FLOPs it saves for each byte."""
+
+    used: int
+    efficiency: float
+
+
 class Checkpoints:
     """Which nodes have one."""
 
@@ -76,7 +84,15 @@ class Checkpoints:
         found = (count for count in range(len(path), 0, -1) if path[count - 1] in self._at)
         return next((count for count in found if path[count - 1].stop >= least), 0)
 
-    def efficiency(self, node: Node[Any], kv_bytes: int) -> float:
+    def may_go(self, node: Node[Any]) -> bool:
+        """Return whether ``node`` may be evicted: a leaf, or states on the way to one other node; no branch point."""
+        return not node.leases and (not node.children or (len(node.children) == 1 and node in self._at))
+
+    def candidate(self, node: Node[Any], kv_bytes: int) -> Candidate:
+        """Return what evicting ``node`` would lose; ``kv_bytes`` are those of its tokens, which go with a leaf only."""
+        return Candidate(node.used, self._efficiency(node, 0 if node.children else kv_bytes))
+
+    def _efficiency(self, node: Node[Any], kv_bytes: int) -> float:
         """Return the FLOPs that the checkpoint behind ``node`` saves for each byte that goes with it.
 
         Saved is what the prefill from the last checkpoint before it costs (Marconi, arXiv 2411.19379, section 4.2).
@@ -87,14 +103,6 @@ class Checkpoints:
         before = (self._at[above] for above in node.path[-2::-1] if above in self._at)
         start = next((checkpoint.flops for checkpoint in before), 0.0)
         return (mine.flops - start) / max(1, mine.states.nbytes + kv_bytes)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Something that may be evicted: when it was used last, and the FLOPs it saves for each byte."""
-
-    used: int
-    efficiency: float
 
 
 def least_worth(candidates: Sequence[Candidate], alpha: float) -> int:

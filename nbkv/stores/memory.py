@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space
 from nbkv.radix import Node, RadixTree
-from nbkv.stores.checkpoints import Candidate, Checkpoint, Checkpoints, least_worth
+from nbkv.stores.checkpoints import Checkpoint, Checkpoints, least_worth
 from nbkv.stores.lines import Buffer, Home, Line
 from nbkv.stores.shelf import Shelves
 
@@ -123,7 +123,7 @@ class MemoryStore:
             added = tree.insert(ids, line)
             if added is not None:
                 line.nodes.add(added)
-                self._emit(Stored(tokens=len(added.ids), nbytes=_bytes(line, added), tier=self.name))
+                self._emit(Stored(tokens=len(added.ids), nbytes=_own_bytes(added), tier=self.name))
             for checkpoint in checkpoints:
                 self._hang(tree, ids, checkpoint)
             self._end(lease)
@@ -225,7 +225,7 @@ class MemoryStore:
                 (
                     node.stop,
                     len(node.ids),
-                    _bytes(node.payload, node) if node.payload is not None else 0,
+                    _own_bytes(node),
                     sum(self._checkpoints.bytes_of(above) for above in node.path),
                     isinstance(node.payload, Line),
                     space.lineage,
@@ -302,24 +302,16 @@ class MemoryStore:
                 if not line.leased:
                     line.buffer.fit()
         while self.nbytes > self.limit:
-            found = [(node, tree) for tree in self._trees.values() for node in tree.nodes() if self._may_go(node)]
+            hung, trees = self._checkpoints, self._trees.values()
+            found = [(node, tree) for tree in trees for node in tree.nodes() if hung.may_go(node)]
             if not found:
                 return
-            node, tree = found[least_worth([self._candidate(node) for node, _ in found], self.alpha)]
+            worths = [hung.candidate(node, _own_bytes(node)) for node, _ in found]
+            node, tree = found[least_worth(worths, self.alpha)]
             if node.children:
                 self._drop_checkpoint(node)
             else:
                 self._drop(node, tree)
-
-    def _may_go(self, node: Node[Home]) -> bool:
-        """Return whether ``node`` is a leaf, or a checkpoint on the way to one other node: no branch point."""
-        if node.leases:
-            return False
-        return not node.children or (len(node.children) == 1 and self._checkpoints.of(node) is not None)
-
-    def _candidate(self, node: Node[Home]) -> Candidate:
-        freed = 0 if node.children or node.payload is None else _bytes(node.payload, node)
-        return Candidate(node.used, self._checkpoints.efficiency(node, freed))
 
     def _hang(self, tree: RadixTree[Home], ids: Sequence[int], checkpoint: Checkpoint) -> None:
         states = checkpoint.states
@@ -337,11 +329,11 @@ class MemoryStore:
         self._emit(Evicted(tokens=0, nbytes=nbytes, tier=self.name))
 
     def _drop(self, leaf: Node[Home], tree: RadixTree[Home]) -> None:
-        home, states = leaf.payload, self._checkpoints.bytes_of(leaf)
+        home, nbytes = leaf.payload, _own_bytes(leaf) + self._checkpoints.bytes_of(leaf)
         tree.remove(leaf)
         self._checkpoints.drop(leaf)
         self.counts.evictions += 1
-        self._emit(Evicted(tokens=len(leaf.ids), nbytes=states + (_bytes(home, leaf) if home else 0), tier=self.name))
+        self._emit(Evicted(tokens=len(leaf.ids), nbytes=nbytes, tier=self.name))
         if isinstance(home, KV):
             self._tails -= home.nbytes
         elif home is not None:
@@ -357,5 +349,9 @@ class MemoryStore:
             self.bus.emit(event)
 
 
-def _bytes(home: Home, node: Node[Home]) -> int:
+def _own_bytes(node: Node[Home]) -> int:
+    """Return the bytes of the K/V of ``node``'s own tokens."""
+    home = node.payload
+    if home is None:
+        return 0
     return home.nbytes if isinstance(home, KV) else home.buffer.read(node.start, node.stop).nbytes

@@ -127,6 +127,16 @@ def test_chats_branches_and_stops_give_the_models_own_logits(session):
     assert not any(node.leases for tree in session.store._trees.values() for node in tree.nodes())
 
 
+@pytest.mark.parametrize(("family", "states"), [("qwen3_next", "passes"), ("jamba", "tokens"), ("mamba", "tokens")])
+def test_half_precision_is_held_against_the_models_own_rounding(family, states):
+    with nbkv.load(small_model(family).to(torch.bfloat16), tokenizer=tokenizer()) as session:
+        assert session.adapter.capabilities.states == states
+        assert session.verify("prefix").ok
+        chat = session.chat()
+        first, second = (chat.send(" w1 w5 w9 w30 w7", max_new_tokens=3) for _ in range(2))
+        assert second.tokens.reused == len(first.prompt_ids) + len(first.token_ids) - 1
+
+
 @pytest.mark.parametrize("family", REFUSED)
 def test_a_family_whose_states_cannot_be_cloned_is_refused(family):
     if family not in families():
