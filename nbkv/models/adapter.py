@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, LinearAttentionLayer
 
 from nbkv.models import masks
 from nbkv.models.attention import implementation
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.fingerprint import Identity
+from nbkv.models.held import HeldCache
 from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
-from nbkv.models.states import StateCache
+from nbkv.models.states import StateCache, ours
 from nbkv.models.walk import Halted, Stretch, Walk
 from nbkv.rope import Rope
 
@@ -96,6 +97,20 @@ class ModelAdapter:
         return "past_key_values" not in self._accepts and bool({"cache_params", "state"} & self._accepts)
 
     @cached_property
+    def _hands_back(self) -> bool:
+        """Whether the forward takes and hands back states in an object of the family's own."""
+        return self.keeps_states and not any(
+            isinstance(layer, LinearAttentionLayer) for layer in self.family_cache().layers
+        )
+
+    @property
+    def _cache_name(self) -> str:
+        """Return which argument of the forward takes the cache."""
+        if not self.keeps_states:
+            return "past_key_values"
+        return "cache_params" if "cache_params" in self._accepts else "state"
+
+    @cached_property
     def takes_embeddings(self) -> bool:
         """Return whether embeddings can be given in place of token ids (``models.soft``); tried at the first ask."""
         return stand_in(self)
@@ -132,7 +147,11 @@ class ModelAdapter:
 
     def growing(self, reserve: int = 0) -> GrowingCache:
         """Return an empty cache of ours, with room for states where this model keeps some."""
-        return StateCache(self.family_cache(), reserve) if self.capabilities.states else GrowingCache(reserve)
+        return self.stateful(reserve) if self.capabilities.states else GrowingCache(reserve)
+
+    def stateful(self, reserve: int = 0) -> StateCache:
+        """Return an empty cache for states, proved or not; raises ``TypeError`` for layers that it has none for."""
+        return HeldCache() if self._hands_back else StateCache(ours(self.family_cache(), reserve), reserve)
 
     def family_cache(self) -> Cache:
         """Return an empty cache of the kind transformers makes for this model."""
@@ -233,7 +252,7 @@ class ModelAdapter:
     ) -> torch.Tensor:
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": not isinstance(cache, TokenLog)}
         if asked["use_cache"]:
-            asked["cache_params" if self.keeps_states else "past_key_values"] = cache
+            asked[self._cache_name] = cache.held if isinstance(cache, HeldCache) else cache
         if self.tells_positions and "position_ids" in self._accepts:
             asked["position_ids"] = positions[None]
         if "logits_to_keep" in self._accepts:
@@ -241,7 +260,10 @@ class ModelAdapter:
         if mask is not None:
             asked["attention_mask"] = mask
         with torch.no_grad(), self.evaluating(), self._stepping(work, stretch):
-            logits: torch.Tensor = self.model(**asked).logits[0, -keep:]
+            given = self.model(**asked)
+        if isinstance(cache, HeldCache):
+            cache.take(given[self._cache_name])
+        logits: torch.Tensor = given.logits[0, -keep:]
         if work is not None and self.walk is None:
             work.token_layers += len(ids) * self.n_layers
         return logits

@@ -38,7 +38,7 @@ def failing(adapter: ModelAdapter, plain: ModelAdapter, cache: StateCache, ids: 
 
 def _tried(adapter: ModelAdapter, plain: ModelAdapter, cache: StateCache, ids: torch.Tensor, limit: float) -> str:
     n, half = len(ids), len(ids) // 2
-    whole = StateCache(adapter.family_cache())
+    whole = adapter.stateful()
     adapter.forward(ids, whole, start=0)
     begun = _run(adapter, ids, cache, (0, _SHORT, half))
     middle = cache.checkpoint()

@@ -129,7 +129,7 @@ class _Trial:
             for found, base in bases:
                 adapter = replace(base, capabilities=replace(base.capabilities, states=states))
                 try:
-                    cache = StateCache(adapter.family_cache())
+                    cache = adapter.stateful()
                 except Exception as refusal:  # noqa: BLE001  (a family without a cache of transformers' kind)
                     self.stateless = f"its states cannot be cloned: {refusal}"
                     return None

@@ -6,7 +6,7 @@ clone of every layer's states after a given number of tokens, and only there can
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,12 +22,16 @@ _SIDES = ("conv_states", "recurrent_states")
 _Dummy: Any = getattr(cache_utils, "DummyLayer", LinearAttentionLayer)  # transformers before 5.18 has none
 
 
+Named = dict[tuple[str, int], torch.Tensor]  # the states of one layer by kind and number
+
+
 @dataclass(frozen=True, eq=False)
 class States:
-    """Every layer's states after ``at`` tokens: per layer the tensors by kind and number, in memory of their own."""
+    """Every layer's states after ``at`` tokens, in memory of their own; ``shell`` is what a family has around them."""
 
     at: int
-    layers: tuple[dict[tuple[str, int], torch.Tensor], ...]
+    layers: tuple[Named, ...]
+    shell: Any = None
 
     @cached_property
     def nbytes(self) -> int:
@@ -55,12 +59,12 @@ class NoLayer(_NoKV, _Dummy):  # type: ignore[misc]  # as above
 class StateLayer(LinearAttentionLayer):
     """The states of one layer, which can be read, put and dropped."""
 
-    def states(self) -> dict[tuple[str, int], torch.Tensor]:
+    def states(self) -> Named:
         """Return the states there are, by kind and number; the very tensors that the model changes in place."""
         found = ((side, index, state) for side in _SIDES for index, state in getattr(self, side).items())
         return {(side, index): state for side, index, state in found if state is not None}
 
-    def put(self, states: dict[tuple[str, int], torch.Tensor]) -> None:
+    def put(self, states: Named) -> None:
         """Go on from clones of ``states``; none of them is an untouched layer."""
         for side in _SIDES:
             for index in range(self.number_of_states):
@@ -112,10 +116,12 @@ class StateCache(GrowingCache):
 
     layers: list[Any]  # growing layers, state layers, and both in one
 
-    def __init__(self, family: Cache, reserve: int = 0) -> None:
-        """Start empty, with a layer of ours for each of ``family``'s; raises ``TypeError`` where there is none."""
+    shell: Any = None  # what a family has around its states; nothing, in a cache of layers
+
+    def __init__(self, layers: Sequence[Any], reserve: int = 0) -> None:
+        """Start empty, with ``layers`` such as ``ours`` gives."""
         self._reserve, self._at, self._whole = reserve, 0, True
-        Cache.__init__(self, layers=[_ours(layer, reserve) for layer in family.layers])
+        Cache.__init__(self, layers=list(layers))
 
     @property
     def length(self) -> int:
@@ -151,12 +157,14 @@ class StateCache(GrowingCache):
         if not self._whole or not self._at:
             return None
         clones = ({name: state.clone() for name, state in layer.states().items()} for layer in self._stateful)
-        return States(self._at, tuple(clones))
+        return States(self._at, tuple(clones), self.shell)
 
     def resume(self, states: States | None) -> None:
         """Stand where ``states`` do (None: at the beginning), with clones of them; the K/V must reach that far."""
         self.truncate(0 if states is None else states.at)
         self._whole, self._at = True, 0 if states is None else states.at
+        if states is not None:
+            self.shell = states.shell
         for number, layer in enumerate(self._stateful):
             layer.put({} if states is None else states.layers[number])
 
@@ -164,7 +172,7 @@ class StateCache(GrowingCache):
         """Return the states as they stand and keep none; nothing is copied."""
         given = None
         if self._whole and self._at:
-            given = States(self._at, tuple(layer.states() for layer in self._stateful))
+            given = States(self._at, tuple(layer.states() for layer in self._stateful), self.shell)
         self._drop()
         return given
 
@@ -181,13 +189,18 @@ class StateCache(GrowingCache):
         self._drop()
 
     @property
-    def _stateful(self) -> list[StateLayer]:
+    def _stateful(self) -> list[Any]:
         return [layer for layer in self.layers if isinstance(layer, StateLayer)]
 
     def _drop(self) -> None:
         self._whole = not self._at
         for layer in self._stateful:
             layer.put({})
+
+
+def ours(family: Cache, reserve: int = 0) -> list[Any]:
+    """Return a layer of ours for each of ``family``'s; raises ``TypeError`` where there is none."""
+    return [_ours(layer, reserve) for layer in family.layers]
 
 
 def _ours(layer: Any, reserve: int) -> Any:  # noqa: ANN401  (transformers' layers share no typed parent)

@@ -12,7 +12,6 @@ from survey import tokenizer
 
 import nbkv
 from nbkv.models.prompt import Prompt
-from nbkv.models.states import States
 from nbkv.result import Provenance
 from nbkv.stopping import Stopped
 from nbkv.strategy import Request
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 PASSES = """bailing_hybrid bamba falcon_h1 granitemoehybrid inkling2_text inkling_text kimi_linear lfm2 lfm2_moe lfm3
     lfm3_vl mamba2 minicpm_ocr minicpmv4_6 minicpmv4_7 nemotron_h olmo_hybrid qwen3_5 qwen3_5_moe qwen3_5_moe_text
-    qwen3_5_text qwen3_next zamba2 zaya""".split()
+    qwen3_5_text qwen3_next rwkv xlstm zamba2 zaya""".split()
 TOKENS = "falcon_mamba jamba mamba zamba".split()  # Mamba-1 layers ignore their states in a pass over several tokens
 REFUSED = "minimax qwen4_exp recurrent_gemma".split()  # with states elsewhere, or with more than states
 LIMIT = 1e-4
@@ -88,7 +87,7 @@ def lost(session):
         adapter.forward(ids[:20], cache, start=0)
         states = cache.checkpoint()
         layers = tuple({name: state * scale for name, state in layer.items()} for layer in states.layers)
-        cache.resume(States(states.at, layers))
+        cache.resume(replace(states, layers=layers))
         logits.append(adapter.forward(ids[20:], cache, start=20, keep=8))
 
     return off(logits[1], logits[0])
