@@ -73,10 +73,14 @@ class Prefix(Strategy):
             provenance=_provenance(len(ids), lease, cache),
             rows=rows,
             load_s=load_s,
-            notes=_notes(len(ids), lease, ctx, clock() - load_s),
+            notes=[*self._unused(ctx), *_notes(len(ids), lease, ctx, clock() - load_s)],
             lease=lease,
             own=states,
         )
+
+    def _unused(self, ctx: Context) -> list[str]:
+        without = self.segment is not None and not ctx.adapter.capabilities.states
+        return ["segment plays no part: this model's K/V can be continued behind any token"] if without else []
 
     def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> tuple[torch.Tensor, list[States]]:
         """Run what the leased line lacks; return the last logits, and states to be kept where there are any."""
