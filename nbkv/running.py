@@ -153,7 +153,8 @@ class Run:
         if prefilled is not None:
             select, rows = (work.token_layers / (n * n_layers) for work in (prefilled.select, prefilled.rows))
             compute = Compute(share=select + rows, select=select, rows=rows)
-            kv_bytes = {self.engine.store.name if prefilled.lease else "working": _bytes(prefilled)}
+            held = _bytes(prefilled) + self.engine.adapter.capabilities.state_bytes
+            kv_bytes = {self.engine.store.name if prefilled.lease else "working": held}
         fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
         served = (prefilled and prefilled.by) or self.strategy
         self.result = Result(

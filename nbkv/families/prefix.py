@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import torch
 
-from nbkv.events import Reused
+from nbkv.errors import BadOption
+from nbkv.events import Fallback, Reused
+from nbkv.families import going
 from nbkv.models.adapter import Work
 from nbkv.models.cache import GrowingCache
+from nbkv.models.states import StateCache, States
 from nbkv.result import Provenance
+from nbkv.stores.memory import Lease
 from nbkv.strategy import Context, Prefilled, Request, Strategy, timed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _ROOM = (
     512  # a new line has room for half of its first request again, at least this many tokens: chats then grow in place
@@ -21,10 +29,22 @@ _ROOM = (
 
 @dataclass(kw_only=True, repr=False)
 class Prefix(Strategy):
-    """Continue the longest prefix that the store holds; the hook is ``reusable``."""
+    """Continue the longest prefix that the store holds; the hook is ``reusable``.
+
+    ``segment``: of a model with recurrent layers, states are also kept every so many tokens of a prompt (None: as the
+    store's size allows; 0: never).
+    """
 
     family: ClassVar[str] = "prefix"
     needs: ClassVar[tuple[str, ...]] = ("prefix",)
+
+    segment: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number of tokens."""
+        if self.segment is not None and (type(self.segment) is not int or self.segment < 0):
+            message = f"segment={self.segment!r} is not accepted: segment is None or a number of tokens >= 0"
+            raise BadOption(message)
 
     def reusable(self, ids: Sequence[int], ctx: Context) -> int:
         """Return how many first tokens of ``ids`` may be reused if known; what gives the next logits must run."""
@@ -34,7 +54,7 @@ class Prefix(Strategy):
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Take what is known of the prompt, run what is not."""
         clock, ids = timed(), request.ids
-        lease = ctx.store.take(ctx.space(), ids, self.reusable(ids, ctx), GrowingCache)
+        lease = _take(ids, self.reusable(ids, ctx), ctx)
         cache, matched = lease.line.buffer, lease.matched
         assert isinstance(cache, GrowingCache)  # noqa: S101
         needed = len(ids) + request.max_new_tokens
@@ -44,41 +64,91 @@ class Prefix(Strategy):
             ctx.tell(Reused, start=0, stop=matched, tier=ctx.store.name)
         rows = ctx.work()
         try:
-            logits = ctx.adapter.prefill(ids, cache, start=matched, work=rows)
+            logits, states = self._run(request, lease, ctx, rows)
         except BaseException:
             ctx.store.discard(lease)
             raise
-        provenance = np.full(len(ids), Provenance.FRESH, dtype=np.uint8)
-        provenance[:matched] = Provenance.PREFIX
-        if lease.known == len(ids):
-            provenance[matched:] = Provenance.RECOMPUTED
-        notes = [f"copied {lease.copied} tokens of KV to branch off a shared prefix"] if lease.copied else []
-        if len(ids) > ctx.adapter.capabilities.stable_context:
-            notes.append("no prefix reuse: beyond its trained length this model's KV depends on the prompt's length")
         return Prefilled(
-            cache=cache, logits=logits, provenance=provenance, rows=rows, load_s=load_s, notes=notes, lease=lease
+            cache=cache,
+            logits=logits,
+            provenance=_provenance(len(ids), lease, cache),
+            rows=rows,
+            load_s=load_s,
+            notes=[*self._unused(ctx), *_notes(len(ids), lease, ctx, clock() - load_s)],
+            lease=lease,
+            own=states,
         )
 
+    def _unused(self, ctx: Context) -> list[str]:
+        without = self.segment is not None and not ctx.adapter.capabilities.states
+        return ["segment plays no part: this model's K/V can be continued behind any token"] if without else []
+
+    def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> tuple[torch.Tensor, list[States]]:
+        """Run what the leased line lacks; return the last logits, and states to be kept where there are any."""
+        adapter, cache, ids = ctx.adapter, lease.line.buffer, request.ids
+        if not isinstance(cache, StateCache):
+            return adapter.prefill(ids, cache, start=lease.matched, work=work), []  # type: ignore[arg-type]
+        found, every = adapter.capabilities, self.segment
+        every = going.segment(len(ids), found, ctx.store.limit) if every is None else every
+        stops = going.cuts(len(ids), lease, found, every) if request.keep else []
+        return going.run(adapter, ids, cache, stops, work)
+
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Keep the prompt's and the answer's KV where they are."""
+        """Keep the prompt's and the answer's KV where they are, and states where they were cloned and at the end."""
         assert prefilled.lease is not None  # noqa: S101
-        stable = ctx.adapter.capabilities.stable_context
+        stable, buffer = ctx.adapter.capabilities.stable_context, prefilled.lease.line.buffer
         if request.keep and len(request.ids) <= stable:
-            ctx.store.give(prefilled.lease, ids[: min(stable, prefilled.lease.line.buffer.length)])
+            kept = ids[: min(stable, buffer.length)]
+            states = [*prefilled.own, buffer.release()] if isinstance(buffer, StateCache) else []
+            ctx.store.give(prefilled.lease, kept, going.checkpoints(states, ctx.adapter))
         else:
             ctx.store.discard(prefilled.lease)
 
 
 def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
     """Make sure that the KV of ``ids`` from the first token on are in the store; run and count what was missing."""
-    lease = ctx.store.take(ctx.space(), ids, len(ids), GrowingCache)
+    lease = _take(ids, len(ids), ctx)
+    cache, matched = lease.line.buffer, lease.matched
+    assert isinstance(cache, GrowingCache)  # noqa: S101
     try:
-        if lease.matched < len(ids):
-            cache = lease.line.buffer
-            assert isinstance(cache, GrowingCache)  # noqa: S101
-            ctx.adapter.prefill(ids, cache, start=lease.matched, work=work or ctx.work())
+        if matched < len(ids):
+            ctx.adapter.prefill(ids, cache, start=matched, work=work or ctx.work())
     except BaseException:
         ctx.store.discard(lease)
         raise
-    ctx.store.give(lease, ids)
-    return len(ids) - lease.matched
+    states = [cache.release()] if isinstance(cache, StateCache) else []
+    ctx.store.give(lease, ids, going.checkpoints(states, ctx.adapter))
+    return len(ids) - matched
+
+
+def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:
+    """Lease what is known of ``ids``; of a model with recurrent layers, up to where states were kept."""
+    found = ctx.adapter.capabilities
+    states_from = going.least(len(ids), found) if found.states else None
+    lease = ctx.store.take(ctx.space(), ids, limit, ctx.adapter.growing, states_from=states_from)
+    if isinstance(cache := lease.line.buffer, StateCache):
+        cache.resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
+    return lease
+
+
+def _provenance(n: int, lease: Lease, cache: GrowingCache) -> NDArray[np.uint8]:
+    provenance = np.full(n, Provenance.FRESH, dtype=np.uint8)
+    provenance[: lease.matched] = Provenance.PREFIX
+    if lease.known == n or isinstance(cache, StateCache):
+        provenance[lease.matched : lease.known] = Provenance.RECOMPUTED
+    return provenance
+
+
+def _notes(n: int, lease: Lease, ctx: Context, seconds: float) -> list[str]:
+    found, notes = ctx.adapter.capabilities, []
+    if lease.copied:
+        notes.append(f"copied {lease.copied} tokens of KV to branch off a shared prefix")
+    if n > found.stable_context:
+        notes.append("no prefix reuse: beyond its trained length this model's KV depends on the prompt's length")
+    if found.states and lease.branch > lease.matched:
+        notes.append(f"{lease.branch - lease.matched} known tokens were run again: no states were kept behind them")
+    if found.states == "tokens" and lease.matched and n - lease.matched > 1:
+        one_by_one = f"{n - lease.matched} tokens were run one by one ({seconds:.2f} s)"
+        notes.append(f"{one_by_one}: this model's layers ignore their states in longer passes")
+        ctx.tell(Fallback, why=notes[-1])
+    return notes

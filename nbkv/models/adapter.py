@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, LinearAttentionLayer
 
 from nbkv.models import masks
 from nbkv.models.attention import implementation, stood_in
@@ -20,10 +20,12 @@ from nbkv.models.capabilities import Capabilities
 from nbkv.models.diffusion.gemma import Canvas
 from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.fingerprint import Identity
+from nbkv.models.held import HeldCache
 from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.ranged import ranged
 from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
+from nbkv.models.states import StateCache, ours
 from nbkv.models.walk import Halted, Stretch, Walk
 from nbkv.rope import Rope
 
@@ -102,6 +104,20 @@ class ModelAdapter:
         return "past_key_values" not in self._accepts and bool({"cache_params", "state"} & self._accepts)
 
     @cached_property
+    def _hands_back(self) -> bool:
+        """Whether the forward takes and hands back states in an object of the family's own."""
+        return self.keeps_states and not any(
+            isinstance(layer, LinearAttentionLayer) for layer in self.family_cache().layers
+        )
+
+    @property
+    def _cache_name(self) -> str:
+        """Return which argument of the forward takes the cache."""
+        if not self.keeps_states:
+            return "past_key_values"
+        return "cache_params" if "cache_params" in self._accepts else "state"
+
+    @cached_property
     def takes_embeddings(self) -> bool:
         """Return whether embeddings can be given in place of token ids (``models.soft``); tried at the first ask."""
         return stand_in(self)
@@ -110,6 +126,11 @@ class ModelAdapter:
     def n_layers(self) -> int:
         """Return the number of decoder layers."""
         return self.capabilities.n_layers
+
+    @cached_property
+    def weights(self) -> int:
+        """Return the number of weights."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def config(self) -> Any:  # noqa: ANN401  (each family has its own class)
@@ -128,9 +149,17 @@ class ModelAdapter:
     def new_cache(self, reserve: int = 0) -> AnyCache:
         """Return an empty cache: ours if it passed the self-test, else the family's own, else a log of the tokens."""
         if self.capabilities.prefix:
-            return GrowingCache(reserve)
+            return self.growing(reserve)
         own = self.capabilities.own_cache and self.capabilities.block is None
         return self.family_cache() if own else TokenLog()
+
+    def growing(self, reserve: int = 0) -> GrowingCache:
+        """Return an empty cache of ours, with room for states where this model keeps some."""
+        return self.stateful(reserve) if self.capabilities.states else GrowingCache(reserve)
+
+    def stateful(self, reserve: int = 0) -> StateCache:
+        """Return an empty cache for states, proved or not; raises ``TypeError`` for layers that it has none for."""
+        return HeldCache() if self._hands_back else StateCache(ours(self.family_cache(), reserve), reserve)
 
     def family_cache(self) -> Cache:
         """Return an empty cache of the kind transformers makes for this model."""
@@ -151,6 +180,8 @@ class ModelAdapter:
         """
         if isinstance(cache, TokenLog):
             ids, start = cache.extend(ids), 0
+        if isinstance(cache, StateCache):
+            return self._go_on(ids, cache, start=start, keep=keep, work=work)
         positions = torch.arange(start, start + len(ids), device=self.device)
         seen = nullcontext() if self.capabilities.block is None else self._seen(positions, start + len(ids))
         with seen as mask:
@@ -209,6 +240,18 @@ class ModelAdapter:
             return torch.cat([logits[:1], logits[:-1]]) if self.recipe is not None and self.recipe.shifted else logits
         finally:
             cache.truncate(start)  # type: ignore[union-attr]  # its cache is ours, or a log
+
+    def _go_on(self, ids: torch.Tensor, cache: StateCache, *, start: int, keep: int, work: Work | None) -> torch.Tensor:
+        """Run tokens after the states in ``cache``; one by one where layers ignore their states in longer passes."""
+        alone = start > 0 and self.capabilities.states == "tokens"
+        logits = []
+        for part in ids.split(1 if alone else len(ids)):
+            positions = torch.arange(start, start + len(part), device=self.device)
+            with cache.advancing(len(part)):
+                kept = min(keep, len(part))
+                logits.append(self._run(part, positions, cache, keep=kept, mask=None, work=work))
+            start += len(part)
+        return torch.cat(logits[-keep:])
 
     def recompute(
         self,
@@ -276,7 +319,7 @@ class ModelAdapter:
     ) -> torch.Tensor:
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": not isinstance(cache, TokenLog)}
         if asked["use_cache"]:
-            asked["cache_params" if self.keeps_states else "past_key_values"] = cache
+            asked[self._cache_name] = cache.held if isinstance(cache, HeldCache) else cache
         if self.tells_positions and "position_ids" in self._accepts:
             asked["position_ids"] = positions[None]
         if "logits_to_keep" in self._accepts:
@@ -284,7 +327,10 @@ class ModelAdapter:
         if mask is not None:
             asked["attention_mask"] = mask
         with torch.no_grad(), self.evaluating(), self._stepping(work, stretch):
-            logits: torch.Tensor = self.model(**asked).logits[0, -keep:]
+            given = self.model(**asked)
+        if isinstance(cache, HeldCache):
+            cache.take(given[self._cache_name])
+        logits: torch.Tensor = given.logits[0, -keep:]
         if work is not None and self.walk is None:
             work.token_layers += len(ids) * self.n_layers
         return logits
