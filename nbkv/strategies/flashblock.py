@@ -100,6 +100,9 @@ class FlashBlock(KeptAttention):
             found = learn_heads(ctx, answer.outside.staleness)
             answer.heads, answer.learning = changing(found, ctx, self.threshold, _LSE), False
             answer.stale = self.tau
+            computed, heads = (sum(map(len, answer.heads.values())), sum(ctx.adapter.capabilities.kv_heads))
+            why = f"{computed} of {heads} K/V heads change too much between passes (measured now): no pass reuses them"
+            prefilled.notes.append(why)
         return logits
 
     def reuses(self, block: Block, answer: Answer) -> bool:  # noqa: ARG002
