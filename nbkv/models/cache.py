@@ -246,6 +246,15 @@ class TokenLog:
         self.ids.append(ids)
         return torch.cat(self.ids)
 
+    @property
+    def length(self) -> int:
+        """Return the number of tokens."""
+        return sum(map(len, self.ids))
+
+    def truncate(self, length: int) -> None:
+        """Keep the first ``length`` tokens."""
+        self.ids = [torch.cat(self.ids)[:length]] if self.ids else []
+
 
 def _buffer(like: torch.Tensor, room: int) -> torch.Tensor:
     batch, heads, _, width = like.shape

@@ -14,22 +14,27 @@ def by_position(
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """Return the mask ``[1, 1, rows, n_keys]`` for ``rows`` at true positions; a dict where layer types differ.
 
-    Windows and chunks of local attention are measured in true positions too. ``dtype`` None gives booleans; a float
-    dtype gives the additive form that eager attention needs.
+    Windows and chunks of local attention are measured in true positions too; a diffusion block sees all of
+    itself. ``dtype`` None gives booleans; a float dtype gives the additive form that eager attention needs.
     """
     windows = dict(zip(capabilities.layer_types, capabilities.windows, strict=True))
     masks = {}
     for kind, window in windows.items():
         chunk = capabilities.attention_chunk if kind == _CHUNKED else None
-        masks[kind] = _form(allowed(rows, n_keys, window, chunk), dtype)
+        masks[kind] = _form(allowed(rows, n_keys, window, chunk, capabilities.block), dtype)
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
-def allowed(rows: torch.Tensor, n_keys: int, window: int | None, chunk: int | None) -> torch.Tensor:
-    """Return bool ``[rows, n_keys]``: which key positions the row at each true position may attend to."""
+def allowed(
+    rows: torch.Tensor, n_keys: int, window: int | None, chunk: int | None, block: int | None = None
+) -> torch.Tensor:
+    """Return bool ``[rows, n_keys]``: which key positions the row at each true position may attend to.
+
+    With ``block`` these are all in earlier diffusion blocks and in its own.
+    """
     keys = torch.arange(n_keys, device=rows.device)
     distance = rows[:, None] - keys[None, :]
-    mask = distance >= 0
+    mask = distance >= 0 if block is None else rows[:, None] // block >= keys[None, :] // block
     if window is not None:
         mask &= distance < window
     if chunk is not None:
