@@ -49,6 +49,11 @@ class FlashBlock(KeptAttention):
     paper: ClassVar[str] = "FlashBlock, arXiv 2602.05305"
     summary: ClassVar[str] = "keep attention to finished blocks between denoising passes (block diffusion)"
 
+    contract_exempt: ClassVar[dict[str, str]] = {
+        "test_one_first_chunk_behind_bos_equals_prefix": "prompts are computed as under prefix, answers are approximate",
+        "test_same_seed_same_output": "times decide which blocks reuse; min_gain=0 leaves nothing to them",
+    }
+
     tau: int = 2
     revealed: str = "stale"
     threshold: float | None = None

@@ -73,6 +73,13 @@ def test_it_cannot_reuse_where_tau_tokens_are_revealed_in_a_pass(sdar, words):
     assert got.decoding["passes"] == {"refreshed": 8}
 
 
+def test_the_same_seed_gives_the_same_answer(sdar, words):
+    options = {"strategy": spec(tau=3), "max_new_tokens": 16, "temperature": 1.0, "seed": 3, "unmask": "static"}
+    answers = {session.generate(words(20), **options).token_ids for session in (sdar(8), sdar(8)) for _ in range(2)}
+
+    assert len(answers) == 1
+
+
 def test_the_first_block_of_all_has_nothing_outside(sdar, words):
     session = sdar(8)
     got = ask(session, words(2), spec(tau=8), 6)
@@ -202,7 +209,7 @@ def test_switched_off_for_its_cost_it_names_the_times(sdar, words):
         got = ask(session, words(40), "flashblock(min_gain=50)", 40)
 
     assert got.decoding["off_blocks"] == 5
-    assert any("ms reused" in note for note in got.notes)
+    assert any("reused, and" in note for note in got.notes)
 
 
 def test_a_causal_model_is_refused(session_of):
