@@ -50,7 +50,7 @@ class FlashBlock(KeptAttention):
     summary: ClassVar[str] = "keep attention to finished blocks between denoising passes (block diffusion)"
 
     contract_exempt: ClassVar[dict[str, str]] = {
-        "test_one_first_chunk_behind_bos_equals_prefix": "prompts are computed as under prefix, answers are approximate",
+        "test_one_first_chunk_behind_bos_equals_prefix": "it computes prompts as prefix does, answers approximately",
         "test_same_seed_same_output": "times decide which blocks reuse; min_gain=0 leaves nothing to them",
     }
 
