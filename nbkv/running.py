@@ -59,7 +59,7 @@ class Engine:
     def keeps(self, chunk: Chunk) -> bool:
         """Return whether the store still has all of ``chunk``."""
         path = (*chunk.sink, *chunk.token_ids)
-        return self.store.holds(self.context().space(), path) == len(path)
+        return self.store.holds(self.context().space(), path) == self.adapter.capabilities.whole(len(path))
 
     def context(self, number: int = 0) -> Context:
         """Return what a strategy works with; layers are followed by the stop flag and by events, if anybody listens."""

@@ -18,7 +18,7 @@ from nbkv.events import Bus
 from nbkv.gate import Gate
 from nbkv.metrics import Meter, Stats
 from nbkv.models import prompt as prompts
-from nbkv.models.decode import sampling
+from nbkv.models.decode import Sampling, sampling
 from nbkv.models.loading import Loaded, load_model
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.running import Engine, Run
@@ -122,10 +122,12 @@ class Session:
         """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
 
         ``options``: ``max_new_tokens`` (64), ``temperature`` (0: greedy), ``seed``, ``top_p``, ``top_k``,
-        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``. ``match="auto"`` also
-        takes this session's chunks for given where they stand in plain text with all of their own token ids (at its
-        borders text may be tokenised differently). ``force`` runs a strategy that failed its self-check. ``fidelity``
-        measures KL and top-1 agreement against full on this prompt, after the answer and not counted in its timing.
+        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``; for block-diffusion models ``unmask``, such
+        as ``"dynamic(threshold=0.9)"``, ``"static(steps=4)"``, ``"entropy(bound=0.1)"``, ``"sequential"``: which masked
+        tokens a pass fills. ``match="auto"`` also takes this session's chunks for given where they stand in plain text
+        with all of their own token ids (at its borders text may be tokenised differently). ``force`` runs a strategy
+        that failed its self-check. ``fidelity`` measures KL and top-1 agreement against full on this prompt, after the
+        answer and not counted in its timing.
         Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
         returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
@@ -148,7 +150,7 @@ class Session:
         **options: Any,  # noqa: ANN401
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
-        engine, wanted = self._open(), sampling(stop, options)
+        engine, wanted = self._open(), self._wanted(stop, options)
         chosen, built, number = self._chosen(strategy, force=force), self._prompt(prompt, match), self._next_number()
         run = Run(engine, chosen, built, wanted, number, after=self._yardstick.after(number, asked=fidelity))
         return Stream(run, self._gate, self._remember)
@@ -195,7 +197,7 @@ class Session:
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
             message = f"repeat={repeat!r} is not accepted: repeat is a whole number >= 1"
             raise BadOption(message)
-        wanted, ids = sampling(stop, options), self._prompt(prompt, match)
+        wanted, ids = self._wanted(stop, options), self._prompt(prompt, match)
         chosen = [self._chosen(one) for one in split(strategies)]
         with self._gate.request():
             table = comparing.compare(replace(engine, bus=Bus()), chosen, ids, wanted, repeat)
@@ -327,6 +329,15 @@ class Session:
             )
             raise UnsupportedModel(message)
         return chosen
+
+    def _wanted(self, stop: str | Sequence[str] | None, options: dict[str, Any]) -> Sampling:
+        wanted = sampling(stop, options)
+        if wanted.unmask is not None and self._open().adapter.capabilities.causal:
+            message = (
+                f"unmask={wanted.unmask!r}: {self.model_name} decodes token by token, it masks nothing (leave it out)"
+            )
+            raise BadOption(message)
+        return wanted
 
     def _verdict_name(self, strategy: Strategy) -> str:
         return f"{strategy.spec}@{self._open().adapter.fingerprint}"

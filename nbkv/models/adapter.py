@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from nbkv.models import masks
-from nbkv.models.attention import implementation
+from nbkv.models.attention import implementation, stood_in
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.fingerprint import Identity
 from nbkv.models.placement import compute_dtype, input_device, run_device
+from nbkv.models.ranged import ranged
 from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
 from nbkv.models.walk import Halted, Stretch, Walk
@@ -149,8 +150,9 @@ class ModelAdapter:
         if isinstance(cache, TokenLog):
             ids, start = cache.extend(ids), 0
         positions = torch.arange(start, start + len(ids), device=self.device)
-        mask = None if self.capabilities.causal else self._mask(positions, start + len(ids))
-        return self._run(ids, positions, cache, keep=keep, mask=mask, work=work)
+        seen = nullcontext() if self.capabilities.causal else self._seen(positions, start + len(ids))
+        with seen as mask:
+            return self._run(ids, positions, cache, keep=keep, mask=mask, work=work)
 
     def prefill(self, ids: Sequence[int], cache: AnyCache, *, start: int = 0, work: Work | None = None) -> torch.Tensor:
         """Run a prompt of which ``cache`` holds the first ``start`` tokens; return the logits ``[V]`` after the last.
@@ -165,6 +167,10 @@ class ModelAdapter:
             some = self.tensor(ids[at : min(at + strip, stop)])
             logits = self.forward(some, cache, start=at, work=work)[-1]
         return logits
+
+    def plain(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the logits ``[n, V]`` of tokens ``ids`` ``[n]`` by the model's own forward: no cache, no walk."""
+        return replace(self, walk=None, tells_positions=False).forward(ids, TokenLog(), start=0, keep=len(ids))
 
     def reusable(self, tokens: int) -> int:
         """Return how many first ones of ``tokens`` tokens need not run before an answer, if their KV are known."""
@@ -206,8 +212,7 @@ class ModelAdapter:
         """
         first, hidden = (0, None) if since is None else (since.layer, since.hidden)
         stretch = Stretch(first, self.n_layers, hidden, before)
-        with cache.writing(rows):
-            mask = self._mask(rows, max(cache.length, int(rows.max()) + 1))
+        with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work, stretch=stretch)
 
     def advance(
@@ -223,8 +228,7 @@ class ModelAdapter:
     ) -> Front:
         """Run the same rows up to layer ``stop`` only, and return where they stand; needs the walk."""
         first, hidden = (0, None) if since is None else (since.layer, since.hidden)
-        with cache.writing(rows):
-            mask = self._mask(rows, max(cache.length, int(rows.max()) + 1))
+        with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             try:
                 self._run(ids, rows, cache, keep=1, mask=mask, work=work, stretch=Stretch(first, stop, hidden, before))
             except Halted as halted:
@@ -232,9 +236,15 @@ class ModelAdapter:
         message = f"layers end at {self.n_layers}, and a pass that stops at {stop} is no part of one"
         raise ValueError(message)
 
-    def _mask(self, rows: torch.Tensor, n_keys: int) -> torch.Tensor | dict[str, torch.Tensor]:
-        eager = implementation(self.config) == "eager"
-        return masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
+    @contextmanager
+    def _seen(self, rows: torch.Tensor, n_keys: int) -> Iterator[torch.Tensor | dict[str, torch.Tensor] | None]:
+        """Within the block ``rows`` see by true position: under the mask it gives, or over ranges of keys (None)."""
+        if self.capabilities.ranges and not stood_in(self.config):
+            with ranged(self.config, rows, self.capabilities):
+                yield None
+        else:
+            eager = implementation(self.config) == "eager"
+            yield masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
 
     def _run(
         self,

@@ -150,6 +150,11 @@ def _standing_in(config: Any, function: Callable[..., Any]) -> Iterator[None]:  
         ALL_ATTENTION_FUNCTIONS._global_mapping.pop(instead, None)  # noqa: SLF001  (there is no way to unregister)
 
 
+def stood_in(config: Any) -> bool:  # noqa: ANN401
+    """Return whether another function stands in for the model's own now."""
+    return bool(config._attn_implementation == _NAME)  # noqa: SLF001
+
+
 def implementation(config: Any) -> str:  # noqa: ANN401
     """Return the name of the attention function in use, also while others stand in for it."""
     return str(config._attn_implementation).split(_STANDS_IN, maxsplit=1)[0]  # noqa: SLF001

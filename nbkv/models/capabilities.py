@@ -9,6 +9,8 @@ from torch import nn
 
 from nbkv.kv import KV
 
+_CHUNKED = "chunked_attention"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
@@ -22,7 +24,8 @@ class Capabilities:
     (shorter than ``context`` for longrope and dynamic NTK); ``rope_switch`` the position from which longrope turns all
     tokens by other angles. The last four are what the self-test found: the layer walk, continuing from our cache,
     decoding with the family's own cache. ``relocation``: cached keys can be moved to another position, exactly, and
-    scattered rows be run again by true position. ``attention``: its attention weights can be looked at. ``block``: it
+    scattered rows be run again by true position. ``attention``: its attention weights can be looked at. ``ranges``: its
+    attention can be computed over ranges of keys instead of under a mask. ``block``: it
     decodes so many tokens together, which all see each other (None: it is causal). ``refused`` says for what is false
     why it is so.
     """
@@ -50,8 +53,14 @@ class Capabilities:
     own_cache: bool = False
     relocation: bool = False
     attention: bool = False
+    ranges: bool = False
     block: int | None = None
     refused: dict[str, str] = field(default_factory=dict, hash=False)
+
+    def reach(self, layer: int) -> tuple[int | None, int | None]:
+        """Return how far back a row of ``layer`` sees: the window, and the length of the chunks it stays in."""
+        chunk = self.attention_chunk if self.layer_types[layer] == _CHUNKED else None
+        return self.windows[layer], chunk
 
     @property
     def causal(self) -> bool:

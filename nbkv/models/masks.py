@@ -6,8 +6,6 @@ import torch
 
 from nbkv.models.capabilities import Capabilities
 
-_CHUNKED = "chunked_attention"
-
 
 def by_position(
     rows: torch.Tensor, n_keys: int, capabilities: Capabilities, dtype: torch.dtype | None
@@ -17,11 +15,10 @@ def by_position(
     Windows and chunks of local attention are measured in true positions too; a diffusion block sees all of
     itself. ``dtype`` None gives booleans; a float dtype gives the additive form that eager attention needs.
     """
-    windows = dict(zip(capabilities.layer_types, capabilities.windows, strict=True))
     masks = {}
-    for kind, window in windows.items():
-        chunk = capabilities.attention_chunk if kind == _CHUNKED else None
-        masks[kind] = _form(allowed(rows, n_keys, window, chunk, capabilities.block), dtype)
+    for layer, kind in enumerate(capabilities.layer_types):
+        if kind not in masks:
+            masks[kind] = _form(allowed(rows, n_keys, *capabilities.reach(layer), capabilities.block), dtype)
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
@@ -33,13 +30,21 @@ def allowed(
     With ``block`` these are all in earlier diffusion blocks and in its own.
     """
     keys = torch.arange(n_keys, device=rows.device)
-    distance = rows[:, None] - keys[None, :]
-    mask = distance >= 0 if block is None else rows[:, None] // block >= keys[None, :] // block
+    lower, upper = edges(rows, window, chunk, block)
+    return (keys >= lower[:, None]) & (keys < upper[:, None])
+
+
+def edges(
+    rows: torch.Tensor, window: int | None, chunk: int | None, block: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``[rows]`` twice: the first key position that the row at each true position sees, and the end of them."""
+    lower, upper = torch.zeros_like(rows), rows + 1 if block is None else (rows // block + 1) * block
     if window is not None:
-        mask &= distance < window
+        lower = (rows - window + 1).clamp(min=0)
     if chunk is not None:
-        mask &= rows[:, None] // chunk == keys[None, :] // chunk
-    return mask
+        own = rows // chunk * chunk
+        lower, upper = torch.maximum(lower, own), torch.minimum(upper, own + chunk)
+    return lower, upper
 
 
 def _form(mask: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

@@ -173,7 +173,8 @@ class _Trial:
             refused["attention"] = why
         if layers is None:
             refused["walk"] = "its layers cannot be run one by one"
-        found = replace(found, relocation=places is not None, attention="attention" not in refused)
+        ranges = places is not None and cache is not None and self._ranges(adapter, cache)
+        found = replace(found, relocation=places is not None, attention="attention" not in refused, ranges=ranges)
         where = None if layers is None else (layers.path, layers.name, layers.returns)
         return Record(found, tells_positions, where, places, tuple(self.notes), time.perf_counter() - began)
 
@@ -192,6 +193,16 @@ class _Trial:
         if error > self.limit:
             return None, f"rows of a prompt run again give other logits, by {error:.1e} (limit {self.limit:.1e})"
         return places, ""
+
+    def _ranges(self, adapter: ModelAdapter, cache: GrowingCache) -> bool:
+        """Return whether rows are right that attend over ranges of keys, computed by us instead of by the model."""
+        adapter = replace(adapter, capabilities=replace(adapter.capabilities, ranges=True))
+        rows = torch.arange(1, len(self.ids), 3, device=self.ids.device)
+        try:
+            error = _error(adapter.recompute(self.ids[rows], rows, cache, keep=len(rows)), self.expected[rows])
+        except Exception:  # noqa: BLE001  (as above)
+            return False
+        return error <= self.limit
 
     def _why_no_attention(self, adapter: ModelAdapter, cache: GrowingCache) -> str:
         """Return why attention weights cannot be looked at; empty if they were, and give each layer's own output."""

@@ -27,9 +27,10 @@ _TURNING = ("rope_theta", "partial_rotary_factor", "rope_scaling")  # transforme
 class Preset:
     """How the checkpoints of one ``model_type`` become a native model of type ``body``.
 
-    ``adds`` goes into the config (as ``read_from`` does, the type it had) where it says nothing itself, ``renamed`` gives its entries the native names, and
-    ``tensors`` does so for the weights (None: they have them already). ``refused`` are entries that the native class
-    cannot follow, with the only value it can. ``source`` names the code it was read from.
+    ``adds`` goes into the config where it says nothing itself, and so does ``read_from``, the type it had; ``renamed``
+    gives its entries the native names, and ``tensors`` does so for the weights (None: they have them already).
+    ``refused`` are entries that the native class cannot follow, with the only value it can. ``source`` names the code
+    it was read from.
     """
 
     body: str

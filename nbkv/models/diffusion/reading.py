@@ -46,7 +46,8 @@ def native(source: str, kwargs: dict[str, Any]) -> PreTrainedModel | None:
         folder = _folder(source, hub)
         weights = dict(preset.tensors(_tensors(folder), entries))
         asked = {key: value for key, value in asked.items() if key not in _OF_THE_HUB}
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(None, state_dict=weights, **asked)
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        model = kind.from_pretrained(None, state_dict=weights, **asked)
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
     if model.generation_config.eos_token_id is None:

@@ -45,8 +45,9 @@ def recipe(config: Any, tokenizer: Any, name: str, block_size: int | None = None
     """Return how the model with ``config`` is decoded in blocks, or None if it is causal.
 
     Its config says ``block_size`` and ``mask_token_id`` (which the tokenizer may tell instead), and where they differ
-    from a ``Recipe``'s defaults ``block_sizes``, ``sub_block_size``, ``shifted_logits``, ``unmask``. Raises ``UnsupportedModel`` for a causal model or a missing mask token, ``BadOption`` for a
-    ``block_size`` it was not made for.
+    from a ``Recipe``'s defaults ``block_sizes``, ``sub_block_size``, ``shifted_logits``, ``unmask``. Raises
+    ``UnsupportedModel`` for a causal model or a missing mask token, ``BadOption`` for a ``block_size`` it was not made
+    for.
     """
     told = getattr(config, "block_size", None)
     mask = getattr(config, "mask_token_id", None)
