@@ -17,6 +17,7 @@ _HOME = {
     "ttft.prefix": "nbkv.bench.ttft_prefix",
     "ttft.chunks": "nbkv.bench.ttft_chunks",
     "decode.tpot": "nbkv.bench.decode_tpot",
+    "diffusion.flashblock": "nbkv.bench.diffusion_flashblock",
     "import": "nbkv.bench.import_time",
     "overhead": "nbkv.bench.overhead",
 }

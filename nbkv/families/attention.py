@@ -124,15 +124,16 @@ class KeptAttention(Prefix):
         answer.stale += int(block.revealed.sum()) if block.step else 0
         reuse = bool(block.step) and self.reuses(block, answer)
         answer.gain.asked(block.start, reuse=reuse)
-        if answer.mode == OFF:
-            kind = answer.gain.exact(block.start)
-        elif answer.mode == PLAIN_FIRST and not block.step:
-            kind = PLAIN
-        else:
-            kind = REUSED if reuse and not answer.outside.empty else REFRESHED
-        if not reuse or kind == REFRESHED:
+        if not reuse:
             answer.stale = 0
-        return kind
+        if answer.mode == OFF:  # what the rule would do goes on being counted
+            return answer.gain.exact(block.start)
+        if answer.mode == PLAIN_FIRST and not block.step:
+            return PLAIN
+        if reuse and not answer.outside.empty:
+            return REUSED
+        answer.stale = 0
+        return REFRESHED
 
     def _times(self, ctx: Context) -> str:
         return f"passes@{self.spec}@{ctx.adapter.capabilities.block}@{ctx.model}"
@@ -145,6 +146,7 @@ def _figures(answer: Answer, ctx: Context) -> dict[str, Any]:
         "passes": dict(answer.passes),
         "reuse_rate": answer.passes[REUSED] / total if total else 0.0,
         "off_blocks": answer.off,
+        "computed_heads": sum(map(len, answer.heads.values())),
         "drift_cosine": found.cosine,
         "drift_lse": found.lse,
         "attention_s": answer.seconds if ctx.adapter.device.type == "cpu" else None,

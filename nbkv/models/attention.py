@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from nbkv.ops import State, partial_attention
 
-_NAME = "nbkv"
+_STANDS_IN = "+nbkv"  # what the name of a function ends in that has the place of another
 _CHUNK = 256  # query rows whose weights are held at a time
 
 
@@ -136,18 +136,18 @@ def computed_by(config: Any, policy: Policy) -> Iterator[Meter]:  # noqa: ANN401
 def _standing_in(config: Any, function: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401
     """Within the block ``function(own, module, …)`` is called in place of ``own``, the function of ``config``."""
     name = config._attn_implementation  # noqa: SLF001  (the only name transformers gives it)
+    instead = name + _STANDS_IN
 
     def called(module: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         return function(_function(name, module), module, *args, **kwargs)
 
-    called.__dict__["stands_for"] = name
-    ALL_ATTENTION_FUNCTIONS.register(_NAME, called)
-    config._attn_implementation = _NAME  # noqa: SLF001
+    ALL_ATTENTION_FUNCTIONS.register(instead, called)
+    config._attn_implementation = instead  # noqa: SLF001
     try:
         yield
     finally:
         config._attn_implementation = name  # noqa: SLF001
-        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(_NAME, None)  # noqa: SLF001  (there is no way to unregister)
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(instead, None)  # noqa: SLF001  (there is no way to unregister)
 
 
 def stood_in(config: Any) -> bool:  # noqa: ANN401
@@ -156,9 +156,8 @@ def stood_in(config: Any) -> bool:  # noqa: ANN401
 
 
 def implementation(config: Any) -> str:  # noqa: ANN401
-    """Return the name of the attention function in use, also while another stands in for it."""
-    name = str(config._attn_implementation)  # noqa: SLF001
-    return str(ALL_ATTENTION_FUNCTIONS[_NAME].__dict__["stands_for"]) if name == _NAME else name
+    """Return the name of the attention function in use, also while others stand in for it."""
+    return str(config._attn_implementation).split(_STANDS_IN, maxsplit=1)[0]  # noqa: SLF001
 
 
 def _function(own: str, module: Any) -> Any:  # noqa: ANN401
