@@ -40,7 +40,7 @@ class Contexts:
     limit: int
 
     def take(self, ids: Sequence[int]) -> KeptCache | None:
-        """Return a copy of the longest cache held of first tokens of ``ids``, not of all of them; None if there is none."""
+        """Return a copy of the longest cache held of first tokens of ``ids``, but not of all; None if there is none."""
         held = self._held()
         fitting = [one for one in held if (one.spec, one.space) == (self.spec, self.space) and one.begins(ids)]
         if not fitting:

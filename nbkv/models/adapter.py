@@ -102,7 +102,7 @@ class ModelAdapter:
 
     @cached_property
     def why_no_dropping(self) -> str:
-        """Return why tokens cannot be dropped from its cache (``models.kept``), empty if they can; tried at first ask."""
+        """Return why tokens cannot be dropped from its cache (``models.kept``), empty if they can; tried once."""
         return why_not(self)
 
     @property

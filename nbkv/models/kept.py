@@ -147,7 +147,7 @@ class KeptLayer(DynamicLayer):
         twin.length, twin.seen, twin.limit = self.length, self.seen, self.limit
         if self._sides is not None:
             twin.is_initialized, twin.dtype, twin.device = True, self.dtype, self.device
-            twin._sides, twin._marks = self._sides, self._marks
+            twin._sides, twin._marks = self._sides, dict(self._marks)
             tally.add(self.nbytes)  # what _move hands back for the buffers it believes to be replacing
             twin._move(self.length, None)
         return twin
