@@ -218,7 +218,7 @@ class Evict(Strategy):
         given = inner.prefill(request, ctx)
         keeping = replace(request, keep=False)
         try:
-            look = min(self.look(n), _OBSERVED, n - 1)
+            look = min(self.look(n), _OBSERVED, n - 1, _rerunnable(given))
             self._copy(given.cache, n - look, prefilled, ctx)
             prefilled.logits = given.logits
             if look:
@@ -254,6 +254,12 @@ def _in_full(strategy: Strategy, request: Request, ctx: Context) -> Prefilled:
     prefilled = Strategy.prefill(strategy, request, ctx)
     prefilled.notes.append(why)
     return prefilled
+
+
+def _rerunnable(given: Prefilled) -> int:
+    """Return how many last rows give the same K/V when run again: those that were not placed from elsewhere."""
+    placed = np.isin(given.provenance, (Provenance.CHUNK, Provenance.CORRECTED)).nonzero()[0]
+    return len(given.provenance) - (int(placed[-1]) + 1 if len(placed) else 0)
 
 
 def _first(request: Request, n: int) -> Request:

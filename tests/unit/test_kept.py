@@ -77,7 +77,7 @@ def test_a_dropped_token_is_as_if_masked_for_each_head_apart(adapter_of, family)
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 def test_a_stretch_sees_what_is_kept_and_itself_by_true_position(adapter_of, family):
     adapter = adapter_of(family)
-    ids, cache = filled(adapter, 20)
+    _, cache = filled(adapter, 20)
     more = torch.randint(3, 190, (9,), generator=torch.Generator().manual_seed(5))
     for layer in cache.layers:
         layer.keep(chosen(layer, 12, torch.Generator().manual_seed(2)))
