@@ -11,17 +11,20 @@ from typing import Any
 import torch
 
 from nbkv.fidelity import kl
+from nbkv.models.prompt import Prompt
 from nbkv.strategy import Request, Strategy, parse
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """``logits`` ``[n, V]`` before each of ``n`` answer tokens; ``step_s`` the median seconds a token took.
+    """``logits`` ``[n, V]`` before each of ``n`` answer tokens; ``first_s`` the seconds before the first of them.
 
-    ``held`` are the bytes of K/V after the last one, ``peak`` the most at any moment.
+    ``step_s``: the median seconds of one more. ``held``: the bytes of K/V after the last one, ``peak`` the most at any
+    moment.
     """
 
     logits: torch.Tensor
+    first_s: float
     step_s: float
     held: int
     peak: int
@@ -36,14 +39,17 @@ class Trace:
 
 
 def trace(session: Any, prompt: Any, tokens: Sequence[int], strategy: str | Strategy, *, keep: bool = False) -> Trace:  # noqa: ANN401
-    """Run ``prompt`` under ``strategy``, feed it the answer ``tokens``, and return what it would have said.
+    """Run ``prompt`` (or its ids, a ``Prompt``) under ``strategy``, feed it the answer ``tokens``; return what it says.
 
     A greedy answer is ``tokens`` exactly if every pick is. ``keep``: what the strategy holds for later prompts stays.
     """
     engine, chosen = session._open(), parse(strategy)  # noqa: SLF001
-    ctx, request = engine.context(), Request(session._prompt(prompt), len(tokens), keep=keep)  # noqa: SLF001
+    built = prompt if isinstance(prompt, Prompt) else session._prompt(prompt)  # noqa: SLF001
+    ctx, request = engine.context(), Request(built, len(tokens), keep=keep)
     chosen.check(engine.adapter)
+    began = time.perf_counter()
     prefilled = chosen.prefill(request, ctx)
+    first_s = time.perf_counter() - began
     rows, times, at = [prefilled.logits], [], len(request.ids) + prefilled.extra
     try:
         with chosen.decoding(prefilled, ctx):
@@ -55,7 +61,8 @@ def trace(session: Any, prompt: Any, tokens: Sequence[int], strategy: str | Stra
         chosen.commit(prefilled, (*request.ids, *tokens), request, ctx)
     held = sum(_nbytes(layer) for layer in getattr(prefilled.cache, "layers", ()))
     peak = getattr(prefilled.cache, "peak", held)
-    return Trace(torch.stack([row.float() for row in rows]), statistics.median(times or [0.0]), held, peak)
+    logits = torch.stack([row.float() for row in rows])
+    return Trace(logits, first_s, statistics.median(times or [0.0]), held, peak)
 
 
 def _nbytes(layer: Any) -> int:  # noqa: ANN401
