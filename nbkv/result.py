@@ -106,10 +106,11 @@ class Result:
     """One finished (or interrupted) request.
 
     ``provenance`` (uint8 ``[n_prompt]``) holds ``Provenance`` values, ``kept`` (bool ``[n_prompt]``) is false where a
-    token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held;
-    ``prompt_pieces`` are the prompt's tokens as text, for the token map. ``decoding`` (None for causal models) says
-    how a block-diffusion model came to its answer: ``block``, ``unmask``, ``blocks``, ``forwards`` (passes over a
-    block, clean ones included), ``tokens_per_forward``, and what its strategy found.
+    token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held (and, as
+    ``peak``, the most that was held at any moment, where that is bounded); ``prompt_pieces`` are the prompt's tokens as
+    text, for the token map. ``decoding`` (None for causal models) says how a block-diffusion model came to its answer:
+    ``block``, ``unmask``, ``blocks``, ``forwards`` (passes over a block, clean ones included), ``tokens_per_forward``,
+    and what its strategy found.
     """
 
     text: str

@@ -21,6 +21,7 @@ from nbkv.models.diffusion.gemma import Canvas
 from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.fingerprint import Identity
 from nbkv.models.held import HeldCache
+from nbkv.models.kept import why_not
 from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.ranged import ranged
 from nbkv.models.record import Record
@@ -121,6 +122,11 @@ class ModelAdapter:
     def takes_embeddings(self) -> bool:
         """Return whether embeddings can be given in place of token ids (``models.soft``); tried at the first ask."""
         return stand_in(self)
+
+    @cached_property
+    def why_no_dropping(self) -> str:
+        """Return why tokens cannot be dropped from its cache (``models.kept``), empty if they can; tried once."""
+        return why_not(self)
 
     @property
     def n_layers(self) -> int:
@@ -275,6 +281,15 @@ class ModelAdapter:
         with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work, stretch=stretch)
 
+    def unseeing(self, ids: torch.Tensor, cache: GrowingCache, hidden: Sequence[int]) -> torch.Tensor:
+        """Run tokens ``ids`` after what ``cache`` holds, positions ``hidden`` masked; return the logits ``[V]``."""
+        rows = torch.arange(cache.length, cache.length + len(ids), device=self.device)
+        with cache.writing(rows):
+            drawn = self._mask(rows, cache.length + len(ids))
+            for mask in drawn.values() if isinstance(drawn, dict) else [drawn]:
+                mask[..., list(hidden)] = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+            return self._run(ids, rows, cache, keep=1, mask=drawn, work=None)[-1]
+
     def advance(
         self,
         ids: torch.Tensor,
@@ -303,8 +318,11 @@ class ModelAdapter:
             with ranged(self.config, rows, self.capabilities):
                 yield None
         else:
-            eager = implementation(self.config) == "eager"
-            yield masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
+            yield self._mask(rows, n_keys)
+
+    def _mask(self, rows: torch.Tensor, n_keys: int) -> torch.Tensor | dict[str, torch.Tensor]:
+        eager = implementation(self.config) == "eager"
+        return masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
 
     def _run(
         self,
