@@ -21,7 +21,7 @@ from nbkv.models.fingerprint import Identity
 from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
-from nbkv.models.walk import Halted, Stretch, Walk
+from nbkv.models.walk import Call, Halted, Runner, Stretch, Walk
 from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
@@ -136,15 +136,36 @@ class ModelAdapter:
         start: int,
         keep: int = 1,
         work: Work | None = None,
+        runner: Runner | None = None,
     ) -> torch.Tensor:
         """Run tokens ``ids`` ``[n]`` at positions ``start …`` after what ``cache`` holds; return logits ``[keep, V]``.
 
-        The cache is extended by ``n`` tokens. ``keep`` rows of logits are computed, the last ones.
+        The cache is extended by ``n`` tokens. ``keep`` rows of logits are computed, the last ones. A ``runner`` runs
+        the layers, and counts what it runs.
         """
         if isinstance(cache, TokenLog):
             ids, start = cache.extend(ids), 0
         positions = torch.arange(start, start + len(ids), device=self.device)
-        return self._run(ids, positions, cache, keep=keep, mask=None, work=work)
+        return self._run(ids, positions, cache, keep=keep, mask=None, work=work, runner=runner)
+
+    def calls(self, ids: torch.Tensor, cache: Cache, *, start: int) -> list[Call]:
+        """Return how the model calls each layer for tokens ``ids`` ``[n]`` at ``start …``; none is run.
+
+        All hold the same hidden states, those before the first layer. Needs the walk.
+        """
+        taken: list[Call] = []
+
+        def take(calls: Sequence[Call]) -> torch.Tensor:
+            taken.extend(calls)
+            raise Halted(calls[0].hidden)
+
+        positions = torch.arange(start, start + len(ids), device=self.device)
+        try:
+            self._run(ids, positions, cache, keep=1, mask=None, work=None, runner=take)
+        except Halted:
+            return taken
+        message = f"{self.name} cannot be walked, so nothing is known of how its layers are called"
+        raise ValueError(message)
 
     def recompute(
         self,
@@ -206,6 +227,7 @@ class ModelAdapter:
         mask: torch.Tensor | dict[str, torch.Tensor] | None,
         work: Work | None,
         stretch: Stretch | None = None,
+        runner: Runner | None = None,
     ) -> torch.Tensor:
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": not isinstance(cache, TokenLog)}
         if asked["use_cache"]:
@@ -216,14 +238,14 @@ class ModelAdapter:
             asked["logits_to_keep"] = keep
         if mask is not None:
             asked["attention_mask"] = mask
-        with torch.no_grad(), self.evaluating(), self._stepping(work, stretch):
+        with torch.no_grad(), self.evaluating(), self._stepping(work, stretch, runner):
             logits: torch.Tensor = self.model(**asked).logits[0, -keep:]
         if work is not None and self.walk is None:
             work.token_layers += len(ids) * self.n_layers
         return logits
 
-    def _stepping(self, work: Work | None, stretch: Stretch | None) -> Any:  # noqa: ANN401  (a context manager)
-        return nullcontext() if self.walk is None else self.walk.stepping(work, stretch)
+    def _stepping(self, work: Work | None, stretch: Stretch | None, runner: Runner | None) -> Any:  # noqa: ANN401  (a context manager)
+        return nullcontext() if self.walk is None else self.walk.stepping(work, stretch, runner)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
