@@ -106,7 +106,8 @@ class Result:
     """One finished (or interrupted) request.
 
     ``provenance`` (uint8 ``[n_prompt]``) holds ``Provenance`` values, ``kept`` (bool ``[n_prompt]``) is false where a
-    token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held;
+    token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held (and,
+    as ``peak``, the most that was held at any moment, where that is bounded);
     ``prompt_pieces`` are the prompt's tokens as text, for the token map.
     """
 

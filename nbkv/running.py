@@ -181,6 +181,10 @@ class Run:
             select, rows = (work.token_layers / (n * n_layers) for work in (prefilled.select, prefilled.rows))
             compute = Compute(share=select + rows, select=select, rows=rows)
             kv_bytes = {self.engine.store.name if prefilled.lease else "working": _bytes(prefilled)}
+            if beside := getattr(prefilled.cache, "beside", None):
+                kv_bytes["restorable"] = beside()
+            if peak := getattr(prefilled.cache, "peak", 0):
+                kv_bytes["peak"] = peak
         fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
         served = (prefilled and prefilled.by) or self.strategy
         self.result = Result(

@@ -17,6 +17,7 @@ _HOME = {
     "ttft.prefix": "nbkv.bench.ttft_prefix",
     "ttft.chunks": "nbkv.bench.ttft_chunks",
     "decode.tpot": "nbkv.bench.decode_tpot",
+    "residual.restore": "nbkv.bench.residual_restore",
     "import": "nbkv.bench.import_time",
     "overhead": "nbkv.bench.overhead",
 }

@@ -3,13 +3,15 @@
 One pass over new tokens goes through the layers once. Before each layer its older K/V are put in place: copied from
 the host, projected from the layer's input, or made by running the older tokens through the layer as well, in blocks,
 each seeing only what comes before it. After the layer they are gone. So there is never more than one layer's K/V of
-older tokens, and every layer's new tokens see exactly the K/V that a full cache would hold.
+older tokens (two where one layer's are loaded from the host while the layer before computes), and every layer's new
+tokens see the K/V that a full cache would hold.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +25,7 @@ from nbkv.models.restoring import RestoringCache
 from nbkv.models.walk import Call
 
 _BLOCKS = 8  # older rows are restored in about as many pieces: what is on its way is then a fraction of a layer
-_LEAST = 64  # rows of a piece
+_LEAST = 32  # rows of a piece
 
 
 @dataclass(eq=False)
@@ -47,9 +49,11 @@ class Bounded:
         self.cache.beside = lambda: self.form_bytes
         self.busy = False
         self._rows = rows
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="nbkv-restore") if form.mixes else None
+        self._ahead: dict[int, Future[None]] = {}
         self._last = max(index for index in range(adapter.n_layers) if kv_bytes(adapter, index))
-        self._held: list[Rows | Quantised | None] = [None] * adapter.n_layers
-        self._hosts: list[tuple[Rows, Rows] | None] = [None] * adapter.n_layers
+        self.held: list[Rows | Quantised | None] = [None] * adapter.n_layers
+        self.hosts: list[tuple[Rows, Rows] | None] = [None] * adapter.n_layers
         self._latents: list[Latents] = latents(adapter, form) if LATENT in form.sources else []
         self._feeds = learn(adapter) if {INPUT, IDS, LATENT} & set(form.sources) else [Feeds()] * adapter.n_layers
         self._lay_out()
@@ -60,11 +64,11 @@ class Bounded:
             layer, has_kv = self.cache.layers[index], bool(kv_bytes(self.adapter, index))
             layer.keeps_all = source == KV
             if source in {INPUT, LATENT} and has_kv:
-                self._held[index] = Rows() if self.form.bits is None else Quantised(self.form.bits)
+                self.held[index] = Rows() if self.form.bits is None else Quantised(self.form.bits)
             if source == HOST and has_kv:
                 host = (Rows(torch.device("cpu")), Rows(torch.device("cpu")))
-                self._hosts[index] = host
-                layer.leaving = lambda keys, values, host=host: (host[0].add(keys), host[1].add(values))  # type: ignore[misc]
+                self.hosts[index] = host
+                layer.leaving = host
 
     @property
     def length(self) -> int:
@@ -74,8 +78,8 @@ class Bounded:
     @property
     def form_bytes(self) -> int:
         """Return the bytes of everything that is held to restore K/V, on whatever device."""
-        hosts = sum(side.nbytes for host in self._hosts if host for side in host)
-        return len(self.ids) * self.ids.itemsize + hosts + sum(held.nbytes for held in self._held if held)
+        hosts = sum(side.nbytes for host in self.hosts if host for side in host)
+        return len(self.ids) * self.ids.itemsize + hosts + sum(held.nbytes for held in self.held if held)
 
     def forward(self, ids: Sequence[int], work: Work | None = None) -> torch.Tensor:
         """Run tokens ``ids`` behind those that are known; return the logits ``[V]`` after the last.
@@ -83,6 +87,7 @@ class Bounded:
         An exception on the way leaves this ``busy`` and of no further use.
         """
         self.busy = True
+        self._ahead.clear()
         start, blocks = self.length, self._blocks(len(ids))
 
         def run(calls: Sequence[Call]) -> torch.Tensor:
@@ -94,7 +99,7 @@ class Bounded:
         return logits[-1]
 
     def restore(self) -> None:
-        """Restore the older K/V of each layer in turn and drop them again, for whoever wants to know how long it takes."""
+        """Restore the older K/V of each layer in turn and drop them again, to see how long it takes."""
         blocks = self._blocks(0)
         with torch.no_grad(), self.adapter.evaluating():
             for index, layer in enumerate(self.cache.layers):
@@ -108,27 +113,27 @@ class Bounded:
         other.ids.extend(self.ids)
         for mine, theirs in zip(other.cache.layers, self.cache.layers, strict=True):
             mine.copy_from(theirs)
-        for index, held in enumerate(self._held):
-            other._held[index] = None if held is None else held.copy()  # noqa: SLF001  (its own class)
-            for side, theirs in zip(other._hosts[index] or (), self._hosts[index] or (), strict=True):  # noqa: SLF001
-                side.add_all(theirs)
+        for index, held in enumerate(self.held):
+            other.held[index] = None if held is None else held.copy()
+            for side, its in zip(other.hosts[index] or (), self.hosts[index] or (), strict=True):
+                side.add_all(its)
         return other
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from ``length`` on."""
         self.cache.truncate(length)
         del self.ids[length:]
-        for held in self._held:
+        for held in self.held:
             if held is not None:
                 held.truncate(length)
-        for layer, host in zip(self.cache.layers, self._hosts, strict=True):
+        for layer, host in zip(self.cache.layers, self.hosts, strict=True):
             for side in host or ():
                 side.truncate(layer.old)
 
     def _blocks(self, new: int) -> list[Block]:
         """Return the older tokens in blocks, each with the model's calls for it."""
         old = self.cache.old
-        if not old or not (self.form.runs or any(self._held) or IDS in self.form.sources):
+        if not old or not (self.form.runs or any(self.held) or IDS in self.form.sources):
             return []
         size = self._rows or max(_LEAST, -(-(old + new) // _BLOCKS))
         ids, blocks = self.adapter.tensor(self.ids[:old].tolist()), []
@@ -155,7 +160,7 @@ class Bounded:
 
     def _run(self, index: int, call: Call, hidden: torch.Tensor) -> torch.Tensor:
         """Run a layer on the new tokens, and keep what is to be held of them."""
-        walk, held = self.adapter.walk, self._held[index]
+        walk, held = self.adapter.walk, self.held[index]
         assert walk is not None  # noqa: S101  (the strategy needs it)
         if held is None:
             return walk.layer(index, call, hidden)
@@ -169,26 +174,45 @@ class Bounded:
         layer = self.cache.layers[index]
         if not layer.old and not blocks:
             return
-        if layer.old:
+        if self.hosts[index]:
+            self._loading(index, new).result()
+        elif layer.old:
             layer.open(new)
-        if host := self._hosts[index]:
-            assert layer.whole is not None  # noqa: S101
-            for mine, side in zip(layer.whole, host, strict=True):
-                begin = 0
-                for piece in side.read(0, layer.old):
-                    mine[:, :, begin : begin + piece.shape[-2]].copy_(piece, non_blocking=True)
-                    begin += piece.shape[-2]
-            return
+        if self._pool is not None and index < self._last and self.hosts[index + 1]:
+            self._ahead[index + 1] = self._loading(index + 1, new)
         if self.form.sources[index] in {KV, HOST} or index > self._last:
             return
         for block in blocks:
             self._again(index, block, work)
 
+    def _loading(self, index: int, new: int) -> Future[None]:
+        """Return the copying of a layer's K/V from the host: begun a layer ago, or done now."""
+        if index in self._ahead:
+            return self._ahead.pop(index)
+        if self._pool is not None:
+            return self._pool.submit(self._load, index, new)
+        done: Future[None] = Future()
+        self._load(index, new)
+        done.set_result(None)
+        return done
+
+    def _load(self, index: int, new: int) -> None:
+        layer = self.cache.layers[index]
+        if not layer.old:
+            return
+        layer.open(new)
+        assert layer.whole is not None  # noqa: S101
+        for mine, side in zip(layer.whole, self.hosts[index] or (), strict=True):
+            begin = 0
+            for piece in side.read(0, layer.old):
+                mine[:, :, begin : begin + piece.shape[-2]].copy_(piece, non_blocking=True)
+                begin += piece.shape[-2]
+
     def _again(self, index: int, block: Block, work: Work | None) -> None:
         """Make K/V of one layer for a block: by projecting, or by running the layer where the next one needs it."""
         walk, layer, call = self.adapter.walk, self.cache.layers[index], block.calls[index]
         assert walk is not None  # noqa: S101
-        held, source = self._held[index], self.form.sources[index]
+        held, source = self.held[index], self.form.sources[index]
         latent = source == LATENT and held is not None
         if source == IDS or latent:
             block.hidden = call.hidden

@@ -48,9 +48,14 @@ class Form:
         return RUN in self.sources
 
     @property
-    def loads(self) -> bool:
-        """Return whether K/V come back from the host."""
-        return HOST in self.sources
+    def mixes(self) -> bool:
+        """Return whether some layers' K/V come back from the host while others' are computed."""
+        return HOST in self.sources and len(set(self.sources)) > 1
+
+    @property
+    def exact(self) -> bool:
+        """Return whether K/V come back as they were, but for the rounding of matrix products of another shape."""
+        return self.bits is None and LATENT not in self.sources
 
     def ends_at(self, layer: int) -> bool:
         """Return whether, of the layers that are run again, ``layer`` is the last for now: only its K/V are wanted."""
@@ -120,8 +125,12 @@ def _every(n_layers: int, k: int) -> tuple[str, ...]:
     return tuple(RUN if layer % k else INPUT for layer in range(n_layers))
 
 
+def _first(n_layers: int, m: int) -> tuple[str, ...]:
+    return (*_ids(m), *(KV,) * (n_layers - m))
+
+
 def _mix(n_layers: int, m: int) -> tuple[str, ...]:
-    return (*_ids(m), *(HOST,) * (n_layers - m))
+    return tuple(INPUT if (layer + 1) * m // n_layers > layer * m // n_layers else HOST for layer in range(n_layers))
 
 
 def _all(source: str) -> Callable[[int], tuple[str, ...]]:
@@ -139,8 +148,12 @@ _FORMS: dict[str, tuple[int, int, Callable[..., tuple[str, ...]]]] = {
     "latent": (0, 2, _all(LATENT)),
     "host": (0, 0, _all(HOST)),
     "mix": (1, 1, _mix),
+    "first": (1, 1, _first),
 }
-ACCEPTED = "auto, ids, start(layer), every(k), layers, int8, int4, latent, latent(rank), latent(rank, bits), host, mix(m)"
+ACCEPTED = (
+    "auto, ids, first(m), start(layer), every(k), layers, int8, int4, latent, latent(rank), latent(rank, bits), host,"
+    " mix(m)"
+)
 
 
 def parse(spec: str, n_layers: int | None = None) -> Form:
@@ -164,7 +177,13 @@ def parse(spec: str, n_layers: int | None = None) -> Form:
 
 
 def _check(spec: str, name: str, numbers: Sequence[int], n_layers: int) -> None:
-    ranges = {"start": (0, n_layers - 1), "every": (1, n_layers), "mix": (1, n_layers - 1), "latent": (1, 2**31)}
+    ranges = {
+        "start": (0, n_layers - 1),
+        "every": (1, n_layers),
+        "mix": (1, n_layers),
+        "first": (1, n_layers),
+        "latent": (1, 2**31),
+    }
     low, high = ranges.get(name, (0, 0))
     if numbers and not low <= numbers[0] <= high:
         message = f"form={spec!r} is not accepted: the number of {name} is between {low} and {high} here"

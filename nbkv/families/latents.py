@@ -47,7 +47,7 @@ class Latents:
 
 
 def latents(adapter: ModelAdapter, form: Form) -> list[Latents]:
-    """Return the way down and up for each layer. Raises ``UnsupportedModel`` where K and V are not made side by side."""
+    """Return each layer's way down and up. Raises ``UnsupportedModel`` where K and V are not made side by side."""
     assert adapter.walk is not None  # noqa: S101
     made = []
     for index, (layer, feeds) in enumerate(zip(adapter.walk.layers, learn(adapter), strict=True)):

@@ -17,10 +17,13 @@ import torch
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Fallback, Reused
 from nbkv.families.bounded import Bounded
-from nbkv.families.forms import HOST, INPUT, LATENT, Form, all_kv_bytes
+from nbkv.families.forms import HOST, INPUT, LATENT, Form, all_kv_bytes, parse
+from nbkv.families.planner import plan, too_large
 from nbkv.models.adapter import ModelAdapter, Work
 from nbkv.result import Provenance
 from nbkv.strategy import Context, Prefilled, Request, Strategy
+
+_SAMPLE = 256  # older tokens on which forms are compared for ``form="auto"``
 
 
 @dataclass(eq=False)
@@ -34,7 +37,7 @@ class Held:
 
 @dataclass(kw_only=True, repr=False)
 class Restoring(Strategy):
-    """Keep K/V of the newest tokens, restore those of older ones when their layer needs them; the hook is ``held_as``."""
+    """Keep K/V of the newest tokens, restore older ones when their layer needs them; the hook is ``held_as``."""
 
     family: ClassVar[str] = "residual"
     needs: ClassVar[tuple[str, ...]] = ("prefix", "walk")
@@ -61,6 +64,7 @@ class Restoring(Strategy):
         if len(ids) + request.max_new_tokens > stable:
             return _in_full(self, request, ctx)
         sequence = self._sequence(request, ctx)
+        sequence.cache.peak = 0
         known = _common(sequence.ids, ids)
         matched = min(known, len(ids) - 1)
         sequence.truncate(matched)
@@ -110,13 +114,20 @@ class Restoring(Strategy):
 
 def refuse(form: Form, adapter: ModelAdapter) -> None:
     """Raise ``UnsupportedModel`` if a token costs more in ``form`` than its K/V."""
-    mine, theirs = form.token_bytes(adapter), all_kv_bytes(adapter)
-    if mine - 4 > theirs:
-        message = (
-            f"residual(form={form.spec!r}) is refused on {adapter.name}: it would take {mine:,} bytes a token, more than"
-            f" the {theirs:,} bytes of the K/V it stands for (form='ids' takes 4, form='auto' chooses)"
-        )
+    if why := too_large(form, adapter):
+        message = f"form={form.spec!r} is refused on {adapter.name}: {why} (form='ids' takes 4, form='auto' chooses)"
         raise UnsupportedModel(message)
+
+
+def picked(ctx: Context) -> Form:
+    """Return the form the planner picks for the model, measured now if it is not known; it takes a while then."""
+    name = f"restoring@{ctx.model}@{torch.get_num_threads()}"
+    known = ctx.verdicts.get(name)
+    if known is None:
+        most = min(ctx.adapter.capabilities.context, ctx.adapter.capabilities.stable_context) - 1
+        known = plan(ctx.adapter, min(_SAMPLE, most)).pick
+        ctx.verdicts.put(name, known)
+    return parse(known, ctx.adapter.n_layers)
 
 
 def check_keep(keep: object) -> None:
@@ -143,7 +154,9 @@ def _source(form: Form) -> Provenance:
 
 def _common(known: Sequence[int], ids: Sequence[int]) -> int:
     """Return how many first tokens are the same."""
-    return next((at for at, pair in enumerate(zip(known, ids, strict=False)) if pair[0] != pair[1]), min(len(known), len(ids)))
+    return next(
+        (at for at, pair in enumerate(zip(known, ids, strict=False)) if pair[0] != pair[1]), min(len(known), len(ids))
+    )
 
 
 def _told(sequence: Bounded) -> str:

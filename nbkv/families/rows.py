@@ -116,7 +116,8 @@ class Quantised:
             codes = torch.stack([codes & 15, codes >> 4], dim=-1).flatten(-2)
         least, step = steps.unflatten(-1, (-1, 2)).split(1, dim=-1)
         grouped = codes.float().unflatten(-1, (least.shape[-2], -1))
-        return (grouped * step + least).flatten(-2).to(self.dtype)
+        rows: torch.Tensor = (grouped * step + least).flatten(-2).to(self.dtype)
+        return rows
 
     def truncate(self, length: int) -> None:
         """Forget the rows from ``length`` on."""

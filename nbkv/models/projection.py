@@ -64,9 +64,11 @@ def project_kv(
     the layer makes none of its own. Bitwise what the layer's forward makes of the same rows in one pass. ``replaced``
     modules answer as told.
     """
-    zeros = {} if feeds is None else {module: _zeros(module) for module in feeds.idle}
+    answers = dict(replaced or {})
+    if feeds is not None:
+        answers |= {module: _zeros(module) for module in feeds.idle}
     try:
-        with torch.no_grad(), standing_in({**zeros, **(replaced or {})}):
+        with torch.no_grad(), standing_in(answers):
             layer(hidden, *call.args, **call.kwargs)
     except Captured as caught:
         return caught.sides
@@ -74,7 +76,7 @@ def project_kv(
 
 
 @contextmanager
-def standing_in(replaced: Mapping[nn.Module, Callable[[torch.Tensor], torch.Tensor]]) -> Iterator[None]:
+def standing_in(replaced: Mapping[nn.Linear, Callable[[torch.Tensor], torch.Tensor]]) -> Iterator[None]:
     """Within the block each module answers as the function it is mapped to."""
     try:
         for module, function in replaced.items():
@@ -113,9 +115,7 @@ def _feeds(layer: nn.Module, call: Call) -> Feeds:
     hidden = call.hidden + torch.linspace(0.1, 1.0, call.hidden.shape[-1]).to(call.hidden)  # nothing is zero by chance
     seen: list[tuple[nn.Linear, int]] = []
     plain = [module for module in layer.modules() if _is_plain(module)]
-    handles = [
-        module.register_forward_pre_hook(lambda me, given: seen.append((me, id(given[0])))) for module in plain
-    ]
+    handles = [module.register_forward_pre_hook(lambda me, given: seen.append((me, id(given[0])))) for module in plain]
     try:
         expected = project_kv(layer, call, hidden)
     finally:

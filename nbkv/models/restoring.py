@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 Sides = tuple[torch.Tensor, torch.Tensor]  # keys and values [1, H, n, D]
+
+
+class Keeper(Protocol):
+    """Takes what leaves."""
+
+    def add(self, rows: torch.Tensor, /) -> None:
+        """Keep ``rows`` ``[..., n, D]`` behind those that came before."""
 
 
 class Captured(Exception):
@@ -36,7 +43,7 @@ class RestoringLayer(DynamicLayer):
         self.whole: Sides | None = None
         self.old = self._opened = 0
         self.keeps_all = False
-        self.leaving: Callable[[torch.Tensor, torch.Tensor], None] | None = None
+        self.leaving: tuple[Keeper, Keeper] | None = None
         super().__init__()  # type: ignore[no-untyped-call]
 
     @property
@@ -68,7 +75,7 @@ class RestoringLayer(DynamicLayer):
         return storage_bytes(*(self.window or ()), *(self.whole or ()))
 
     def open(self, more: int) -> None:
-        """Make the buffer for all tokens and ``more`` new ones, and move the kept ones there; older rows are garbage."""
+        """Make the buffer for all tokens and ``more`` new ones, and move the kept ones there; the rest is garbage."""
         if self.window is None:
             return
         total, old = self.length + more, self.old
@@ -122,7 +129,8 @@ class RestoringLayer(DynamicLayer):
         total = had + n
         kept = total - self.old if self.keeps_all else min(self._cache.room(total), total - self.old)
         if self.leaving is not None and total - kept > self.old:
-            self.leaving(*(side[:, :, self.old : total - kept] for side in whole))
+            for keeper, side in zip(self.leaving, whole, strict=True):
+                keeper.add(side[:, :, self.old : total - kept])
         self.window = (_own(whole[0], kept), _own(whole[1], kept))
         self.old, self.whole = total - kept, None
         self._cache.sample(self, *whole)
@@ -192,7 +200,7 @@ class RestoringCache(Cache):
 
     @contextmanager
     def again(self, begin: int, *, capture: bool = False) -> Iterator[None]:
-        """Within the block, layers are given older tokens from position ``begin`` on; to ``capture`` is to stop there."""
+        """Within the block, layers are given older tokens from ``begin`` on; to ``capture`` is to stop at their K/V."""
         self.begin, self.capturing = begin, capture
         try:
             yield

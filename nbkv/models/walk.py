@@ -142,7 +142,8 @@ class Walk:
     def layer(self, index: int, call: Call, hidden: torch.Tensor) -> torch.Tensor:
         """Run the model's own layer ``index`` on ``hidden`` as ``call`` says, and return what comes out."""
         out = self._own[index](hidden, *call.args, **call.kwargs)
-        return out[0] if isinstance(out, tuple) else out
+        given: torch.Tensor = out[0] if isinstance(out, tuple) else out
+        return given
 
     def _arrive(self, call: Call) -> torch.Tensor:
         self._calls.append(call)

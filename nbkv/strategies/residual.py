@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from nbkv.families import forms
 from nbkv.families.forms import Form
-from nbkv.families.residual import Restoring, check_keep, check_rows
+from nbkv.families.residual import Restoring, check_keep, check_rows, picked
 from nbkv.models.adapter import ModelAdapter
 from nbkv.strategy import Context, Strategy
 
@@ -28,7 +28,9 @@ class Residual(Restoring):
     - ``latent``, ``latent(rank)``, ``latent(rank, bits)``: what the K and V projections of each layer read, in the
       space they share: rank b L; without a rank all of it, min(d, 2 H D). Approximate, at full rank by rounding alone.
     - ``host``: K/V in host memory, 2 H D b L, copied back layer by layer. On a CPU that is the same memory.
-    - ``mix(m)``: ``ids`` for the first m layers, ``host`` for the others.
+    - ``first(m)``: the first m layers run again from the ids, K/V of the others stay: 2 H D b (L - m).
+    - ``mix(m)``: m layers from their residuals, those between them from the host, loaded while a layer is projected:
+      the memory of two layers instead of one.
     - ``auto``: the fastest exact form that takes at most half the bytes of K/V on the device, as measured here.
 
     A form that costs more than K/V is refused. Residuals are held of all tokens, since later nothing gives them back.
@@ -52,10 +54,8 @@ class Residual(Restoring):
         """Refuse values out of range; an approximate form makes this very strategy an approximate one."""
         check_keep(self.keep)
         check_rows(self.rows)
-        if self.form != "auto":
-            known = forms.parse(self.form)
-            if known.bits is not None or forms.LATENT in known.sources:
-                vars(self)["exact"] = False
+        if self.form != "auto" and not forms.parse(self.form).exact:
+            vars(self)["exact"] = False
 
     def at_full_budget(self) -> Strategy:
         """Return this strategy keeping K/V of all tokens."""
@@ -65,6 +65,4 @@ class Residual(Restoring):
         """Return the form that was asked for, or the one the planner picks."""
         if self.form != "auto":
             return forms.parse(self.form, adapter.n_layers)
-        if ctx is None:
-            return forms.parse("ids", adapter.n_layers)
-        raise NotImplementedError
+        return picked(ctx) if ctx is not None else forms.parse("ids", adapter.n_layers)
