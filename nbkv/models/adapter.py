@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -162,7 +163,8 @@ class ModelAdapter:
         positions = torch.arange(start, start + len(ids), device=self.device)
         try:
             self._run(ids, positions, cache, keep=1, mask=None, work=None, runner=take)
-        except Halted:
+        except Halted as halted:
+            traceback.clear_frames(halted.__traceback__)  # else its frames outlive the call
             return taken
         message = f"{self.name} cannot be walked, so nothing is known of how its layers are called"
         raise ValueError(message)

@@ -8,6 +8,7 @@ without changing K and V is not run.
 
 from __future__ import annotations
 
+import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,7 +72,8 @@ def project_kv(
         with torch.no_grad(), standing_in(answers):
             layer(hidden, *call.args, **call.kwargs)
     except Captured as caught:
-        return caught.sides
+        traceback.clear_frames(caught.__traceback__)  # else its frames hold K and V until garbage is collected
+        return caught.take()
     return None
 
 

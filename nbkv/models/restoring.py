@@ -30,7 +30,11 @@ class Captured(Exception):
     def __init__(self, sides: Sides) -> None:
         """Keep keys and values ``[1, H, n, D]``."""
         super().__init__("a layer's keys and values were caught")
-        self.sides = sides
+        self._sides = [sides]
+
+    def take(self) -> Sides:
+        """Return them, once: what outlives this, such as a traceback, holds them no longer."""
+        return self._sides.pop()
 
 
 class RestoringLayer(DynamicLayer):
@@ -133,7 +137,7 @@ class RestoringLayer(DynamicLayer):
                 keeper.add(side[:, :, self.old : total - kept])
         self.window = (_own(whole[0], kept), _own(whole[1], kept))
         self.old, self.whole = total - kept, None
-        self._cache.sample(self, *whole)
+        self._cache.sample(self, *whole, *given)
         return whole
 
     def copy_from(self, other: RestoringLayer) -> None:
