@@ -19,6 +19,7 @@ from nbkv.models.attention import implementation
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.fingerprint import Identity
+from nbkv.models.kept import why_not
 from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
@@ -99,6 +100,11 @@ class ModelAdapter:
     def takes_embeddings(self) -> bool:
         """Return whether embeddings can be given in place of token ids (``models.soft``); tried at the first ask."""
         return stand_in(self)
+
+    @cached_property
+    def why_no_dropping(self) -> str:
+        """Return why tokens cannot be dropped from its cache (``models.kept``), empty if they can; tried once."""
+        return why_not(self)
 
     @property
     def n_layers(self) -> int:
@@ -191,6 +197,15 @@ class ModelAdapter:
         with cache.writing(rows):
             mask = self._mask(rows, cache)
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work, stretch=stretch)
+
+    def unseeing(self, ids: torch.Tensor, cache: GrowingCache, hidden: Sequence[int]) -> torch.Tensor:
+        """Run tokens ``ids`` after what ``cache`` holds, positions ``hidden`` masked; return the logits ``[V]``."""
+        rows = torch.arange(cache.length, cache.length + len(ids), device=self.device)
+        with cache.writing(rows):
+            drawn = self._mask(rows, cache)
+            for mask in drawn.values() if isinstance(drawn, dict) else [drawn]:
+                mask[..., list(hidden)] = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+            return self._run(ids, rows, cache, keep=1, mask=drawn, work=None)[-1]
 
     def advance(
         self,
