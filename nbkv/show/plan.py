@@ -42,7 +42,8 @@ def _rates(plan: dict[str, Any]) -> str:
         f"{what} {size(rates[name])}/s"
         for name, what in (("memory", "device memory"), ("host", "host to device"), ("disk", "disk"))
     )
-    return f"measured: {links}, matrix products {rates['gemm'] / 1e9:,.0f} GFLOP/s"
+    same = "; host memory is the device's own here" if plan["device"].startswith("CPU") else ""
+    return f"measured: {links}, matrix products {rates['gemm'] / 1e9:,.0f} GFLOP/s{same}"
 
 
 def _rows(plan: dict[str, Any]) -> list[tuple[str, ...]]:
