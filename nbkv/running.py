@@ -155,6 +155,8 @@ class Run:
             compute = Compute(share=select + rows, select=select, rows=rows)
             held = _bytes(prefilled) + self.engine.adapter.capabilities.state_bytes
             kv_bytes = {self.engine.store.name if prefilled.lease else "working": held}
+            if beside := getattr(prefilled.cache, "beside", None):
+                kv_bytes["restorable"] = beside()
             if peak := getattr(prefilled.cache, "peak", 0):
                 kv_bytes["peak"] = peak
         fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)

@@ -15,6 +15,7 @@ from nbkv import chunking, comparing, measuring, verifying
 from nbkv.chatting import Chat
 from nbkv.errors import BadOption, NbkvError, UnsupportedModel
 from nbkv.events import Bus
+from nbkv.families import planner
 from nbkv.gate import Gate
 from nbkv.metrics import Meter, Stats
 from nbkv.models import prompt as prompts
@@ -31,6 +32,8 @@ from nbkv.streaming import Stream
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
+
+    from nbkv.families.planner import Plan
 
 _numbers = count(1)
 
@@ -218,6 +221,15 @@ class Session:
         for one in chosen:
             self._verdicts.put(self._verdict_name(one), report.failed(one.spec))
         return report
+
+    def plan(self, tokens: int = 1024) -> Plan:
+        """Measure what it costs to hold ``tokens`` older tokens in each form of ``residual``; it may take minutes.
+
+        Raises ``BadOption`` and ``UnsupportedModel``.
+        """
+        engine = self._open()
+        with self._gate.request():
+            return planner.plan(engine.adapter, tokens)
 
     # looking and switching
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
+    from nbkv.families.planner import Plan
     from nbkv.result import Chunk, Comparison, Result
     from nbkv.session import Session
     from nbkv.show import Plot
@@ -161,6 +162,12 @@ class KVMagics(Magics):
 
         wanted = [spec for word in args.strategies for spec in split(word)]
         return self.sessions.current.verify(wanted or None)
+
+    @line_magic
+    @command(option("-n", "--tokens", type=int, default=1024, help="how many older tokens are held (default: 1024)"))
+    def kvplan(self, args: Namespace) -> Plan:
+        """Measure what older tokens cost in each form of residual: bytes a token, time to restore; returns a Plan."""
+        return self.sessions.current.plan(args.tokens)
 
     @line_magic
     @command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from nbkv.models.ranged import ranged
 from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
 from nbkv.models.states import StateCache, ours
-from nbkv.models.walk import Halted, Stretch, Walk
+from nbkv.models.walk import Call, Halted, Runner, Stretch, Walk
 from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
@@ -179,10 +180,12 @@ class ModelAdapter:
         start: int,
         keep: int = 1,
         work: Work | None = None,
+        runner: Runner | None = None,
     ) -> torch.Tensor:
         """Run tokens ``ids`` ``[n]`` at positions ``start …`` after what ``cache`` holds; return logits ``[keep, V]``.
 
-        The cache is extended by ``n`` tokens. ``keep`` rows of logits are computed, the last ones.
+        The cache is extended by ``n`` tokens. ``keep`` rows of logits are computed, the last ones. A ``runner`` runs
+        the layers, and counts what it runs.
         """
         if isinstance(cache, TokenLog):
             ids, start = cache.extend(ids), 0
@@ -191,7 +194,7 @@ class ModelAdapter:
         positions = torch.arange(start, start + len(ids), device=self.device)
         seen = nullcontext() if self.capabilities.block is None else self._seen(positions, start + len(ids))
         with seen as mask:
-            return self._run(ids, positions, cache, keep=keep, mask=mask, work=work)
+            return self._run(ids, positions, cache, keep=keep, mask=mask, work=work, runner=runner)
 
     def prefill(self, ids: Sequence[int], cache: AnyCache, *, start: int = 0, work: Work | None = None) -> torch.Tensor:
         """Run a prompt of which ``cache`` holds the first ``start`` tokens; return the logits ``[V]`` after the last.
@@ -258,6 +261,26 @@ class ModelAdapter:
                 logits.append(self._run(part, positions, cache, keep=kept, mask=None, work=work))
             start += len(part)
         return torch.cat(logits[-keep:])
+
+    def calls(self, ids: torch.Tensor, cache: Cache, *, start: int) -> list[Call]:
+        """Return how the model calls each layer for tokens ``ids`` ``[n]`` at ``start …``; none is run.
+
+        All hold the same hidden states, those before the first layer. Needs the walk.
+        """
+        taken: list[Call] = []
+
+        def take(calls: Sequence[Call]) -> torch.Tensor:
+            taken.extend(calls)
+            raise Halted(calls[0].hidden)
+
+        positions = torch.arange(start, start + len(ids), device=self.device)
+        try:
+            self._run(ids, positions, cache, keep=1, mask=None, work=None, runner=take)
+        except Halted as halted:
+            traceback.clear_frames(halted.__traceback__)  # else its frames outlive the call
+            return taken
+        message = f"{self.name} cannot be walked, so nothing is known of how its layers are called"
+        raise ValueError(message)
 
     def recompute(
         self,
@@ -334,6 +357,7 @@ class ModelAdapter:
         mask: torch.Tensor | dict[str, torch.Tensor] | None,
         work: Work | None,
         stretch: Stretch | None = None,
+        runner: Runner | None = None,
     ) -> torch.Tensor:
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": not isinstance(cache, TokenLog)}
         if asked["use_cache"]:
@@ -344,7 +368,7 @@ class ModelAdapter:
             asked["logits_to_keep"] = keep
         if mask is not None:
             asked["attention_mask"] = mask
-        with torch.no_grad(), self.evaluating(), self._stepping(work, stretch):
+        with torch.no_grad(), self.evaluating(), self._stepping(work, stretch, runner):
             given = self.model(**asked)
         if isinstance(cache, HeldCache):
             cache.take(given[self._cache_name])
@@ -353,8 +377,8 @@ class ModelAdapter:
             work.token_layers += len(ids) * self.n_layers
         return logits
 
-    def _stepping(self, work: Work | None, stretch: Stretch | None) -> Any:  # noqa: ANN401  (a context manager)
-        return nullcontext() if self.walk is None else self.walk.stepping(work, stretch)
+    def _stepping(self, work: Work | None, stretch: Stretch | None, runner: Runner | None) -> Any:  # noqa: ANN401  (a context manager)
+        return nullcontext() if self.walk is None else self.walk.stepping(work, stretch, runner)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
