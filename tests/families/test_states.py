@@ -14,6 +14,7 @@ import nbkv
 from nbkv.models.prompt import Prompt
 from nbkv.result import Provenance
 from nbkv.stopping import Stopped
+from nbkv.stores.memory import MemoryStore
 from nbkv.strategy import Request
 
 # transformers' own warnings about what is no business of ours
@@ -124,6 +125,22 @@ def test_chats_branches_and_stops_give_the_models_own_logits(session):
     prefilled, _ = ask(session, [*ids, *tails[0]], answer=1)
     assert reused(prefilled) >= len(ids) - 1
     assert not any(node.leases for tree in session.store._trees.values() for node in tree.nodes())
+
+
+@pytest.mark.parametrize("family", ["xlstm", "falcon_h1"])
+def test_another_session_goes_on_from_what_a_shared_store_holds(family):
+    if family not in families():
+        pytest.skip("this transformers does not have it")
+    model, store = small_model(family), MemoryStore(limit=2**30)
+    prompt = "".join(f" w{number}" for number in range(40))
+    with (
+        nbkv.load(model, tokenizer=tokenizer(), store=store) as one,
+        nbkv.load(model, tokenizer=tokenizer(), store=store) as other,
+    ):
+        first, second = (session.generate(prompt, max_new_tokens=6) for session in (one, other))
+
+    assert second.tokens.reused == 39
+    assert second.token_ids == first.token_ids
 
 
 def test_what_is_run_one_by_one_is_said_and_counted():
