@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
@@ -55,16 +56,22 @@ def cuts(n: int, lease: Lease, found: Capabilities, every: int) -> list[int]:
     return sorted(at for at in wanted if at > lease.matched)
 
 
-def run(
-    adapter: ModelAdapter, ids: Sequence[int], cache: StateCache, stops: Sequence[int], work: Work
-) -> tuple[torch.Tensor, list[States]]:
-    """Run what ``cache`` lacks of ``ids``; return the logits ``[V]`` after the last and the states at ``stops``."""
-    kept = []
+class Ran(NamedTuple):
+    """The logits ``[V]`` after a prompt, states behind some of its tokens, and how many were run one by one."""
+
+    logits: torch.Tensor
+    states: Sequence[States] = ()
+    alone: int = 0
+
+
+def run(adapter: ModelAdapter, ids: Sequence[int], cache: StateCache, stops: Sequence[int], work: Work) -> Ran:
+    """Run what ``cache`` lacks of ``ids``, and keep the states at ``stops``."""
+    kept, first = [], cache.length or (*stops, len(ids))[0]
     for begin, stop in pairwise((cache.length, *stops, len(ids))):
         logits = adapter.forward(adapter.tensor(ids[begin:stop]), cache, start=begin, work=work)[-1]
         if stop < len(ids) and (states := cache.checkpoint()) is not None:
             kept.append(states)
-    return logits, kept
+    return Ran(logits, kept, len(ids) - first if adapter.capabilities.states == "tokens" else 0)
 
 
 def checkpoints(states: Sequence[States | None], adapter: ModelAdapter) -> list[Checkpoint]:

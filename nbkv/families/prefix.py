@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
 from nbkv.errors import BadOption
 from nbkv.events import Fallback, Reused
 from nbkv.families import going
 from nbkv.models.adapter import Work
 from nbkv.models.cache import GrowingCache
-from nbkv.models.states import StateCache, States
+from nbkv.models.states import StateCache
 from nbkv.result import Provenance
 from nbkv.stores.memory import Lease
 from nbkv.strategy import Context, Prefilled, Request, Strategy, timed
@@ -64,30 +63,33 @@ class Prefix(Strategy):
             ctx.tell(Reused, start=0, stop=matched, tier=ctx.store.name)
         rows = ctx.work()
         try:
-            logits, states = self._run(request, lease, ctx, rows)
+            ran = self._run(request, lease, ctx, rows)
         except BaseException:
             ctx.store.discard(lease)
             raise
         return Prefilled(
             cache=cache,
-            logits=logits,
+            logits=ran.logits,
             provenance=_provenance(len(ids), lease, cache),
             rows=rows,
             load_s=load_s,
-            notes=[*self._unused(ctx), *_notes(len(ids), lease, ctx, clock() - load_s)],
+            notes=[*self._unused(ctx), *_notes(len(ids), lease, ctx), *_alone(ran.alone, clock() - load_s, ctx)],
             lease=lease,
-            own=states,
+            own=ran.states,
         )
 
     def _unused(self, ctx: Context) -> list[str]:
-        without = self.segment is not None and not ctx.adapter.capabilities.states
-        return ["segment plays no part: this model's K/V can be continued behind any token"] if without else []
+        states = ctx.adapter.capabilities.states
+        if not self.segment or states == "passes":
+            return []
+        why = "its tokens behind a checkpoint are run one by one" if states else "its K/V can be cut behind any token"
+        return [f"segment plays no part with this model: {why}"]
 
-    def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> tuple[torch.Tensor, list[States]]:
-        """Run what the leased line lacks; return the last logits, and states to be kept where there are any."""
+    def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> going.Ran:
+        """Run what the leased line lacks; of a model with states, keep some on the way."""
         adapter, cache, ids = ctx.adapter, lease.line.buffer, request.ids
         if not isinstance(cache, StateCache):
-            return adapter.prefill(ids, cache, start=lease.matched, work=work), []  # type: ignore[arg-type]
+            return going.Ran(adapter.prefill(ids, cache, start=lease.matched, work=work))  # type: ignore[arg-type]
         found, every = adapter.capabilities, self.segment
         every = going.segment(len(ids), found, ctx.store.limit) if every is None else every
         stops = going.cuts(len(ids), lease, found, every) if request.keep else []
@@ -127,7 +129,11 @@ def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:
     states_from = going.least(len(ids), found) if found.states else None
     lease = ctx.store.take(ctx.space(), ids, limit, ctx.adapter.growing, states_from=states_from)
     if isinstance(cache := lease.line.buffer, StateCache):
-        cache.resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
+        try:
+            cache.resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
+        except BaseException:  # no memory for another clone
+            ctx.store.discard(lease)
+            raise
     return lease
 
 
@@ -139,7 +145,7 @@ def _provenance(n: int, lease: Lease, cache: GrowingCache) -> NDArray[np.uint8]:
     return provenance
 
 
-def _notes(n: int, lease: Lease, ctx: Context, seconds: float) -> list[str]:
+def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
     found, notes = ctx.adapter.capabilities, []
     if lease.copied:
         notes.append(f"copied {lease.copied} tokens of KV to branch off a shared prefix")
@@ -147,8 +153,13 @@ def _notes(n: int, lease: Lease, ctx: Context, seconds: float) -> list[str]:
         notes.append("no prefix reuse: beyond its trained length this model's KV depends on the prompt's length")
     if found.states and lease.branch > lease.matched:
         notes.append(f"{lease.branch - lease.matched} known tokens were run again: no states were kept behind them")
-    if found.states == "tokens" and lease.matched and n - lease.matched > 1:
-        one_by_one = f"{n - lease.matched} tokens were run one by one ({seconds:.2f} s)"
-        notes.append(f"{one_by_one}: this model's layers ignore their states in longer passes")
-        ctx.tell(Fallback, why=notes[-1])
     return notes
+
+
+def _alone(tokens: int, seconds: float, ctx: Context) -> list[str]:
+    if tokens <= 1:
+        return []
+    why = "this model's layers ignore their states in longer passes"
+    note = f"{tokens} tokens were run one by one, in {seconds:.2f} s of prefill: {why}"
+    ctx.tell(Fallback, why=note)
+    return [note]

@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
 from nbkv.models.cache import GrowingCache, GrowingLayer
 
 _SIDES = ("conv_states", "recurrent_states")
-_Dummy: Any = getattr(cache_utils, "DummyLayer", LinearAttentionLayer)  # transformers before 5.18 has none
+_Dummy: Any = getattr(cache_utils, "DummyLayer", LinearAttentionLayer)  # older ones have none
 
 
 Named = dict[tuple[str, int], torch.Tensor]  # the states of one layer by kind and number

@@ -72,4 +72,4 @@ def test_an_answer_is_reused_like_a_prompt(session, words):
 def test_a_segment_plays_no_part_without_recurrent_layers_and_a_note_says_so(session, words):
     result = session.generate(words(50), strategy="prefix(segment=16)", max_new_tokens=1)
 
-    assert "segment plays no part: this model's K/V can be continued behind any token" in result.notes
+    assert "segment plays no part with this model: its K/V can be cut behind any token" in result.notes
