@@ -20,9 +20,9 @@ from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.diffusion.gemma import Canvas
 from nbkv.models.diffusion.recipe import Recipe
+from nbkv.models.dropping import why_not
 from nbkv.models.fingerprint import Identity
 from nbkv.models.held import HeldCache
-from nbkv.models.kept import why_not
 from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.ranged import ranged
 from nbkv.models.record import Record
@@ -126,7 +126,7 @@ class ModelAdapter:
 
     @cached_property
     def why_no_dropping(self) -> str:
-        """Return why tokens cannot be dropped from its cache (``models.kept``), empty if they can; tried once."""
+        """Return why tokens cannot be dropped from its cache, empty if they can; tried once."""
         return why_not(self)
 
     @property
