@@ -18,8 +18,8 @@ from nbkv.models import masks
 from nbkv.models.attention import implementation
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
+from nbkv.models.dropping import why_not
 from nbkv.models.fingerprint import Identity
-from nbkv.models.kept import why_not
 from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
@@ -103,7 +103,7 @@ class ModelAdapter:
 
     @cached_property
     def why_no_dropping(self) -> str:
-        """Return why tokens cannot be dropped from its cache (``models.kept``), empty if they can; tried once."""
+        """Return why tokens cannot be dropped from its cache, empty if they can; tried once."""
         return why_not(self)
 
     @property

@@ -242,8 +242,8 @@ def markdown(data: dict[str, Any]) -> str:
         f"layer and head. Of these, {why['seen_before']:.0%} had been attended to strongly by later rows of the",
         f"prompt, and {why['again']:.0%} are used in two or more spells of the answer. For the others nothing in past",
         "attention tells them from slots that are never used: their first use is the one that matters. LazyEviction",
-        "waits for what comes back at intervals, as steps of a long chain of thought do; a report reads each line once,",
-        "when its turn comes. What `window` and `streaming` get right are sections that stand in the newest part.",
+        "waits for what comes back at intervals, as steps of a long chain of thought do; a report reads each line",
+        "once, when its turn comes. What `window` and `streaming` get right are sections in the newest part.",
     ]
     return "\n".join(lines) + "\n"
 

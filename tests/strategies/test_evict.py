@@ -238,6 +238,14 @@ def test_blended_chunks_are_evicted_from(session_of, words, name):
     assert whole.lineage == some.lineage == f"approx:{name}"
 
 
+def test_without_a_look_at_it_a_prefix_is_dropped_from_layer_by_layer(session_of, words):
+    session = session_of()
+    result = session.generate(words(99), strategy="window(keep=10, inner='prefix')", max_new_tokens=2)
+    # one layer's copy of the prompt, what is left of it, and what is left of the others
+    assert result.kv_bytes["peak"] <= (100 + 10 * LAYERS) * SIDE
+    assert any("no peak here counts" in note for note in result.notes)
+
+
 def test_a_prefill_that_breaks_gives_the_store_back(session_of, words, monkeypatch):
     session = session_of()
     session.generate(words(30), max_new_tokens=2)
