@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import torch
 
+from nbkv import __version__
 from nbkv.models.loading import bundled
 from nbkv.models.remembered import folder
 
@@ -56,7 +57,7 @@ def health() -> Health:
     memory = psutil.virtual_memory()
     return Health(
         (
-            Finding("nbkv", f"{version('nbkv')}, Python {platform.python_version()}"),
+            Finding("nbkv", f"{__version__}, Python {platform.python_version()}"),
             *(_package(name, least) for name, least in _NEEDED.items()),
             Finding("optional", ", ".join(_optional(name) for name in _OPTIONAL)),
             Finding("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch, {_half()}"),

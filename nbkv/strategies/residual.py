@@ -36,10 +36,12 @@ class Residual(Restoring):
     A form that costs more than K/V is refused. Residuals are held of all tokens, since later nothing gives them back.
     ``rows`` older tokens are restored at a time (default: an eighth of all).
 
-    Exact: a prompt that is new is computed in the very pass ``full`` makes, bit for bit, and so is all that follows
-    while every token keeps its K/V, or with ``host``. K/V that are projected or computed again are bit for bit the same
-    if that is done with the rows of the pass they were first made in (``rows`` at least as large, and no more tokens
-    held than that pass had); in other blocks they differ by rounding, as matrix products of other shapes do.
+    Exact: bit for bit ``full`` for a prompt of which nothing is known (it is the very same pass), as long as all tokens
+    keep their K/V, and always with ``host``. K/V that are projected or computed again are bit for bit those of the pass
+    that first made them if the same rows go through at once. Here older rows go through in blocks of ``rows``, which
+    is not how they first came, so they differ by the rounding of matrix products of another shape: the same tokens by
+    the house's rule for exact strategies, not the same bits. The approximate forms are no exact strategy at all, and
+    their results say so.
     """
 
     name: ClassVar[str] = "residual"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nbkv.strategy import parse
 from nbkv.sweep import run
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "40_bounded_memory.ipynb"
@@ -43,7 +44,7 @@ def test_eviction_holds_no_more_than_it_may_and_loses_something(told):
 
 def test_residual_says_what_full_says_in_the_memory_its_form_takes(told):
     found, keep = records(told), SMALL["keep"]
-    forms = {name[len("residual(form='") : -2]: name for name in found["match"] if name.startswith("residual")}
+    forms = {parse(name).form: name for name in found["match"] if name.startswith("residual")}
     exact = {"ids", "first(4)", "every(2)", "layers", "host"}
     assert forms.keys() == exact | {"int8", "int4", "latent(64, 8)"}
     for form in exact:

@@ -84,7 +84,8 @@ def logits(session, strategy, ids, steps):
 def test_a_new_prompt_and_copied_kv_are_fulls_bit_for_bit(wide):
     ids, steps = range(3, 120), [7, 9, 11]
     full = logits(wide, "full", ids, steps)
-    assert torch.equal(logits(wide, residual("host", 0.1), ids, steps), full)
+    for spec in (residual("host", 0.1), residual("ids", 1.0), residual("layers", 200)):
+        assert torch.equal(logits(wide, spec, ids, steps), full)
     for form in EXACT:
         mine = logits(wide, residual(form, 0.1), ids, steps)
         assert torch.equal(mine[0], full[0])
