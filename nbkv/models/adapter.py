@@ -156,7 +156,7 @@ class ModelAdapter:
     def new_cache(self, reserve: int = 0) -> AnyCache:
         """Return an empty cache: ours if it passed the self-test, else the family's own, else a log of the tokens."""
         if self.capabilities.prefix:
-            return self.growing(reserve)
+            return self.growing(reserve + (self.capabilities.block or 0))
         own = self.capabilities.own_cache and self.capabilities.block is None
         return self.family_cache() if own else TokenLog()
 

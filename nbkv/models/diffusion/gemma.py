@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import LogitsProcessorList
+from transformers import DynamicCache, LogitsProcessorList
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig
 
@@ -63,7 +63,7 @@ class Encoder(nn.Module):
     ) -> CausalLMOutput:
         """Run tokens through the encoder; the logits ``[1, n, V]`` are no prediction, only a proof of what was run."""
         given |= {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
-        hidden = self.native.model.encoder.language_model(input_ids=input_ids, **given).last_hidden_state
+        hidden = self.native.model.encoder(input_ids=input_ids, **given).last_hidden_state
         return CausalLMOutput(logits=self.native.lm_head(hidden[:, -logits_to_keep:]))
 
 
@@ -105,8 +105,10 @@ class Canvas:
 
     def plain(self, ids: torch.Tensor, block: Block) -> torch.Tensor:
         """Return the logits ``[C, V]`` of a first pass over ``block``, by the model's own forward and its own cache."""
+        cache = DynamicCache(config=self.native.config.get_text_config())  # the one `generate` makes
+        asked = {"input_ids": ids[None], "decoder_input_ids": block.ids[None], "past_key_values": cache}
         with torch.no_grad():
-            logits: torch.Tensor = self.native(input_ids=ids[None], decoder_input_ids=block.ids[None]).logits[0]
+            logits: torch.Tensor = self.native(**asked).logits[0]
         return logits
 
     def check(self, wanted: Sampling) -> None:
