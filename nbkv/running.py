@@ -12,7 +12,7 @@ import torch
 
 from nbkv.errors import BadPrompt
 from nbkv.events import Bus, Finished, Layer, Started
-from nbkv.loops import ByBlock, ByToken, Task, forced_blocks, forced_tokens
+from nbkv.loops import Task, forced, loop_of
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.codec import Codec
 from nbkv.models.decode import Sampling, TextStream, eos_ids
@@ -134,9 +134,9 @@ class Run:
         self, prefilled: Prefilled, request: Request, ctx: Context, text: TextStream
     ) -> Iterator[tuple[str, str | None]]:
         """Yield ``(piece, reason)`` for each token or block; the last one has a reason to finish."""
-        kind = ByToken if ctx.adapter.recipe is None else ByBlock
         task = Task(self.strategy, prefilled, request, ctx, self.sampling)
-        return kind(task, text, self.engine, self._tokens, lambda: self._mark("token")).pieces()
+        loop = loop_of(ctx.adapter)
+        return loop(task, text, self.engine, self._tokens, lambda: self._mark("token")).pieces()
 
     def _request(self) -> Request:
         return Request(self.prompt, min(self.sampling.max_new_tokens, self._room()), keep=self.keep)
@@ -230,7 +230,6 @@ def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     task = Task(run.strategy, prefilled, request, ctx, run.sampling)
     try:
         with run.strategy.decoding(prefilled, ctx):
-            forced = forced_tokens if ctx.adapter.recipe is None else forced_blocks
             return forced(task, tokens)
     finally:
         run.strategy.commit(prefilled, request.ids, request, ctx)

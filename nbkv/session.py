@@ -331,8 +331,10 @@ class Session:
         return chosen
 
     def _wanted(self, stop: str | Sequence[str] | None, options: dict[str, Any]) -> Sampling:
-        wanted = sampling(stop, options)
-        if wanted.unmask is not None and self._open().adapter.capabilities.causal:
+        wanted, adapter = sampling(stop, options), self._open().adapter
+        if adapter.canvas is not None:
+            adapter.canvas.check(wanted)
+        if wanted.unmask is not None and adapter.capabilities.causal:
             message = (
                 f"unmask={wanted.unmask!r}: {self.model_name} decodes token by token, it masks nothing (leave it out)"
             )

@@ -128,7 +128,7 @@ def _cut(engine: Engine, ids: tuple[int, ...], plain: torch.Tensor, limit: float
     """Check a pass that goes on from cached tokens: several at once where prefixes are reused, else token by token."""
     adapter = engine.adapter
     cache, at = adapter.new_cache(), adapter.capabilities.whole(len(ids) // 2)
-    several = adapter.capabilities.prefix or not adapter.capabilities.causal
+    several = adapter.capabilities.prefix or adapter.capabilities.block is not None
     stops = [len(ids)] if several else range(at + 1, len(ids) + 1)
     logits = adapter.prefill(ids[:at], cache)
     for stop in stops:
@@ -177,6 +177,8 @@ def _prefill(engine: Engine, strategy: Strategy, ids: tuple[int, ...]) -> Prefil
 def _plain(engine: Engine, ids: tuple[int, ...]) -> torch.Tensor:
     """Return the logits ``[V]`` of the token after ``ids`` by the model's own forward over all of them at once."""
     adapter, recipe = engine.adapter, engine.adapter.recipe
+    if adapter.canvas is not None:
+        return adapter.canvas.plain(adapter.tensor(ids), adapter.canvas.opened(len(ids)))[0]
     if recipe is None:
         return adapter.plain(adapter.tensor(ids))[-1]
     block = opened(ids, recipe, adapter.device)

@@ -17,6 +17,7 @@ from nbkv.models import masks
 from nbkv.models.attention import implementation, stood_in
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
+from nbkv.models.diffusion.gemma import Canvas
 from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.fingerprint import Identity
 from nbkv.models.placement import compute_dtype, input_device, run_device
@@ -62,7 +63,7 @@ class ModelAdapter:
 
     ``tells_positions``: positions are given explicitly, counted from 0; not to families that count them in another way.
     ``rope`` moves cached keys to other positions; None where that cannot be done exactly. ``recipe`` is how a
-    block-diffusion model is decoded; None for a causal one.
+    block-diffusion model is decoded, ``canvas`` what does that for DiffusionGemma; both None for a causal one.
     """
 
     model: PreTrainedModel
@@ -73,6 +74,7 @@ class ModelAdapter:
     tells_positions: bool = True
     rope: Rope | None = None
     recipe: Recipe | None = None
+    canvas: Canvas | None = None
 
     def __post_init__(self) -> None:
         """Learn which optional arguments the model's forward takes."""
@@ -127,7 +129,7 @@ class ModelAdapter:
         """Return an empty cache: ours if it passed the self-test, else the family's own, else a log of the tokens."""
         if self.capabilities.prefix:
             return GrowingCache(reserve)
-        own = self.capabilities.own_cache and self.capabilities.causal
+        own = self.capabilities.own_cache and self.capabilities.block is None
         return self.family_cache() if own else TokenLog()
 
     def family_cache(self) -> Cache:
@@ -150,7 +152,7 @@ class ModelAdapter:
         if isinstance(cache, TokenLog):
             ids, start = cache.extend(ids), 0
         positions = torch.arange(start, start + len(ids), device=self.device)
-        seen = nullcontext() if self.capabilities.causal else self._seen(positions, start + len(ids))
+        seen = nullcontext() if self.capabilities.block is None else self._seen(positions, start + len(ids))
         with seen as mask:
             return self._run(ids, positions, cache, keep=keep, mask=mask, work=work)
 
@@ -161,7 +163,7 @@ class ModelAdapter:
         are then those of the last row that ran, and empty if none had to.
         """
         stop = self.capabilities.whole(len(ids))
-        strip = stop if self.capabilities.causal else max(1, self.capabilities.whole(_STRIP))
+        strip = stop if self.capabilities.block is None else max(1, self.capabilities.whole(_STRIP))
         logits = torch.empty(0, device=self.device)
         for at in range(start, stop, strip):
             some = self.tensor(ids[at : min(at + strip, stop)])
@@ -180,18 +182,33 @@ class ModelAdapter:
         needs_logits = self.recipe.shifted and whole == tokens
         return whole - self.recipe.block if needs_logits else whole
 
-    def denoise(self, ids: torch.Tensor, cache: AnyCache, *, start: int, work: Work | None = None) -> torch.Tensor:
-        """Run one block ``ids`` ``[B]``, masks included, after the clean blocks in ``cache``.
+    def denoise(
+        self,
+        ids: torch.Tensor,
+        cache: AnyCache,
+        *,
+        start: int,
+        conditioning: torch.Tensor | None = None,
+        work: Work | None = None,
+    ) -> torch.Tensor:
+        """Run one pass over a block ``ids`` ``[B]``, masks included, after the clean tokens in ``cache``.
 
         Return for each row the logits ``[B, V]`` of the token that stands there. Where a model's rows tell the token
         after them the first row has none: its token comes from the block before. The cache is left as it was: what
         these rows had for KV is forgotten.
         """
+        if self.canvas is not None:
+            assert isinstance(cache, GrowingCache)  # noqa: S101
+            with self.evaluating():
+                logits = self.canvas.denoise(ids, cache, start, conditioning)
+            if work is not None:
+                work.token_layers += len(ids) * self.n_layers
+            return logits
         try:
             logits = self.forward(ids, cache, start=start, keep=len(ids), work=work)
             return torch.cat([logits[:1], logits[:-1]]) if self.recipe is not None and self.recipe.shifted else logits
         finally:
-            cache.truncate(start)  # type: ignore[union-attr]  # a block-diffusion model has a cache of ours, or a log
+            cache.truncate(start)  # type: ignore[union-attr]  # its cache is ours, or a log
 
     def recompute(
         self,

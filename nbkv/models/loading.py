@@ -18,6 +18,7 @@ from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, clo
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention import implementation
 from nbkv.models.codec import Codec
+from nbkv.models.diffusion.gemma import Encoder, is_canvas_model
 from nbkv.models.diffusion.reading import native
 from nbkv.models.diffusion.recipe import Recipe, recipe
 from nbkv.models.fingerprint import fingerprint
@@ -69,6 +70,8 @@ def load_model(
         tokenizer = tokenizer if tokenizer is not None else _tokenizer(str(model), kwargs, network.config)
     else:
         network, name = _given(model, tokenizer, device, dtype, model_kwargs), type(model).__name__
+    if is_canvas_model(network):
+        network = Encoder(network)  # type: ignore[assignment]  # it serves as one
     if network.config.is_encoder_decoder:
         message = f"{name} is an encoder-decoder; nbkv runs decoder-only language models"
         raise UnsupportedModel(message)

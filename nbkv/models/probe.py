@@ -17,6 +17,7 @@ from nbkv.models import capabilities, relocation
 from nbkv.models.adapter import AnyCache, ModelAdapter
 from nbkv.models.attention import Attended, watched
 from nbkv.models.cache import GrowingCache, TokenLog
+from nbkv.models.diffusion.gemma import Canvas, Encoder
 from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.placement import input_device
 from nbkv.models.record import Record
@@ -48,6 +49,7 @@ def adapt(
         tells_positions=record.tells_positions,
         rope=None if record.places is None else relocation.build(model, record.places),
         recipe=recipe,
+        canvas=Canvas(model.native) if isinstance(model, Encoder) else None,
     )
 
 

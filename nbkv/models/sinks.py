@@ -76,7 +76,7 @@ def sink(kind: str, codec: Codec, adapter: ModelAdapter, verdicts: Verdicts) -> 
     if kind == "bos" or adapter.rope is None:
         return front
     # in blocks that see all of themselves a chunk's rows also differ by their place, which is not measured
-    sentences = primer_length(codec, adapter, verdicts) if adapter.capabilities.causal else 0
+    sentences = primer_length(codec, adapter, verdicts) if adapter.capabilities.block is None else 0
     return front + primer(codec, max(1, sentences) if kind == "primer" else sentences)
 
 
