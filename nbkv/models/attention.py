@@ -164,7 +164,7 @@ def _standing_in(config: Any, function: Callable[..., Any]) -> Iterator[None]:  
 
 def stood_in(config: Any) -> bool:  # noqa: ANN401
     """Return whether another function stands in for the model's own now."""
-    return str(config._attn_implementation) != implementation(config)  # noqa: SLF001
+    return _STANDS_IN in str(config._attn_implementation)  # noqa: SLF001
 
 
 def implementation(config: Any) -> str:  # noqa: ANN401

@@ -38,7 +38,7 @@ class FlashBlock(KeptAttention):
 
     ``threshold``: heads whose kept attention changes more between two passes than this mean cosine (0.85; 0.9 for
     quality) or by more than 0.05 nats of lse are computed in every pass. It is measured once on the model itself, in
-    passes that reuse nothing, and remembered.
+    passes that reuse nothing, and remembered. None reuses all heads, as the paper does in language models.
 
     ``density``: of the keys before a block only this share is read in every pass, for each K/V head those that the
     block's first pass attends to most; what the rest gave is kept and merged (residual reuse), or left out with
@@ -56,7 +56,7 @@ class FlashBlock(KeptAttention):
 
     tau: int = 2
     revealed: str = "stale"
-    threshold: float | None = None
+    threshold: float | None = 0.85
     density: float | None = None
     residual: bool = True
     min_gain: float = 1.05

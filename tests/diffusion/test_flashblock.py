@@ -13,8 +13,9 @@ from nbkv.strategy import Prefilled, parse
 
 
 def spec(**options):
-    """flashblock whatever it costs: the switch has tests of its own."""
-    return f"flashblock({', '.join(f'{name}={value!r}' for name, value in (options | {'min_gain': 0}).items())})"
+    """flashblock as the paper has it, whatever it costs: heads and switch have tests of their own."""
+    options = {"threshold": None, "min_gain": 0} | options
+    return f"flashblock({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
 
 def ask(session, prompt, strategy, n=16, unmask="static"):
@@ -172,6 +173,14 @@ def test_layers_with_a_window_keep_their_own_attention(sdar, words, changes):
     assert got.decoding["reuse_rate"] > 0
 
 
+def test_it_says_when_what_it_kept_is_not_what_it_would_compute(sdar, words):
+    session = sdar(8)
+    doubtful = [ask(session, words(40, seed=seed), spec(tau=5), 32) for seed in range(3)]
+
+    for got in doubtful:
+        assert any("other answers" in note for note in got.notes) == (got.decoding["drift_cosine"] < 0.9)
+
+
 def test_heads_are_measured_once_and_remembered(sdar, words):
     session = sdar(8)
     strategy = spec(tau=8, threshold=0.9)
@@ -194,7 +203,7 @@ def test_the_switch_says_when_it_is_off(sdar, words):
     session.events.add(lambda event: heard.append(event) if isinstance(event, Fallback) else None)
     prompt = words(40)
     for _ in range(6):
-        got = ask(session, prompt, "flashblock(min_gain=50)", 40, "static(steps=2)")
+        got = ask(session, prompt, spec(min_gain=50), 40, "static(steps=2)")
 
     assert got.decoding["off_blocks"] == 5
     assert got.decoding["reuse_rate"] == 0
@@ -206,7 +215,7 @@ def test_the_switch_says_when_it_is_off(sdar, words):
 def test_switched_off_for_its_cost_it_names_the_times(sdar, words):
     session = sdar(8)
     for _ in range(8):
-        got = ask(session, words(40), "flashblock(min_gain=50)", 40)
+        got = ask(session, words(40), spec(min_gain=50), 40)
 
     assert got.decoding["off_blocks"] == 5
     assert any("reused, and" in note for note in got.notes)
