@@ -30,6 +30,8 @@ MAGICS = {
     "kvlist",
     "kvclose",
     "kvverify",
+    "kvdash",
+    "kvplay",
 }
 
 
