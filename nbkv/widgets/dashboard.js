@@ -1,8 +1,9 @@
+// name, title, figure, unit, the least value that is drawn as high as the drawing (what KL has below is noise)
 const TILES = [
   ['hit', 'Hit rate', 'hit_rate', units.share, 1],
-  ['ttft', 'Time to first token', 'ttft_s', units.seconds],
-  ['speed', 'Speed', 'tokens_per_s', units.rate],
-  ['kl', 'Distance to full (KL)', 'kl', units.nats],
+  ['ttft', 'Time to first token', 'ttft_s', units.seconds, 0],
+  ['speed', 'Speed', 'tokens_per_s', units.rate, 0],
+  ['kl', 'Distance to full (KL)', 'kl', units.nats, 1e-6],
 ];
 
 function tile(title) {
@@ -42,10 +43,10 @@ function render({ model, el }) {
     pause.textContent = state.paused ? 'Resume' : 'Pause';
     pick.fill(state.choices, state.picked);
     const last = name => state.rows.map(row => row[name]).filter(value => value != null).at(-1);
-    for (const [name, , key, unit, most] of TILES) {
+    for (const [name, , key, unit, least] of TILES) {
       const part = tiles[name];
       part.figure.textContent = unit(name === 'speed' && state.live?.tokens_per_s ? state.live.tokens_per_s : last(key));
-      line(part.drawing, state.rows, key, unit, COLOURS[name], most);
+      line(part.drawing, state.rows, key, unit, COLOURS[name], least);
     }
     tiles.hit.more.textContent = `all ${state.requests}: ${units.share(state.hit_rate)}`;
     tiles.ttft.more.textContent = `median ${units.seconds(state.ttft_s)}`;

@@ -33,11 +33,11 @@ const units = {
   },
 };
 
-/** Put the figure `name` of each row as a line into `tile`; hovering over a point tells its request. */
-function line(tile, rows, name, unit, colour, most) {
+/** Put the figure `name` of each row as a line into `place`; its top is the largest value, at least `least`. */
+function line(place, rows, name, unit, colour, least) {
   const known = rows.map((row, at) => [at, row[name], row]).filter(([, value]) => value != null);
   const values = known.map(([, value]) => value);
-  const top = most ?? (Math.max(0, ...values) || 1);
+  const top = Math.max(least, ...values) || 1;
   const last = values.length ? unit(values[values.length - 1]) : 'no requests yet';
   const space = 'http://www.w3.org/2000/svg';
   const svg = document.createElementNS(space, 'svg');
@@ -69,7 +69,7 @@ function line(tile, rows, name, unit, colour, most) {
     const told = `request ${row.request}, ${row.strategy}: ${unit(value)}`;
     add('rect', { x: x(at) - step / 2, y: 0, width: step, height, fill: 'transparent' }, told);
   }
-  tile.replaceChildren(svg);
+  place.replaceChildren(svg);
 }
 
 /** A strategy and the number it is dosed with; `changed({strategy, value})` is called when the user sets either. */
@@ -93,6 +93,7 @@ function picker(changed) {
   function show(given) {
     const one = chosen();
     range.disabled = !one?.knob;
+    knob.style.visibility = range.disabled ? 'hidden' : '';
     name.textContent = one?.knob || 'budget';
     select.title = one?.summary ?? '';
     value = one?.knob ? given ?? one.value : null;
@@ -136,5 +137,5 @@ function asker(model, place, wait) {
 /** Hide the static pictures of this widget that stand on the page while it is live. */
 function hideRecord(model, el) {
   const name = `nbkv-record-${model.get('state').record}`;
-  el.append(make('style', {}, `.${name}{display:none}`));
+  el.append(make('style', {}, `.${name},.jp-OutputArea-child:has(.${name}){display:none}`));
 }
