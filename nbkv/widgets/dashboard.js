@@ -8,7 +8,7 @@ const TILES = [
 
 function tile(title) {
   const [figure, more, drawing] = [make('b'), make('div', { class: 'dim cut' }), make('div')];
-  const box = make('div', { class: 'tile' }, make('div', { class: 'dim cut' }, title), figure, more, drawing);
+  const box = make('div', { class: 'tile' }, make('div', { class: 'dim cut', title }, title), figure, more, drawing);
   return { box, figure, more, drawing };
 }
 
@@ -64,7 +64,7 @@ function render({ model, el }) {
   function bar(tier) {
     const share = tier.limit ? Math.min(1, tier.bytes / tier.limit) : 0;
     const held = `${units.size(tier.bytes)}${tier.limit ? ` of ${units.size(tier.limit)}` : ''}`;
-    const words = make('div', { class: 'two', title: `${tier.tier}: ${tier.entries} entries, ${held}` }, make('span', { class: 'cut' }, tier.tier), make('span', { class: 'dim' }, held));
+    const words = make('div', { class: 'two', title: `${tier.tier}: ${tier.entries} entries, ${held}` }, make('span', {}, tier.tier), make('span', { class: 'dim' }, held));
     return [words, make('div', { class: 'bar' }, make('i', { style: `width:${(100 * share).toFixed(1)}%` }))];
   }
 

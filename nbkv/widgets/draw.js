@@ -93,7 +93,7 @@ function picker(changed) {
   function show(given) {
     const one = chosen();
     range.disabled = !one?.knob;
-    knob.style.visibility = range.disabled ? 'hidden' : '';
+    knob.style.display = range.disabled ? 'none' : '';
     name.textContent = one?.knob || 'budget';
     select.title = one?.summary ?? '';
     value = one?.knob ? given ?? one.value : null;

@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "screenshots"
 KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+PATIENCE = 90_000  # milliseconds
 QUIET = {"fetchNews": "false", "checkForUpdates": False}
 
 
@@ -50,7 +51,7 @@ def serve(command, ready, env, log):
         process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
     for _ in range(300):
         try:
-            urllib.request.urlopen(ready, timeout=2).close()
+            urllib.request.urlopen(ready, timeout=2).close()  # noqa: S310  (our own server)
         except OSError:
             assert process.poll() is None, log.read_text()
             time.sleep(0.2)
@@ -100,48 +101,56 @@ class Notebook:
         self.errors = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
-    def open(self, lab, name, cells, *, theme="JupyterLab Light", wait=True):
-        address, token, folder = lab
+    def open(self, lab, name, cells):
         made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(made, folder / name)
-        self.goto(lab, name, theme=theme, wait=wait)
+        nbformat.write(made, lab[2] / name)
+        self.goto(lab, name)
+        self.page.wait_for_function(f"({KERNEL})?.status === 'idle'")
 
-    def goto(self, lab, name, *, theme="JupyterLab Light", wait=True):
+    def goto(self, lab, name):
         address, token, _ = lab
         self.page.goto(f"{address}/lab/tree/{name}?reset&token={token}")
-        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-        if wait:
-            self.page.wait_for_function(f"({KERNEL})?.status === 'idle'", timeout=60_000)
-        self.do("apputils:change-theme", theme=theme)
-        self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str('Light' in theme).lower()}'")
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=PATIENCE)
         self.do("application:toggle-left-area")
 
     def do(self, command, **options):
-        self.page.evaluate(
-            "([command, options]) => { void jupyterapp.commands.execute(command, options) }", [command, options]
-        )
+        run = "([command, options]) => { void jupyterapp.commands.execute(command, options) }"
+        self.page.evaluate(run, [command, options])
 
-    def run_cell(self, index):
+    def theme(self, shade):
+        self.do("apputils:change-theme", theme=f"JupyterLab {shade.title()}")
+        self.page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(shade == 'light').lower()}'")
+
+    def start(self, index):
         choose = "at => { const notebook = jupyterapp.shell.currentWidget.content; notebook.activeCellIndex = at }"
         self.page.evaluate(choose, index)
         self.do("notebook:run-cell")
 
-    def run_all(self, *, timeout=60_000):
-        self.do("notebook:run-all-cells")
-        self.page.wait_for_function(
-            "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].every(p => /\\[\\d+\\]/.test(p.textContent))",
-            timeout=timeout,
-        )
+    def run(self, index):
+        """Run a cell and wait until it has ended."""
+        prompt = "at => document.querySelectorAll('.jp-CodeCell .jp-InputPrompt').item(at).textContent"
+        before = self.page.evaluate(prompt, index)
+        self.start(index)
+        ended = f"([at, before]) => {{ const now = ({prompt})(at); return now !== before && /\\d/.test(now) }}"
+        self.page.wait_for_function(ended, arg=[index, before])
 
-    def shot(self, name, selector=None):
+    def shot(self, name, selector, width=1300):
         SHOTS.mkdir(exist_ok=True)
-        place = self.page.locator(selector).first if selector else self.page
-        place.screenshot(path=SHOTS / f"{name}.png")
+        self.page.set_viewport_size({"width": width, "height": 2000})
+        self.page.wait_for_timeout(300)
+        self.page.locator(selector).first.screenshot(path=SHOTS / f"{name}.png")
 
 
-@pytest.fixture
-def notebook(browser):
-    page = browser.new_page(viewport={"width": 1300, "height": 1000})
-    yield Notebook(page)
-    page.close()
+@pytest.fixture(scope="module")
+def page(browser):
+    """Return a page in which waiting takes patience: others may use the machine as well."""
+    made = browser.new_page(viewport={"width": 1300, "height": 1000})
+    made.set_default_timeout(PATIENCE)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def empty(page):
+    return Notebook(page)
