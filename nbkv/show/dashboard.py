@@ -12,6 +12,7 @@ from nbkv.show.units import count, cut, nats, plural, rate, seconds, share, size
 
 MAX_BARS = 12
 MAX_CARDS = 4
+MAX_TITLE = 36  # characters: names have no spaces to break at
 
 
 def dashboard_text(state: dict[str, Any]) -> str:
@@ -62,7 +63,8 @@ def cards_text(title: str, cards: Sequence[dict[str, str]]) -> str:
 def cards_html(title: str, cards: Sequence[dict[str, str]]) -> str:
     """Return the last cards side by side, or below each other where there is no room."""
     shown = "".join(
-        f'<div style="flex:1 1 340px;min-width:0"><p><b>{escape(card["title"])}</b></p>{card["html"]}</div>'
+        f'<div style="flex:1 1 340px;min-width:0"><p title="{escape(card["title"])}">'
+        f"<b>{escape(cut(card['title'], MAX_TITLE))}</b></p>{card['html']}</div>"
         for card in cards[-MAX_CARDS:]
     )
     side = "display:flex;flex-wrap:wrap;align-items:flex-start;gap:8px 28px"

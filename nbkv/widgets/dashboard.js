@@ -3,7 +3,7 @@ const TILES = [
   ['hit', 'Hit rate', 'hit_rate', units.share, 1],
   ['ttft', 'Time to first token', 'ttft_s', units.seconds, 0],
   ['speed', 'Speed', 'tokens_per_s', units.rate, 0],
-  ['kl', 'Distance to full (KL)', 'kl', units.nats, 1e-6],
+  ['kl', 'KL to full', 'kl', units.nats, 1e-6],
 ];
 
 function tile(title) {

@@ -24,7 +24,8 @@ class Dashboard(LiveView):
         """Follow ``session`` from now on."""
         self._session, self._curves = session, Curves(session)
         self._paused, self._said, self._choices = False, "", choices(session)
-        session.events.add(self._hear)
+        self._listener = self._hear  # one object, which the bus knows again
+        session.events.add(self._listener)
         super().__init__()
         self._send_state()
 
@@ -61,7 +62,7 @@ class Dashboard(LiveView):
 
     def close(self) -> None:
         """Follow the session no more."""
-        self._session.events.drop(self._hear)
+        self._session.events.drop(self._listener)
         super().close()
 
     def _hear(self, event: Event) -> None:

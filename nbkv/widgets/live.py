@@ -56,7 +56,8 @@ class LiveView(anywidget.AnyWidget):
         self._pace.touch()
 
     def _send_state(self) -> None:
-        self.state = self.look() | {"record": self.model_id}
+        if self.comm is not None:  # closed since it was touched
+            self.state = self.look() | {"record": self.model_id}
 
     def _on_message(self, _: object, given: object, __: object) -> None:
         if isinstance(given, dict):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from traitlets import List
 
+from nbkv.errors import BadPrompt
 from nbkv.show import result_html, result_summary
 from nbkv.show.dashboard import MAX_CARDS, cards_html, cards_text
 from nbkv.widgets.choices import choices, picked, spec
@@ -93,6 +94,9 @@ class Playground(LiveView):
     def _answer(self, given: dict[str, Any]) -> Result:
         session = self._session
         parts = [*(session.chunks[name] for name in given.get("order", ())), *filter(None, [given.get("text")])]
+        if not parts:
+            message = "there is nothing to run: pick a chunk or write a text behind the chunks"
+            raise BadPrompt(message)
         prompt: Any = [{"role": "user", "content": parts}] if session.has_template else parts
         options = {"max_new_tokens": given.get("max_new", 32), "fidelity": bool(given.get("measure"))}
         stream = session.stream(prompt, strategy=spec(given), **options)

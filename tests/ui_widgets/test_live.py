@@ -172,7 +172,8 @@ def overlapping(page, selector):
         range.selectNodeContents(node);
         for (const box of range.getClientRects()) lines.push([node, box]);
       }
-      const meet = (a, b) => a.left < b.right - 2 && b.left < a.right - 2 && a.top < b.bottom - 4 && b.top < a.bottom - 4;
+      const along = (a, b) => a.left < b.right - 2 && b.left < a.right - 2;
+      const meet = (a, b) => along(a, b) && a.top < b.bottom - 4 && b.top < a.bottom - 4;
       for (const [i, [node, box]] of lines.entries()) {
         if (box.right > right + 2) found.push(['sticks out', node.textContent]);
         for (const [other, taken] of lines.slice(0, i))
