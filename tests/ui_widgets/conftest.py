@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -19,6 +18,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "screenshots"
 KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+SERVER = (
+    "--allow-root",
+    "--ip=127.0.0.1",
+    "--ServerApp.port_retries=0",
+    "--IdentityProvider.token={token}",
+    "--ServerApp.root_dir={folder}",
+)
+VOILA = ("--Voila.ip=127.0.0.1", "--token={token}", "--theme=dark", "{folder}")
 PATIENCE = 90_000  # milliseconds
 QUIET = {"fetchNews": "false", "checkForUpdates": False}
 
@@ -45,18 +52,16 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def serve(command, ready, env, log):
-    """Start a server and wait until ``ready`` answers; return its process."""
+def serve(command, port, env, log):
+    """Start a server and wait until it answers at ``port``; return its process."""
     with log.open("w") as out:
         process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
     for _ in range(300):
-        try:
-            urllib.request.urlopen(ready, timeout=2).close()  # noqa: S310  (our own server)
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.2)
-        else:
-            return process
+        assert process.poll() is None, log.read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return process
+        time.sleep(0.2)
     process.terminate()
     raise AssertionError(log.read_text())
 
@@ -74,23 +79,29 @@ def browser():
         found.close()
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory):
-    """Return the address, token and notebook folder of a running JupyterLab."""
-    folder = tmp_path_factory.mktemp("lab")
-    notebooks = folder / "notebooks"
-    notebooks.mkdir()
-    token, port = secrets.token_hex(8), free_port()
-    address = f"http://127.0.0.1:{port}"
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-        "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={notebooks}",
-        "--LabApp.expose_app_in_browser=True",
-    ]  # fmt: skip
-    process = serve(command, f"{address}/api/status?token={token}", isolated(folder), folder / "log")
-    yield address, token, notebooks
-    process.terminate()
-    process.wait(20)
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Return a function that starts a server on loopback for a folder of notebooks: its address, token and folder."""
+    running = []
+
+    def started(module, *options):
+        folder = tmp_path_factory.mktemp(module)
+        (folder / "notebooks").mkdir()
+        token, port = secrets.token_hex(8), free_port()
+        command = [sys.executable, "-m", module, "--no-browser", f"--port={port}"]
+        command += [option.format(token=token, folder=folder / "notebooks") for option in options]
+        running.append(serve(command, port, isolated(folder), folder / "log"))
+        return f"http://127.0.0.1:{port}", token, folder / "notebooks"
+
+    yield started
+    for process in running:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def lab(start):
+    return start("jupyterlab", *SERVER, "--LabApp.expose_app_in_browser=True")
 
 
 class Notebook:
@@ -140,6 +151,16 @@ class Notebook:
         self.page.set_viewport_size({"width": width, "height": 2000})
         self.page.wait_for_timeout(300)
         self.page.locator(selector).first.screenshot(path=SHOTS / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def voila(start):
+    return start("voila", *VOILA)
+
+
+@pytest.fixture(scope="module")
+def classic(start):
+    return start("notebook", *SERVER)
 
 
 @pytest.fixture(scope="module")
