@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from IPython.display import display, update_display
@@ -60,7 +59,7 @@ class Shown:
 
     def _new(self, make: Callable[[Session], View], session: Session) -> View:
         view = self._views[make, session] = make(session)
-        if view.has_trait("cards") and not _in_voila():
+        if view.has_trait("cards"):
             view.observe(lambda _: self._update(view), names="cards")  # a run of its own ends outside any cell
         return view
 
@@ -71,8 +70,3 @@ class Shown:
     def _picture(self, view: View) -> dict[str, Any]:
         html = self._pictures[view.model_id] = view.html()
         return {"text/html": f'<div class="nbkv-record-{view.model_id}">{html}</div>', "text/plain": view.text()}
-
-
-def _in_voila() -> bool:
-    """Whether the page is Voila's, which keeps no notebook and fails on outputs that change after it was built."""
-    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
