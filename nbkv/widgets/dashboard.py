@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import NbkvError
+from nbkv.events import Event, Token
 from nbkv.show.dashboard import dashboard_html, dashboard_text
 from nbkv.widgets.choices import choices, picked, spec
 from nbkv.widgets.curves import Curves
 from nbkv.widgets.live import LiveView, script
 
 if TYPE_CHECKING:
-    from nbkv.events import Event
     from nbkv.session import Session
 
 
@@ -50,7 +50,8 @@ class Dashboard(LiveView):
     def refresh(self) -> None:
         """Look again at what changes without an event: strategy, store, whether the session is open."""
         self._curves.stale()
-        self._changed()
+        if not self._paused:
+            self.touch()
 
     def text(self) -> str:
         """Return the figures in one line."""
@@ -67,11 +68,12 @@ class Dashboard(LiveView):
 
     def _hear(self, event: Event) -> None:
         self._curves(event)
-        self._changed()
-
-    def _changed(self) -> None:
-        if not self._paused:
-            self.touch()
+        if self._paused:
+            return
+        if isinstance(event, Token):
+            self._pace.pass_by()
+        else:
+            self._pace.touch()
 
     def _use(self, given: dict[str, Any]) -> None:
         try:

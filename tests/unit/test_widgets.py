@@ -69,6 +69,20 @@ def test_updates_are_few_and_the_last_state_is_sent():
     assert min(b - a for (a, _), (b, _) in pairwise(sent)) > 0.04
 
 
+def test_what_goes_on_is_sent_in_passing_and_its_end_for_certain():
+    value, sent = 0, []
+    pace = Pace(lambda: sent.append((threading.get_ident(), value)), interval=0.05)
+    end = time.monotonic() + 0.22
+    while time.monotonic() < end:
+        value += 1
+        pace.pass_by()
+    assert 3 <= len(sent) <= 5
+    assert {thread for thread, _ in sent} == {threading.get_ident()}
+    value += 1
+    pace.touch()
+    until(lambda: sent[-1][1] == value, 2)
+
+
 def test_touching_while_a_lock_is_held_that_sending_needs():
     lock, sent = threading.Lock(), threading.Event()
 
