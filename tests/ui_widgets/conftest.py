@@ -72,7 +72,7 @@ def browser():
 
     chromium = shutil.which("chromium")
     if chromium is None:
-        pytest.skip("no chromium on this machine")
+        pytest.fail("no chromium on this machine: apt-get install chromium fonts-dejavu-core")
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=chromium)
         yield found
