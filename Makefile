@@ -7,8 +7,9 @@ T ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+APART := notebooks quantised kernels ui_widgets binder
 
-.PHONY: demo test tables lint clean
+.PHONY: demo test views binder tables lint clean
 
 demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
@@ -18,11 +19,19 @@ test: $(STAMP)
 ifneq ($(T),)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(T)
 else
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q --ignore=tests/notebooks --ignore=tests/quantised --ignore=tests/kernels
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(foreach part,$(APART),--ignore=tests/$(part))
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/pytest -n 2 -q tests/kernels
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/notebooks
 endif
+
+# The live views in Chromium: JupyterLab, Voila, the classic notebook, exported pages.
+views: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/ui_widgets
+
+# Binder's steps in an environment of their own, which takes a minute or two, and the quickstart in 2 GB.
+binder: $(STAMP)
+	$(BIN)/pytest -q -s tests/binder
 
 tables: $(STAMP)
 	$(BIN)/python tests/families/survey.py

@@ -6,6 +6,7 @@ import importlib
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from itertools import groupby
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,7 +111,8 @@ class Result:
     ``peak``, the most that was held at any moment, where that is bounded); ``prompt_pieces`` are the prompt's tokens as
     text, for the token map. ``decoding`` (None for causal models) says how a block-diffusion model came to its answer:
     ``block``, ``unmask``, ``blocks``, ``forwards`` (passes over a block, clean ones included), ``tokens_per_forward``,
-    and what its strategy found.
+    and what its strategy found. ``deviation`` (float32 ``[n_prompt]``): how far fresh K/V were from the cached ones,
+    where and as a strategy measures that (nan: not compared).
     """
 
     text: str
@@ -131,6 +133,7 @@ class Result:
     chunks: tuple[tuple[str, int, int], ...] = ()
     lineage: str = "exact"
     decoding: dict[str, Any] | None = None
+    deviation: NDArray[np.float32] | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -183,6 +186,7 @@ class Result:
                 for value, start, stop in runs(self.provenance)
             ],
             "dropped": [[start, stop] for kept, start, stop in runs(self.kept) if not kept],
+            "deviation": None if self.deviation is None else [_rounded(value) for value in self.deviation.tolist()],
             "kv_bytes": dict(self.kv_bytes),
             "fidelity": None if self.fidelity is None else asdict(self.fidelity),
             "notes": list(self.notes),
@@ -251,6 +255,10 @@ def runs(values: NDArray[Any]) -> list[tuple[Any, int, int]]:
         found.append((value, start, stop))
         start = stop
     return found
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.3g}") if isfinite(value) else None
 
 
 def _show() -> Any:  # noqa: ANN401  (a module)

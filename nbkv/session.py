@@ -288,6 +288,11 @@ class Session:
         """Return one row for each finished request."""
         return self._meter.frame()
 
+    @property
+    def busy(self) -> bool:
+        """Return whether a request is under way, in whatever thread."""
+        return self._gate.busy
+
     def stop(self) -> None:
         """End the request under way at the next layer or token; from any thread."""
         self._stopper.stop()

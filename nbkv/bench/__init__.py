@@ -21,6 +21,7 @@ _HOME = {
     "residual.restore": "nbkv.bench.residual_restore",
     "import": "nbkv.bench.import_time",
     "overhead": "nbkv.bench.overhead",
+    "views": "nbkv.bench.views",
 }
 
 

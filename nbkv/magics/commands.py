@@ -16,6 +16,7 @@ from nbkv.magics.listing import Listing, listing
 from nbkv.magics.live import has_front_end, live
 from nbkv.magics.options import command, option
 from nbkv.magics.sessions import Sessions
+from nbkv.magics.shown import Shown
 from nbkv.magics.template import fill, prompt_of
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class KVMagics(Magics):
         super().__init__(shell)
         self.shell: InteractiveShell = shell
         self.sessions = Sessions()
+        self.shown = Shown(shell)
         self.streamed: Result | None = None  # its text stands in the terminal already
         self.matcher = matcher(self)
 
@@ -190,6 +192,22 @@ class KVMagics(Magics):
             message = "nothing to plot yet: run a %%kvgen cell first"
             raise BadOption(message)
         return history_plot([{str(key): value for key, value in row.items()} for row in rows])
+
+    @line_magic
+    @command()
+    def kvdash(self, args: Namespace) -> Any:  # noqa: ANN401, ARG002  (a view, which is None where it stands already)
+        """Show the current session's figures while they change, with its strategy and budget at hand."""
+        from nbkv.widgets import dashboard  # noqa: PLC0415  (anywidget comes late)
+
+        return self.shown.show(dashboard, self.sessions.current)
+
+    @line_magic
+    @command()
+    def kvplay(self, args: Namespace) -> Any:  # noqa: ANN401, ARG002  (as above)
+        """Try prompts of the current session's chunks, in any order, under several strategies side by side."""
+        from nbkv.widgets import playground  # noqa: PLC0415  (as above)
+
+        return self.shown.show(playground, self.sessions.current)
 
     @line_magic
     @command()

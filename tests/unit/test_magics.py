@@ -31,6 +31,8 @@ MAGICS = {
     "kvlist",
     "kvclose",
     "kvverify",
+    "kvdash",
+    "kvplay",
 }
 
 
