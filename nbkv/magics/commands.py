@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
+    from nbkv.lab import Lab
     from nbkv.result import Chunk, Comparison, Result
     from nbkv.session import Session
     from nbkv.show import Plot
@@ -50,6 +51,7 @@ class KVMagics(Magics):
         self.sessions = Sessions()
         self.streamed: Result | None = None  # its text stands in the terminal already
         self.matcher = matcher(self)
+        self.lab: Lab | None = None  # the panel's other end, where there is a front end
 
     @line_magic
     @command(

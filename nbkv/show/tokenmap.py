@@ -96,7 +96,7 @@ def strip_html(result: dict[str, Any]) -> str:
     marks = "".join(
         f'<span title="{escape(segment.title)}" style="background-color:{SOURCES[segment.source].colour};'
         f'width:{100 * (segment.stop - segment.start) / n:.2f}%;height:{STRIP.get(segment.source, 10)}px"></span>'
-        for segment in _segments(result, each_token=False, limit=MAX_SEGMENTS // 3)
+        for segment in segments(result, each_token=False, limit=MAX_SEGMENTS // 3)
     )
     label = f"Where the {plural(n, 'prompt token')} came from, from first to last"
     style = "display:flex;align-items:flex-end;height:10px;margin:4px 0px"
@@ -109,10 +109,10 @@ def map_html(result: dict[str, Any]) -> str:
     n = result["tokens"]["prompt"]
     if not n or len(pieces) != n:
         return ""
-    segments = _segments(result, each_token=n <= EACH_TOKEN, limit=MAX_SEGMENTS)
+    found = segments(result, each_token=n <= EACH_TOKEN, limit=MAX_SEGMENTS)
     n_bytes = len(escape("".join(pieces), quote=False).encode())
     keep = min(1.0, MAX_TEXT / max(1, n_bytes))
-    marks = "".join(_mark(segment, "".join(pieces[segment.start : segment.stop]), keep) for segment in segments)
+    marks = "".join(_mark(segment, "".join(pieces[segment.start : segment.stop]), keep) for segment in found)
     is_open = " open" if n <= OPEN_BELOW else ""
     title = f"Token map of the prompt ({plural(n, 'token')})"
     text = f'<div class="nbkv-map" style="{MAP}">{marks}</div>'
@@ -131,7 +131,8 @@ def _mark(segment: Segment, text: str, keep: float) -> str:
     )
 
 
-def _segments(result: dict[str, Any], *, each_token: bool, limit: int) -> list[Segment]:
+def segments(result: dict[str, Any], *, each_token: bool, limit: int) -> list[Segment]:
+    """Return the prompt cut where source, chunk or dropping changes; at most ``limit`` pieces unless ``each_token``."""
     runs = list(_runs(result))
     if each_token:
         return [
