@@ -6,6 +6,7 @@ import importlib
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from itertools import pairwise
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,7 +108,8 @@ class Result:
 
     ``provenance`` (uint8 ``[n_prompt]``) holds ``Provenance`` values, ``kept`` (bool ``[n_prompt]``) is false where a
     token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held;
-    ``prompt_pieces`` are the prompt's tokens as text, for the token map.
+    ``prompt_pieces`` are the prompt's tokens as text, for the token map. ``deviation`` (float32 ``[n_prompt]``) says how
+    far fresh K/V were from the cached ones, where and as a strategy measures that (nan: not compared).
     """
 
     text: str
@@ -127,6 +129,7 @@ class Result:
     prompt_pieces: tuple[str, ...] = ()
     chunks: tuple[tuple[str, int, int], ...] = ()
     lineage: str = "exact"
+    deviation: NDArray[np.float32] | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -184,6 +187,7 @@ class Result:
             "compute": asdict(self.compute),
             "provenance": self.spans,
             "dropped": [[start, stop] for kept, start, stop in runs(self.kept) if not kept],
+            "deviation": None if self.deviation is None else [_rounded(value) for value in self.deviation.tolist()],
             "kv_bytes": dict(self.kv_bytes),
             "fidelity": None if self.fidelity is None else asdict(self.fidelity),
             "notes": list(self.notes),
@@ -255,6 +259,10 @@ def runs(values: NDArray[Any]) -> list[tuple[Any, int, int]]:
         return []
     edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
     return [(values[start].item(), start, stop) for start, stop in pairwise(edges)]
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.3g}") if isfinite(value) else None
 
 
 def _show() -> Any:  # noqa: ANN401  (a module)

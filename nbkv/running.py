@@ -194,6 +194,7 @@ class Run:
             timing=self._timing(prefilled),
             provenance=fresh if prefilled is None else prefilled.provenance,
             kept=np.ones(n, dtype=np.bool_) if prefilled is None or prefilled.kept is None else prefilled.kept,
+            deviation=None if prefilled is None else prefilled.deviation,
             compute=compute,
             kv_bytes=kv_bytes,
             notes=self._notes(prefilled),

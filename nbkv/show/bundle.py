@@ -16,7 +16,7 @@ from nbkv.show.units import cut, nats, seconds, share
 
 MIME = "application/vnd.nbkv.result+json"
 SPANS = 100  # marks of a map
-EACH_TOKEN = 320  # up to this prompt length tokens are told apart
+EACH_TOKEN = 160  # up to this prompt length tokens are told apart
 MAP_TEXT, ANSWER = 6_000, 4_000  # characters kept
 NOTES, NOTE = 8, 200  # notes, and characters of each
 
@@ -74,7 +74,11 @@ def _map(result: dict[str, Any], *, with_text: bool) -> dict[str, Any]:
     marks = []
     for span in spans:
         mark: dict[str, Any] = {"source": span.source, "start": span.start, "stop": span.stop}
-        mark |= {name: value for name in ("chunk", "mixed", "dropped") if (value := getattr(span, name))}
+        mark |= {
+            name: value
+            for name in ("chunk", "mixed", "dropped", "deviation")
+            if (value := getattr(span, name)) not in {"", False, None}
+        }
         if with_text and len(pieces) == n:
             mark["pieces"] = _pieces(span, pieces, keep, each=n <= EACH_TOKEN)
         marks.append(mark)

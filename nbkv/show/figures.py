@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 PLOTLY = "application/vnd.plotly.v1+json"
-PATTERNS = {"load": "", "select": "/", "compute": "", "other": "."}
+PATTERNS = {"load": "", "select": "/", "compute": "", "decode": "."}
 MAX_BARS = 24  # requests in the static picture
 GREY = "#808080"  # readable on white and on black
 FAINT = "rgba(128,128,128,.25)"

@@ -170,7 +170,7 @@ def test_views_take_no_colour_of_their_own_for_text():
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("n", [400, 401, 4_000, 40_000])
+@pytest.mark.parametrize("n", [160, 161, 4_000, 40_000])
 def test_html_of_a_result_is_bounded(n, seed):
     rng = np.random.default_rng(seed)
     shown = result(
@@ -183,6 +183,42 @@ def test_html_of_a_result_is_bounded(n, seed):
     )._repr_html_()
     Tree(shown)
     assert len(shown.encode()) < 200_000
+
+
+def test_hovering_tells_how_far_a_token_deviated_where_that_was_measured():
+    deviation = np.array([np.nan, 0.031, 2.5, np.nan], np.float32)
+    found = result([1, 2, 4, 0], chunks=(("notes", 1, 3),), deviation=deviation)
+    assert json.loads(json.dumps(found.to_dict()))["deviation"] == [None, 0.031, 2.5, None]
+    assert Tree(found._repr_html_()).marks == [
+        "token 0, PREFIX",
+        "token 1, CHUNK, notes, deviation 0.031",
+        "token 2, RECOMPUTED, notes, deviation 2.5",
+        "token 3, FRESH",
+    ]
+    long = result([2] * 1_000, deviation=np.linspace(0, 1, 1_000, dtype=np.float32))
+    assert Tree(long._repr_html_()).marks == ["tokens 0–999, CHUNK, deviation at most 1"]
+
+
+@pytest.mark.parametrize("n", [160, 4_000])
+def test_fifty_results_fit_into_a_notebook_of_two_megabytes(n):
+    import nbformat
+    from IPython.core.formatters import DisplayFormatter
+
+    words = np.random.default_rng(n)
+    notebook = nbformat.v4.new_notebook()
+    for number in range(50):
+        shown = result(
+            words.choice([1, 2, 2, 2, 4], n),  # as scattered as a blend leaves it
+            text="So the lamp is hers. " * 40,
+            deviation=words.random(n, np.float32),
+            chunks=tuple((f"document {i}", i, i + 100) for i in range(0, n - 100, 100)),
+            notes=("float32 on cpu", "chunks encoded behind a primer"),
+        )
+        bundle, _ = DisplayFormatter().format(shown)
+        assert {"text/html", "text/plain"} <= set(bundle)
+        output = nbformat.v4.new_output("execute_result", bundle, execution_count=number)
+        notebook.cells.append(nbformat.v4.new_code_cell("%%kvgen", outputs=[output]))
+    assert len(nbformat.writes(notebook).encode()) < 2_000_000
 
 
 def test_merged_segments_cover_the_prompt_once_and_count_their_sources():
@@ -279,7 +315,7 @@ def test_parts_of_a_bar_sum_to_the_ttft():
 
     timing = {"ttft_s": 0.4, "load_s": 0.1, "select_s": 0.05, "prefill_s": 0.2}
     assert {p.name: round(p.value, 6) for p in parts(timing)} == {
-        "load": 0.1, "select": 0.05, "compute": 0.2, "other": 0.05,
+        "load": 0.1, "select": 0.05, "compute": 0.2, "decode": 0.05,
     }  # fmt: skip
     assert [p.value for p in parts({"ttft_s": 0.4})] == [0.4]
 
