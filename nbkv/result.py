@@ -108,8 +108,8 @@ class Result:
 
     ``provenance`` (uint8 ``[n_prompt]``) holds ``Provenance`` values, ``kept`` (bool ``[n_prompt]``) is false where a
     token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held;
-    ``prompt_pieces`` are the prompt's tokens as text, for the token map. ``deviation`` (float32 ``[n_prompt]``) says how
-    far fresh K/V were from the cached ones, where and as a strategy measures that (nan: not compared).
+    ``prompt_pieces`` are the prompt's tokens as text, for the token map. ``deviation`` (float32 ``[n_prompt]``) says
+    how far fresh K/V were from the cached ones, where and as a strategy measures that (nan: not compared).
     """
 
     text: str

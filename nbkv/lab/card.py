@@ -10,6 +10,7 @@ from typing import Any
 
 from nbkv.errors import NbkvError
 from nbkv.events import Event, Evicted, Fallback, Finished, Layer, Started, Stored, Token
+from nbkv.show.columns import columns
 from nbkv.show.tokenmap import segments
 
 RECENT = 6  # requests
@@ -115,10 +116,4 @@ class Card:
         if result["generated"]:
             self._ttft.append(result["ttft_s"])
         shown = {"request": event.request} | {name: result[name] for name in (*FIGURES, *ENDS)}
-        self._recent.appendleft(shown | {"map": _map(result)})
-
-
-def _map(result: dict[str, Any]) -> list[tuple[str, int, int, str]]:
-    """Return where the prompt's tokens came from as at most ``MARKS`` spans: source, start, stop, chunk."""
-    found = segments(result, each_token=False, limit=MARKS)
-    return [(segment.source, segment.start, segment.stop, segment.chunk) for segment in found]
+        self._recent.appendleft(shown | {"map": columns(segments(result, each_token=False, limit=MARKS))})

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from nbkv.show.bars import parts
+from nbkv.show.columns import columns, meanings
 from nbkv.show.comparison import COLUMNS, cells, headline
 from nbkv.show.result import details, figures
-from nbkv.show.tokenmap import SOURCES, Segment, segments
+from nbkv.show.tokenmap import Segment, segments
 from nbkv.show.units import cut, nats, seconds, share
 
 MIME = "application/vnd.nbkv.result+json"
-SPANS = 100  # marks of a map
+SPANS = 80  # marks of a map
 EACH_TOKEN = 160  # up to this prompt length tokens are told apart
-MAP_TEXT, ANSWER = 6_000, 4_000  # characters kept
+MAP_TEXT, ANSWER = 2_800, 2_000  # characters kept
+APART = "\x1f"  # between the texts of a map
 NOTES, NOTE = 8, 200  # notes, and characters of each
 
 
@@ -67,29 +69,22 @@ def _notes(notes: Sequence[str]) -> list[str]:
 
 
 def _map(result: dict[str, Any], *, with_text: bool) -> dict[str, Any]:
-    """Return the spans of the prompt by source, with their text as one piece a token, or one a span."""
     n, pieces = result["tokens"]["prompt"], result["prompt_pieces"]
     spans = segments(result, each_token=False, limit=SPANS)
-    keep = min(1.0, MAP_TEXT / max(1, sum(map(len, pieces))))
-    marks = []
-    for span in spans:
-        mark: dict[str, Any] = {"source": span.source, "start": span.start, "stop": span.stop}
-        mark |= {
-            name: value
-            for name in ("chunk", "mixed", "dropped", "deviation")
-            if (value := getattr(span, name)) not in {"", False, None}
-        }
-        if with_text and len(pieces) == n:
-            mark["pieces"] = _pieces(span, pieces, keep, each=n <= EACH_TOKEN)
-        marks.append(mark)
-    meaning = {name: look.meaning for name, look in SOURCES.items()}
-    return {"tokens": n, "spans": marks, "meaning": {name: meaning[name] for name in {span.source for span in spans}}}
+    drawn: dict[str, Any] = {"tokens": n, **columns(spans), "meaning": meanings(spans)}
+    if with_text and len(pieces) == n:
+        drawn["pieces"] = APART.join(piece.replace(APART, " ") for piece in _pieces(spans, pieces))
+    return drawn
 
 
-def _pieces(span: Segment, pieces: Sequence[str], keep: float, *, each: bool) -> list[str]:
-    own = pieces[span.start : span.stop]
-    if each and keep == 1:
-        return list(own)
-    text = "".join(own)
-    half = max(12, int(len(text) * keep / 2))
-    return [text if len(text) <= 2 * half + 1 else f"{text[:half]}…{text[-half:]}"]
+def _pieces(spans: Sequence[Segment], pieces: Sequence[str]) -> list[str]:
+    """Return the text of each token, or of long prompts that of each span, cut in its middle where it is too long."""
+    size = sum(map(len, pieces))
+    if len(pieces) <= EACH_TOKEN and size <= MAP_TEXT:
+        return list(pieces)
+    return [_middle_cut("".join(pieces[span.start : span.stop]), min(1.0, MAP_TEXT / max(1, size))) for span in spans]
+
+
+def _middle_cut(text: str, keep: float) -> str:
+    half = max(8, int(len(text) * keep / 2))
+    return text if len(text) <= 2 * half + 1 else f"{text[:half]}…{text[-half:]}"

@@ -38,9 +38,9 @@ SOURCES = {
     "FRESH": Look("F", "fresh", "", "#8a8f98", "rgba(128,128,128,0.13)"),
 }
 EACH_TOKEN = 160  # up to this prompt length every token has its own mark
-MAX_SEGMENTS = 100  # of longer ones: fifty results have to fit into a notebook of 2 MB
+MAX_SEGMENTS = 80  # of longer ones: fifty results have to fit into a notebook of 2 MB
 MAX_STRIP = 50
-MAX_TEXT = 8_000  # bytes of prompt text shown
+MAX_TEXT = 5_000  # bytes of prompt text shown
 OPEN_BELOW = 160  # tokens
 LABELLED = 12  # tokens in a run
 STRIP = {"FRESH": 4, "RECOMPUTED": 7}  # pixels of 10
