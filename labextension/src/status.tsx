@@ -12,6 +12,7 @@ export class Status extends ReactWidget {
     private onOpen: () => void
   ) {
     super();
+    this.addClass('nbkv-lab-status-item');
     choice.changed.connect(this.refresh, this);
   }
 
@@ -27,7 +28,7 @@ export class Status extends ReactWidget {
         title={`nbkv: ${session.name}, ${session.strategy}. Hit rate ${share(session.hit_rate)}. Click to open the panel.`}
         onClick={this.onOpen}
       >
-        KV {share(session.hit_rate)}
+        KV{session.hit_rate !== null && ` ${share(session.hit_rate)}`}
         {speed && ` · ${speed}`}
       </button>
     );

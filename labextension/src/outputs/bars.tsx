@@ -4,9 +4,11 @@ import * as React from 'react';
 
 import { Ttft } from './data';
 
+const ORDER = ['load', 'select', 'compute', 'decode'];
+
 export function Bars({ rows }: { rows: { label: string; ttft: Ttft }[] }): React.JSX.Element {
   const longest = Math.max(1e-9, ...rows.map(row => row.ttft.seconds));
-  const names = [...new Set(rows.flatMap(row => row.ttft.parts.map(([name]) => name)))];
+  const used = new Set(rows.flatMap(row => row.ttft.parts.map(([name]) => name)));
   return (
     <figure className="nbkv-lab-bars">
       <figcaption>Time to first token</figcaption>
@@ -31,7 +33,7 @@ export function Bars({ rows }: { rows: { label: string; ttft: Ttft }[] }): React
         </div>
       ))}
       <div className="nbkv-lab-legend">
-        {names.map(name => (
+        {ORDER.filter(name => used.has(name)).map(name => (
           <span key={name}>
             <b className={`nbkv-lab-chip nbkv-lab-part-${name}`} /> {name}
           </span>

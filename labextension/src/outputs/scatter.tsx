@@ -45,7 +45,7 @@ export function Scatter({ rows }: { rows: Row[] }): React.JSX.Element | null {
           </text>
         ))}
         {[0, 0.5, 1].map(share => (
-          <text key={share} x={x(share)} y={BOTTOM + 16} textAnchor="middle">
+          <text key={share} x={x(share)} y={BOTTOM + 16} textAnchor={x(share) > WIDTH - 20 ? 'end' : 'middle'}>
             {100 * share} %
           </text>
         ))}

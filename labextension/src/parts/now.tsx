@@ -10,7 +10,7 @@ export function Running({ now, stopping }: { now: Now | null; stopping: boolean 
   return (
     <section className="nbkv-lab-now" aria-label="Request under way" data-running={Boolean(now)}>
       <div className="nbkv-lab-pair">
-        <span>{now ? `Request ${now.request}` : 'No request running'}</span>
+        <span className="nbkv-lab-cut">{now ? `Request ${now.request}` : 'No request running'}</span>
         <span className="nbkv-lab-number">{now ? (stopping ? 'stopping…' : doing(now)) : ''}</span>
       </div>
       <div className="nbkv-lab-bar nbkv-lab-progress" data-busy={Boolean(now?.tokens)}>

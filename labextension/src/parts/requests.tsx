@@ -62,7 +62,8 @@ Request.displayName = 'Request';
 
 function Chunks({ names }: { names: string[] }): React.JSX.Element | null {
   return names.length ? (
-    <ul className="nbkv-lab-chunks" aria-label={`${count(names.length)} chunks`}>
+    <ul className="nbkv-lab-chunks">
+      <li className="nbkv-lab-dim">{names.length === 1 ? 'Chunk' : `${count(names.length)} chunks`}</li>
       {names.map(name => (
         <li key={name} className="nbkv-lab-cut" title={name}>
           {name}
