@@ -33,7 +33,9 @@ class LabExtension(BuildHookInterface):  # type: ignore[type-arg]  # the builder
     def _build(self, folder: Path) -> None:
         npm = shutil.which("npm")
         if npm is None:
-            message = f"the JupyterLab extension is not built and there is no npm to build it: see {folder.name}/README.md"
+            message = (
+                f"the JupyterLab extension is not built and there is no npm to build it: see {folder.name}/README.md"
+            )
             raise RuntimeError(message)
         for command in (["ci"], ["run", "build"]):
             subprocess.run([npm, *command], cwd=folder, check=True)  # noqa: S603  (a fixed command)

@@ -19,6 +19,7 @@ _HOME = {
     "decode.tpot": "nbkv.bench.decode_tpot",
     "import": "nbkv.bench.import_time",
     "overhead": "nbkv.bench.overhead",
+    "panel": "nbkv.bench.panel",
 }
 
 

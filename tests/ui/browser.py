@@ -9,8 +9,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
+import venv
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,23 +20,46 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILT = ROOT / "labextension/nbkv_lab/labextension"
 KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
 NO_NEWS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 QUIET = {"fetchNews": "false", "checkForUpdates": False}
 
 
-class Server:
-    """JupyterLab on loopback with a token; everything it writes lies in ``folder``."""
+def install(folder: Path) -> Path:
+    """Build the wheel, install it alone into a fresh environment that borrows the rest from this one; return its python.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.token = folder, secrets.token_hex(16)
+    Nothing of the repository and no node is on the path there.
+    """
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    wheel = [*pip, "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run(wheel, check=True)
+    venv.create(folder / "fresh", symlinks=True)
+    python = folder / "fresh/bin/python"
+    given = [str(path) for path in folder.glob("nbkv-*.whl")]
+    subprocess.run(
+        [*pip, "--python", str(python), "install", "--no-deps", "--no-index", *given], check=True, env=alone()
+    )
+    ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip())
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def alone(**more: str) -> dict[str, str]:
+    """Return the environment without what leads to the repository."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
+
+
+class Server:
+    """JupyterLab of the environment of ``python`` on loopback with a token; all that it writes lies in ``folder``."""
+
+    def __init__(self, folder: Path, python: Path) -> None:
+        self.folder, self.python, self.token = folder, python, secrets.token_hex(16)
         self.notebooks = folder / "notebooks"
         self.notebooks.mkdir(parents=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        shutil.copytree(BUILT, folder / "data/labextensions/nbkv-lab")
         quiet = folder / "settings" / NO_NEWS
         quiet.parent.mkdir(parents=True)
         quiet.write_text(json.dumps(QUIET))
@@ -42,11 +67,15 @@ class Server:
     @contextmanager
     def running(self):
         options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port_retries=0"]
-        options += [f"--port={self.port}", f"--ServerApp.root_dir={self.notebooks}", "--LabApp.expose_app_in_browser=True"]
+        options += [
+            f"--port={self.port}",
+            f"--ServerApp.root_dir={self.notebooks}",
+            "--LabApp.expose_app_in_browser=True",
+        ]
         options += [f"--IdentityProvider.token={self.token}", "--ServerApp.open_browser=False"]
         options += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
         log = (self.folder / "server.log").open("w")
-        command = [sys.executable, "-m", "jupyterlab", *options]
+        command = [str(self.python), "-m", "jupyterlab", *options]
         process = subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log)
         try:
             self._wait(process)
@@ -78,7 +107,8 @@ class Server:
         found = {f"JUPYTER_{name}_DIR": str(self.folder / folder) for name, folder in own.items()}
         found |= {"JUPYTERLAB_SETTINGS_DIR": str(self.folder / "settings"), "IPYTHONDIR": str(self.folder / "ipython")}
         found |= {"JUPYTERLAB_WORKSPACES_DIR": str(self.folder / "workspaces"), "OMP_NUM_THREADS": "1"}
-        return os.environ | found | {"HF_HUB_OFFLINE": "1", "NBKV_CACHE": str(self.folder / "remembered")}
+        found |= {"JUPYTERLAB_DIR": f"{sys.prefix}/share/jupyter/lab", "NBKV_CACHE": str(self.folder / "remembered")}
+        return alone(HF_HUB_OFFLINE="1", **found)
 
     def _wait(self, process: subprocess.Popen) -> None:
         for _ in range(300):
@@ -109,7 +139,9 @@ class Lab:
         """Show a notebook; ``reset`` begins with an empty workspace."""
         query = f"{'reset&' if reset else ''}token={self.server.token}"
         self.page.goto(f"http://127.0.0.1:{self.server.port}/lab/tree/{name}?{query}")
-        self.page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 0", timeout=60000)
+        self.page.wait_for_function(
+            "window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 0", timeout=60000
+        )
         if kernel:
             self.idle()
         if panel:

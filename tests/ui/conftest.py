@@ -7,10 +7,15 @@ SHOTS = browser.ROOT / "screenshots"
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """One JupyterLab for all tests."""
-    assert browser.BUILT.is_dir(), "the extension is not built: make extension"
-    with browser.Server(tmp_path_factory.mktemp("lab")).running() as started:
+def python(tmp_path_factory):
+    """The interpreter of a fresh environment in which the built wheel is installed."""
+    return browser.install(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, python):
+    """One JupyterLab for all tests, with nbkv from the wheel."""
+    with browser.Server(tmp_path_factory.mktemp("lab"), python).running() as started:
         yield started
 
 

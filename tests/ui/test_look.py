@@ -44,7 +44,10 @@ def ran(server, chromium):
     lab = browser.Lab(server, page, SHOTS).open(name)
     lab.command("notebook:run-all-cells")
     lab.wait("document.querySelectorAll('#nbkv-panel .nbkv-lab-request').length === 3", timeout=60000)
-    lab.wait("/\\[\\d+\\]/.test([...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].at(-1).textContent)", timeout=60000)
+    lab.wait(
+        "/\\[\\d+\\]/.test([...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].at(-1).textContent)",
+        timeout=60000,
+    )
     lab.idle()
     lab.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
     yield lab
@@ -60,7 +63,12 @@ def test_quickstart_in_the_panel(ran):
     assert requests == "3"
     expect(ran.page.locator(".nbkv-lab-status")).to_have_text(f"KV {hit_rate}")
     saved = json.loads((ran.server.notebooks / "00_quickstart.ipynb").read_text(encoding="utf-8"))
-    kinds = [out["data"][MIME]["kind"] for cell in saved["cells"] for out in cell.get("outputs", ()) if MIME in out.get("data", {})]
+    kinds = [
+        out["data"][MIME]["kind"]
+        for cell in saved["cells"]
+        for out in cell.get("outputs", ())
+        if MIME in out.get("data", {})
+    ]
     assert kinds == ["result", "result", "result", "comparison"]
 
 
@@ -88,8 +96,12 @@ def test_colours_follow_the_theme(ran):
     colours = []
     for theme in ("Light", "Dark"):
         ran.theme(f"JupyterLab {theme}")
-        colours.append(ran.panel.evaluate("node => [getComputedStyle(node).color, getComputedStyle(node).backgroundColor]"))
-    (ink, paper), (ink_dark, paper_dark) = [[sum(map(int, re.findall(r"\d+", c)[:3])) for c in pair] for pair in colours]
+        colours.append(
+            ran.panel.evaluate("node => [getComputedStyle(node).color, getComputedStyle(node).backgroundColor]")
+        )
+    (ink, paper), (ink_dark, paper_dark) = [
+        [sum(map(int, re.findall(r"\d+", c)[:3])) for c in pair] for pair in colours
+    ]
     assert ink < paper
     assert ink_dark > paper_dark
 
@@ -112,7 +124,9 @@ def test_palette_and_toolbar_show_the_panel(ran):
 
 
 def test_settings_hide_the_status(ran):
-    setting = "(wanted) => jupyterapp.serviceManager.settings.save('nbkv-lab:plugin', JSON.stringify({ showStatus: wanted }))"
+    setting = (
+        "(wanted) => jupyterapp.serviceManager.settings.save('nbkv-lab:plugin', JSON.stringify({ showStatus: wanted }))"
+    )
     item = ran.page.locator(".nbkv-lab-status")
     expect(item).to_be_visible()
     ran.page.evaluate(setting, False)
