@@ -26,7 +26,7 @@ QUIET = {"fetchNews": "false", "checkForUpdates": False}
 
 
 def install(folder: Path) -> Path:
-    """Build the wheel, install it alone into a fresh environment that borrows the rest from this one; return its python.
+    """Build the wheel and install it alone into a fresh environment that borrows the rest from this one; return python.
 
     Nothing of the repository and no node is on the path there.
     """
@@ -94,7 +94,7 @@ class Server:
 
     def api(self, path: str, method: str = "GET"):
         url = f"http://127.0.0.1:{self.port}/{path}?token={self.token}"
-        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -184,7 +184,8 @@ class Lab:
         """Give the right panel this width."""
         self.page.evaluate(
             """pixels => {
-                const split = jupyterapp.shell._hsplitPanel, sizes = split.widgets.map(w => w.isVisible ? w.node.clientWidth : 0);
+                const split = jupyterapp.shell._hsplitPanel;
+                const sizes = split.widgets.map(w => w.isVisible ? w.node.clientWidth : 0);
                 const wanted = pixels / sizes.reduce((a, b) => a + b);
                 const rest = sizes.slice(0, -1).reduce((a, b) => a + b);
                 split.setRelativeSizes([...sizes.slice(0, -1).map(s => s / rest * (1 - wanted)), wanted]);

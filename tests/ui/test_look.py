@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 
 import pytest
 from playwright.sync_api import expect
@@ -20,7 +19,10 @@ OVERLAPS = """() => {
         range.selectNodeContents(node);
         const clip = owner.closest('.nbkv-lab-cut')?.getBoundingClientRect();
         for (const box of range.getClientRects())
-            boxes.push({ text: node.textContent, left: box.left, right: Math.min(box.right, clip?.right ?? Infinity), top: box.top, bottom: box.bottom });
+            boxes.push({
+                text: node.textContent, left: box.left, right: Math.min(box.right, clip?.right ?? Infinity),
+                top: box.top, bottom: box.bottom
+            });
     }
     const found = boxes.filter(box => box.right > edge).map(box => `${box.text} sticks out`);
     boxes.forEach((a, i) => boxes.slice(i + 1).forEach(b => {
@@ -136,11 +138,10 @@ def test_settings_hide_the_status(ran):
 
 
 def test_saved_notebook_shows_its_maps_without_a_kernel(ran, lab, server):
-    shutil.copy(server.notebooks / "00_quickstart.ipynb", server.notebooks / "saved.ipynb")
-    no_kernels = {"status": 503, "body": json.dumps({"message": "no kernels here"})}
-    lab.page.route("**/api/sessions*", lambda route: route.fulfill(**no_kernels))
+    saved = json.loads((server.notebooks / "00_quickstart.ipynb").read_text(encoding="utf-8"))
+    (server.notebooks / "saved.ipynb").write_text(json.dumps(saved | {"metadata": {}}), encoding="utf-8")
     lab.open("saved.ipynb", kernel=False, panel=False)
-    lab.page.locator(".jp-Dialog button.jp-mod-accept").click()
+    lab.page.locator(".jp-Dialog button", has_text="No Kernel").click()
     shown = lab.page.locator(".nbkv-lab-output").first
     shown.scroll_into_view_if_needed()
     summary = shown.locator("summary", has_text="Token map of the prompt")

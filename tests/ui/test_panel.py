@@ -14,7 +14,8 @@ SHORT = "%%kvgen -n 40 --out short\n{{ notes }}Who bought the lamp?"
 DOING = "document.querySelector('#nbkv-panel .nbkv-lab-now .nbkv-lab-number')?.textContent"
 # Takes down when a cell begins and ends, when the panel first says that it runs, and all that it says meanwhile.
 WATCH = """() => {
-    const panel = document.querySelector('#nbkv-panel'), { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
+    const panel = document.querySelector('#nbkv-panel');
+    const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
     window.seen = {};
     kernel.iopubMessage.connect((_, message) => {
         if (message.header.msg_type === 'execute_input') window.seen = { began: performance.now(), texts: [] };
