@@ -110,6 +110,9 @@ class Result:
     token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held;
     ``prompt_pieces`` are the prompt's tokens as text, for the token map. ``deviation`` (float32 ``[n_prompt]``) says
     how far fresh K/V were from the cached ones, where and as a strategy measures that (nan: not compared).
+    ``decoding`` (None for causal models) says how a block-diffusion model came to its answer: ``block``, ``unmask``,
+    ``blocks``, ``forwards`` (passes over a block, clean ones included), ``tokens_per_forward``, and what its strategy
+    found.
     """
 
     text: str
@@ -130,6 +133,7 @@ class Result:
     chunks: tuple[tuple[str, int, int], ...] = ()
     lineage: str = "exact"
     deviation: NDArray[np.float32] | None = None
+    decoding: dict[str, Any] | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -193,6 +197,7 @@ class Result:
             "notes": list(self.notes),
             "prompt_pieces": list(self.prompt_pieces),
             "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in self.chunks],
+            "decoding": None if self.decoding is None else dict(self.decoding),
         }
 
     def __repr__(self) -> str:
