@@ -43,11 +43,12 @@ export class Link implements IDisposable {
   }
 
   async stop(session: Session): Promise<void> {
+    const request = session.now?.request;
     await this.say({ event: 'stop', session: session.id });
     // Comm messages wait for the cell to end where the kernel has no subshells, or they are switched off.
     window.setTimeout(() => {
       const now = this._state?.sessions.find(each => each.id === session.id);
-      if (!this._isDisposed && this.status === 'busy' && now?.now && !now.stopping) {
+      if (!this._isDisposed && this.status === 'busy' && now?.now && now.now.request === request && !now.stopping) {
         void this.kernel.interrupt();
       }
     }, PATIENCE);

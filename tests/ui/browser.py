@@ -76,7 +76,7 @@ class Server:
         options += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
         log = (self.folder / "server.log").open("w")
         command = [str(self.python), "-m", "jupyterlab", *options]
-        process = subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=self._environment(), cwd=self.folder, stdout=log, stderr=log)
         try:
             self._wait(process)
             yield self
