@@ -55,5 +55,5 @@ session = %kvload tiny
 config = session.adapter.model.generation_config
 config.suppress_tokens = [config.eos_token_id]
 item = ledger(seed=0, n=1, chunks=8)[0]
-notes = session.chunk("".join(item.chunks), name="the notes of a long day at the market")
+notes = session.chunk("".join(item.chunks), name="the notes of a long day at the market, taken by all who were there")
 question = item.question"""

@@ -73,8 +73,13 @@ def test_panel_follows_a_busy_cell_and_stop_ends_it(lab, notebook):
     assert 100 < int(tokens) < 1500
     assert "interrupted" in output(lab, 2)
     assert "40 tokens" in output(lab, 4)
+    lab.width(280)
     lab.panel.locator(".nbkv-lab-request summary").nth(1).click()
     expect(lab.panel.locator(".nbkv-lab-request").nth(1)).to_contain_text(re.compile("tokens generated.*interrupted"))
+    name = lab.panel.locator(".nbkv-lab-request").nth(1).locator(".nbkv-lab-chunks .nbkv-lab-cut")
+    assert name.evaluate("node => node.scrollWidth > node.clientWidth")
+    assert name.get_attribute("title").endswith("taken by all who were there")
+    lab.shot("long_name_280", lab.panel)
 
 
 def test_reload_clear_and_restart(lab, notebook):
