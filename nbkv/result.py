@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from itertools import groupby
+from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +153,14 @@ class Result:
         tokens = self.tokens
         return tokens.reused / tokens.prompt if tokens.prompt else 0.0
 
+    @property
+    def spans(self) -> list[dict[str, Any]]:
+        """Return ``provenance`` as runs of equal neighbours: source, start, stop."""
+        return [
+            {"source": Provenance(value).name, "start": start, "stop": stop}
+            for value, start, stop in runs(self.provenance)
+        ]
+
     def chunk(self, name: str) -> Chunk:
         """Return the answer as a chunk of the very token ids that were decoded; the only known name is ``"answer"``."""
         if name != "answer":
@@ -181,10 +189,7 @@ class Result:
             "tokens": asdict(self.tokens),
             "hit_rate": self.hit_rate,
             "compute": asdict(self.compute),
-            "provenance": [
-                {"source": Provenance(value).name, "start": start, "stop": stop}
-                for value, start, stop in runs(self.provenance)
-            ],
+            "provenance": self.spans,
             "dropped": [[start, stop] for kept, start, stop in runs(self.kept) if not kept],
             "deviation": None if self.deviation is None else [_rounded(value) for value in self.deviation.tolist()],
             "kv_bytes": dict(self.kv_bytes),
@@ -201,6 +206,9 @@ class Result:
 
     def _repr_html_(self) -> str:
         return str(_show().result_html(self.to_dict()))
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return dict(_show().result_bundle(self.to_dict()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -246,15 +254,16 @@ class Comparison:
     def _repr_html_(self) -> str:
         return str(_show().comparison_html(self.to_dict()))
 
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return dict(_show().comparison_bundle(self.to_dict(), [result.to_dict() for result in self.results]))
+
 
 def runs(values: NDArray[Any]) -> list[tuple[Any, int, int]]:
     """Return ``(value, start, stop)`` for each run of equal neighbours."""
-    found, start = [], 0
-    for value, group in groupby(values.tolist()):
-        stop = start + sum(1 for _ in group)
-        found.append((value, start, stop))
-        start = stop
-    return found
+    if not len(values):
+        return []
+    edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
+    return [(values[start].item(), start, stop) for start, stop in pairwise(edges)]
 
 
 def _rounded(value: float) -> float | None:

@@ -242,7 +242,7 @@ def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
 
 
 def summary(result: Result) -> dict[str, object]:
-    """Return the figures of ``result`` that meters keep: counts, times and words, no token lists."""
+    """Return the figures of ``result``: counts, times and words, and spans of tokens, but no token lists."""
     tokens, timing = result.tokens, result.timing
     return {
         "strategy": result.strategy,
@@ -260,6 +260,8 @@ def summary(result: Result) -> dict[str, object]:
         "kl": result.fidelity.kl if result.fidelity else None,
         "top1": result.fidelity.top1 if result.fidelity else None,
         "notes": "; ".join(result.notes),
+        "provenance": result.spans,
+        "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in result.chunks],
     }
 
 

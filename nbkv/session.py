@@ -22,6 +22,7 @@ from nbkv.models import prompt as prompts
 from nbkv.models.decode import Sampling, sampling
 from nbkv.models.loading import Loaded, load_model
 from nbkv.result import Chunk, Comparison, Result
+from nbkv.roster import roster
 from nbkv.running import Engine, Run
 from nbkv.stopping import Stopper
 from nbkv.stores.memory import MemoryStore
@@ -108,6 +109,7 @@ class Session:
         self._verdicts = loaded.verdicts
         self._yardstick = yardstick
         self._count = 0
+        roster.add(self)
 
     # asking
 
@@ -303,6 +305,7 @@ class Session:
         """Free the model and the KV in memory; the session cannot be asked any more."""
         if self._engine is None:
             return
+        roster.remove(self)
         device = self._engine.adapter.device
         self._engine.store.close()
         self._engine = None

@@ -22,6 +22,7 @@ _HOME = {
     "import": "nbkv.bench.import_time",
     "overhead": "nbkv.bench.overhead",
     "views": "nbkv.bench.views",
+    "panel": "nbkv.bench.panel",
 }
 
 

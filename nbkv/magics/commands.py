@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from nbkv.families.planner import Plan
+    from nbkv.lab import Lab
     from nbkv.result import Chunk, Comparison, Result
     from nbkv.session import Session
     from nbkv.show import Plot
@@ -54,6 +55,7 @@ class KVMagics(Magics):
         self.shown = Shown(shell)
         self.streamed: Result | None = None  # its text stands in the terminal already
         self.matcher = matcher(self)
+        self.lab: Lab | None = None  # the panel's other end, where there is a front end
 
     @line_magic
     @command(
