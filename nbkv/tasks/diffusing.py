@@ -8,7 +8,7 @@ from random import Random
 from typing import Any, ClassVar, Final
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from nbkv.tasks.lessons import BOS, EOS, SYSTEM, Encode, layout
 from nbkv.tasks.noising import IGNORED, MASK, Batch, Drill, Sheet, collate
@@ -24,16 +24,39 @@ BLOCKS: Final = (4, 8)
 CURRICULUM: Final = (
     Stage("notes of 6", 6, 192, 16, 0.85),
     Stage("notes of 12", 12, 288, 12, 0.88),
-    Stage("notes of 24", 24, 448, 8, 0.93),
-    Stage("notes of 48", 48, 704, 5, 0.97),
-    Stage("notes of 110", 110, 1088, 3, 0.97),
-    Stage("notes of 240", 240, 1728, 2, 0.97),
-    Stage("notes of 460", 460, 2560, 1, 2.0),
+    Stage("notes of 24", 24, 384, 9, 0.93),
+    Stage("notes of 48", 48, 576, 6, 0.97),
+    Stage("notes of 110", 110, 896, 4, 0.97),
+    Stage("notes of 240", 240, 1536, 2, 0.97),
+    Stage("notes of 460", 460, 2432, 1, 2.0),
 )
 """As the reader's: goes on when the running accuracy passes `until`."""
 
 _COPIES: Final = 2
 _LATER: Final = 0.25
+
+
+def by_row(
+    _module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float,
+    **_: Any,  # noqa: ANN401
+) -> tuple[torch.Tensor, None]:
+    """Attention in bf16, one row of the batch after the other; `attention_mask [B, 1, T, T]` is added.
+
+    With dense masks and gradients it takes less than half the time of the fused kernel on a CPU.
+    """
+    query, key, value = (part.bfloat16() for part in (query, key, value))
+    with torch.autocast(query.device.type, enabled=False):
+        rows = zip(query * scaling, key, value, attention_mask, strict=True)
+        out = [torch.softmax(q @ k.mT + seen, -1) @ v for q, k, v, seen in rows]
+    return torch.stack(out).transpose(1, 2), None
+
+
+AttentionInterface.register("by_row", by_row)
 
 
 def drill(rng: Random, encode: Encode, lines: int) -> Drill:
@@ -92,6 +115,8 @@ class Diffuser(Run):
         """
         super().__init__(folder, model.float(), minutes, seed, device, peak)
         self.encode = encoder()
+        if device == "cpu":
+            model.set_attn_implementation("by_row")
 
     def draw(self, at: int) -> Batch:
         """Write a batch of stage `at` in one block size."""
@@ -104,9 +129,17 @@ class Diffuser(Run):
         batch = batch.to(self.device)
         with torch.autocast(self.device, torch.bfloat16):
             hidden = self.model.model(
-                input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
+                input_ids=batch.ids,
+                position_ids=batch.positions,
+                attention_mask=self._seen(batch.mask),
+                use_cache=False,
             ).last_hidden_state
         return fill(self.model.lm_head, hidden, batch)
+
+    def _seen(self, mask: torch.Tensor) -> torch.Tensor:
+        if self.device != "cpu":
+            return mask
+        return torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, float("-inf"))
 
 
 def fill(head: torch.nn.Module, hidden: torch.Tensor, batch: Batch) -> Said:
@@ -120,7 +153,8 @@ def fill(head: torch.nn.Module, hidden: torch.Tensor, batch: Batch) -> Said:
 
 
 def save_diffuser(model: PreTrainedModel, folder: Path) -> None:
-    """Write the model in bf16 and its tokenizer; its config says block size and mask token."""
+    """Write the model in bf16 and its tokenizer; its config says what decoding in blocks has to know."""
     config: Any = model.config
-    config.block_size, config.mask_token_id, config.nbkv_decoding = BLOCKS[0], MASK, "block_diffusion"
+    config.block_size, config.block_sizes = BLOCKS[0], list(BLOCKS)
+    config.mask_token_id, config.nbkv_decoding = MASK, "block_diffusion"
     save_reader(model, folder)
