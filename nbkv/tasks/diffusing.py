@@ -3,6 +3,7 @@
 Used by `notebooks/train_diffuser.ipynb`; imported by nothing else, since it loads torch.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Final
@@ -12,7 +13,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from nbkv.tasks.lessons import BOS, EOS, SYSTEM, Encode, layout
 from nbkv.tasks.noising import IGNORED, MASK, Batch, Drill, Sheet, collate
-from nbkv.tasks.notes import Line
+from nbkv.tasks.notes import CARRIED, HEADER, Line
 from nbkv.tasks.practice import Run, Said, Stage, told
 from nbkv.tasks.questions import ask, ask_everything
 from nbkv.tasks.report import FEWEST, MOST, section
@@ -60,9 +61,9 @@ AttentionInterface.register("by_row", by_row)
 
 
 def drill(rng: Random, encode: Encode, lines: int) -> Drill:
-    """Write notes of `lines` lines; ask for the sections made to be reported, then for every price in any order."""
-    notes, sections = _notes(rng, lines)
-    reports = [ask_everything(rng, [notes[at] for at in span]) for span in sections]
+    """Write notes of `lines` lines; ask for all sections of carried lines, the longest first, then for every price."""
+    notes = _notes(rng, lines)
+    reports = [ask_everything(rng, told) for told in sorted(_sections(notes), key=len, reverse=True)]
     prices = [ask(rng, line) for line in notes if line.answerable]
     rng.shuffle(prices)
     begin = SYSTEM if rng.random() < 0.1 else ""  # noqa: PLR2004
@@ -72,14 +73,20 @@ def drill(rng: Random, encode: Encode, lines: int) -> Drill:
     )
 
 
-def _notes(rng: Random, lines: int) -> tuple[list[Line], list[range]]:
+def _sections(notes: list[Line]) -> list[list[Line]]:
+    # A section that holds anything but carried lines is no report's.
+    heads = [at for at, line in enumerate(notes) if line.form == HEADER]
+    spans = [notes[at:end] for at, end in pairwise([*heads, len(notes)])]
+    return [span for span in spans if span[1:] and all(line.form == CARRIED for line in span[1:])]
+
+
+def _notes(rng: Random, lines: int) -> list[Line]:
     # Mostly with a section as long as those of `report`: long answers are learned from long answers.
     if lines < 3 or rng.random() < 0.3:  # noqa: PLR2004
-        return layout(rng, lines)
+        return layout(rng, lines)[0]
     size = rng.randint(min(FEWEST, lines // 2), min(MOST, lines - 1))
     head = rng.randrange(lines - size)
-    span = range(head, head + size + 1)
-    return section(rng, lines, span, rng.randint(2, max(2, lines // 4))), [span]
+    return section(rng, lines, range(head, head + size + 1), rng.randint(2, max(2, lines // 4)))
 
 
 def sheet(rng: Random, encode: Encode, stage: Stage, block: int) -> Sheet:

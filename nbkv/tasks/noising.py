@@ -50,19 +50,25 @@ class Sheet:
         self._write(notes[: self.start], 0, 0)
 
     def ask(self, rng: Random, question: list[int], answer: list[int], copies: int, length: int) -> bool:
-        """Append a branch with so many noisy copies of its answer, unless the row would exceed `length` tokens."""
+        """Append a branch with so many noisy copies of its answer, unless the row would exceed `length` tokens.
+
+        Answers of more than two blocks get as many more copies of their first two: these are looked up by the
+        question's words, what follows by the line said last, and reports would begin too seldom to learn it.
+        """
         given = [*self.left_over, *question]
         text = [*given, *answer]
         text += [END] * (-len(text) % self.block)
         first = len(given) // self.block * self.block
+        opening = first + 2 * self.block
+        stops = [len(text)] * copies + [opening] * copies * (opening < len(text))
         clean = text[: -self.block]  # no noisy block sees the last clean one
-        if len(self.ids) + len(clean) + copies * (len(text) - first) > length:
+        if len(self.ids) + len(clean) + sum(stop - first for stop in stops) > length:
             return False
         branch = 1 + max(self.branches, default=0)
         self._write(clean, branch, 0)
-        for copy in range(1, copies + 1):
-            masked = _masked(rng, range(len(given), len(text)), self.block)
-            self._write(text[first:], branch, copy, first, {at - first for at in masked})
+        for copy, stop in enumerate(stops, 1):
+            masked = _masked(rng, range(len(given), stop), self.block)
+            self._write(text[first:stop], branch, copy, first, {at - first for at in masked})
         return True
 
     def _write(self, ids: list[int], branch: int, copy: int, first: int = 0, masked: Iterable[int] = ()) -> None:
