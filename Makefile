@@ -18,7 +18,8 @@ test: $(STAMP)
 ifneq ($(T),)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(T)
 else
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q --ignore=tests/notebooks --ignore=tests/quantised
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q --ignore=tests/notebooks --ignore=tests/quantised --ignore=tests/kernels
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/pytest -n 2 -q tests/kernels
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/notebooks
 endif
@@ -36,7 +37,7 @@ lint: $(STAMP)
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
-# torchao lies apart: transformers imports it with everything else as soon as it finds it, half a second and noise.
+# torchao and triton lie apart: transformers and torch change their ways as soon as they find them.
 # The big wheel first, so that nothing else decides which torch it is.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("nbkv needs Python 3.11 or later")'
@@ -44,4 +45,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(if $(TORCH),$(BIN)/python -m pip install -q -c constraints.txt $(TORCH))
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps --target $(VENV)/torchao torchao
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps --target $(VENV)/triton triton
 	touch $@

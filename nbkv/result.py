@@ -107,7 +107,9 @@ class Result:
 
     ``provenance`` (uint8 ``[n_prompt]``) holds ``Provenance`` values, ``kept`` (bool ``[n_prompt]``) is false where a
     token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held;
-    ``prompt_pieces`` are the prompt's tokens as text, for the token map.
+    ``prompt_pieces`` are the prompt's tokens as text, for the token map. ``decoding`` (None for causal models) says
+    how a block-diffusion model came to its answer: ``block``, ``unmask``, ``blocks``, ``forwards`` (passes over a
+    block, clean ones included), ``tokens_per_forward``, and what its strategy found.
     """
 
     text: str
@@ -127,6 +129,7 @@ class Result:
     prompt_pieces: tuple[str, ...] = ()
     chunks: tuple[tuple[str, int, int], ...] = ()
     lineage: str = "exact"
+    decoding: dict[str, Any] | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -184,6 +187,7 @@ class Result:
             "notes": list(self.notes),
             "prompt_pieces": list(self.prompt_pieces),
             "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in self.chunks],
+            "decoding": None if self.decoding is None else dict(self.decoding),
         }
 
     def __repr__(self) -> str:

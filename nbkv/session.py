@@ -47,18 +47,21 @@ def load(
     tokenizer: Any = None,  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
     name: str | None = None,
     fidelity_every: int = 0,
+    block_size: int | None = None,
 ) -> Session:
     """Return a session on ``model``: a bundled name, a hub id, a folder, or a loaded model with its ``tokenizer``.
 
     ``strategy`` is a registered name, ``"name(option=value)"`` or a Strategy object; ``store`` a specification such as
     ``"memory?device=4GiB"``. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own on a GPU. ``model_kwargs``
-    go to ``from_pretrained``. ``fidelity_every=n`` measures every n-th request against full (0: none). Raises
-    ``LoadError``, ``UnknownName``, ``BadOption``, ``UnsupportedModel``.
+    go to ``from_pretrained``. ``fidelity_every=n`` measures every n-th request against full (0: none). ``block_size``
+    chooses the block of a block-diffusion model among those it was made for. Raises ``LoadError``, ``UnknownName``,
+    ``BadOption``, ``UnsupportedModel``.
     """
     chosen, yardstick = parse(strategy), measuring.Yardstick(fidelity_every)
     if isinstance(store, str):
         check_spec(store)
-    loaded = load_model(model, tokenizer=tokenizer, device=device, dtype=dtype, model_kwargs=model_kwargs)
+    given: dict[str, Any] = {"device": device, "dtype": dtype, "model_kwargs": model_kwargs, "block_size": block_size}
+    loaded = load_model(model, tokenizer=tokenizer, **given)
     return Session(loaded, chosen, store, tenant=tenant, name=name, yardstick=yardstick)
 
 

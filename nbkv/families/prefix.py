@@ -27,8 +27,9 @@ class Prefix(Strategy):
     needs: ClassVar[tuple[str, ...]] = ("prefix",)
 
     def reusable(self, ids: Sequence[int], ctx: Context) -> int:
-        """Return how many first tokens of ``ids`` may be reused if known; the last must run, for its logits."""
-        return len(ids) - 1 if len(ids) <= ctx.adapter.capabilities.stable_context else 0
+        """Return how many first tokens of ``ids`` may be reused if known; what gives the next logits must run."""
+        adapter = ctx.adapter
+        return adapter.reusable(len(ids)) if len(ids) <= adapter.capabilities.stable_context else 0
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Take what is known of the prompt, run what is not."""
@@ -43,7 +44,7 @@ class Prefix(Strategy):
             ctx.tell(Reused, start=0, stop=matched, tier=ctx.store.name)
         rows = ctx.work()
         try:
-            logits = ctx.adapter.forward(ctx.adapter.tensor(ids[matched:]), cache, start=matched, work=rows)[-1]
+            logits = ctx.adapter.prefill(ids, cache, start=matched, work=rows)
         except BaseException:
             ctx.store.discard(lease)
             raise
@@ -75,8 +76,7 @@ def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
         if lease.matched < len(ids):
             cache = lease.line.buffer
             assert isinstance(cache, GrowingCache)  # noqa: S101
-            fresh = ctx.adapter.tensor(ids[lease.matched :])
-            ctx.adapter.forward(fresh, cache, start=lease.matched, work=work or ctx.work())
+            ctx.adapter.prefill(ids, cache, start=lease.matched, work=work or ctx.work())
     except BaseException:
         ctx.store.discard(lease)
         raise

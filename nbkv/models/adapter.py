@@ -14,17 +14,20 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from nbkv.models import masks
-from nbkv.models.attention import implementation
+from nbkv.models.attention import implementation, stood_in
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
+from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.fingerprint import Identity
 from nbkv.models.placement import compute_dtype, input_device, run_device
+from nbkv.models.ranged import ranged
 from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
 from nbkv.models.walk import Halted, Stretch, Walk
 from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
+_STRIP = 1024  # rows of a block-diffusion prompt that run together: their mask is an explicit one, rows x keys
 
 
 @dataclass
@@ -58,7 +61,8 @@ class ModelAdapter:
     """A transformers causal language model as nbkv runs it; made by ``nbkv.models.probe.adapt``.
 
     ``tells_positions``: positions are given explicitly, counted from 0; not to families that count them in another way.
-    ``rope`` moves cached keys to other positions; None where that cannot be done exactly.
+    ``rope`` moves cached keys to other positions; None where that cannot be done exactly. ``recipe`` is how a
+    block-diffusion model is decoded; None for a causal one.
     """
 
     model: PreTrainedModel
@@ -68,6 +72,7 @@ class ModelAdapter:
     record: Record | None
     tells_positions: bool = True
     rope: Rope | None = None
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         """Learn which optional arguments the model's forward takes."""
@@ -122,7 +127,8 @@ class ModelAdapter:
         """Return an empty cache: ours if it passed the self-test, else the family's own, else a log of the tokens."""
         if self.capabilities.prefix:
             return GrowingCache(reserve)
-        return self.family_cache() if self.capabilities.own_cache else TokenLog()
+        own = self.capabilities.own_cache and self.capabilities.causal
+        return self.family_cache() if own else TokenLog()
 
     def family_cache(self) -> Cache:
         """Return an empty cache of the kind transformers makes for this model."""
@@ -144,7 +150,44 @@ class ModelAdapter:
         if isinstance(cache, TokenLog):
             ids, start = cache.extend(ids), 0
         positions = torch.arange(start, start + len(ids), device=self.device)
-        return self._run(ids, positions, cache, keep=keep, mask=None, work=work)
+        seen = nullcontext() if self.capabilities.causal else self._seen(positions, start + len(ids))
+        with seen as mask:
+            return self._run(ids, positions, cache, keep=keep, mask=mask, work=work)
+
+    def prefill(self, ids: Sequence[int], cache: AnyCache, *, start: int = 0, work: Work | None = None) -> torch.Tensor:
+        """Run a prompt of which ``cache`` holds the first ``start`` tokens; return the logits ``[V]`` after the last.
+
+        A block-diffusion model runs whole blocks only: the rest stands in the first block that is decoded. The logits
+        are then those of the last row that ran, and empty if none had to.
+        """
+        stop = self.capabilities.whole(len(ids))
+        strip = stop if self.capabilities.causal else max(1, self.capabilities.whole(_STRIP))
+        logits = torch.empty(0, device=self.device)
+        for at in range(start, stop, strip):
+            some = self.tensor(ids[at : min(at + strip, stop)])
+            logits = self.forward(some, cache, start=at, work=work)[-1]
+        return logits
+
+    def reusable(self, tokens: int) -> int:
+        """Return how many first ones of ``tokens`` tokens need not run before an answer, if their KV are known."""
+        if self.recipe is None:
+            return tokens - 1
+        whole = self.capabilities.whole(tokens)
+        needs_logits = self.recipe.shifted and whole == tokens
+        return whole - self.recipe.block if needs_logits else whole
+
+    def denoise(self, ids: torch.Tensor, cache: AnyCache, *, start: int, work: Work | None = None) -> torch.Tensor:
+        """Run one block ``ids`` ``[B]``, masks included, after the clean blocks in ``cache``.
+
+        Return for each row the logits ``[B, V]`` of the token that stands there. Where a model's rows tell the token
+        after them the first row has none: its token comes from the block before. The cache is left as it was: what
+        these rows had for KV is forgotten.
+        """
+        try:
+            logits = self.forward(ids, cache, start=start, keep=len(ids), work=work)
+            return torch.cat([logits[:1], logits[:-1]]) if self.recipe is not None and self.recipe.shifted else logits
+        finally:
+            cache.truncate(start)  # type: ignore[union-attr]  # a block-diffusion model has a cache of ours, or a log
 
     def recompute(
         self,
@@ -165,8 +208,7 @@ class ModelAdapter:
         """
         first, hidden = (0, None) if since is None else (since.layer, since.hidden)
         stretch = Stretch(first, self.n_layers, hidden, before)
-        with cache.writing(rows):
-            mask = self._mask(rows, cache)
+        with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work, stretch=stretch)
 
     def advance(
@@ -182,8 +224,7 @@ class ModelAdapter:
     ) -> Front:
         """Run the same rows up to layer ``stop`` only, and return where they stand; needs the walk."""
         first, hidden = (0, None) if since is None else (since.layer, since.hidden)
-        with cache.writing(rows):
-            mask = self._mask(rows, cache)
+        with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             try:
                 self._run(ids, rows, cache, keep=1, mask=mask, work=work, stretch=Stretch(first, stop, hidden, before))
             except Halted as halted:
@@ -191,10 +232,15 @@ class ModelAdapter:
         message = f"layers end at {self.n_layers}, and a pass that stops at {stop} is no part of one"
         raise ValueError(message)
 
-    def _mask(self, rows: torch.Tensor, cache: GrowingCache) -> torch.Tensor | dict[str, torch.Tensor]:
-        n_keys = max(cache.length, int(rows.max()) + 1)
-        eager = implementation(self.config) == "eager"
-        return masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
+    @contextmanager
+    def _seen(self, rows: torch.Tensor, n_keys: int) -> Iterator[torch.Tensor | dict[str, torch.Tensor] | None]:
+        """Within the block ``rows`` see by true position: under the mask it gives, or over ranges of keys (None)."""
+        if self.capabilities.ranges and not stood_in(self.config):
+            with ranged(self.config, rows, self.capabilities):
+                yield None
+        else:
+            eager = implementation(self.config) == "eager"
+            yield masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
 
     def _run(
         self,

@@ -53,10 +53,16 @@ def _summary(result: dict[str, Any]) -> list[str]:
         f"{tokens['fresh']:,} fresh",
         f"TTFT {seconds(timing.get('ttft_s'))}",
         rate(speed) if speed else "",
+        _decoding(result),
         f"{plural(generated, 'token')}, {ENDS.get(result['finish_reason'], result['finish_reason'])}",
         _fidelity(result),
     ]
     return [part for part in parts if part]
+
+
+def _decoding(result: dict[str, Any]) -> str:
+    decoding = result.get("decoding")
+    return f"{decoding['tokens_per_forward']:.2f} tokens a forward" if decoding else ""
 
 
 def _fidelity(result: dict[str, Any]) -> str:
