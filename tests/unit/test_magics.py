@@ -26,10 +26,13 @@ MAGICS = {
     "kvuse",
     "kvstore",
     "kvstats",
+    "kvplan",
     "kvplot",
     "kvlist",
     "kvclose",
     "kvverify",
+    "kvdash",
+    "kvplay",
 }
 
 
@@ -600,3 +603,12 @@ def _what_can_be_added(shell):
 )
 def test_words_of_a_line(line, words):
     assert split_words(line) == words
+
+
+def test_kvplan_shows_what_older_tokens_cost(shell, monkeypatch):
+    from nbkv.families import planner
+
+    monkeypatch.setattr(planner, "_pure", lambda adapter: ["ids", "layers", "host"])
+    plan = run(shell, "%kvplan -n 16")
+    assert plan.tokens == 16
+    assert plan.pick in {"ids", "layers", "first(4)"}
