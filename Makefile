@@ -27,6 +27,7 @@ endif
 tables: $(STAMP)
 	$(BIN)/python tests/families/survey.py
 	$(BIN)/python -m nbkv.tasks.tables
+	$(BIN)/python -m nbkv.tasks.keeping
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
