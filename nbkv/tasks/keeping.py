@@ -69,7 +69,7 @@ class Shadow(FlashBlock):
         said = super().denoise(block, prefilled, ctx, work)
         exact = ctx.adapter.denoise(block.ids, prefilled.cache, start=block.start)
         mine, full = (logits[block.masked].float().log_softmax(-1) for logits in (said, exact))
-        self.kl.append(float((full.exp() * (full - mine)).sum(-1).mean()))
+        self.kl.append(max(0.0, float((full.exp() * (full - mine)).sum(-1).mean())))
         self.top1.append(float((full.argmax(-1) == mine.argmax(-1)).float().mean()))
         return exact
 
