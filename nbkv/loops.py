@@ -76,6 +76,10 @@ class Loop:
 class ByPasses(Loop):
     """What loops share that fill many tokens together, in several passes."""
 
+    def _work(self) -> Work:
+        """Return what counts the layers' work and lets a stop end it; no event, those are for the prompt's layers."""
+        return Work(on_layer=lambda *_: self.engine.stopper.check())
+
     def _begin_figures(self, block: int, unmask: str) -> None:
         figures = {"block": block, "unmask": unmask, "blocks": 0, "forwards": 0, "tokens_per_forward": 0.0}
         self.task.prefilled.figures = figures | self.task.prefilled.figures
@@ -145,7 +149,7 @@ class ByBlock(ByPasses):
         device = self.engine.adapter.device
         filler = Filler(self.task.sampling, self._config, request.ids, device, recipe)
         self._begin_figures(recipe.block, filler.spec)
-        work, logits = self.task.ctx.work(), prefilled.logits
+        work, logits = self._work(), prefilled.logits
         while True:
             block, scores = self._opened(logits, filler)
             passes = self._fill(block, scores, filler, work)
@@ -209,7 +213,7 @@ class ByCanvas(ByPasses):
         chooser = Chooser(self.task.sampling, self._config, request.ids, adapter.device)
         prefilled.notes.append(painter.note)
         self._begin_figures(adapter.canvas.length, painter.spec)
-        work = self.task.ctx.work()
+        work = self._work()
         while True:
             ids = [*request.ids, *self.tokens]
             painted, scores, passes = painter.paint(

@@ -153,7 +153,12 @@ class Run:
         if prefilled is not None:
             select, rows = (work.token_layers / (n * n_layers) for work in (prefilled.select, prefilled.rows))
             compute = Compute(share=select + rows, select=select, rows=rows)
-            kv_bytes = {self.engine.store.name if prefilled.lease else "working": _bytes(prefilled)}
+            held = _bytes(prefilled) + self.engine.adapter.capabilities.state_bytes
+            kv_bytes = {self.engine.store.name if prefilled.lease else "working": held}
+            if beside := getattr(prefilled.cache, "beside", None):
+                kv_bytes["restorable"] = beside()
+            if peak := getattr(prefilled.cache, "peak", 0):
+                kv_bytes["peak"] = peak
         fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
         served = (prefilled and prefilled.by) or self.strategy
         self.result = Result(
@@ -167,6 +172,7 @@ class Run:
             timing=self._timing(prefilled),
             provenance=fresh if prefilled is None else prefilled.provenance,
             kept=np.ones(n, dtype=np.bool_) if prefilled is None or prefilled.kept is None else prefilled.kept,
+            deviation=None if prefilled is None else prefilled.deviation,
             compute=compute,
             kv_bytes=kv_bytes,
             notes=self._notes(prefilled),
@@ -236,7 +242,7 @@ def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
 
 
 def summary(result: Result) -> dict[str, object]:
-    """Return the figures of ``result`` that meters keep: counts, times and words, no token lists."""
+    """Return the figures of ``result``: counts, times and words, and spans of tokens, but no token lists."""
     tokens, timing = result.tokens, result.timing
     return {
         "strategy": result.strategy,
@@ -254,6 +260,8 @@ def summary(result: Result) -> dict[str, object]:
         "kl": result.fidelity.kl if result.fidelity else None,
         "top1": result.fidelity.top1 if result.fidelity else None,
         "notes": "; ".join(result.notes),
+        "provenance": result.spans,
+        "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in result.chunks],
     }
 
 

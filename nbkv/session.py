@@ -15,12 +15,14 @@ from nbkv import chunking, comparing, measuring, verifying
 from nbkv.chatting import Chat
 from nbkv.errors import BadOption, NbkvError, UnsupportedModel
 from nbkv.events import Bus
+from nbkv.families import planner
 from nbkv.gate import Gate
 from nbkv.metrics import Meter, Stats
 from nbkv.models import prompt as prompts
 from nbkv.models.decode import Sampling, sampling
 from nbkv.models.loading import Loaded, load_model
 from nbkv.result import Chunk, Comparison, Result
+from nbkv.roster import roster
 from nbkv.running import Engine, Run
 from nbkv.stopping import Stopper
 from nbkv.stores.memory import MemoryStore
@@ -31,6 +33,8 @@ from nbkv.streaming import Stream
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
+
+    from nbkv.families.planner import Plan
 
 _numbers = count(1)
 
@@ -105,6 +109,7 @@ class Session:
         self._verdicts = loaded.verdicts
         self._yardstick = yardstick
         self._count = 0
+        roster.add(self)
 
     # asking
 
@@ -219,6 +224,15 @@ class Session:
             self._verdicts.put(self._verdict_name(one), report.failed(one.spec))
         return report
 
+    def plan(self, tokens: int = 1024) -> Plan:
+        """Measure what it costs to hold ``tokens`` older tokens in each form of ``residual``; it may take minutes.
+
+        Raises ``BadOption`` and ``UnsupportedModel``.
+        """
+        engine = self._open()
+        with self._gate.request():
+            return planner.plan(engine.adapter, tokens)
+
     # looking and switching
 
     @property
@@ -276,6 +290,11 @@ class Session:
         """Return one row for each finished request."""
         return self._meter.frame()
 
+    @property
+    def busy(self) -> bool:
+        """Return whether a request is under way, in whatever thread."""
+        return self._gate.busy
+
     def stop(self) -> None:
         """End the request under way at the next layer or token; from any thread."""
         self._stopper.stop()
@@ -286,6 +305,7 @@ class Session:
         """Free the model and the KV in memory; the session cannot be asked any more."""
         if self._engine is None:
             return
+        roster.remove(self)
         device = self._engine.adapter.device
         self._engine.store.close()
         self._engine = None

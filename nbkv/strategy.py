@@ -89,12 +89,14 @@ class Prefilled:
     ``result.decoding``. ``own`` is whatever the strategy's prefill leaves to its later stages.
     ``extra`` rows of the cache stand for no token of the prompt; the answer's positions come after them too.
     ``by`` is the strategy that served it, where one hands requests on to others.
+    ``deviation`` (float32 ``[n_prompt]``) is how far each token's fresh K/V were from the cached (nan: not compared).
     """
 
     cache: AnyCache
     logits: torch.Tensor
     provenance: NDArray[np.uint8]
     kept: NDArray[np.bool_] | None = None
+    deviation: NDArray[np.float32] | None = None
     rows: Work = field(default_factory=Work)
     select: Work = field(default_factory=Work)
     load_s: float = 0.0

@@ -93,6 +93,7 @@ class Blend(Strategy):
             load_s=load_s,
             select_s=select_s,
             notes=mix.notes,
+            deviation=None if mix.deviated is None else mix.deviated.cpu().numpy(),
             own=mix,
         )
 

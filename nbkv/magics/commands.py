@@ -16,12 +16,15 @@ from nbkv.magics.listing import Listing, listing
 from nbkv.magics.live import has_front_end, live
 from nbkv.magics.options import command, option
 from nbkv.magics.sessions import Sessions
+from nbkv.magics.shown import Shown
 from nbkv.magics.template import fill, prompt_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
+    from nbkv.families.planner import Plan
+    from nbkv.lab import Lab
     from nbkv.result import Chunk, Comparison, Result
     from nbkv.session import Session
     from nbkv.show import Plot
@@ -49,8 +52,10 @@ class KVMagics(Magics):
         super().__init__(shell)
         self.shell: InteractiveShell = shell
         self.sessions = Sessions()
+        self.shown = Shown(shell)
         self.streamed: Result | None = None  # its text stands in the terminal already
         self.matcher = matcher(self)
+        self.lab: Lab | None = None  # the panel's other end, where there is a front end
 
     @line_magic
     @command(
@@ -163,6 +168,12 @@ class KVMagics(Magics):
         return self.sessions.current.verify(wanted or None)
 
     @line_magic
+    @command(option("-n", "--tokens", type=int, default=1024, help="how many older tokens are held (default: 1024)"))
+    def kvplan(self, args: Namespace) -> Plan:
+        """Measure what older tokens cost in each form of residual: bytes a token, time to restore; returns a Plan."""
+        return self.sessions.current.plan(args.tokens)
+
+    @line_magic
     @command()
     def kvstats(self, args: Namespace) -> Any:  # noqa: ANN401, ARG002  (an object that shows itself)
         """Show the running figures of the current session."""
@@ -183,6 +194,22 @@ class KVMagics(Magics):
             message = "nothing to plot yet: run a %%kvgen cell first"
             raise BadOption(message)
         return history_plot([{str(key): value for key, value in row.items()} for row in rows])
+
+    @line_magic
+    @command()
+    def kvdash(self, args: Namespace) -> Any:  # noqa: ANN401, ARG002  (a view, which is None where it stands already)
+        """Show the current session's figures while they change, with its strategy and budget at hand."""
+        from nbkv.widgets import dashboard  # noqa: PLC0415  (anywidget comes late)
+
+        return self.shown.show(dashboard, self.sessions.current)
+
+    @line_magic
+    @command()
+    def kvplay(self, args: Namespace) -> Any:  # noqa: ANN401, ARG002  (as above)
+        """Try prompts of the current session's chunks, in any order, under several strategies side by side."""
+        from nbkv.widgets import playground  # noqa: PLC0415  (as above)
+
+        return self.shown.show(playground, self.sessions.current)
 
     @line_magic
     @command()

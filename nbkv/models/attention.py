@@ -39,6 +39,8 @@ class Attended:
 
 
 OnAttention = Callable[[Attended], object]
+# Called with a layer's index when its attention begins; returns the mask it is to use.
+MaskOf = Callable[[int], torch.Tensor | None]
 
 
 @dataclass
@@ -92,14 +94,24 @@ Policy = Callable[[Attention], torch.Tensor | None]
 
 
 @contextmanager
-def watched(config: Any, which: torch.Tensor, on_attention: OnAttention) -> Iterator[None]:  # noqa: ANN401
+def watched(
+    config: Any,  # noqa: ANN401
+    which: torch.Tensor,
+    on_attention: OnAttention,
+    mask_of: MaskOf | None = None,
+) -> Iterator[None]:
     """Within the block ``on_attention`` is shown, for each layer, the weights of the query rows at indices ``which``.
 
-    It is called several times a layer where there are many rows. ``config`` is the text decoder's.
+    It is called several times a layer where there are many rows. ``config`` is the text decoder's. ``mask_of`` gives
+    each layer its mask, where layers differ in what they hold; without a mask of the caller's, models make none for an
+    attention function that is wrapped.
     """
 
     def look(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        given, (query, key, value, mask) = own(module, *states, **kwargs), states
+        query, key, value, mask = states
+        if mask_of is not None:
+            mask = mask_of(module.layer_idx)
+        given = own(module, query, key, value, mask, **kwargs)
         rows = which.to(query.device)
         for start in range(0, len(rows), _CHUNK):
             some = rows[start : start + _CHUNK]

@@ -25,10 +25,11 @@ class Capabilities:
     tokens by other angles. The last four are what the self-test found: the layer walk, continuing from our cache,
     decoding with the family's own cache. ``relocation``: cached keys can be moved to another position, exactly, and
     scattered rows be run again by true position. ``attention``: its attention weights can be looked at. ``ranges``: its
-    attention can be computed over ranges of keys instead of under a mask. ``block``: it
-    decodes so many tokens together, which all see each other, also where KV is made (None: that is causal);
-    ``canvas``: so many tokens are decoded together over KV that is causal. ``refused`` says for what is false
-    why it is so.
+    attention can be computed over ranges of keys instead of under a mask. ``states``: its recurrent layers keep states,
+    of ``state_bytes`` bytes in all, and go on from a clone of them in a pass over several tokens (``passes``) or over
+    one at a time only (``tokens``); empty: it has none, or does not go on from them. ``block``: it decodes so many
+    tokens together, which all see each other, also where KV is made (None: that is causal); ``canvas``: so many tokens
+    are decoded together over KV that is causal. ``refused`` says for what is false why it is so.
     """
 
     n_layers: int
@@ -57,6 +58,8 @@ class Capabilities:
     ranges: bool = False
     block: int | None = None
     canvas: int | None = None
+    states: str = ""
+    state_bytes: int = 0
     refused: dict[str, str] = field(default_factory=dict, hash=False)
 
     def reach(self, layer: int) -> tuple[int | None, int | None]:

@@ -91,6 +91,10 @@ class Auto(Strategy):
             prefilled.notes.append(f"auto: full, no reuse: {refusal}")
             ctx.tell(Fallback, why=prefilled.notes[-1])
             return prefilled
+        if ctx.adapter.capabilities.states:  # no chunks to place, and less to compute than in full wherever it goes on
+            prefilled = _serve(parse("prefix"), request, ctx)
+            prefilled.notes.append("auto: prefix, from checkpoints of this model's states")
+            return prefilled
         clock, first = timed(), not are_known(ctx)
         decision = self._decide(look(request, ctx), ctx)
         notes = [f"auto: what passes cost here was measured first, once ({clock():.2f} s)"] if first else []

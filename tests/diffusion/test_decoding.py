@@ -160,3 +160,14 @@ def test_a_stopped_answer_keeps_whole_blocks(sdar, words):
         again.token_ids
         == session.generate([words(8), result, words(1, seed=5)], max_new_tokens=4, strategy="full").token_ids
     )
+
+
+def test_layers_are_told_of_the_prompt_only(sdar, words):
+    from nbkv.events import Layer, Token
+
+    session, heard = sdar(4), []
+    session.events.add(heard.append)
+    session.generate(words(10), max_new_tokens=6)
+
+    assert [event.rows for event in heard if isinstance(event, Layer)] == [8] * 4
+    assert sum(isinstance(event, Token) for event in heard) == 6

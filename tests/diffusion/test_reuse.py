@@ -8,6 +8,7 @@ import torch
 import nbkv
 from nbkv.errors import UnsupportedModel
 from nbkv.registry import strategies as registry
+from nbkv.strategy import parse
 
 
 @pytest.mark.parametrize("block", [4, 8])
@@ -165,6 +166,24 @@ def test_what_cannot_be_right_is_refused_by_name(sdar, words, name):
     assert "causal" in registry.get(name).needs
     with pytest.raises(UnsupportedModel, match=rf"{name} cannot serve .*: it decodes in blocks of 4"):
         sdar(4).generate(words(5), strategy=name)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_strategy_is_right_or_refuses(sdar, words, name):
+    session = sdar(4)
+    strategy, chunk = parse(name).at_full_budget(), session.chunk(words(18), name="c")
+    if strategy is None:
+        strategy = parse(name)
+    if "causal" in strategy.needs:
+        with pytest.raises(UnsupportedModel, match=f"{name} cannot serve Qwen3ForCausalLM: it decodes in blocks of 4"):
+            strategy.check(session.adapter)
+        return
+    for prompt in ([words(5, seed=1), chunk, words(6, seed=2)], [words(5, seed=1), chunk, words(3, seed=3)]):
+        got = session.generate(prompt, max_new_tokens=9, strategy=strategy)
+        full = session.generate(prompt, max_new_tokens=9, strategy="full")
+
+        assert got.token_ids == full.token_ids
+        assert sum((got.tokens.reused, got.tokens.recomputed, got.tokens.fresh)) == got.tokens.prompt
 
 
 def test_auto_serves_and_measures(sdar, words):
