@@ -65,6 +65,7 @@ class KeptAttention(Prefix):
     family: ClassVar[str] = "attention"
     exact: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ("blockwise", "prefix", "attention")
+    segment: ClassVar[None] = None  # type: ignore[misc]  # an option of prefix for models with recurrent layers only
 
     @abstractmethod
     def begun(self, times: Times, exempt: frozenset[int], ctx: Context) -> Answer:
@@ -83,7 +84,7 @@ class KeptAttention(Prefix):
 
     def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one pass, plain, refreshed or reused, and time it."""
-        if prefilled.own is None:
+        if not isinstance(prefilled.own, Answer):
             times = Times.of(ctx.verdicts.get(self._times(ctx)))
             prefilled.own = self.begun(times, _windowed(ctx.adapter), ctx)
         answer: Answer = prefilled.own
@@ -104,10 +105,10 @@ class KeptAttention(Prefix):
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep the exact KV of prompt and answer, remember the times, and say what was found."""
+        answer = prefilled.own
         super().commit(prefilled, ids, request, ctx)
-        if prefilled.own is None:
+        if not isinstance(answer, Answer):  # not a single pass was run
             return
-        answer: Answer = prefilled.own
         ctx.verdicts.hold(self._times(ctx), answer.gain.times.to_dict())
         prefilled.figures |= _figures(answer, ctx)
         if answer.passes[REUSED] and not answer.heads and (answer.outside.staleness.cosine or 1.0) < _FAITHFUL:
@@ -140,7 +141,7 @@ class KeptAttention(Prefix):
         if not reuse:
             answer.fresh = block.ids
         if answer.mode == OFF:  # what the rule would do goes on being counted
-            return answer.gain.exact(block.start)
+            return PLAIN
         if answer.mode == PLAIN_FIRST and not block.step:
             return PLAIN
         if reuse and not answer.outside.empty:
@@ -174,9 +175,9 @@ def _windowed(adapter: ModelAdapter) -> frozenset[int]:
 
 
 def _reason(gain: Gain, at: int) -> str:
-    share, exact = gain.share(at), gain.exact(at)
+    share = gain.share(at)
     if not share:
         return "so many tokens are revealed in each pass that none could reuse"
-    reused, refreshed, without = (gain.times.seconds(kind, at) * 1000 for kind in (REUSED, REFRESHED, exact))
+    reused, refreshed, without = (gain.times.seconds(kind, at) * 1000 for kind in (REUSED, REFRESHED, PLAIN))
     took = f"after {at} tokens a pass takes {without:.2f} ms without, {refreshed:.2f} refreshed, {reused:.2f} reused"
     return f"{took}, and {share:.0%} could reuse"
