@@ -45,7 +45,15 @@ def test_the_page_says_what_was_measured(session, items):
     wanted = specs(found, keeps=[0.5])
     rows = measure(session, items[:1], ["h2o(keep=1.0)", *wanted])
     oracle = next(row for row in rows if row["strategy"] == "oracle(keep=0.5)")
-    page = markdown({"regime": "a few", "calibrated": found, "foreseen": foreseen(session, items[:1]), "rows": rows})
+    page = markdown(
+        {
+            "command": "this test",
+            "regime": "a few",
+            "calibrated": found,
+            "foreseen": foreseen(session, items[:1]),
+            "rows": rows,
+        }
+    )
     by_name = {row["strategy"]: row for row in rows}
 
     assert len(wanted) == 3 + len(BASELINES)
