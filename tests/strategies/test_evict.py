@@ -308,6 +308,15 @@ def test_contexts_are_few_and_go_with_the_store(session_of, words):
     assert session.generate([made[2], "w3"], max_new_tokens=2).tokens.reused == 0
 
 
+def test_a_context_that_grows_is_held_again(session, words):
+    spec = "h2o(keep=0.4, context='chunks')"
+    one, two = (session.chunk(words(20, seed=seed), name=f"c{seed}") for seed in (1, 2))
+    session.generate([one, "w1"], max_new_tokens=2, strategy=spec)
+    longer = session.generate([one, two, "w1"], max_new_tokens=2, strategy=spec)
+    again = session.generate([one, two, "w2"], max_new_tokens=2, strategy=spec)
+    assert (longer.tokens.reused, again.tokens.reused) == (21, 41)
+
+
 def test_a_boundary_can_be_a_number(session_of, words):
     session = session_of(strategy="tova(keep=0.5, context=21)")
     session.generate(words(20) + words(4, seed=1), max_new_tokens=2)
