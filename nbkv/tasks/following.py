@@ -19,8 +19,8 @@ from nbkv.strategy import Request, Strategy, parse
 class Trace:
     """``logits`` ``[n, V]`` before each of ``n`` answer tokens; ``first_s`` the seconds before the first of them.
 
-    ``step_s``: the median seconds of one more. ``held``: the bytes of K/V after the last one, ``peak`` the most at any
-    moment.
+    ``step_s``: the median seconds of one more. ``held``: the bytes of K/V after the last one, and of what others are
+    restored from; ``peak`` the most at any moment.
     """
 
     logits: torch.Tensor
@@ -59,7 +59,8 @@ def trace(session: Any, prompt: Any, tokens: Sequence[int], strategy: str | Stra
                 times.append(time.perf_counter() - began)
     finally:
         chosen.commit(prefilled, (*request.ids, *tokens), request, ctx)
-    held = sum(_nbytes(layer) for layer in getattr(prefilled.cache, "layers", ()))
+    beside = getattr(prefilled.cache, "beside", int)
+    held = sum(_nbytes(layer) for layer in getattr(prefilled.cache, "layers", ())) + beside()
     peak = getattr(prefilled.cache, "peak", held)
     logits = torch.stack([row.float() for row in rows])
     return Trace(logits, first_s, statistics.median(times or [0.0]), held, peak)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nbkv.strategy import parse
 from nbkv.sweep import run
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "40_bounded_memory.ipynb"
@@ -31,7 +32,7 @@ def test_what_is_exact_says_what_full_says(told):
 
 def test_eviction_holds_no_more_than_it_may_and_loses_something(told):
     found = records(told)
-    dropping = {name for name in found["match"] if name not in {"full", "prefix"}}
+    dropping = {name for name in found["match"] if name not in {"full", "prefix"} and not name.startswith("residual")}
     assert dropping >= {"lazyeviction", "h2o", "snapkv", "tova", "streaming", "window"}
     # a whole token more at most: a share is rounded up
     assert all(found["held"][name] <= SMALL["keep"] + 0.02 for name in dropping)
@@ -39,6 +40,20 @@ def test_eviction_holds_no_more_than_it_may_and_loses_something(told):
     assert all(found["kl"][name] > 1e-3 for name in dropping)
     assert all(0 <= found["match"][name] <= 1 for name in dropping)
     assert found["refused"] == {}
+
+
+def test_residual_says_what_full_says_in_the_memory_its_form_takes(told):
+    found, keep = records(told), SMALL["keep"]
+    forms = {parse(name).form: name for name in found["match"] if name.startswith("residual")}
+    exact = {"ids", "first(4)", "every(2)", "layers", "host"}
+    assert forms.keys() == exact | {"int8", "int4", "latent(64, 8)"}
+    for form in exact:
+        assert found["match"][forms[form]] == 1.0
+        assert found["kl"][forms[form]] < 1e-6
+    assert found["kl"][forms["int8"]] < found["kl"][forms["int4"]]
+    assert found["held"][forms["ids"]] <= keep + 0.01
+    assert found["peak"][forms["ids"]] <= keep + 1 / 8 + 0.06  # of a short conversation a block is a larger part
+    assert found["peak"][forms["ids"]] < found["peak"][forms["layers"]] < found["peak"][forms["host"]]
 
 
 def test_the_report_shows_memory_loss_and_time(told):
