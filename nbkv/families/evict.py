@@ -39,8 +39,9 @@ class Evict(Strategy):
     at most their window. ``per``: each K/V ``head`` keeps its own tokens, or all heads of a ``layer`` the same.
     ``Result.kept`` is false for prompt tokens that no head of any layer holds in the end.
 
-    ``inner``: another strategy that runs the prompt; its KV is copied here, looked at by the prompt's last rows (which
-    counts as selection), and evicted from. What it keeps in the store stays whole there, within the store's limit.
+    ``inner``: another strategy that runs the prompt; its KV is copied here, looked at by the prompt's last rows (at
+    most 32, which counts as selection), and evicted from. What it keeps in the store stays whole there, within the
+    store's limit.
 
     ``context``: what is held compressed on this session's shelf for later prompts that begin alike. ``"chunks"``: the
     prompt up to its last chunk, or up to that many tokens where a number is given, compressed before what follows is
@@ -127,7 +128,7 @@ class Evict(Strategy):
             load_s=clock(),
             own=Budget(self.keep, n),
         )
-        split = boundary(self.context, request.prompt)
+        split, begun = boundary(self.context, request.prompt), cache.seen
         if known is not None:
             _reused(known, prefilled, ctx)
         elif self.inner != "full":
@@ -135,7 +136,7 @@ class Evict(Strategy):
         for stop in sorted({split, n}):
             if cache.seen < stop:
                 prefilled.logits = self._pass(request.ids[cache.seen : stop], prefilled, ctx)
-            if stop == split < n and known is None and request.keep:
+            if stop == split < n and begun < split and request.keep:
                 self._contexts(ctx).put(request.ids[:split], cache.copy())
         return prefilled
 
@@ -227,7 +228,7 @@ class Evict(Strategy):
         given = inner.prefill(request, ctx)
         keeping = replace(request, keep=False)
         try:
-            look = min(self.look(n), _OBSERVED, n - 1, _rerunnable(given))
+            look = 0 if self.keep == 1.0 else min(self.look(n), _OBSERVED, n - 1, _rerunnable(given))
             self._copy(given.cache, n - look, prefilled, ctx, look=look)
             prefilled.logits = given.logits
             if look:

@@ -7,10 +7,12 @@ from typing import ClassVar
 
 import torch
 
+from nbkv.errors import BadOption
 from nbkv.families.blend import check_count
 from nbkv.families.evict import Evict
 from nbkv.models.kept import KeptLayer
 
+_AT_ONCE = 256  # rows that vote must be shown together
 _VOTED = -10.0  # below 0, which is what slots have that stand in no vote
 
 
@@ -37,7 +39,13 @@ class SnapKV(Evict):
         check_count("window", self.window, least=1)
         check_count("kernel", self.kernel, least=1)
         if self.kernel % 2 == 0:
-            check_count("kernel (an odd one)", 0, least=1)
+            message = (
+                f"kernel={self.kernel!r} is not accepted: kernel is an odd number, as many neighbours on each side"
+            )
+            raise BadOption(message)
+        if self.window > _AT_ONCE:
+            message = f"window={self.window!r} is not accepted: window is at most {_AT_ONCE} rows"
+            raise BadOption(message)
 
     def look(self, n: int) -> int:
         """Return the observation window."""

@@ -19,6 +19,22 @@ SIDE = 2 * 16 * 4 * 2  # bytes a token takes in one layer of the small models: 2
 LAYERS = 4
 
 
+@pytest.fixture(scope="module")
+def one(model_of, tokenizer, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBKV_CACHE", str(tmp_path_factory.mktemp("remembered")))
+        with nbkv.load(model_of("llama"), tokenizer=tokenizer) as session:
+            yield session
+
+
+@pytest.fixture
+def session(one):
+    """One session for all of these tests, as if new."""
+    one.store.clear()
+    one.chunks.clear()
+    return one
+
+
 def opened(session, text, spec, tokens=4):
     request, ctx = Request(session._prompt(text), tokens, keep=False), session._engine.context()
     strategy = parse(spec)
@@ -56,8 +72,7 @@ def test_a_budget_says_what_it_is_a_share_of():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("keep", ["24", "0.4"])
-def test_never_above_keep(session_of, words, name, keep):
-    session = session_of(strategy="full")
+def test_never_above_keep(session, words, name, keep):
     strategy, prefilled, ctx = opened(session, words(70), f"{name}(keep={keep})")
     cache, n = prefilled.cache, 71
     for count in range(40):
@@ -69,8 +84,7 @@ def test_never_above_keep(session_of, words, name, keep):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_memory_falls_by_what_was_dropped(session_of, words, name):
-    session = session_of()
+def test_memory_falls_by_what_was_dropped(session, words, name):
     whole = session.generate(words(99), strategy=f"{name}(keep=1.0)", max_new_tokens=1)
     some = session.generate(words(99), strategy=f"{name}(keep=25)", max_new_tokens=1)
 
@@ -80,8 +94,7 @@ def test_memory_falls_by_what_was_dropped(session_of, words, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_long_prompt_is_held_a_stretch_at_a_time(session_of, words, name):
-    session = session_of()
+def test_a_long_prompt_is_held_a_stretch_at_a_time(session, words, name):
     result = session.generate(words(199), strategy=f"{name}(keep=20, stretch=32)", max_new_tokens=2)
     stretch, moved = (20 + 32) * SIDE * LAYERS, (20 + 32) * SIDE
 
@@ -92,8 +105,7 @@ def test_a_long_prompt_is_held_a_stretch_at_a_time(session_of, words, name):
     assert result.compute.share == pytest.approx(1.0)
 
 
-def test_what_is_noted_does_not_grow_with_query_heads(session_of, words):
-    session = session_of()  # 4 query heads on 2 of K/V
+def test_what_is_noted_does_not_grow_with_query_heads(session, words):
     _, prefilled, _ = opened(session, words(40), "lazyeviction(keep=20)")
     marks = prefilled.cache.layers[0]._marks
 
@@ -127,17 +139,17 @@ def test_where_nothing_has_to_go_it_equals_full(session_of, words, family, name)
     assert all(row["kl"] < 1e-6 and row["top1"] == 1.0 for row in table.rows)
 
 
-def test_less_is_not_the_same(session_of, words):
+def test_less_is_not_the_same(session, words):
     specs = ["full", *(f"{name}(keep=8, stretch=16)" for name in NAMES)]
-    table = session_of().compare(words(80), specs, repeat=1, max_new_tokens=12)
+    table = session.compare(words(80), specs, repeat=1, max_new_tokens=12)
     assert all(row["top1"] < 1 for row in table.rows[1:])
     # the prompt's own last token still saw everything where it was run at once
     assert all((row["kl"] > 1e-6) != parse(name).whole for name, row in zip(NAMES, table.rows[1:], strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_dropped_tokens_are_said_and_provenance_stays(session_of, words, name):
-    result = session_of().generate(words(99), strategy=f"{name}(keep=10, per='layer')", max_new_tokens=8)
+def test_dropped_tokens_are_said_and_provenance_stays(session, words, name):
+    result = session.generate(words(99), strategy=f"{name}(keep=10, per='layer')", max_new_tokens=8)
 
     assert result.kept.shape == result.provenance.shape == (100,)
     assert 0 <= result.kept.sum() <= 10 * LAYERS
@@ -146,8 +158,8 @@ def test_dropped_tokens_are_said_and_provenance_stays(session_of, words, name):
     assert any("MiB at the peak" in note for note in result.notes)
 
 
-def test_the_newest_of_a_window_are_what_is_kept(session_of, words):
-    result = session_of().generate(words(30), strategy="window(keep=12)", max_new_tokens=4)
+def test_the_newest_of_a_window_are_what_is_kept(session, words):
+    result = session.generate(words(30), strategy="window(keep=12)", max_new_tokens=4)
     assert result.kept.nonzero()[0].tolist() == list(range(22, 31))  # 3 of the answer's tokens take room too
 
 
@@ -194,16 +206,15 @@ def test_half_precision(make_model, tokenizer, words):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_self_check_passes(session_of, name):
-    assert session_of().verify(name).ok
+def test_the_self_check_passes(session, name):
+    assert session.verify(name).ok
 
 
 # with another strategy inside
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stored_prefix_is_copied_and_stays_exact(session_of, words, name):
-    session, fresh = session_of(), session_of()
+def test_a_stored_prefix_is_copied_and_stays_exact(session, words, name):
     spec = f"{name}(keep=20, inner='prefix')"
     first = session.generate(words(60), strategy=spec, max_new_tokens=6)
     again = session.generate(words(60) + words(9, seed=1), strategy=spec, max_new_tokens=6)
@@ -215,7 +226,7 @@ def test_a_stored_prefix_is_copied_and_stays_exact(session_of, words, name):
     assert looked == pytest.approx({"window": 0, "streaming": 0, "tova": 1}.get(name, 32))
     assert again.kv_bytes["working"] <= 20 * SIDE * LAYERS
     prompt = words(60) + words(9, seed=1) + words(3, seed=2)
-    expected = fresh.generate(prompt, strategy="full", max_new_tokens=6)
+    expected = session.generate(prompt, strategy="full", max_new_tokens=6)
     result = session.generate(prompt, strategy="prefix", max_new_tokens=6)
     assert result.token_ids == expected.token_ids
     assert result.tokens.reused == 70
@@ -223,8 +234,7 @@ def test_a_stored_prefix_is_copied_and_stays_exact(session_of, words, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_blended_chunks_are_evicted_from(session_of, words, name):
-    session = session_of()
+def test_blended_chunks_are_evicted_from(session, words, name):
     prompt = [words(4, seed=1), session.chunk(words(40), name="c"), words(6, seed=2)]
     blend = session.generate(prompt, strategy="cacheblend(budget=0.2)", max_new_tokens=8)
     inner = "inner='cacheblend(budget=0.2)'"
@@ -238,16 +248,14 @@ def test_blended_chunks_are_evicted_from(session_of, words, name):
     assert whole.lineage == some.lineage == f"approx:{name}"
 
 
-def test_without_a_look_at_it_a_prefix_is_dropped_from_layer_by_layer(session_of, words):
-    session = session_of()
+def test_without_a_look_at_it_a_prefix_is_dropped_from_layer_by_layer(session, words):
     result = session.generate(words(99), strategy="window(keep=10, inner='prefix')", max_new_tokens=2)
     # one layer's copy of the prompt, what is left of it, and what is left of the others
     assert result.kv_bytes["peak"] <= (100 + 10 * LAYERS) * SIDE
     assert any("no peak here counts" in note for note in result.notes)
 
 
-def test_a_prefill_that_breaks_gives_the_store_back(session_of, words, monkeypatch):
-    session = session_of()
+def test_a_prefill_that_breaks_gives_the_store_back(session, words, monkeypatch):
     session.generate(words(30), max_new_tokens=2)
     broken = parse("h2o(keep=8, inner='prefix')")
     monkeypatch.setattr(broken, "worth", lambda *_: 1 / 0)
@@ -261,13 +269,13 @@ def test_a_prefill_that_breaks_gives_the_store_back(session_of, words, monkeypat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_compressed_context_serves_many_questions(session_of, words, name):
+def test_a_compressed_context_serves_many_questions(session, words, name):
     spec = f"{name}(keep=0.4, context='chunks')"
-    session = session_of(strategy=spec)
     notes = session.chunk(words(50), name="notes")
-    first = session.generate([notes, words(5, seed=1)], max_new_tokens=5)
-    second = session.generate([notes, words(7, seed=2)], max_new_tokens=5)
-    alone = session_of(strategy=spec).generate([notes, words(7, seed=2)], max_new_tokens=5)
+    first = session.generate([notes, words(5, seed=1)], max_new_tokens=5, strategy=spec)
+    second = session.generate([notes, words(7, seed=2)], max_new_tokens=5, strategy=spec)
+    session.store.clear()
+    alone = session.generate([notes, words(7, seed=2)], max_new_tokens=5, strategy=spec)
 
     assert first.tokens.fresh == 56
     assert second.tokens.reused == 51
@@ -275,7 +283,14 @@ def test_a_compressed_context_serves_many_questions(session_of, words, name):
     assert second.compute.share == pytest.approx(7 / 58)
     assert any("compressed on this session's shelf" in note for note in second.notes)
     assert second.token_ids == alone.token_ids
-    assert alone.tokens.fresh == 58  # nothing of another session
+    assert alone.tokens.fresh == 58
+
+
+def test_a_context_stays_with_its_session(session_of, words):
+    spec, text = "h2o(keep=0.4, context=20)", words(30)
+    sessions = [session_of(), session_of()]
+    assert [each.generate(text, strategy=spec, max_new_tokens=1).tokens.reused for each in sessions] == [0, 0]
+    assert sessions[0].generate(text, strategy=spec, max_new_tokens=1).tokens.reused == 20
 
 
 def test_contexts_are_few_and_go_with_the_store(session_of, words):
@@ -293,6 +308,15 @@ def test_contexts_are_few_and_go_with_the_store(session_of, words):
     assert session.generate([made[2], "w3"], max_new_tokens=2).tokens.reused == 0
 
 
+def test_a_context_that_grows_is_held_again(session, words):
+    spec = "h2o(keep=0.4, context='chunks')"
+    one, two = (session.chunk(words(20, seed=seed), name=f"c{seed}") for seed in (1, 2))
+    session.generate([one, "w1"], max_new_tokens=2, strategy=spec)
+    longer = session.generate([one, two, "w1"], max_new_tokens=2, strategy=spec)
+    again = session.generate([one, two, "w2"], max_new_tokens=2, strategy=spec)
+    assert (longer.tokens.reused, again.tokens.reused) == (21, 41)
+
+
 def test_a_boundary_can_be_a_number(session_of, words):
     session = session_of(strategy="tova(keep=0.5, context=21)")
     session.generate(words(20) + words(4, seed=1), max_new_tokens=2)
@@ -301,18 +325,17 @@ def test_a_boundary_can_be_a_number(session_of, words):
     assert not any(entry.ids != result.prompt_ids[:21] for entry in session._engine.shelf["tova"])
 
 
-def test_comparing_leaves_no_context_behind(session_of, words):
-    session = session_of()
+def test_comparing_leaves_no_context_behind(session, words):
     session.compare(words(40), ["full", "h2o(keep=8, context=20)", "h2o(keep=8, context='turns')"], repeat=1)
     assert "h2o" not in session._engine.shelf
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_chat_goes_on_from_what_is_held(session_of, words, name):
-    session = session_of(strategy=f"{name}(keep=24, context='turns', contexts=1)")
+def test_a_chat_goes_on_from_what_is_held(session, words, name):
+    spec = f"{name}(keep=24, context='turns', contexts=1)"
     chat = session.chat()
     for turn in range(4):
-        result = chat.send(words(9, seed=turn), max_new_tokens=7)
+        result = chat.send(words(9, seed=turn), max_new_tokens=7, strategy=spec)
         assert result.kv_bytes["working"] <= 24 * SIDE * LAYERS
         if turn:
             before = chat.results[turn - 1]

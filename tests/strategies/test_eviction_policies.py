@@ -90,9 +90,10 @@ def test_snapkv_pools_over_neighbours_in_the_prompt_not_in_memory():
     assert votes[0, 2] == votes[0, 4]
 
 
-def test_an_even_kernel_is_refused():
-    with pytest.raises(BadOption, match="odd"):
-        parse("snapkv(kernel=4)")
+@pytest.mark.parametrize(("options", "why"), [("kernel=4", "odd"), ("kernel=0", ">= 1"), ("window=300", "at most")])
+def test_a_vote_that_cannot_be_counted_is_refused(options, why):
+    with pytest.raises(BadOption, match=why):
+        parse(f"snapkv({options})")
 
 
 # LazyEviction

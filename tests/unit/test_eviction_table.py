@@ -17,7 +17,7 @@ def session():
 
 @pytest.fixture(scope="module")
 def items():
-    return questions([5], 3)
+    return questions([5], 2)
 
 
 def test_what_calibrates_is_not_what_is_asked():
@@ -26,12 +26,11 @@ def test_what_calibrates_is_not_what_is_asked():
 
 def test_a_window_is_a_quantile_of_the_intervals(session, items):
     prompts = [[*item.chunks, item.question] for item in items]
-    windows = [calibrate(session, prompts, quantile=share)["window"] for share in (0.5, 0.8, 0.99)]
-    strict = calibrate(session, prompts, alpha=0.05)
+    windows = [calibrate(session, prompts, quantile=share)["window"] for share in (0.5, 0.8)]
+    strict = calibrate(session, prompts[:1], alpha=0.05)
 
-    assert windows == sorted(windows)
-    assert 1 < windows[1] < 150
-    assert strict["share"] < calibrate(session, prompts)["share"]
+    assert 1 <= windows[0] < windows[1] < 150
+    assert strict["share"] < calibrate(session, prompts[:1])["share"]
 
 
 def test_part_of_what_an_answer_uses_was_never_used_before(session, items):
@@ -46,7 +45,15 @@ def test_the_page_says_what_was_measured(session, items):
     wanted = specs(found, keeps=[0.5])
     rows = measure(session, items[:1], ["h2o(keep=1.0)", *wanted])
     oracle = next(row for row in rows if row["strategy"] == "oracle(keep=0.5)")
-    page = markdown({"regime": "a few", "calibrated": found, "foreseen": foreseen(session, items[:1]), "rows": rows})
+    page = markdown(
+        {
+            "command": "this test",
+            "regime": "a few",
+            "calibrated": found,
+            "foreseen": foreseen(session, items[:1]),
+            "rows": rows,
+        }
+    )
     by_name = {row["strategy"]: row for row in rows}
 
     assert len(wanted) == 3 + len(BASELINES)

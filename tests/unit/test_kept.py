@@ -8,6 +8,7 @@ import torch
 from nbkv.models.attention import watched
 from nbkv.models.cache import GrowingCache
 from nbkv.models.kept import KeptCache, run
+from nbkv.models.probe import adapt
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gemma3", "mistral", "gpt2", "phi", "deepseek_v3", "granite", "starcoder2"]
 REFUSED = {"bloom": "places", "falcon": "cannot be dropped", "gemma3n": "each other's"}
@@ -18,9 +19,16 @@ def nobody(_seen):
     raise AssertionError(message)
 
 
-@pytest.fixture
-def adapter_of(session_of):
-    return lambda family: session_of(family, strategy="full").adapter
+@pytest.fixture(scope="module")
+def adapter_of(model_of):
+    made = {}
+
+    def get(family):
+        if family not in made:
+            made[family] = adapt(model_of(family), family)
+        return made[family]
+
+    return get
 
 
 def filled(adapter, n, seed=0):
