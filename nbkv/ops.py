@@ -1,22 +1,35 @@
-"""The attention primitives that several methods are made of: attention over a part of the keys, and the exact merge.
+"""The attention and row primitives that methods are made of, and which code runs them: Triton or torch.
 
 Softmax over a set of keys can be taken apart: each part gives its normalised output and the logarithm of its
 normaliser, and the two numbers of all parts give back the output over the whole set (FlashAttention-2, arXiv
 2307.08691, section 3.1; FlashInfer calls it the merge of attention states). Queries may then read a shared prefix once,
 or keep what far keys gave them and compute only what near keys give (FlashBlock, arXiv 2602.05305).
+
+``NBKV_KERNELS`` chooses: ``auto`` (Triton on CUDA, torch elsewhere), ``triton``, ``torch``.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from functools import reduce
 
+import nbkv_kernels as kernels
 import torch
+from nbkv_kernels import turned
+
+from nbkv.errors import BadOption
+
+__all__ = [
+    "State",
+    "kv_deviation",
+    "merge_states",
+    "partial_attention",
+    "rotate_gather",
+    "row_attention",
+    "turned",
+]
 
 State = tuple[torch.Tensor, torch.Tensor]
-
-_FLASH_HEAD = 256  # the widest head of the fused kernels on CUDA
-_FLASH_STEP = 8  # and what its width must be a multiple of
 
 
 def partial_attention(
@@ -38,12 +51,11 @@ def partial_attention(
     the natural logarithm of the sum of exponentials, in float32 (float64 for float64). Rows without a key, and
     ``T = 0``, give 0 and -inf.
     """
-    batch, heads, rows, _ = q.shape
-    shared = k.shape[1]
-    folded = q.reshape(batch, shared, -1, q.shape[-1])  # the heads of a group become rows: no key is read twice
-    out, lse = _attend(folded, k, v, scale=scale, mask=_fold(mask, q, k), softcap=softcap)
-    out, lse = out.reshape(batch, heads, rows, -1), lse.reshape(batch, heads, rows)
-    return (out, lse) if sinks is None else _with_sinks(out, lse, sinks)
+    out, lse = kernels.dense_attention(q, k, v, scale=scale, mask=mask, softcap=softcap)
+    if sinks is None:
+        return out, lse
+    total = torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
+    return out * torch.exp(lse - total)[..., None].to(out.dtype), total
 
 
 def merge_states(parts: Iterable[State]) -> State:
@@ -51,89 +63,64 @@ def merge_states(parts: Iterable[State]) -> State:
 
     Exact up to rounding, whatever the parts weigh; parts without keys (lse -inf) change nothing.
     """
-    states = [(out.to(torch.promote_types(out.dtype, torch.float32)), lse) for out, lse in parts]
-    return reduce(_merge, states)
+    outs, lses = (torch.stack(side) for side in zip(*parts, strict=True))
+    outs = outs.to(torch.promote_types(outs.dtype, torch.float32))
+    return kernels.merge_states(outs, lses, fused=fused(outs))
 
 
-def _merge(one: State, other: State) -> State:
-    # Two parts without keys: the difference is no number, and any weight gives 0.
-    ahead = torch.nan_to_num(one[1] - other[1], nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-    out = torch.lerp(other[0], one[0], torch.sigmoid(ahead)[..., None].to(one[0].dtype))
-    return out, torch.logaddexp(one[1], other[1])
-
-
-def _attend(
+def row_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
+    upper: torch.Tensor,
+    lower: torch.Tensor,
     *,
     scale: float,
-    mask: torch.Tensor | None,
-    softcap: float | None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> State:
-    if k.shape[-2] == 0:
-        empty = q.new_full(q.shape[:-1], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
-        return q.new_zeros(*q.shape[:-1], v.shape[-1]), empty
-    if softcap is None and k.shape[-1] == v.shape[-1]:
-        if q.device.type == "cpu":
-            return _fused(q, k, v, scale=scale, mask=mask)
-        if q.device.type == "cuda" and mask is None and q.shape[-1] % _FLASH_STEP == 0 and q.shape[-1] <= _FLASH_HEAD:
-            return _fused_on_cuda(q, k, v, scale=scale)
-    return _plain(q, k, v, scale=scale, mask=mask, softcap=softcap)
+    """Return the output ``[B, Hq, R, Dv]`` and lse ``[B, Hq, R]`` of rows that see keys ``[lower, upper)`` each.
+
+    ``q`` is ``[B, Hq, R, D]``, ``k`` ``[B, Hk, T, D]``, ``v`` ``[B, Hk, T, Dv]``, the edges ``[R]``. No mask is made.
+    """
+    use = fused(q)
+    return kernels.row_attention(q, k, v, upper, lower, scale=scale, softcap=softcap, sinks=sinks, fused=use)
 
 
-def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, mask: torch.Tensor | None) -> State:
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001  (the public one keeps lse)
-    bias = None if mask is None else _additive(mask, q.dtype)
-    out, lse = kernel(q, k, v, attn_mask=bias, scale=scale)
-    if bias is not None:  # the kernel says 0, not -inf, for rows that see nothing
-        lse = lse.masked_fill(torch.isneginf(bias).all(-1), -torch.inf)
-    return out, lse
-
-
-def _fused_on_cuda(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float) -> State:
-    aten = torch.ops.aten
-    if q.dtype in {torch.float16, torch.bfloat16}:
-        out, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)  # noqa: SLF001
-    else:
-        out, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, scale=scale)  # noqa: SLF001, FBT003
-    return out, lse[..., : q.shape[-2]]  # padded by some kernels
-
-
-def _plain(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+def rotate_gather(
+    source: tuple[torch.Tensor, torch.Tensor],
+    target: tuple[torch.Tensor, torch.Tensor],
+    turn: tuple[torch.Tensor, torch.Tensor],
     *,
-    scale: float,
-    mask: torch.Tensor | None,
-    softcap: float | None,
-) -> State:
-    wide = torch.promote_types(q.dtype, torch.float32)
-    scores = (q.to(wide) @ k.to(wide).transpose(-1, -2)) * scale
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if mask is not None:
-        scores = scores + _additive(mask, wide)
-    lse = scores.logsumexp(-1)
-    weights = torch.exp(scores - lse.masked_fill(torch.isneginf(lse), 0.0)[..., None])
-    return (weights @ v.to(wide)).to(q.dtype), lse
+    start: int,
+    neighbours: bool,
+) -> None:
+    """Write keys and values ``source`` ``[H, T, D]`` over ``target``, the keys turned by cosine and sine ``turn``.
+
+    ``turn`` is float32 ``[T, width / 2]``; the rotary dimensions are ``[start, start + width)``, in pairs of
+    halves or of neighbours.
+    """
+    use = fused(source[0])
+    kernels.rotate_gather(source, target, turn, start=start, neighbours=neighbours, fused=use)
 
 
-def _with_sinks(out: torch.Tensor, lse: torch.Tensor, sinks: torch.Tensor) -> State:
-    total = torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
-    return out * torch.exp(lse - total)[..., None].to(out.dtype), total
+def kv_deviation(
+    cached: tuple[torch.Tensor, ...], fresh: tuple[torch.Tensor, ...], rows: torch.Tensor, *, power: int = 2
+) -> torch.Tensor:
+    """Return float32 ``[R]``: ``|fresh - cached|`` to the ``power``, summed over sides, heads and dimensions.
+
+    ``fresh`` are ``[H, R, D]``, and stand against ``rows`` ``[R]`` of ``cached`` ``[H, T, D]``.
+    """
+    return kernels.kv_deviation(cached, fresh, rows, power=power, fused=fused(rows))
 
 
-def _fold(mask: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor | None:
-    """Return ``mask`` as ``[B, Hk, Hq / Hk * n, T]``, for queries whose groups are rows."""
-    if mask is None:
-        return None
-    (batch, heads, rows, _), shared, keys = q.shape, k.shape[1], k.shape[2]
-    return mask.expand(batch, heads, rows, keys).reshape(batch, shared, heads // shared * rows, keys)
-
-
-def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    if mask.dtype != torch.bool:
-        return mask.to(dtype)
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+def fused(tensor: torch.Tensor) -> bool:
+    """Return whether work on ``tensor`` is Triton's; raises ``BadOption`` where it was asked for and cannot be."""
+    wanted = os.environ.get("NBKV_KERNELS", "auto")
+    if wanted not in {"auto", "triton", "torch"}:
+        message = f"NBKV_KERNELS={wanted!r} is not accepted: auto, triton or torch"
+        raise BadOption(message)
+    if wanted == "triton" and not kernels.runs_on(tensor):
+        message = "NBKV_KERNELS=triton needs Triton and a CUDA device, or TRITON_INTERPRET=1 (accepted: auto, torch)"
+        raise BadOption(message)
+    return wanted == "triton" or (wanted == "auto" and tensor.is_cuda and kernels.runs_on(tensor))

@@ -72,10 +72,10 @@ def _gather(make: _Maker) -> Case:
     turn = angle.cos(), angle.sin()
 
     def ours(fused: bool) -> Tensors:  # noqa: FBT001
-        rotate_gather(source, (target[0], target[1]), rows, turn, fused=fused)
+        rotate_gather(source, (target[0], target[1]), turn, rows, fused=fused)
         return target
 
-    run = {"turn, then copy": lambda: rotate_gather(source, (target[0], target[1]), rows, turn)}
+    run = {"turn, then copy": lambda: rotate_gather(source, (target[0], target[1]), turn, rows)}
     work = 2 * make.bytes(*source) + make.bytes(*turn)
     return Case("rotate_gather", f"{heads} heads x {n} x {width}", ours, run, "copy_gbs", work, 0.85, {})
 

@@ -5,15 +5,17 @@ The reference is the CPU path; ``fused=True`` launches Triton on a CUDA device, 
 """
 
 from nbkv_kernels._triton import runs_on
+from nbkv_kernels.dense import dense_attention
 from nbkv_kernels.kv_deviation import kv_deviation
 from nbkv_kernels.merge_states import merge_states
 from nbkv_kernels.project_kv import Projection, project_kv
-from nbkv_kernels.rotate_gather import rotate_gather
+from nbkv_kernels.rotate_gather import rotate_gather, turned
 from nbkv_kernels.row_attention import row_attention
 from nbkv_kernels.shared_prefix_attention import shared_prefix_attention
 
 __all__ = [
     "Projection",
+    "dense_attention",
     "kv_deviation",
     "merge_states",
     "project_kv",
@@ -21,4 +23,5 @@ __all__ = [
     "row_attention",
     "runs_on",
     "shared_prefix_attention",
+    "turned",
 ]

@@ -16,7 +16,7 @@ _ROWS = 16
 
 
 def merge_states(outs: torch.Tensor, lses: torch.Tensor, *, fused: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Merge ``outs`` ``[P, ..., D]`` with ``lses`` float32 ``[P, ...]`` to ``[..., D]`` and float32 ``[...]``.
+    """Merge ``outs`` ``[P, ..., D]`` with ``lses`` ``[P, ...]`` (float32 or wider) to ``[..., D]`` and ``[...]``.
 
     Rows without any key give zeros and ``-inf``. ``fused`` launches the Triton kernel. Raises ``ValueError`` if the
     shapes do not belong together.
@@ -26,7 +26,7 @@ def merge_states(outs: torch.Tensor, lses: torch.Tensor, *, fused: bool = False)
             f"outs {tuple(outs.shape)} and lses {tuple(lses.shape)} do not belong together: [P, ..., D] and [P, ...]"
         )
         raise ValueError(message)
-    lses = lses.to(torch.float32)
+    lses = lses.to(torch.promote_types(lses.dtype, torch.float32))
     return _launch(outs, lses) if fused and lses.numel() else _reference(outs, lses)
 
 
@@ -37,8 +37,9 @@ def _reference(outs: torch.Tensor, lses: torch.Tensor) -> tuple[torch.Tensor, to
     total = weights.sum(0)
     shares = weights / torch.where(total == 0, torch.ones_like(total), total)
     # an empty part may hold anything, also NaN: its output must not be touched by the product
-    seen = torch.where((shares > 0)[..., None], outs.to(torch.float32), torch.zeros((), device=outs.device))
-    out = (seen * shares[..., None]).sum(0)
+    wide = torch.promote_types(outs.dtype, torch.float32)
+    seen = outs.to(wide).masked_fill(shares[..., None] == 0, 0.0)
+    out = (seen * shares[..., None].to(wide)).sum(0)
     return out.to(outs.dtype), safe + total.log()
 
 

@@ -16,42 +16,48 @@ _ROWS = 16
 def rotate_gather(
     source: tuple[torch.Tensor, torch.Tensor],
     target: tuple[torch.Tensor, torch.Tensor],
-    rows: torch.Tensor,
     turn: tuple[torch.Tensor, torch.Tensor] | None,
+    rows: torch.Tensor | None = None,
     *,
     start: int = 0,
     neighbours: bool = False,
     fused: bool = False,
 ) -> None:
-    """Write keys and values ``source`` ``[H, n, D]`` to ``rows`` ``[n]`` of ``target`` ``[H, T, D]``.
+    """Write K and V ``source`` ``[H, n, D]`` to ``rows`` ``[n]`` of ``target`` ``[H, T, D]``, None: the first n.
 
     ``turn`` is cosine and sine, float32 ``[n, width / 2]`` (None: keys are only copied); the rotary dimensions are
     ``[start, start + width)``, paired ``i`` with ``i + width / 2``, or with ``i + 1`` for ``neighbours``. Each row of
     the target may be named once. ``fused`` launches the Triton kernel. Raises ``ValueError`` if shapes do not fit.
     """
+    n = source[0].shape[1]
     for name, one, other in zip(("keys", "values"), source, target, strict=True):
-        if one.shape[0] != other.shape[0] or one.shape[1] != len(rows) or one.shape[2] != other.shape[2]:
-            fit = "[H, n, D] into [H, T, D]"
-            message = f"{name} {tuple(one.shape)} do not fit rows [{len(rows)}] of {tuple(other.shape)}: {fit}"
+        if one.shape[::2] != other.shape[::2] or one.shape[1] != n or n > other.shape[1]:
+            message = f"{name} {tuple(one.shape)} do not fit {tuple(other.shape)}: [H, n, D] into [H, T, D]"
             raise ValueError(message)
-    if turn is not None and (start + 2 * turn[0].shape[-1] > source[0].shape[-1] or len(turn[0]) != len(rows)):
+    if rows is not None and len(rows) != n:
+        message = f"rows [{len(rows)}] do not fit keys {tuple(source[0].shape)}: one for each"
+        raise ValueError(message)
+    if turn is not None and (start + 2 * turn[0].shape[-1] > source[0].shape[-1] or len(turn[0]) != n):
         message = f"angles {tuple(turn[0].shape)} from dimension {start} on do not fit keys {tuple(source[0].shape)}"
         raise ValueError(message)
-    if len(rows):
-        (_launch if fused else _reference)(source, target, rows, turn, start, neighbours)
+    if n:
+        (_launch if fused else _reference)(source, target, turn, rows, start, neighbours)
 
 
 def _reference(
     source: tuple[torch.Tensor, torch.Tensor],
     target: tuple[torch.Tensor, torch.Tensor],
-    rows: torch.Tensor,
     turn: tuple[torch.Tensor, torch.Tensor] | None,
+    rows: torch.Tensor | None,
     start: int,
     neighbours: bool,
 ) -> None:
     keys = source[0] if turn is None else turned(source[0], *turn, start=start, neighbours=neighbours)
-    target[0].index_copy_(1, rows, keys)
-    target[1].index_copy_(1, rows, source[1])
+    for made, into in zip((keys, source[1]), target, strict=True):
+        if rows is None:
+            into[:, : made.shape[1]] = made
+        else:
+            into.index_copy_(1, rows, made)
 
 
 def turned(
@@ -76,21 +82,22 @@ def turned(
 def _launch(
     source: tuple[torch.Tensor, torch.Tensor],
     target: tuple[torch.Tensor, torch.Tensor],
-    rows: torch.Tensor,
     turn: tuple[torch.Tensor, torch.Tensor] | None,
+    rows: torch.Tensor | None,
     start: int,
     neighbours: bool,
 ) -> None:
-    (keys, values), (into_keys, into_values), rows = source, target, rows.contiguous()
+    (keys, values), (into_keys, into_values) = source, target
+    places = torch.arange(keys.shape[1], device=keys.device) if rows is None else rows.contiguous()
     cos, sin = (torch.empty(0, device=keys.device),) * 2 if turn is None else (part.contiguous() for part in turn)
     half = cos.shape[-1] if turn is not None else 0
-    n, tiles = len(rows), triton.cdiv(len(rows), _ROWS)
+    n, tiles = len(places), triton.cdiv(len(places), _ROWS)
     for heads, side in ((keys.shape[0], 0), (values.shape[0], 1)):
         one, other = (keys, into_keys) if side == 0 else (values, into_values)
         if not heads:
             continue
         _kernel[(tiles, heads)](
-            *(one, other, rows, cos, sin, n),
+            *(one, other, places, cos, sin, n),
             *(one.stride(0), one.stride(1), one.stride(2), other.stride(0), other.stride(1), other.stride(2)),
             *(one.shape[2], start, half if side == 0 else 0),
             *(neighbours, _ROWS, power_of_two(one.shape[2])),

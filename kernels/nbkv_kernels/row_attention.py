@@ -13,9 +13,11 @@ from __future__ import annotations
 import torch
 
 from nbkv_kernels._triton import INTERPRETED, jit, power_of_two, tl, triton, tuned
+from nbkv_kernels.dense import dense_attention
 from nbkv_kernels.merge_states import merge_states
 
-_SCORES = 1 << 24  # float32 scores or mask entries held at a time by the reference: 64 MiB
+_MASK = 1 << 24  # mask entries that the reference holds at a time: 64 MiB in float32
+_ROWS = 512  # and rows: a stretch reads no key behind its last row, so short ones leave more out
 _PROGRAMS = 264  # programs that keep a large GPU busy: two for each of 132 multiprocessors
 _FEW = 16  # rows: one tile holds them all, and keys are what counts
 _SPLIT = 512  # keys that are worth a program of their own
@@ -73,65 +75,28 @@ def _reference(
     scale: float,
     softcap: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run stretches of rows, as many at a time as keep masks and scores small, over the keys that any of them sees."""
-    batch, heads, n, _ = q.shape
-    if not n or not k.shape[2]:
-        return v.new_zeros(batch, heads, n, v.shape[-1]), torch.full((batch, heads, n), float("-inf"), device=q.device)
-    plain = softcap is not None or q.dtype == torch.float64 or q.shape[-1] != v.shape[-1] or q.device.type != "cpu"
-    step = max(1, _SCORES // (k.shape[2] * (batch * heads if plain else batch)))
+    """Run stretches of rows, so that masks stay small, each over the keys that any of its rows sees."""
+    step = max(1, min(_ROWS, _MASK // max(1, len(q) * k.shape[2])))
     outs, lses = [], []
-    for start in range(0, n, step):
+    for start in range(0, max(1, q.shape[2]), step):
         rows = slice(start, start + step)
-        ends = low[:, rows], high[:, rows]
-        first, last = int(ends[0].min()), max(int(ends[1].max()), int(ends[0].min()) + 1)
+        first, last = _extent(low[:, rows], high[:, rows])
         keys = torch.arange(first, last, device=q.device)
-        mask = (keys >= ends[0][..., None]) & (keys < ends[1][..., None])
+        mask = (keys >= low[:, rows, None]) & (keys < high[:, rows, None])
+        seen = None if bool(mask.all()) else mask[:, None]
         parts = q[:, :, rows], k[:, :, first:last], v[:, :, first:last]
-        out, lse = _plain(*parts, mask, scale, softcap) if plain else _fused_cpu(*parts, mask, scale)
+        out, lse = dense_attention(*parts, scale=scale, mask=seen, softcap=softcap)
         outs.append(out)
-        lses.append(lse)
+        lses.append(lse.to(torch.float32))
     return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
 
 
-def _fused_cpu(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Use torch's own flash attention: the query heads of a K/V head become the heads of one row of the batch."""
-    batch, heads, n, width = q.shape
-    kv_heads, groups = k.shape[1], heads // k.shape[1]
-    folded = q.reshape(batch * kv_heads, groups, n, width)
-    keys, values = (side.reshape(batch * kv_heads, 1, -1, width).expand(-1, groups, -1, -1) for side in (k, v))
-    seen = mask.any(dim=-1)
-    given = None
-    if not bool(mask.all()):
-        # a row without any key would give NaN: it is shown the first one, and what comes of it is dropped
-        shown = mask | (~seen[..., None] & (torch.arange(mask.shape[-1], device=mask.device) == 0))
-        each = torch.zeros(shown.shape, dtype=q.dtype).masked_fill_(~shown, float("-inf"))[:, None]
-        given = each if batch == 1 else each.repeat_interleave(kv_heads, dim=0)
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001  (the only one with the LSE)
-        folded, keys, values, 0.0, is_causal=False, attn_mask=given, scale=scale
-    )
-    out, lse = out.reshape(batch, heads, n, width), lse.reshape(batch, heads, n).to(torch.float32)
-    nothing = ~seen[:, None]
-    return out.masked_fill(nothing[..., None], 0), lse.masked_fill(nothing, float("-inf"))
-
-
-def _plain(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute scores, softmax and product one after another; in float64 if that is q's dtype, else in float32."""
-    batch, heads, n, width = q.shape
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    kv_heads = k.shape[1]
-    grouped = q.to(wide).reshape(batch, kv_heads, -1, width)
-    scores = (grouped @ k.to(wide).transpose(-1, -2)).reshape(batch, heads, n, -1) * scale
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.masked_fill(~mask[:, None], float("-inf"))
-    lse = scores.logsumexp(dim=-1)
-    weights = (scores - lse.masked_fill(lse.isneginf(), 0)[..., None]).exp()
-    out = weights.reshape(batch, kv_heads, -1, weights.shape[-1]) @ v.to(wide)
-    return out.reshape(batch, heads, n, -1).to(q.dtype), lse.to(torch.float32)
+def _extent(low: torch.Tensor, high: torch.Tensor) -> tuple[int, int]:
+    """Return the first key that a row sees, and the end of what any of them sees."""
+    if not low.numel():
+        return 0, 0
+    first = int(low.min())
+    return first, max(int(high.max()), first)
 
 
 def splits(programs: int, keys: int) -> int:

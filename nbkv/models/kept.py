@@ -39,12 +39,13 @@ class Tally:
 class KeptLayer(DynamicLayer):
     """Slots of one layer: K and V ``[1, H, T, D]``, their ``positions`` ``[H, T]`` and whatever else is noted of them.
 
-    ``seen`` is how many tokens have come by, kept or not: the next one's position. ``limit`` bounds the buffers.
+    ``index`` is the layer's; ``seen`` is how many tokens have come by, kept or not: the next one's position. ``limit``
+    bounds the buffers.
     """
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, index: int = 0) -> None:
         """Start empty."""
-        self.tally = tally
+        self.tally, self.index = tally, index
         self.length = self.seen = 0
         self.limit = UNBOUNDED
         self._sides: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -139,7 +140,7 @@ class KeptLayer(DynamicLayer):
 
     def copy(self, tally: Tally) -> KeptLayer:
         """Return a layer of its own memory that holds the same."""
-        twin = KeptLayer(tally)
+        twin = KeptLayer(tally, self.index)
         twin.length, twin.seen, twin.limit = self.length, self.seen, self.limit
         if self._sides is not None:
             twin.is_initialized, twin.dtype, twin.device = True, self.dtype, self.device
@@ -185,7 +186,7 @@ class KeptCache(Cache):
     def __init__(self, n_layers: int) -> None:
         """Start empty."""
         self._tally = Tally()
-        super().__init__(layers=[KeptLayer(self._tally) for _ in range(n_layers)])
+        super().__init__(layers=[KeptLayer(self._tally, index) for index in range(n_layers)])
 
     @property
     def seen(self) -> int:

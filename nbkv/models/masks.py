@@ -6,23 +6,21 @@ import torch
 
 from nbkv.models.capabilities import Capabilities
 
-_CHUNKED = "chunked_attention"
-
 
 def by_position(
     rows: torch.Tensor, n_keys: int, capabilities: Capabilities, dtype: torch.dtype | None
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """Return the mask ``[1, 1, rows, n_keys]`` for ``rows`` at true positions; a dict where layer types differ.
 
-    Windows and chunks of local attention are measured in true positions too. ``dtype`` None gives booleans; a float
-    dtype gives the additive form that eager attention needs.
+    Windows and chunks of local attention are measured in true positions too; a diffusion block sees all of
+    itself. ``dtype`` None gives booleans; a float dtype gives the additive form that eager attention needs.
     """
-    windows = dict(zip(capabilities.layer_types, capabilities.windows, strict=True))
     masks = {}
-    for kind, window in windows.items():
-        chunk = capabilities.attention_chunk if kind == _CHUNKED else None
-        keys = torch.arange(n_keys, device=rows.device)
-        masks[kind] = _form(allowed(rows, keys, window, chunk)[None, None], dtype)
+    for layer, kind in enumerate(capabilities.layer_types):
+        if kind not in masks:
+            keys = torch.arange(n_keys, device=rows.device)
+            mask = allowed(rows, keys, *capabilities.reach(layer), capabilities.block)
+            masks[kind] = _form(mask[None, None], dtype)
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
@@ -34,8 +32,7 @@ def by_slot(
     ``rows`` ``[n]`` are true positions, the last ones of all. ``H`` is 1 where heads see the same, else all query
     heads. None where a single row sees every slot. ``dtype`` as in ``by_position``.
     """
-    window = capabilities.windows[layer]
-    chunk = capabilities.attention_chunk if capabilities.layer_types[layer] == _CHUNKED else None
+    window, chunk = capabilities.reach(layer)
     if window is None and chunk is None:
         # whatever a head holds of earlier rows it may see: only the new rows differ, and they are in all heads alike
         return None if len(rows) == 1 else _form(allowed(rows, slots[:1], None, None)[None], dtype)
@@ -47,16 +44,29 @@ def by_slot(
     return _form(mask[None], dtype)
 
 
-def allowed(rows: torch.Tensor, keys: torch.Tensor, window: int | None, chunk: int | None) -> torch.Tensor:
-    """Return bool ``[..., n, T]``: which of the positions ``keys`` ``[..., T]`` each of ``rows`` ``[n]`` may see."""
+def allowed(
+    rows: torch.Tensor, keys: torch.Tensor, window: int | None, chunk: int | None, block: int | None = None
+) -> torch.Tensor:
+    """Return bool ``[..., n, T]``: which of the positions ``keys`` ``[..., T]`` each of ``rows`` ``[n]`` may see.
+
+    With ``block`` these are all in earlier diffusion blocks and in its own.
+    """
+    lower, upper = edges(rows, window, chunk, block)
     keys = keys[..., None, :]
-    distance = rows[:, None] - keys
-    mask = distance >= 0
+    return (keys >= lower[:, None]) & (keys < upper[:, None])
+
+
+def edges(
+    rows: torch.Tensor, window: int | None, chunk: int | None, block: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``[rows]`` twice: the first key position that the row at each true position sees, and the end of them."""
+    lower, upper = torch.zeros_like(rows), rows + 1 if block is None else (rows // block + 1) * block
     if window is not None:
-        mask &= distance < window
+        lower = (rows - window + 1).clamp(min=0)
     if chunk is not None:
-        mask &= rows[:, None] // chunk == keys // chunk
-    return mask
+        own = rows // chunk * chunk
+        lower, upper = torch.maximum(lower, own), torch.minimum(upper, own + chunk)
+    return lower, upper
 
 
 def _form(mask: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

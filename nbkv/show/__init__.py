@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nbkv.show.bundle import MIME, comparison_bundle, result_bundle
 from nbkv.show.chunk import chunk_html, chunk_text
 from nbkv.show.comparison import comparison_html, comparison_text
 from nbkv.show.figures import Plot, comparison_figure, comparison_plot, history_figure, history_plot
@@ -13,9 +14,11 @@ from nbkv.show.result import result_html, result_summary, result_text
 from nbkv.show.stats import stats_html, stats_text
 
 __all__ = [
+    "MIME",
     "Plot",
     "chunk_html",
     "chunk_text",
+    "comparison_bundle",
     "comparison_figure",
     "comparison_html",
     "comparison_plot",
@@ -28,6 +31,7 @@ __all__ = [
     "plan_text",
     "report_html",
     "report_text",
+    "result_bundle",
     "result_html",
     "result_summary",
     "result_text",

@@ -10,15 +10,17 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from nbkv.families.evict import Evict
 from nbkv.models.attention import Attended
-from nbkv.models.kept import KeptCache, run
-from nbkv.strategy import parse
+from nbkv.models.kept import KeptCache, KeptLayer, run
+from nbkv.strategy import Strategy, parse
 from nbkv.tasks.compared import interval, not_above
 from nbkv.tasks.evaluate import is_correct
 from nbkv.tasks.following import trace
@@ -33,6 +35,7 @@ KEEPS = (0.5, 0.75, 0.9)
 SEEDS = (101, 102, 103)
 COUNT = 171  # questions of each seed: 513 in all
 SAMPLE = 7  # the seed of the questions that calibrate
+_LITTLE = 0.25  # the share at which the oracle is asked too
 _STRONG = 0.1  # attention weight of a use that an answer may hang on
 
 
@@ -48,18 +51,21 @@ def answered(session: Any, item: Item) -> tuple[list[str], tuple[int, ...], bool
     return prompt, result.token_ids, is_correct(result.text, item.answers)
 
 
-def measure(session: Any, items: Sequence[Item], specs: Sequence[str]) -> list[dict[str, Any]]:  # noqa: ANN401
+def measure(session: Any, items: Sequence[Item], specs: Sequence[str | Foresight]) -> list[dict[str, Any]]:  # noqa: ANN401
     """Return one dict a strategy, full first; ``right`` is the list of 0 and 1 in the order of ``items``.
 
     A strategy is right where full is and every token it would pick is full's. ``kl`` and ``match`` are means over the
     answer's tokens, given full's tokens before them; ``until`` is the share of the answer before the first other token.
     """
-    cells: dict[str, dict[str, list[float]]] = {name: {} for name in ("full", *specs)}
+    wanted = {str(spec): spec for spec in ("full", *specs)}
+    cells: dict[str, dict[str, list[float]]] = {name: {} for name in wanted}
     for item in items:
         prompt, tokens, right = answered(session, item)
         full = trace(session, prompt, tokens, "full")
         for name, cell in cells.items():
-            one = full if name == "full" else trace(session, prompt, tokens, name)
+            spec = wanted[name]
+            chosen = spec if isinstance(spec, str) else spec.of(session, prompt, tokens)
+            one = full if name == "full" else trace(session, prompt, tokens, chosen)
             same = np.array(one.picks()) == np.array(full.picks())
             other = len(same) if same.all() else int(same.argmin())
             figures = {
@@ -132,7 +138,8 @@ def foreseen(session: Any, items: Sequence[Item], strong: float = _STRONG) -> di
     for item in items:
         prompt, tokens, _ = answered(session, item)
         n = len(session._prompt(prompt).ids)  # noqa: SLF001
-        for uses in _uses(session, prompt, tokens, strong):
+        for weights in _looks(session, prompt, tokens):
+            uses = weights > strong
             far = uses & (torch.arange(uses.shape[1])[:, None] > torch.arange(uses.shape[2]) + _NEAR)
             mine = far[:, n:, :n].any(dim=1)
             slots += mine.numel()
@@ -155,26 +162,64 @@ def _spells(uses: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _uses(session: Any, prompt: Any, tokens: Sequence[int], strong: float) -> list[torch.Tensor]:  # noqa: ANN401
-    """Return bool ``[H_k, n, n]`` for each layer: which rows of prompt and answer use which slots."""
+def _looks(session: Any, prompt: Any, tokens: Sequence[int]) -> list[torch.Tensor]:  # noqa: ANN401
+    """Return for each layer how much the rows of prompt and answer attend to each slot, ``[H_k, n, n]``.
+
+    Of query heads that share a K/V head the highest.
+    """
     adapter, ids = session.adapter, (*session._prompt(prompt).ids, *tokens)  # noqa: SLF001
     cache = KeptCache(adapter.n_layers)
     found: dict[int, torch.Tensor] = {}
 
     def see(seen: Attended) -> None:
         heads = len(cache.layers[seen.layer].positions)
-        some = seen.weights.unflatten(0, (heads, -1)).amax(dim=1) > strong
+        some = seen.weights.unflatten(0, (heads, -1)).amax(dim=1)
         found[seen.layer] = torch.cat([found[seen.layer], some], dim=1) if seen.layer in found else some
 
     run(adapter, adapter.tensor(ids), cache, see=see, look=len(ids))
     return [found[layer].cpu() for layer in sorted(found)]
 
 
-def specs(found: dict[str, float], keeps: Sequence[float] = KEEPS) -> list[str]:
-    """Return the rows of the table: LazyEviction as calibrated, and the baselines, at each of ``keeps``."""
+@dataclass(kw_only=True, repr=False)
+class _Knowing(Evict):
+    """Keep what the rest of the answer will attend to most: ``future`` holds, by layer, ``[H_k, answer, n]``."""
+
+    future: list[torch.Tensor] = field(default_factory=list)
+    prompt: int = 0
+
+    def worth(self, layer: KeptLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
+        """Return the most that any row to come attends to each slot."""
+        future = self.future[layer.index]
+        ahead = future[:, min(at - self.prompt, future.shape[1] - 1)]
+        return ahead.gather(1, layer.positions.long())
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """The oracle of the table: eviction that knows what the answer will attend to, which no strategy can."""
+
+    keep: float
+
+    def __str__(self) -> str:
+        """Return its name in the table."""
+        return f"oracle(keep={self.keep})"
+
+    def of(self, session: Any, prompt: Any, tokens: Sequence[int]) -> Strategy:  # noqa: ANN401
+        """Return the strategy for one prompt and full's answer to it."""
+        n = len(session._prompt(prompt).ids)  # noqa: SLF001
+        # from each row of the answer on, the most of all rows behind it
+        rows = [looks[:, n:].flip(1).cummax(dim=1).values.flip(1) for looks in _looks(session, prompt, tokens)]
+        return _Knowing(keep=self.keep, future=rows, prompt=n)
+
+
+def specs(found: dict[str, float], keeps: Sequence[float] = KEEPS) -> list[str | Foresight]:
+    """Return the rows of the table: LazyEviction as calibrated, the baselines and the oracle, at each of ``keeps``."""
     lazy = f"alpha={found['alpha']}, window={int(found['window'])}"
-    rows = [[f"lazyeviction(keep={keep}, {lazy})", *(f"{name}(keep={keep})" for name in BASELINES)] for keep in keeps]
-    return [spec for row in rows for spec in row]
+    rows: list[str | Foresight] = [Foresight(_LITTLE)]
+    for keep in keeps:
+        published = (f"{name}(keep={keep})" for name in BASELINES)
+        rows += [f"lazyeviction(keep={keep}, {lazy})", *published, Foresight(keep)]
+    return rows
 
 
 def main(n: int = COUNT, model: str = "tiny", folder: str = "docs") -> None:
@@ -216,7 +261,7 @@ def markdown(data: dict[str, Any]) -> str:
         "right and every greedy token is full's; 95 % interval of the bootstrap. *until*: share of the answer before",
         "the first other token. *match* and KL (nats): means over the answer's tokens, given full's tokens before",
         "them. *step*: median time of an answer token over full's. *p*: how often a resample of the questions (paired",
-        "bootstrap) has LazyEviction no better at the same `keep`.",
+        "bootstrap) has LazyEviction no better at the same `keep`. The *oracle* knows what the answer will attend to.",
         "",
         "| strategy | right | 95 % | until | match | KL | held | peak | step | p |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -229,13 +274,15 @@ def markdown(data: dict[str, Any]) -> str:
             f"| {row['until']:.2f} | {row['match']:.3f} | {row['kl']:.2g} | {row['held']:.2f} | {row['peak']:.2f} "
             f"| {row['step']:.2f} | {p} |"
         )
+    oracle = next((row for row in data["rows"] if row["strategy"] == str(Foresight(_LITTLE))), full)
     best = max(_right(row).mean() for row in lazy.values()) if lazy else 0.0
     lines += [
         "",
         "## What this says of LazyEviction here",
         "",
-        f"Full is right on {_right(full).mean():.3f}, LazyEviction at best on {best:.3f}. `alpha` is the default; the",
-        f"window is the 80th percentile of MRI on a sample of other questions: {int(found['window'])} tokens.",
+        f"Full is right on {_right(full).mean():.3f}, LazyEviction at best on {best:.3f}. It is not for want of room:",
+        f"the oracle is right on {_right(oracle).mean():.3f} at `keep={_LITTLE}`. `alpha` is the default, the window",
+        f"the 80th percentile of MRI on a sample of other questions: {int(found['window'])} tokens.",
         f"{found['share']:.0%} of the slots come back into use at all by that `alpha`.",
         "",
         f"An answer attends strongly (weight above {_STRONG}) to {why['used']:.1%} of the prompt's slots, counted by",

@@ -128,7 +128,7 @@ def test_the_reference_holds_no_large_mask(draw, monkeypatch):
     q, k, v = draw(1, 2, 31, 64), draw(1, 2, 64, 64), draw(1, 2, 64, 64)
     upper = torch.arange(31, device=q.device) + 20
     whole = row_attention(q, k, v, upper)
-    monkeypatch.setattr(module, "_SCORES", 64 * 7)
+    monkeypatch.setattr(module, "_MASK", 64 * 7)
     parts = row_attention(q, k, v, upper)
     assert (whole[0] - parts[0]).abs().max() < 1e-6
 

@@ -40,7 +40,7 @@ def test_keys_are_turned_into_place(fused, draw, scattered, length, neighbours, 
     target = poisoned(2, 200, width, device=keys.device), poisoned(3, 200, 80, device=keys.device)
     rows, angle = scattered(length, 200), draw(length, half).double() * 3
     turn = angle.cos().float(), angle.sin().float()
-    rotate_gather((keys, values), target, rows, turn, start=start, neighbours=neighbours, fused=fused)
+    rotate_gather((keys, values), target, turn, rows, start=start, neighbours=neighbours, fused=fused)
     expected = rotation(keys, angle, start, neighbours)
     assert (only(target[0], rows).double() - expected).abs().max() < 1e-6
     assert torch.equal(only(target[1], rows), values)
@@ -49,15 +49,26 @@ def test_keys_are_turned_into_place(fused, draw, scattered, length, neighbours, 
 def test_without_angles_keys_are_copied(fused, draw, scattered):
     keys, values, rows = draw(2, 9, 64), draw(2, 9, 64), scattered(9, 30)
     target = poisoned(2, 30, 64, device=keys.device), poisoned(2, 30, 64, device=keys.device)
-    rotate_gather((keys, values), target, rows, None, fused=fused)
+    rotate_gather((keys, values), target, None, rows, fused=fused)
     assert torch.equal(only(target[0], rows), keys)
     assert torch.equal(only(target[1], rows), values)
+
+
+def test_without_rows_the_first_ones_are_meant(fused, draw):
+    keys, values, angle = draw(2, 9, 64), draw(2, 9, 64), draw(9, 32).double()
+    buffers = poisoned(2, 30, 64, device=keys.device), poisoned(2, 30, 64, device=keys.device)
+    target = buffers[0][:, 10:19], buffers[1][:, 10:19]
+    rotate_gather((keys, values), target, (angle.cos().float(), angle.sin().float()), fused=fused)
+    rows = torch.arange(10, 19, device=keys.device)
+    expected = rotation(keys, angle, 0, neighbours=False)
+    assert (only(buffers[0], rows).double() - expected).abs().max() < 1e-6
+    assert torch.equal(only(buffers[1], rows), values)
 
 
 def test_bfloat16_keys_are_turned_in_float32(fused, draw, scattered):
     keys, rows, angle = draw(2, 65, 64, dtype=torch.bfloat16), scattered(65, 80), draw(65, 32).double()
     target = tuple(poisoned(2, 80, 64, dtype=torch.bfloat16, device=keys.device) for _ in "kv")
-    rotate_gather((keys, keys), target, rows, (angle.cos().float(), angle.sin().float()), fused=fused)
+    rotate_gather((keys, keys), target, (angle.cos().float(), angle.sin().float()), rows, fused=fused)
     expected = rotation(keys, angle, 0, neighbours=False)
     assert (only(target[0], rows).double() - expected).abs().max() <= expected.abs().max() * 2**-8
 
@@ -65,7 +76,7 @@ def test_bfloat16_keys_are_turned_in_float32(fused, draw, scattered):
 def test_a_layer_without_heads_and_no_rows_change_nothing(fused, draw):
     target = poisoned(0, 30, 64), poisoned(2, 30, 64)
     none = torch.zeros(0, dtype=torch.long)
-    rotate_gather((draw(0, 0, 64).cpu(), draw(2, 0, 64).cpu()), target, none, None, fused=fused)
+    rotate_gather((draw(0, 0, 64).cpu(), draw(2, 0, 64).cpu()), target, None, none, fused=fused)
     assert target[1].isnan().all()
 
 
@@ -117,10 +128,10 @@ def test_projection_equals_the_layers_own_steps(fused, draw, scattered, length, 
 def test_bad_shapes_are_refused_in_one_line(draw):
     rows, pair = torch.zeros(2, dtype=torch.long), (draw(2, 2, 64), draw(2, 2, 64))
     target, weights = (draw(2, 9, 64), draw(2, 9, 64)), Projection(draw(8), 1e-6, draw(100, 8), draw(128, 8))
-    with pytest.raises(ValueError, match="do not fit rows"):
-        rotate_gather((draw(2, 3, 64), draw(2, 3, 64)), target, rows, None)
+    with pytest.raises(ValueError, match="do not fit"):
+        rotate_gather((draw(2, 3, 64), draw(2, 3, 64)), target, None, rows)
     with pytest.raises(ValueError, match="angles"):
-        rotate_gather(pair, target, rows, (draw(2, 40), draw(2, 40)))
+        rotate_gather(pair, target, (draw(2, 40), draw(2, 40)), rows)
     with pytest.raises(ValueError, match="1 or 2"):
         kv_deviation(target, pair, rows, power=3)
     with pytest.raises(ValueError, match="projections"):

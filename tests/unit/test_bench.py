@@ -120,6 +120,15 @@ def test_forms_that_give_another_answer_have_no_figures(monkeypatch):
     assert row.ours is None
 
 
+def test_a_dashboard_is_measured_in_a_kernel(monkeypatch):
+    monkeypatch.setattr("nbkv.bench.views.TOKENS", 60)
+    (row,) = bench.run(["views"], shape="mini", rounds=1)
+    assert row.ours > 0
+    assert row.baseline > 0
+    assert "CPU time" in row.notes[0]
+    assert float(row.notes[1].split()[0]) > 0
+
+
 def test_imports_are_measured_and_load_no_torch(capsys, tmp_path):
     path = tmp_path / "rows.json"
     assert cli.main(["bench", "import", "--rounds", "1", "--json", str(path)]) == 0

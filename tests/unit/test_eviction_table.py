@@ -45,14 +45,16 @@ def test_the_page_says_what_was_measured(session, items):
     found = {"alpha": 1e-3, "window": 24, "share": 0.9}
     wanted = specs(found, keeps=[0.5])
     rows = measure(session, items[:1], ["h2o(keep=1.0)", *wanted])
+    oracle = next(row for row in rows if row["strategy"] == "oracle(keep=0.5)")
     page = markdown({"regime": "a few", "calibrated": found, "foreseen": foreseen(session, items[:1]), "rows": rows})
     by_name = {row["strategy"]: row for row in rows}
 
-    assert len(wanted) == 1 + len(BASELINES)
+    assert len(wanted) == 3 + len(BASELINES)
     assert all(f"| {spec} |" in page for spec in wanted)
+    assert oracle["kl"] < min(row["kl"] for row in rows if row["strategy"] in wanted)
     assert by_name["h2o(keep=1.0)"]["right"] == by_name["full"]["right"] == [1]
     assert by_name["h2o(keep=1.0)"]["kl"] < 1e-6
-    for spec in wanted:
+    for spec in map(str, wanted):
         assert by_name[spec]["held"] <= 0.51
         assert by_name[spec]["kl"] > by_name["full"]["kl"] == 0
         assert (by_name[spec]["until"] == 1) == (by_name[spec]["match"] == 1)

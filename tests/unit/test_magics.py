@@ -31,6 +31,8 @@ MAGICS = {
     "kvlist",
     "kvclose",
     "kvverify",
+    "kvdash",
+    "kvplay",
 }
 
 
@@ -252,6 +254,9 @@ def test_compare_takes_names_with_options_and_spaces(shell, session, monkeypatch
         ("%%kvgen -s fulll\nhello", "did you mean 'full'?"),
         ("%%kvgen -s prefix(x=1)\nhello", "x"),
         ("%%kvgen --chat --raw\nhello", "not allowed with"),
+        ("%%kvgen --unmask static\nhello", "tiny decodes token by token, it masks nothing (leave it out)"),
+        ("%%kvgen --unmask dynamic(2)\nhello", "threshold is a probability between 0 and 1"),
+        ("%kvload tiny --block-size 4", "tiny is causal and decodes token by token"),
         ("%%kvgen --wrong\nhello", "unrecognized arguments: --wrong (%%kvgen -h lists the options)"),
         ("%%kvgen --out 1x\nhello", "'1x'"),
         ("%%kvgen -s 'full\nhello", "unclosed quote"),
