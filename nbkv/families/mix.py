@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import torch
 
-from nbkv import selection
+from nbkv import ops, selection
 from nbkv.families.placing import Held, Placing
 from nbkv.kv import Span
 from nbkv.models.adapter import Front, ModelAdapter, Work
 from nbkv.models.attention import OnAttention, watched
-from nbkv.models.cache import GrowingCache
+from nbkv.models.cache import GrowingCache, Pair
 from nbkv.result import Chunk
 
 _ENDS = (".", "!", "?", "\n", "。", "!", "?")
@@ -35,7 +35,8 @@ class Mix:
     ``prefix`` first tokens are an exact prefix (``known`` would be, but for the last row); ``reused`` ``[R]`` are rows
     ``placed`` from chunks; ``fresh`` ``[F]`` are rows without KV; ``last`` ``[1]`` is the prompt's last row, which
     always runs. ``cache`` holds all of it, each layer from the moment it runs (``placing``). ``held`` is what the
-    strategy supplied, by first position; ``found`` is what it learned on the way and needs again.
+    strategy supplied, by first position; ``found`` is what it learned on the way and needs again; ``deviated`` ``[n]``
+    is how far each row was from what was cached when last compared (nan: never).
     """
 
     adapter: ModelAdapter
@@ -51,6 +52,7 @@ class Mix:
     notes: list[str] = field(default_factory=list)
     held: Mapping[int, Held] = field(default_factory=dict)
     found: dict[str, torch.Tensor] = field(default_factory=dict)
+    deviated: torch.Tensor | None = None
     _rows: torch.Tensor | None = None
     _front: Front | None = None
 
@@ -153,14 +155,18 @@ class Mix:
         rows = self._rows
         assert rows is not None  # noqa: S101
 
-        def compare(old: tuple[torch.Tensor, torch.Tensor], new: tuple[torch.Tensor, torch.Tensor]) -> None:
-            for name, before, now in zip("kv", old, new, strict=True):
-                if name in side:
-                    powers = (before.float() - now.float()).abs().pow(power).sum(dim=(0, 2))
-                    distance.index_add_(0, rows, powers.to(distance.device))
+        sides = ["kv".index(name) for name in side]
+
+        def compare(cached: Pair, fresh: Pair, at: torch.Tensor) -> None:
+            gaps = ops.kv_deviation(tuple(cached[i] for i in sides), tuple(fresh[i] for i in sides), at, power=power)
+            distance.index_copy_(0, rows, gaps.to(distance.device))
 
         with self.cache.watching(layer, compare):
             self.advance(layer + 1, select=True)
+        if self.deviated is None:
+            self.deviated = torch.full_like(distance, torch.nan)
+        compared = rows[torch.isin(rows, self.reused)]
+        self.deviated[compared] = distance[compared]
         return distance
 
     def watching(self, on_attention: OnAttention, of: torch.Tensor) -> AbstractContextManager[None]:

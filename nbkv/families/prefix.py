@@ -46,8 +46,9 @@ class Prefix(Strategy):
             raise BadOption(message)
 
     def reusable(self, ids: Sequence[int], ctx: Context) -> int:
-        """Return how many first tokens of ``ids`` may be reused if known; the last must run, for its logits."""
-        return len(ids) - 1 if len(ids) <= ctx.adapter.capabilities.stable_context else 0
+        """Return how many first tokens of ``ids`` may be reused if known; what gives the next logits must run."""
+        adapter = ctx.adapter
+        return adapter.reusable(len(ids)) if len(ids) <= adapter.capabilities.stable_context else 0
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Take what is known of the prompt, run what is not."""
@@ -88,8 +89,7 @@ class Prefix(Strategy):
         """Run what the leased line lacks; of a model with states, keep some on the way."""
         adapter, cache, ids = ctx.adapter, lease.line.buffer, request.ids
         if not isinstance(cache, StateCache):
-            fresh = adapter.tensor(ids[lease.matched :])
-            return going.Ran(adapter.forward(fresh, cache, start=lease.matched, work=work)[-1])  # type: ignore[arg-type]
+            return going.Ran(adapter.prefill(ids, cache, start=lease.matched, work=work))  # type: ignore[arg-type]
         found, every = adapter.capabilities, self.segment
         every = going.segment(len(ids), found, ctx.store.limit) if every is None else every
         stops = going.cuts(len(ids), lease, found, every) if request.keep else []
@@ -114,7 +114,7 @@ def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
     assert isinstance(cache, GrowingCache)  # noqa: S101
     try:
         if matched < len(ids):
-            ctx.adapter.forward(ctx.adapter.tensor(ids[matched:]), cache, start=matched, work=work or ctx.work())
+            ctx.adapter.prefill(ids, cache, start=matched, work=work or ctx.work())
     except BaseException:
         ctx.store.discard(lease)
         raise

@@ -88,9 +88,9 @@ class MemoryStore:
         ends at its last checkpoint, which stands behind at least so many tokens.
         """
         with self._lock:
-            tree = self._trees.setdefault(space, RadixTree(self._on_split))
-            known = sum(len(node.ids) for node in tree.match(ids))
-            path = tree.match(ids[:limit]) if known > limit else tree.match(ids)
+            tree, steps = self._trees.setdefault(space, RadixTree(self._on_split)), space.path(ids)
+            known = sum(len(node.ids) for node in tree.match(steps))
+            path = tree.match(space.path(ids[:limit]) if known > limit else steps)
             branch = path[-1].stop if path else 0
             if states_from is not None:
                 path = path[: self._checkpoints.deepest(path, states_from)]
@@ -113,14 +113,14 @@ class MemoryStore:
         ``checkpoints`` that stand behind these tokens are kept at their positions.
         """
         with self._lock:
-            line = lease.line
-            line.buffer.truncate(len(ids))
+            line, steps = lease.line, lease.space.path(ids)
+            line.buffer.truncate(len(steps))
             tree = self._trees.setdefault(lease.space, RadixTree(self._on_split))
-            path = tree.match(ids)
+            path = tree.match(steps)
             for node in path:
                 if isinstance(node.payload, KV):
                     self._settle(node, line)
-            added = tree.insert(ids, line)
+            added = tree.insert(steps, line)
             if added is not None:
                 line.nodes.add(added)
                 self._emit(Stored(tokens=len(added.ids), nbytes=_own_bytes(added), tier=self.name))
@@ -143,7 +143,7 @@ class MemoryStore:
         with self._lock:
             tree = self._trees.get(space)
             pieces = []
-            for node in tree.match(ids) if tree else []:
+            for node in tree.match(space.path(ids)) if tree else []:
                 if node.stop > start and node.payload is not None:
                     begin, home = max(node.start, start), node.payload
                     kv = (
@@ -160,7 +160,7 @@ class MemoryStore:
         """Return how many of the first tokens of ``ids`` are known in ``space``."""
         with self._lock:
             tree = self._trees.get(space)
-            return sum(len(node.ids) for node in tree.match(ids)) if tree else 0
+            return sum(len(node.ids) for node in tree.match(space.path(ids))) if tree else 0
 
     def clear(self) -> None:
         """Forget everything, shelves included; a line on lease stays until its request ends."""
