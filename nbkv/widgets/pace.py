@@ -30,22 +30,22 @@ class Pace:
             later.daemon = True
             later.start()
 
-    def pass_by(self) -> None:
-        """Send in the caller's own thread if it is time, else do nothing: for what goes on until a ``touch`` ends it.
+    def pass_by(self, send: Callable[[], None]) -> None:
+        """Call ``send`` in the caller's own thread if it is time, else do nothing: until a ``touch`` ends what goes on.
 
         This spares a busy process the change of threads. The caller may hold no lock that ``send`` needs.
         """
         if not self._due and time.monotonic() >= self._next and self._first():
-            self._now()
+            self._now(send)
 
     def _first(self) -> bool:
         with self._lock:
             due, self._due = self._due, True
             return not due
 
-    def _now(self) -> None:
+    def _now(self, send: Callable[[], None] | None = None) -> None:
         with self._sending:
             with self._lock:
                 self._next = time.monotonic() + self._interval
                 self._due = False  # what comes from here on may not be in what is sent now
-            self._send()
+            (send or self._send)()
