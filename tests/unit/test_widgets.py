@@ -82,6 +82,16 @@ def test_what_goes_on_is_sent_in_passing_and_its_end_for_certain():
     assert ended.wait(2)
 
 
+def test_slow_updates_are_fewer():
+    sent = []
+    pace = Pace(lambda: time.sleep(0.004) or sent.append(time.monotonic()), interval=0.01)
+    end = time.monotonic() + 0.7
+    while time.monotonic() < end:
+        pace.touch()
+        time.sleep(0.001)
+    assert 2 <= len(sent) <= 4  # 4 ms each may be two per cent of the time
+
+
 def test_touching_while_a_lock_is_held_that_sending_needs():
     lock, sent = threading.Lock(), threading.Event()
 
