@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,13 +26,22 @@ class Space:
     """Everything besides token ids that must match before KV may be reused.
 
     ``model`` is the fingerprint (weights, quantisation, active adapters, rope, attention kind); ``lineage`` is
-    ``exact``, ``canonical`` or ``approx:<strategy>``; exact strategies read only ``exact``.
+    ``exact``, ``canonical`` or ``approx:<strategy>``; exact strategies read only ``exact``. With ``block`` a token's KV
+    depends on its whole diffusion block, so whole blocks only are kept and found.
     """
 
     model: str
     dtype: str
     tenant: str = "default"
     lineage: str = "exact"
+    block: int | None = None
+
+    def path(self, ids: Sequence[int]) -> Sequence[Hashable]:
+        """Return what must be the same for each token of ``ids``: itself, or its place and its whole block."""
+        if self.block is None:
+            return ids
+        blocks = (tuple(ids[at : at + self.block]) for at in range(0, len(ids) - self.block + 1, self.block))
+        return [(place, block) for block in blocks for place in range(self.block)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ when a node was cut in two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 P = TypeVar("P")
@@ -17,13 +17,13 @@ class Node(Generic[P]):
 
     __slots__ = ("children", "ids", "leases", "parent", "payload", "start", "used")
 
-    def __init__(self, ids: Sequence[int], start: int, parent: Node[P] | None, payload: P | None) -> None:
+    def __init__(self, ids: Sequence[Hashable], start: int, parent: Node[P] | None, payload: P | None) -> None:
         """Hang nothing anywhere; the tree does that."""
         self.ids = tuple(ids)
         self.start = start
         self.parent = parent
         self.payload = payload
-        self.children: dict[int, Node[P]] = {}
+        self.children: dict[Hashable, Node[P]] = {}
         self.leases = 0
         self.used = 0
 
@@ -52,7 +52,7 @@ class RadixTree(Generic[P]):
         self._on_split = on_split
         self._tick = 0
 
-    def match(self, ids: Sequence[int]) -> list[Node[P]]:
+    def match(self, ids: Sequence[Hashable]) -> list[Node[P]]:
         """Return the nodes that together are the longest known prefix of ``ids``; the last is split to end there."""
         self._tick += 1
         node, at, path = self.root, 0, []
@@ -65,7 +65,7 @@ class RadixTree(Generic[P]):
             node, at = child, child.stop
         return path
 
-    def insert(self, ids: Sequence[int], payload: P) -> Node[P] | None:
+    def insert(self, ids: Sequence[Hashable], payload: P) -> Node[P] | None:
         """Add what is missing of ``ids`` as one new node with ``payload``; return it, or None if all was known."""
         path = self.match(ids)
         parent = path[-1] if path else self.root
@@ -101,7 +101,7 @@ class RadixTree(Generic[P]):
         return upper
 
 
-def _common(known: Sequence[int], ids: Sequence[int], at: int) -> int:
+def _common(known: Sequence[Hashable], ids: Sequence[Hashable], at: int) -> int:
     """Return how many tokens of ``known`` equal ``ids[at:]`` from their beginnings."""
     stop = min(len(known), len(ids) - at)
     if tuple(known[:stop]) == tuple(ids[at : at + stop]):

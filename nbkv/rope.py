@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nbkv import ops
 from nbkv.kv import KV
 
 HALVES, NEIGHBOURS = "halves", "neighbours"
@@ -46,22 +47,16 @@ class Turning:
 
     def turn(self, keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """Return ``keys`` ``[..., T, D]`` turned by the angles ``[T, width / 2]``, in their own dtype."""
-        wide = keys[..., self.start : self.start + self.width].to(torch.float32)
-        turned = torch.empty_like(wide)
-        if self.pairing == HALVES:
-            half = self.width // 2
-            first, second = wide[..., :half], wide[..., half:]
-            turned[..., :half] = first * cos - second * sin
-            turned[..., half:] = second * cos + first * sin
-        else:
-            first, second = wide[..., 0::2], wide[..., 1::2]
-            turned[..., 0::2] = first * cos - second * sin
-            turned[..., 1::2] = second * cos + first * sin
-        if self.width == keys.shape[-1]:
-            return turned.to(keys.dtype)
-        moved = keys.clone()
-        moved[..., self.start : self.start + self.width] = turned.to(keys.dtype)
-        return moved
+        return ops.turned(keys, cos, sin, start=self.start, neighbours=self.pairing == NEIGHBOURS)
+
+    def place(
+        self,
+        source: tuple[torch.Tensor, torch.Tensor],
+        target: tuple[torch.Tensor, torch.Tensor],
+        angles: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        """Write keys and values ``source`` ``[H, T, D]`` over ``target``, the keys turned by ``angles`` on the way."""
+        ops.rotate_gather(source, target, angles, start=self.start, neighbours=self.pairing == NEIGHBOURS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from nbkv.errors import BadPrompt
-from nbkv.events import Bus, Fallback, Finished, Layer, Started, Token
-from nbkv.models.adapter import ModelAdapter, Work
+from nbkv.events import Bus, Finished, Layer, Started
+from nbkv.loops import Task, forced, loop_of
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.codec import Codec
-from nbkv.models.decode import Chooser, Sampling, TextStream, eos_ids
+from nbkv.models.decode import Sampling, TextStream, eos_ids
 from nbkv.models.prompt import Prompt
 from nbkv.models.remembered import Verdicts
 from nbkv.result import Chunk, Compute, Provenance, Result, Timing
@@ -58,7 +59,7 @@ class Engine:
     def keeps(self, chunk: Chunk) -> bool:
         """Return whether the store still has all of ``chunk``."""
         path = (*chunk.sink, *chunk.token_ids)
-        return self.store.holds(self.context().space(), path) == len(path)
+        return self.store.holds(self.context().space(), path) == self.adapter.capabilities.whole(len(path))
 
     def context(self, number: int = 0) -> Context:
         """Return what a strategy works with; layers are followed by the stop flag and by events, if anybody listens."""
@@ -95,6 +96,7 @@ class Run:
     _model: str = ""
     _tokens: list[int] = field(default_factory=list)
     _marks: dict[str, float] = field(default_factory=dict)
+    _at_first: int = 0
 
     def pieces(self) -> Generator[str]:
         """Yield the answer's text as it becomes certain."""
@@ -114,7 +116,7 @@ class Run:
         reason = "interrupted"
         try:
             with self.strategy.decoding(prefilled, ctx):
-                for piece, why in self._decode(prefilled, request, ctx, text):
+                for piece, why in self._loop(prefilled, request, ctx, text):
                     reason = why or reason
                     yield piece
         except Stopped:
@@ -128,42 +130,13 @@ class Run:
         if rest := text.finish():
             yield rest
 
-    def _decode(
+    def _loop(
         self, prefilled: Prefilled, request: Request, ctx: Context, text: TextStream
     ) -> Iterator[tuple[str, str | None]]:
-        """Yield ``(piece, reason)`` for each token; the last one has a reason to finish."""
-        engine, wanted = self.engine, self.sampling
-        eos, logits = engine.eos, prefilled.logits
-        config = getattr(engine.adapter.model, "generation_config", None)
-        chooser = Chooser(wanted, config, request.ids, logits.device)
-        work = ctx.work()
-        for count in range(1, request.max_new_tokens + 1):
-            token = chooser.choose(logits)
-            self._tokens.append(token)
-            piece = text.add(token)
-            ended = chooser.add(token, logits) or token in eos or text.stopped
-            self._mark("token")
-            if engine.bus.heard:
-                engine.bus.emit(Token(**self._who(), token_id=token, text=piece))
-            reason = "stop" if ended else "length" if count == request.max_new_tokens else None
-            yield piece, reason
-            if reason:
-                return
-            engine.stopper.check()
-            at = len(request.ids) + prefilled.extra + count - 1
-            if at == engine.adapter.capabilities.rope_switch:
-                logits = self._start_over(prefilled, request, work)
-            else:
-                logits = self.strategy.step(token, at, prefilled, ctx, work)
-
-    def _start_over(self, prefilled: Prefilled, request: Request, work: Work) -> torch.Tensor:
-        """Run everything again in a cache of its own: from here on the model turns all tokens by other angles."""
-        adapter, ids = self.engine.adapter, (*request.ids, *self._tokens)
-        prefilled.cache, prefilled.extra = adapter.new_cache(len(request.ids) + request.max_new_tokens), 0
-        why = f"longrope changes its angles after {len(ids) - 1} tokens: prompt and answer so far were run again"
-        prefilled.notes.append(why)
-        self.engine.bus.emit(Fallback(**self._who(), why=why))
-        return adapter.forward(adapter.tensor(ids), prefilled.cache, start=0, work=work)[-1]
+        """Yield ``(piece, reason)`` for each token or block; the last one has a reason to finish."""
+        task = Task(self.strategy, prefilled, request, ctx, self.sampling)
+        loop = loop_of(ctx.adapter)
+        return loop(task, text, self.engine, self._tokens, lambda: self._mark("token")).pieces()
 
     def _request(self) -> Request:
         return Request(self.prompt, min(self.sampling.max_new_tokens, self._room()), keep=self.keep)
@@ -180,7 +153,12 @@ class Run:
         if prefilled is not None:
             select, rows = (work.token_layers / (n * n_layers) for work in (prefilled.select, prefilled.rows))
             compute = Compute(share=select + rows, select=select, rows=rows)
-            kv_bytes = {self.engine.store.name if prefilled.lease else "working": _bytes(prefilled)}
+            held = _bytes(prefilled) + self.engine.adapter.capabilities.state_bytes
+            kv_bytes = {self.engine.store.name if prefilled.lease else "working": held}
+            if beside := getattr(prefilled.cache, "beside", None):
+                kv_bytes["restorable"] = beside()
+            if peak := getattr(prefilled.cache, "peak", 0):
+                kv_bytes["peak"] = peak
         fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
         served = (prefilled and prefilled.by) or self.strategy
         self.result = Result(
@@ -201,6 +179,7 @@ class Run:
             prompt_pieces=self.engine.codec.pieces(self.prompt.ids),
             chunks=tuple((chunk.name, start, stop) for chunk, start, stop in self.prompt.chunks),
             lineage="exact" if served.exact else f"approx:{served.name}",
+            decoding=None if prefilled is None or not prefilled.figures else prefilled.figures,
         )
         if self.after is not None and reason != "interrupted":
             self.result = self.after(self, served)
@@ -223,6 +202,7 @@ class Run:
         start, end = self._marks["start"], self._marks["end"]
         first, last = self._marks.get("first", end), self._marks.get("token", end)
         decode_s = last - first if self._tokens else 0.0
+        later = len(self._tokens) - self._at_first
         load_s, select_s = (prefilled.load_s, prefilled.select_s) if prefilled else (0.0, 0.0)
         return Timing(
             ttft_s=first - start,
@@ -231,12 +211,13 @@ class Run:
             prefill_s=max(0.0, self._marks.get("prefilled", end) - start - load_s - select_s),
             decode_s=decode_s,
             total_s=end - start,
-            tpot_s=decode_s / (len(self._tokens) - 1) if len(self._tokens) > 1 else 0.0,
+            tpot_s=decode_s / later if later else 0.0,
         )
 
     def _mark(self, name: str) -> None:
         self._marks[name] = time.perf_counter()
         if name == "token":
+            self._at_first = self._at_first or len(self._tokens)
             self._marks.setdefault("first", self._marks[name])
 
     def _who(self) -> dict[str, Any]:
@@ -247,25 +228,21 @@ def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     """Return the next-token logits ``[V]`` after ``run``'s prompt, and what it would pick at each of full's ``tokens``.
 
     The strategy runs as always, decode stage included, but is fed ``tokens`` instead of its own picks; nothing is kept.
+    A block-diffusion model is fed them block by block: logits and picks are those of each block's first pass.
     """
     ctx = run.engine.context(run.number)
     request = Request(run.prompt, len(tokens), keep=False)
     prefilled = run.strategy.prefill(request, ctx)
-    picked, logits = [], prefilled.logits
+    task = Task(run.strategy, prefilled, request, ctx, run.sampling)
     try:
         with run.strategy.decoding(prefilled, ctx):
-            for count, token in enumerate(tokens):
-                picked.append(int(logits.argmax()))
-                if count + 1 < len(tokens):
-                    at = len(request.ids) + prefilled.extra + count
-                    logits = run.strategy.step(token, at, prefilled, ctx)
+            return forced(task, tokens)
     finally:
         run.strategy.commit(prefilled, request.ids, request, ctx)
-    return prefilled.logits, picked
 
 
 def summary(result: Result) -> dict[str, object]:
-    """Return the figures of ``result`` that meters keep: counts, times and words, no token lists."""
+    """Return the figures of ``result``: counts, times and words, and spans of tokens, but no token lists."""
     tokens, timing = result.tokens, result.timing
     return {
         "strategy": result.strategy,
@@ -283,6 +260,8 @@ def summary(result: Result) -> dict[str, object]:
         "kl": result.fidelity.kl if result.fidelity else None,
         "top1": result.fidelity.top1 if result.fidelity else None,
         "notes": "; ".join(result.notes),
+        "provenance": result.spans,
+        "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in result.chunks],
     }
 
 

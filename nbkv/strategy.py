@@ -17,6 +17,7 @@ from nbkv.errors import BadOption, UnknownName, UnsupportedModel, closest
 from nbkv.events import Bus, Event
 from nbkv.kv import Space
 from nbkv.models.adapter import AnyCache, ModelAdapter, Work
+from nbkv.models.diffusion.block import Block, opened
 from nbkv.models.prompt import Prompt
 from nbkv.models.remembered import Verdicts
 from nbkv.registry import strategies as registry
@@ -67,7 +68,7 @@ class Context:
 
     def space(self, lineage: str = "exact") -> Space:
         """Return where KV of this model and tenant with ``lineage`` may be kept and found."""
-        return Space(self.model, str(self.adapter.dtype), self.tenant, lineage)
+        return Space(self.model, str(self.adapter.dtype), self.tenant, lineage, self.adapter.capabilities.block)
 
     def work(self) -> Work:
         """Return a counter for token-layers that also follows the layers."""
@@ -83,7 +84,9 @@ class Context:
 class Prefilled:
     """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token.
 
-    ``own`` is whatever the strategy's prefill leaves to its later stages.
+    Of a block-diffusion model the cache holds the prompt's whole blocks, and ``logits`` are those of the last row that
+    ran (none, if nothing had to). ``figures`` are what the strategy found while the answer was decoded, for
+    ``result.decoding``. ``own`` is whatever the strategy's prefill leaves to its later stages.
     ``extra`` rows of the cache stand for no token of the prompt; the answer's positions come after them too.
     ``by`` is the strategy that served it, where one hands requests on to others.
     ``deviation`` (float32 ``[n_prompt]``) is how far each token's fresh K/V were from the cached (nan: not compared).
@@ -101,6 +104,7 @@ class Prefilled:
     notes: list[str] = field(default_factory=list)
     lease: Lease | None = None
     own: Any = None
+    figures: dict[str, Any] = field(default_factory=dict)
     extra: int = 0
     by: Strategy | None = None
 
@@ -160,7 +164,7 @@ class Strategy:
         """Run the prompt and return its cache, last logits and provenance."""
         cache = ctx.adapter.new_cache(len(request.ids) + request.max_new_tokens)
         rows = ctx.work()
-        logits = ctx.adapter.forward(ctx.adapter.tensor(request.ids), cache, start=0, work=rows)[-1]
+        logits = ctx.adapter.prefill(request.ids, cache, work=rows)
         provenance = np.full(len(request.ids), Provenance.FRESH, dtype=np.uint8)
         return Prefilled(cache=cache, logits=logits, provenance=provenance, rows=rows)
 
@@ -171,6 +175,24 @@ class Strategy:
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one decoded ``token`` at position ``at`` and return the logits ``[V]`` after it."""
         return ctx.adapter.forward(ctx.adapter.tensor([token]), prefilled.cache, start=at, work=work)[-1]
+
+    def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
+        """Run one pass over ``block`` of a block-diffusion model; return the logits ``[B, V]`` of its rows' own tokens.
+
+        The cache holds the clean blocks before this one, and is left as it was.
+        """
+        more: dict[str, Any] = {"conditioning": block.conditioning, "work": work}
+        return ctx.adapter.denoise(block.ids, prefilled.cache, start=block.start, **more)
+
+    def opening(self, prefilled: Prefilled, request: Request, ctx: Context) -> torch.Tensor:
+        """Return the logits ``[V]`` of the answer's first token; in a block-diffusion model those of its first pass."""
+        recipe, ids = ctx.adapter.recipe, request.ids
+        if ctx.adapter.canvas is not None:
+            return self.denoise(ctx.adapter.canvas.opened(len(ids)), prefilled, ctx)[0]
+        if recipe is None or (recipe.shifted and len(ids) % recipe.block == 0):
+            return prefilled.logits
+        block = opened(ids, recipe, ctx.adapter.device)
+        return self.denoise(block, prefilled, ctx)[len(ids) - block.start]
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep what may be kept of ``ids``, prompt and answer; the last of them may have no KV in the cache yet."""

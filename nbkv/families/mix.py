@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import torch
 
-from nbkv import selection
+from nbkv import ops, selection
 from nbkv.families.placing import Held, Placing
 from nbkv.kv import Span
 from nbkv.models.adapter import Front, ModelAdapter, Work
 from nbkv.models.attention import OnAttention, watched
-from nbkv.models.cache import GrowingCache
+from nbkv.models.cache import GrowingCache, Pair
 from nbkv.result import Chunk
 
 _ENDS = (".", "!", "?", "\n", "。", "!", "?")
@@ -155,11 +155,11 @@ class Mix:
         rows = self._rows
         assert rows is not None  # noqa: S101
 
-        def compare(old: tuple[torch.Tensor, torch.Tensor], new: tuple[torch.Tensor, torch.Tensor]) -> None:
-            for name, before, now in zip("kv", old, new, strict=True):
-                if name in side:
-                    powers = (before.float() - now.float()).abs().pow(power).sum(dim=(0, 2))
-                    distance.index_add_(0, rows, powers.to(distance.device))
+        sides = ["kv".index(name) for name in side]
+
+        def compare(cached: Pair, fresh: Pair, at: torch.Tensor) -> None:
+            gaps = ops.kv_deviation(tuple(cached[i] for i in sides), tuple(fresh[i] for i in sides), at, power=power)
+            distance.index_copy_(0, rows, gaps.to(distance.device))
 
         with self.cache.watching(layer, compare):
             self.advance(layer + 1, select=True)

@@ -93,15 +93,17 @@ class Placing:
         for piece in self.pieces:
             keys, values = piece.kv.keys[layer], piece.kv.values[layer]
             if keys.shape[0]:
-                self.cache.put(layer, piece.start, self._turned(layer, keys, piece), values)
+                self._put(layer, keys, values, piece)
         self.cache.layers[layer].cover(self.length)
 
-    def _turned(self, layer: int, keys: torch.Tensor, piece: Piece) -> torch.Tensor:
+    def _put(self, layer: int, keys: torch.Tensor, values: torch.Tensor, piece: Piece) -> None:
         turning = self.rope.layers[layer]
         if turning is None or piece.base == piece.start:
-            return keys
+            self.cache.put(layer, piece.start, keys, values)
+            return
         key = id(turning), id(piece)
         if key not in self._angles:
             old = torch.arange(piece.kv.length, device=keys.device) + piece.base
             self._angles[key] = turning.angles(old, old + (piece.start - piece.base))
-        return turning.turn(keys, *(each.to(keys.device) for each in self._angles[key]))
+        cos, sin = (each.to(keys.device) for each in self._angles[key])
+        turning.place((keys, values), self.cache.room(layer, piece.start, keys, values), (cos, sin))

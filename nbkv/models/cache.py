@@ -18,8 +18,10 @@ from nbkv.kv import KV
 _STEP = 64  # capacity is a multiple of this many tokens, so that short answers do not reallocate
 
 
-# Called with (keys, values) held so far and (keys, values) about to be scattered over them, [H, rows, D] each.
-Watcher = Callable[[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]], None]
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+# Called with the buffers of keys and values [H, capacity, D], the fresh ones [H, rows, D], and where these go [rows].
+Watcher = Callable[[Pair, Pair, torch.Tensor], None]
 
 
 class GrowingLayer(DynamicLayer):
@@ -27,7 +29,7 @@ class GrowingLayer(DynamicLayer):
 
     def __init__(self, reserve: int = 0) -> None:
         """Start empty; the first write allocates room for at least ``reserve`` tokens."""
-        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._buffers: Pair | None = None
         self.length = 0
         self.reserve = reserve
         self.rows: torch.Tensor | None = None
@@ -79,7 +81,7 @@ class GrowingLayer(DynamicLayer):
         value_states: torch.Tensor,
         *args: Any,  # noqa: ANN401, ARG002  (what families pass along differs; none of it is needed)
         **kwargs: Any,  # noqa: ANN401, ARG002
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> Pair:
         """Append the states ``[B, H, n, D]``, or scatter them to ``rows`` if set; return all valid keys and values."""
         if self.rows is None:
             self._write(slice(self.length, self.length + key_states.shape[-2]), key_states, value_states)
@@ -90,7 +92,7 @@ class GrowingLayer(DynamicLayer):
             self._room(int(rows.max()) + 1)
             keys, values = self._buffers  # type: ignore[misc]
             if self.watcher is not None:
-                self.watcher((keys[0][:, rows], values[0][:, rows]), (key_states[0], value_states[0]))
+                self.watcher((keys[0], values[0]), (key_states[0], value_states[0]), rows)
             keys.index_copy_(-2, rows, key_states)
             values.index_copy_(-2, rows, value_states)
             self.length = max(self.length, int(rows.max()) + 1)
@@ -116,10 +118,19 @@ class GrowingLayer(DynamicLayer):
         if self._buffers is not None and _rounded(self.length) < self.capacity:
             self._move(_rounded(self.length))
 
-    def _write(self, span: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def span(self, span: slice, keys: torch.Tensor, values: torch.Tensor) -> Pair:
+        """Return views ``[H, n, D]`` of ``span``, now valid, in buffers of the kind of ``keys`` and ``values``."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         self.cover(span.start)
+        self._room(span.stop)
+        self.length = max(self.length, span.stop)
+        assert self._buffers is not None  # noqa: S101
+        return self._buffers[0][0, :, span], self._buffers[1][0, :, span]
+
+    def _write(self, span: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
         self._room(span.stop)
         mine_keys, mine_values = self._buffers  # type: ignore[misc]
         mine_keys[:, :, span] = keys
@@ -204,7 +215,13 @@ class GrowingCache(Cache):
 
     def put(self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put ``keys`` and ``values`` ``[H, n, D]`` of one layer at ``[start, start + n)``."""
-        self.layers[layer]._write(slice(start, start + keys.shape[-2]), keys[None], values[None])  # noqa: SLF001
+        into = self.room(layer, start, keys, values)
+        into[0].copy_(keys)
+        into[1].copy_(values)
+
+    def room(self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> Pair:
+        """Return where ``keys`` and ``values`` ``[H, n, D]`` of one layer go from ``start`` on, to be written there."""
+        return self.layers[layer].span(slice(start, start + keys.shape[-2]), keys[None], values[None])
 
     def write(self, start: int, kv: KV) -> None:
         """Put ``kv`` at ``[start, start + kv.length)``; later tokens stay as they are, a gap before it is zeros."""
@@ -245,6 +262,15 @@ class TokenLog:
         """Add ``ids`` ``[n]`` and return all tokens so far."""
         self.ids.append(ids)
         return torch.cat(self.ids)
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens."""
+        return sum(map(len, self.ids))
+
+    def truncate(self, length: int) -> None:
+        """Keep the first ``length`` tokens."""
+        self.ids = [torch.cat(self.ids)[:length]] if self.ids else []
 
 
 def _buffer(like: torch.Tensor, room: int) -> torch.Tensor:

@@ -9,6 +9,8 @@ from torch import nn
 
 from nbkv.kv import KV
 
+_CHUNKED = "chunked_attention"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
@@ -22,8 +24,12 @@ class Capabilities:
     (shorter than ``context`` for longrope and dynamic NTK); ``rope_switch`` the position from which longrope turns all
     tokens by other angles. The last four are what the self-test found: the layer walk, continuing from our cache,
     decoding with the family's own cache. ``relocation``: cached keys can be moved to another position, exactly, and
-    scattered rows be run again by true position. ``attention``: its attention weights can be looked at. ``refused``
-    says for what is false why it is so.
+    scattered rows be run again by true position. ``attention``: its attention weights can be looked at. ``ranges``: its
+    attention can be computed over ranges of keys instead of under a mask. ``states``: its recurrent layers keep states,
+    of ``state_bytes`` bytes in all, and go on from a clone of them in a pass over several tokens (``passes``) or over
+    one at a time only (``tokens``); empty: it has none, or does not go on from them. ``block``: it decodes so many
+    tokens together, which all see each other, also where KV is made (None: that is causal); ``canvas``: so many tokens
+    are decoded together over KV that is causal. ``refused`` says for what is false why it is so.
     """
 
     n_layers: int
@@ -49,20 +55,49 @@ class Capabilities:
     own_cache: bool = False
     relocation: bool = False
     attention: bool = False
+    ranges: bool = False
+    block: int | None = None
+    canvas: int | None = None
+    states: str = ""
+    state_bytes: int = 0
     refused: dict[str, str] = field(default_factory=dict, hash=False)
+
+    def reach(self, layer: int) -> tuple[int | None, int | None]:
+        """Return how far back a row of ``layer`` sees: the window, and the length of the chunks it stays in."""
+        chunk = self.attention_chunk if self.layer_types[layer] == _CHUNKED else None
+        return self.windows[layer], chunk
+
+    @property
+    def causal(self) -> bool:
+        """Return whether answers are decoded token by token, none of which depends on a later one."""
+        return self.block is None and self.canvas is None
+
+    def whole(self, tokens: int) -> int:
+        """Return how many of the first ``tokens`` tokens make whole blocks: all of them where the model is causal."""
+        return tokens if self.block is None else tokens // self.block * self.block
 
     def why_not(self, need: str) -> str:
         """Return the reason this model lacks ``need``, an attribute that is false."""
-        return self.refused.get(need, f"it has no {need}")
+        if need == "causal":
+            return f"it decodes in blocks of {self.block or self.canvas} tokens that see each other"
+        if need == "block" and self.canvas is not None:
+            return "all tokens of its canvas change in every pass, none is revealed for good"
+        return self.refused.get(need, "it decodes token by token" if need == "block" else f"it has no {need}")
 
 
-def read(config: Any, model: nn.Module, kv: KV | None) -> Capabilities:  # noqa: ANN401  (a transformers config)
-    """Return what ``config`` (of the text decoder) and the K/V that a probe cached tell; nothing proved yet."""
+def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None) -> Capabilities:  # noqa: ANN401
+    """Return what ``config`` (of the text decoder) and the K/V that a probe cached tell; nothing proved yet.
+
+    A model that decodes in blocks of ``block`` tokens has room for whole ones, while its KV do not depend on length.
+    """
     n_layers = int(config.num_hidden_layers)
     types = tuple(setting(config, "layer_types") or _uniform(config) * n_layers)
     heads = int(setting(config, "num_attention_heads", 0) or 0)
     kv_heads = tuple(int(k.shape[0]) for k in kv.keys) if kv else ()
     rope = rope_kind(config)
+    context, stable = _context(config), _stable_context(config, rope)
+    if block is not None:
+        context = stable = min(context, stable) // block * block
     return Capabilities(
         n_layers=n_layers,
         layer_types=types,
@@ -79,9 +114,11 @@ def read(config: Any, model: nn.Module, kv: KV | None) -> Capabilities:  # noqa:
         latent=setting(config, "kv_lora_rank") is not None,
         recurrent=recurrent(types),
         shared_kv=bool(setting(config, "num_kv_shared_layers")),
-        context=_context(config),
-        stable_context=_stable_context(config, rope),
-        rope_switch=_stable_context(config, rope) if rope and "longrope" in rope else None,
+        context=context,
+        stable_context=stable,
+        rope_switch=stable if rope and "longrope" in rope and block is None else None,
+        block=block,
+        canvas=getattr(model, "canvas_length", None),
     )
 
 

@@ -20,11 +20,15 @@ from transformers import (
 
 from nbkv.errors import BadOption, closest
 from nbkv.models.codec import Codec
+from nbkv.models.diffusion import unmask
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How an answer is drawn; ``temperature`` 0 is greedy. The other fields are transformers' own words."""
+    """How an answer is drawn; ``temperature`` 0 is greedy. The other fields are transformers' own words.
+
+    ``unmask`` is the rule by which a block-diffusion model fills a block (None: the one it is published with).
+    """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -35,6 +39,7 @@ class Sampling:
     repetition_penalty: float | None = None
     logits_processor: Sequence[Callable[..., torch.Tensor]] = ()
     stopping_criteria: Sequence[Callable[..., Any]] = ()
+    unmask: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values out of range, one line each."""
@@ -48,6 +53,8 @@ class Sampling:
         _check("repetition_penalty", self.repetition_penalty, "a number > 0", good)
         good = all(isinstance(text, str) and text for text in self.stop)
         _check("stop", self.stop, "text or a list of texts, none empty", good)
+        if self.unmask is not None:
+            unmask.parse(self.unmask)
 
 
 def sampling(stop: str | Sequence[str] | None, options: dict[str, Any]) -> Sampling:

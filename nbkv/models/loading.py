@@ -18,6 +18,9 @@ from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, clo
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention import implementation
 from nbkv.models.codec import Codec
+from nbkv.models.diffusion.gemma import Encoder, is_canvas_model
+from nbkv.models.diffusion.reading import native
+from nbkv.models.diffusion.recipe import Recipe, recipe
 from nbkv.models.fingerprint import fingerprint
 from nbkv.models.placement import input_device, without_data
 from nbkv.models.probe import adapt, probe
@@ -51,20 +54,24 @@ def load_model(
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
     model_kwargs: dict[str, Any] | None = None,
+    block_size: int | None = None,
 ) -> Loaded:
     """Return ``model`` on ``device`` in ``dtype``, probed and self-tested.
 
     ``dtype="auto"``: float32 on a CPU, the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``; a
-    ``device_map`` there takes the place of ``device``. Raises ``LoadError`` if it cannot be read, ``BadOption`` for an
-    unknown device or dtype, ``UnsupportedModel`` if it is no decoder, or has an adapter that cannot be served.
+    ``device_map`` there takes the place of ``device``. ``block_size`` is for block-diffusion models. Raises
+    ``LoadError`` if it cannot be read, ``BadOption`` for an unknown device, dtype or block size, ``UnsupportedModel``
+    if it is no decoder, or has an adapter that cannot be served.
     """
     if isinstance(model, (str, Path)):
         kwargs = dict(model_kwargs or {})
         place = _place(device, kwargs)
         network, name = _read(str(model), place, _dtype(dtype, place), kwargs)
-        tokenizer = tokenizer if tokenizer is not None else _tokenizer(str(model), kwargs)
+        tokenizer = tokenizer if tokenizer is not None else _tokenizer(str(model), kwargs, network.config)
     else:
         network, name = _given(model, tokenizer, device, dtype, model_kwargs), type(model).__name__
+    if is_canvas_model(network):
+        network = Encoder(network)  # type: ignore[assignment]  # it serves as one
     if network.config.is_encoder_decoder:
         message = f"{name} is an encoder-decoder; nbkv runs decoder-only language models"
         raise UnsupportedModel(message)
@@ -75,24 +82,26 @@ def load_model(
             "device_map keeps in another place than they run: give these layers a device)"
         )
         raise LoadError(message)
+    how = recipe(network.config.get_text_config(), tokenizer, name, block_size)
     again = isinstance(model, (str, Path))  # it can be loaded again, so that what is proved now need not be then
-    adapter, verdicts = _adapted(network, name) if again else (adapt(network, name), Verdicts())
+    adapter, verdicts = _adapted(network, name, how) if again else (adapt(network, name, recipe=how), Verdicts())
     kind = str(adapter.dtype).removeprefix("torch.")
     return Loaded(adapter, Codec(tokenizer), name, (f"{kind} on {adapter.device}", *adapter.notes), verdicts)
 
 
-def _adapted(network: PreTrainedModel, name: str) -> tuple[ModelAdapter, Verdicts]:
+def _adapted(network: PreTrainedModel, name: str, how: Recipe | None) -> tuple[ModelAdapter, Verdicts]:
     """Return the adapter of ``network``, proved now or remembered from an earlier load."""
     attention = implementation(network.config)
-    verdicts = Verdicts.of(fingerprint(network), input_device(network).type, attention)
+    about = fingerprint(network) if how is None else f"{fingerprint(network)}|{how}"
+    verdicts = Verdicts.of(about, input_device(network).type, attention)
     if (kept := verdicts.get("record")) is not None:
         try:
-            return adapt(network, name, Record.from_dict(kept)), verdicts
+            return adapt(network, name, Record.from_dict(kept), how), verdicts
         except ValueError as error:
             warnings.warn(f"a remembered self-check is damaged and done again: {error}", stacklevel=3)
-    record = probe(network, name)
+    record = probe(network, name, how)
     verdicts.put("record", record.to_dict())
-    return adapt(network, name, record), verdicts
+    return adapt(network, name, record, how), verdicts
 
 
 def _given(model: object, tokenizer: object, device: str, dtype: object, kwargs: object) -> PreTrainedModel:
@@ -194,6 +203,8 @@ def _read(model: str, device: str, dtype: str | torch.dtype, kwargs: dict[str, A
 
 def _from_pretrained(source: str, kwargs: dict[str, Any]) -> PreTrainedModel:
     """Return the causal language model at ``source``, or a vision-language model, which is then served as text."""
+    if (known := native(source, kwargs)) is not None:
+        return known
     try:
         return AutoModelForCausalLM.from_pretrained(source, **kwargs)
     except ValueError as error:
@@ -214,9 +225,11 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _tokenizer(model: str, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+def _tokenizer(model: str, kwargs: dict[str, Any], config: Any) -> Any:  # noqa: ANN401
     source, name = _source(model)
     kept = {key: value for key, value in kwargs.items() if key in {"revision", "token", "trust_remote_code"}}
+    if getattr(config, "read_from", None):  # its own config names a class that transformers would ask to run
+        kept["config"] = config
     try:
         return AutoTokenizer.from_pretrained(source, **kept)
     except Exception as error:  # as above

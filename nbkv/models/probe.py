@@ -17,22 +17,30 @@ from nbkv.models import capabilities, relocation
 from nbkv.models.adapter import AnyCache, ModelAdapter
 from nbkv.models.attention import Attended, watched
 from nbkv.models.cache import GrowingCache, TokenLog
+from nbkv.models.continuing import failing
+from nbkv.models.diffusion.gemma import Canvas, Encoder
+from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.placement import input_device
 from nbkv.models.record import Record
+from nbkv.models.states import StateCache
 from nbkv.models.walk import Layers, Walk, find_layers
 
 _TOKENS = 20  # probe length; cut in the middle, so that both halves have several rows
+_BLOCKS = 3  # and at least so many diffusion blocks
 _FP32_TOLERANCE = 1e-4  # house rule 1: scaled by max(1, max|logit|)
 _SOFTMAX_TOLERANCE = 1e-3  # weights choose rows, they are no part of any output
 _PLAIN_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers' layers that keep K and V, nothing else
 
 
-def adapt(model: PreTrainedModel, name: str, record: Record | None = None) -> ModelAdapter:
+def adapt(
+    model: PreTrainedModel, name: str, record: Record | None = None, recipe: Recipe | None = None
+) -> ModelAdapter:
     """Return the adapter for ``model``, from ``record`` if it was proved before; honest in ``notes`` about what failed.
 
-    Raises ``UnsupportedModel`` for a model that is not causal, or whose layers cannot be told.
+    ``recipe`` is how a block-diffusion model is decoded. Raises ``UnsupportedModel`` for a model that is neither causal
+    nor made for blocks, or whose layers cannot be told.
     """
-    record = record or probe(model, name)
+    record = record or probe(model, name, recipe)
     layers = None if record.layers is None else Layers(model, *record.layers)
     return ModelAdapter(
         model,
@@ -42,17 +50,20 @@ def adapt(model: PreTrainedModel, name: str, record: Record | None = None) -> Mo
         record,
         tells_positions=record.tells_positions,
         rope=None if record.places is None else relocation.build(model, record.places),
+        recipe=recipe,
+        canvas=Canvas(model.native) if isinstance(model, Encoder) else None,
     )
 
 
-def probe(model: PreTrainedModel, name: str) -> Record:
+def probe(model: PreTrainedModel, name: str, recipe: Recipe | None = None) -> Record:
     """Return what ``model`` can do, each point proved on its own logits."""
     began, config = time.perf_counter(), model.config.get_text_config()
     if not getattr(config, "num_hidden_layers", 0):
         message = f"{name} cannot be served: its config ({config.model_type}) does not say how many layers it has"
         raise UnsupportedModel(message)
-    ids = _probe_ids(model, config)
-    plain = ModelAdapter(model, name, capabilities.read(config, model, None), None, None, tells_positions=False)
+    known = capabilities.read(config, model, None, None if recipe is None else recipe.block)
+    ids = _probe_ids(model, config, known)
+    plain = ModelAdapter(model, name, known, None, None, tells_positions=False, recipe=recipe)
     try:
         expected, layers = find_layers(
             model, plain.n_layers, lambda: plain.forward(ids, TokenLog(), start=0, keep=len(ids))
@@ -62,11 +73,16 @@ def probe(model: PreTrainedModel, name: str) -> Record:
         message = f"{name} cannot be served: its own forward fails on {len(ids)} tokens ({why})"
         raise UnsupportedModel(message) from failure
     trial = _Trial(plain, ids, expected.float())
+    if recipe is not None:
+        trial.check_blocks()
     if layers is not None and (cache := trial.passes(replace(plain, walk=Walk(layers), tells_positions=True))):
         return trial.record(cache, layers, began, tells_positions=True)
     trial.check_causal()
     told = isfinite(error := trial.error(replace(plain, tells_positions=True), TokenLog, ())) and error <= trial.limit
     plain = replace(plain, tells_positions=told)
+    if (going := trial.goes_on(plain, layers)) is not None:
+        adapter, cache, layers = going
+        return trial.record(cache, layers, began, tells_positions=told, states=adapter.capabilities.states)
     if (cache := trial.passes(plain)) is None:
         return trial.record(None, None, began, tells_positions=False)
     if layers is None:
@@ -82,10 +98,12 @@ class _Trial:
 
     def __init__(self, plain: ModelAdapter, ids: torch.Tensor, expected: torch.Tensor) -> None:
         self.plain, self.ids, self.expected = plain, ids, expected
-        self.cuts = (len(ids) // 2, len(ids) - 1)
+        whole = plain.capabilities.whole
+        self.cuts = (whole(len(ids) // 2), whole(len(ids) - 1))
         self.last = 0.0
         self.limit = self._limit()
         self.notes: list[str] = []
+        self.stateless = ""
 
     def passes(self, adapter: ModelAdapter) -> GrowingCache | None:
         """Return the cache that ``adapter`` filled in several passes if the logits were right, else None."""
@@ -108,9 +126,33 @@ class _Trial:
             return float("inf")
         return _error(torch.cat(parts), self.expected)
 
+    def goes_on(
+        self, plain: ModelAdapter, layers: Layers | None
+    ) -> tuple[ModelAdapter, StateCache, Layers | None] | None:
+        """Return how this model goes on from its states: by the walk or not, with the cache that showed it; or None."""
+        if not self._keeps_states():
+            return None
+        walks = [] if layers is None else [(layers, replace(plain, walk=Walk(layers)))]
+        bases: list[tuple[Layers | None, ModelAdapter]] = [*walks, (None, plain)]
+        steps = self.error(plain, plain.family_cache, tuple(range(len(self.ids) // 2, len(self.ids))))
+        rounded = max(2 * steps if isfinite(steps) else 0.0, 4 * float(torch.finfo(plain.dtype).eps))
+        limit = self.limit if plain.dtype == torch.float32 else rounded
+        for states in ("passes", "tokens"):
+            for found, base in bases:
+                adapter = replace(base, capabilities=replace(base.capabilities, states=states))
+                try:
+                    cache = adapter.stateful()
+                except Exception as refusal:  # noqa: BLE001  (a family without a cache of transformers' kind)
+                    self.stateless = f"its states cannot be cloned: {refusal}"
+                    return None
+                self.stateless = failing(adapter, plain, cache, self.ids, limit)
+                if not self.stateless:
+                    return adapter, cache, found
+        return None
+
     def check_causal(self) -> None:
-        """Raise ``UnsupportedModel`` if a later token changes earlier logits (half precision hides that)."""
-        half = len(self.ids) // 2
+        """Raise ``UnsupportedModel`` if a later token (or block) changes earlier logits (half precision hides that)."""
+        half = self.cuts[0]
         logits = self.plain.forward(self.ids[:half], TokenLog(), start=0, keep=half)
         error = _error(logits, self.expected[:half])
         if self.plain.dtype == torch.float32 and error > _FP32_TOLERANCE:
@@ -120,21 +162,46 @@ class _Trial:
             )
             raise UnsupportedModel(message)
 
+    def check_blocks(self) -> None:
+        """Raise ``UnsupportedModel`` if the tokens of a block do not see each other."""
+        block = self.plain.capabilities.block
+        assert block is not None  # noqa: S101
+        ids = self.ids[:block].clone()
+        ids[-1] = (ids[-1] + 1) % self.plain.config.vocab_size
+        logits = self.plain.forward(ids, TokenLog(), start=0, keep=block)
+        if block > 1 and torch.equal(logits[0].float(), self.expected[0]):
+            message = (
+                f"{self.plain.name} cannot decode in blocks: it ignores the mask in which a block sees all of itself"
+            )
+            raise UnsupportedModel(message)
+
     def record(
-        self, cache: GrowingCache | None, layers: Layers | None, began: float, *, tells_positions: bool
+        self,
+        cache: GrowingCache | None,
+        layers: Layers | None,
+        began: float,
+        *,
+        tells_positions: bool,
+        states: str = "",
     ) -> Record:
         """Return the record: ``cache`` is the one that gave the right logits, ``layers`` the walk that did."""
         plain, refused = self.plain, {}
+        if states == "tokens":
+            self.notes.append("its layers ignore their states in longer passes: a suffix is run token by token")
+        if states and layers is None:
+            self.notes.append("plain forward: the layers cannot be walked with states")
         config = plain.config
         if cache is None:
             refused["prefix"] = self._why_no_prefix()
             self.notes.append(f"prefix reuse is off: {refused['prefix']}")
         kv = cache.read(0, len(self.ids)) if cache else None
         found = replace(
-            capabilities.read(config, plain.model, kv),
+            capabilities.read(config, plain.model, kv, plain.capabilities.block),
             walk=layers is not None,
             prefix=cache is not None,
-            own_cache=cache is not None or self._own_cache(),
+            own_cache=cache is not None or (plain.recipe is None and self._own_cache()),
+            states=states,
+            state_bytes=cache.state_bytes if isinstance(cache, StateCache) else 0,
             refused=refused,
         )
         adapter = replace(
@@ -150,7 +217,8 @@ class _Trial:
             refused["attention"] = why
         if layers is None:
             refused["walk"] = "its layers cannot be run one by one"
-        found = replace(found, relocation=places is not None, attention="attention" not in refused)
+        ranges = places is not None and cache is not None and self._ranges(adapter, cache)
+        found = replace(found, relocation=places is not None, attention="attention" not in refused, ranges=ranges)
         where = None if layers is None else (layers.path, layers.name, layers.returns)
         return Record(found, tells_positions, where, places, tuple(self.notes), time.perf_counter() - began)
 
@@ -169,6 +237,16 @@ class _Trial:
         if error > self.limit:
             return None, f"rows of a prompt run again give other logits, by {error:.1e} (limit {self.limit:.1e})"
         return places, ""
+
+    def _ranges(self, adapter: ModelAdapter, cache: GrowingCache) -> bool:
+        """Return whether rows are right that attend over ranges of keys, computed by us instead of by the model."""
+        adapter = replace(adapter, capabilities=replace(adapter.capabilities, ranges=True))
+        rows = torch.arange(1, len(self.ids), 3, device=self.ids.device)
+        try:
+            error = _error(adapter.recompute(self.ids[rows], rows, cache, keep=len(rows)), self.expected[rows])
+        except Exception:  # noqa: BLE001  (as above)
+            return False
+        return error <= self.limit
 
     def _why_no_attention(self, adapter: ModelAdapter, cache: GrowingCache) -> str:
         """Return why attention weights cannot be looked at; empty if they were, and give each layer's own output."""
@@ -196,10 +274,14 @@ class _Trial:
             self.notes.append("no cache: this family's own cache gives other logits, so each token is a full pass")
         return own
 
+    def _keeps_states(self) -> bool:
+        linear = any("Linear" in kind for kind in _layer_kinds(self.plain))
+        return self.plain.capabilities.recurrent or linear or self.plain.keeps_states
+
     def _why_no_prefix(self) -> str:
         kinds = _layer_kinds(self.plain)
-        if self.plain.capabilities.recurrent or any("Linear" in kind for kind in kinds) or self.plain.keeps_states:
-            return "its recurrent layers keep states that cannot be cut at a token"
+        if self._keeps_states():
+            return self.stateless
         if other := [kind for kind in kinds if kind not in _PLAIN_LAYERS]:
             return f"its layers keep more than K and V for a token ({other[0]})"
         if not isfinite(self.last):
@@ -222,10 +304,11 @@ def _layer_kinds(adapter: ModelAdapter) -> list[str]:
         return []
 
 
-def _probe_ids(model: PreTrainedModel, config: Any) -> torch.Tensor:  # noqa: ANN401
+def _probe_ids(model: PreTrainedModel, config: Any, known: capabilities.Capabilities) -> torch.Tensor:  # noqa: ANN401
     vocabulary = int(config.vocab_size)
     told = int(capabilities.setting(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0)
-    length = min(_TOKENS, told) if told > 0 else _TOKENS
+    wanted = max(_TOKENS, _BLOCKS * (known.block or 0))
+    length = known.whole(min(wanted, told) if told > 0 else wanted)
     return (torch.arange(1, length + 1, device=input_device(model)) * 7919) % vocabulary
 
 

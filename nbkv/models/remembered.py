@@ -82,6 +82,7 @@ def _code() -> str:
     """Return a digest of the code whose correctness a finding is about."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
-    for path in sorted((*package.glob("*.py"), *package.glob("models/*.py"), *package.glob("families/*.py"))):
+    rooms = ("*.py", "models/*.py", "models/diffusion/*.py", "families/*.py")
+    for path in sorted(path for room in rooms for path in package.glob(room)):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -38,9 +38,9 @@ SOURCES = {
     "FRESH": Look("F", "fresh", "", "#8a8f98", "rgba(128,128,128,0.13)"),
 }
 EACH_TOKEN = 160  # up to this prompt length every token has its own mark
-MAX_SEGMENTS = 100  # of longer ones: fifty results have to fit into a notebook of 2 MB
+MAX_SEGMENTS = 80  # of longer ones: fifty results have to fit into a notebook of 2 MB
 MAX_STRIP = 50
-MAX_TEXT = 8_000  # bytes of prompt text shown
+MAX_TEXT = 5_000  # bytes of prompt text shown
 OPEN_BELOW = 160  # tokens
 LABELLED = 12  # tokens in a run
 STRIP = {"FRESH": 4, "RECOMPUTED": 7}  # pixels of 10
@@ -103,7 +103,7 @@ def strip_html(result: dict[str, Any]) -> str:
     marks = "".join(
         f'<span title="{escape(segment.title)}" style="background-color:{SOURCES[segment.source].colour};'
         f'width:{100 * (segment.stop - segment.start) / n:.2f}%;height:{STRIP.get(segment.source, 10)}px"></span>'
-        for segment in _segments(result | {"deviation": None}, each_token=False, limit=MAX_STRIP)
+        for segment in segments(result | {"deviation": None}, each_token=False, limit=MAX_STRIP)
     )
     label = f"Where the {plural(n, 'prompt token')} came from, from first to last"
     style = "display:flex;align-items:flex-end;height:10px;margin:4px 0px"
@@ -116,7 +116,7 @@ def map_html(result: dict[str, Any]) -> str:
     n = result["tokens"]["prompt"]
     if not n or len(pieces) != n:
         return ""
-    segments = _segments(result, each_token=n <= EACH_TOKEN, limit=MAX_SEGMENTS)
+    found = segments(result, each_token=n <= EACH_TOKEN, limit=MAX_SEGMENTS)
     n_bytes = len(escape("".join(pieces), quote=False).encode())
     keep = min(1.0, MAX_TEXT / max(1, n_bytes))
     # the look stands once for neighbours that share it: most of a map's bytes would be style otherwise
@@ -124,7 +124,7 @@ def map_html(result: dict[str, Any]) -> str:
         f'<span style="{style}">'
         + "".join(_mark(segment, "".join(pieces[segment.start : segment.stop]), keep) for segment in alike)
         + "</span>"
-        for style, alike in groupby(segments, key=_style)
+        for style, alike in groupby(found, key=_style)
     )
     is_open = " open" if n <= OPEN_BELOW else ""
     title = f"Token map of the prompt ({plural(n, 'token')})"
@@ -146,7 +146,8 @@ def _mark(segment: Segment, text: str, keep: float) -> str:
     return f'<span{mixed} title="{escape(segment.title)}">{tag}{bounded(visible, max(24, limit))}</span>'
 
 
-def _segments(result: dict[str, Any], *, each_token: bool, limit: int) -> list[Segment]:
+def segments(result: dict[str, Any], *, each_token: bool, limit: int) -> list[Segment]:
+    """Return the prompt cut where source, chunk or dropping changes; at most ``limit`` pieces unless ``each_token``."""
     runs = list(_runs(result))
     if each_token:
         found = [

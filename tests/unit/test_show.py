@@ -395,3 +395,47 @@ def test_the_package_that_shows_imports_neither_plotly_nor_torch():
     code = "import nbkv.show, sys; print([m for m in ('plotly', 'torch', 'IPython') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def drawn(shown):
+    return shown._repr_mimebundle_()[show.MIME]
+
+
+def test_what_the_extension_draws_is_what_the_page_shows():
+    shown = result([1, 1, 2, 2, 4, 0], chunks=(("notes", 2, 4),), notes=("float32 on cpu",))
+    data = drawn(shown)
+    assert json.loads(json.dumps(data)) == data
+    assert data["map"]["sources"] == "PCRF"
+    assert data["map"]["stops"] == "2 4 5 6"
+    assert data["map"]["chunks"] == "\nnotes\n\n"
+    assert data["map"]["pieces"].split("\x1f") == list(shown.prompt_pieces)
+    assert data["map"]["meaning"]["R"] == "recomputed"
+    assert [data["strategy"], *data["figures"]] == show.result_summary(result([1, 1, 2, 2, 4, 0]).to_dict()).split(
+        " · "
+    )
+    assert data["notes"] == ["float32 on cpu"]
+
+
+def test_columns_say_what_is_mixed_dropped_and_deviates():
+    deviation = np.array([np.nan, 0.5, np.nan], np.float32)
+    data = drawn(result([1, 2, 2], kept=np.array([True, True, False]), deviation=deviation))["map"]
+    assert (data["stops"], data["deviation"], data["dropped"]) == ("1 2 3", "- 0.5 -", "--D")
+    scattered = drawn(result(np.tile([1, 2], 400)))["map"]
+    assert len(scattered["stops"].split()) <= 80
+    assert scattered["mixed"].split("\n")[0] == "5P+5C"
+
+
+def test_a_comparison_draws_a_map_for_each_strategy():
+    full, other = result([0, 0, 0], strategy="full"), result([1, 1, 0])
+    rows = tuple(
+        {
+            "strategy": each.strategy, "ttft_s": 0.03, "load_s": 0.0, "select_s": 0.0, "prefill_s": 0.02,
+            "speedup": 1.0, "hit_rate": each.hit_rate, "compute_share": each.compute.share, "kl": 0.0, "top1": 1.0,
+            "same_text": True, "text": each.text, "notes": "",
+        }
+        for each in (full, other)
+    )  # fmt: skip
+    data = drawn(Comparison(model="tiny", prompt_tokens=3, repeat=1, rows=rows, results=(full, other)))
+    assert [row["map"]["sources"] for row in data["rows"]] == ["F", "PF"]
+    assert len(data["columns"]) == len(data["rows"][0]["cells"])
+    assert "pieces" not in data["rows"][0]["map"]

@@ -1,0 +1,126 @@
+"""The attention and row primitives that methods are made of, and which code runs them: Triton or torch.
+
+Softmax over a set of keys can be taken apart: each part gives its normalised output and the logarithm of its
+normaliser, and the two numbers of all parts give back the output over the whole set (FlashAttention-2, arXiv
+2307.08691, section 3.1; FlashInfer calls it the merge of attention states). Queries may then read a shared prefix once,
+or keep what far keys gave them and compute only what near keys give (FlashBlock, arXiv 2602.05305).
+
+``NBKV_KERNELS`` chooses: ``auto`` (Triton on CUDA, torch elsewhere), ``triton``, ``torch``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import nbkv_kernels as kernels
+import torch
+from nbkv_kernels import turned
+
+from nbkv.errors import BadOption
+
+__all__ = [
+    "State",
+    "kv_deviation",
+    "merge_states",
+    "partial_attention",
+    "rotate_gather",
+    "row_attention",
+    "turned",
+]
+
+State = tuple[torch.Tensor, torch.Tensor]
+
+
+def partial_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    scale: float,
+    mask: torch.Tensor | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> State:
+    """Return the output ``[B, Hq, n, Dv]`` of attention over these keys alone, and its lse ``[B, Hq, n]``.
+
+    ``q`` is ``[B, Hq, n, D]``, ``k`` ``[B, Hk, T, D]``, ``v`` ``[B, Hk, T, Dv]``; query head ``h`` reads head
+    ``h // (Hq / Hk)``. ``mask`` broadcasts to ``[B, Hq, n, T]``: booleans (true: may be seen) or numbers that are added
+    to the scores. ``softcap`` is that of the scores before the mask. ``sinks`` ``[Hq]`` are logits that take a share of
+    the softmax and give nothing; exactly one part of a set may count them. The output has the queries' dtype, lse is
+    the natural logarithm of the sum of exponentials, in float32 (float64 for float64). Rows without a key, and
+    ``T = 0``, give 0 and -inf.
+    """
+    out, lse = kernels.dense_attention(q, k, v, scale=scale, mask=mask, softcap=softcap)
+    if sinks is None:
+        return out, lse
+    total = torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
+    return out * torch.exp(lse - total)[..., None].to(out.dtype), total
+
+
+def merge_states(parts: Iterable[State]) -> State:
+    """Return the ``(out, lse)`` of attention over all keys from those over disjoint parts, in float32 or wider.
+
+    Exact up to rounding, whatever the parts weigh; parts without keys (lse -inf) change nothing.
+    """
+    outs, lses = (torch.stack(side) for side in zip(*parts, strict=True))
+    outs = outs.to(torch.promote_types(outs.dtype, torch.float32))
+    return kernels.merge_states(outs, lses, fused=fused(outs))
+
+
+def row_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    upper: torch.Tensor,
+    lower: torch.Tensor,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> State:
+    """Return the output ``[B, Hq, R, Dv]`` and lse ``[B, Hq, R]`` of rows that see keys ``[lower, upper)`` each.
+
+    ``q`` is ``[B, Hq, R, D]``, ``k`` ``[B, Hk, T, D]``, ``v`` ``[B, Hk, T, Dv]``, the edges ``[R]``. No mask is made.
+    """
+    use = fused(q)
+    return kernels.row_attention(q, k, v, upper, lower, scale=scale, softcap=softcap, sinks=sinks, fused=use)
+
+
+def rotate_gather(
+    source: tuple[torch.Tensor, torch.Tensor],
+    target: tuple[torch.Tensor, torch.Tensor],
+    turn: tuple[torch.Tensor, torch.Tensor],
+    *,
+    start: int,
+    neighbours: bool,
+) -> None:
+    """Write keys and values ``source`` ``[H, T, D]`` over ``target``, the keys turned by cosine and sine ``turn``.
+
+    ``turn`` is float32 ``[T, width / 2]``; the rotary dimensions are ``[start, start + width)``, in pairs of
+    halves or of neighbours.
+    """
+    use = fused(source[0])
+    kernels.rotate_gather(source, target, turn, start=start, neighbours=neighbours, fused=use)
+
+
+def kv_deviation(
+    cached: tuple[torch.Tensor, ...], fresh: tuple[torch.Tensor, ...], rows: torch.Tensor, *, power: int = 2
+) -> torch.Tensor:
+    """Return float32 ``[R]``: ``|fresh - cached|`` to the ``power``, summed over sides, heads and dimensions.
+
+    ``fresh`` are ``[H, R, D]``, and stand against ``rows`` ``[R]`` of ``cached`` ``[H, T, D]``.
+    """
+    return kernels.kv_deviation(cached, fresh, rows, power=power, fused=fused(rows))
+
+
+def fused(tensor: torch.Tensor) -> bool:
+    """Return whether work on ``tensor`` is Triton's; raises ``BadOption`` where it was asked for and cannot be."""
+    wanted = os.environ.get("NBKV_KERNELS", "auto")
+    if wanted not in {"auto", "triton", "torch"}:
+        message = f"NBKV_KERNELS={wanted!r} is not accepted: auto, triton or torch"
+        raise BadOption(message)
+    if wanted == "triton" and not kernels.runs_on(tensor):
+        message = "NBKV_KERNELS=triton needs Triton and a CUDA device, or TRITON_INTERPRET=1 (accepted: auto, torch)"
+        raise BadOption(message)
+    return wanted == "triton" or (wanted == "auto" and tensor.is_cuda and kernels.runs_on(tensor))

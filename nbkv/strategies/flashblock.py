@@ -1,0 +1,131 @@
+"""FlashBlock: attention to finished blocks is kept between the denoising passes over the present one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from nbkv.errors import BadOption
+from nbkv.families.attention import Answer, KeptAttention
+from nbkv.families.gain import Gain, Times
+from nbkv.families.outside import Outside
+from nbkv.families.staleness import CALIBRATION, Staleness, changing, known_heads, learn_heads
+from nbkv.registry import strategies as registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from nbkv.models.adapter import Work
+    from nbkv.models.attention import Policy
+    from nbkv.models.diffusion.block import Block
+    from nbkv.strategy import Context, Prefilled
+
+_REVEALED = ("stale", "recompute")
+_LSE = 0.05  # nats: the released code's bound on a head's mean change of lse
+
+
+@dataclass(kw_only=True, repr=False)
+class FlashBlock(KeptAttention):
+    """Reuse what the keys before a block gave its rows until ``tau`` tokens have been revealed since.
+
+    The first pass over a block computes everything. A later one merges kept attention with fresh attention inside the
+    block while fewer than ``tau`` tokens were revealed since everything was last computed, else it computes everything
+    again; ``tau=1`` keeps nothing. Gives up exactness: kept attention belongs to rows as they were. It cannot gain
+    where ``tau`` or more tokens are revealed in each pass.
+
+    ``revealed``: rows whose token has just been revealed keep what their mask token had (``"stale"``, as in the
+    paper's implementation over transformers), or have it computed again (``"recompute"``).
+
+    ``threshold``: heads whose kept attention changes more between two passes than this mean cosine (0.85; 0.9 for
+    quality) or by more than 0.05 nats of lse are computed in every pass. It is measured once on the model itself, in
+    passes that reuse nothing, and remembered. None reuses all heads, as the paper does in language models.
+
+    ``density``: of the keys before a block only this share is read in every pass, for each K/V head those that the
+    block's first pass attends to most; what the rest gave is kept and merged (residual reuse), or left out with
+    ``residual=False`` (plain sparse attention).
+    """
+
+    name: ClassVar[str] = "flashblock"
+    paper: ClassVar[str] = "FlashBlock, arXiv 2602.05305"
+    summary: ClassVar[str] = "keep attention to finished blocks between denoising passes (block diffusion)"
+
+    contract_exempt: ClassVar[dict[str, str]] = {
+        "test_one_first_chunk_behind_bos_equals_prefix": "it computes prompts as prefix does, answers approximately",
+        "test_same_seed_same_output": "times decide which blocks reuse; min_gain=0 leaves nothing to them",
+    }
+
+    tau: int = 2
+    revealed: str = "stale"
+    threshold: float | None = 0.85
+    density: float | None = None
+    residual: bool = True
+    min_gain: float = 1.05
+
+    def __post_init__(self) -> None:
+        """Refuse options out of range, one line each."""
+        cosine = self.threshold is None or (_is_number(self.threshold) and -1 <= self.threshold <= 1)
+        share = self.density is None or (_is_number(self.density) and 0 < self.density <= 1)
+        for name, good, accepted in (
+            ("tau", _is_int(self.tau) and self.tau >= 1, "a whole number of tokens >= 1"),
+            ("revealed", self.revealed in _REVEALED, " or ".join(map(repr, _REVEALED))),
+            ("threshold", cosine, "a cosine between -1 and 1, or None"),
+            ("density", share, "a share in (0, 1], or None"),
+            ("residual", isinstance(self.residual, bool), "True or False"),
+            ("min_gain", _is_number(self.min_gain) and self.min_gain >= 0, "a speed-up >= 0 (0: whatever it costs)"),
+        ):
+            if not good:
+                message = f"{name}={getattr(self, name)!r} is not accepted: {name} is {accepted}"
+                raise BadOption(message)
+        if self.density is None and not self.residual:
+            message = (
+                "residual=False is not accepted without density: it leaves out what a sparse selection did not pick"
+            )
+            raise BadOption(message)
+
+    def at_full_budget(self) -> FlashBlock:
+        """Return this with a refresh in every pass."""
+        return replace(self, tau=1)
+
+    def begun(self, times: Times, exempt: frozenset[int], ctx: Context) -> Answer:
+        """Return an answer's state; heads are to be learned if a bound on them is set and they are not known."""
+        answer = Answer(Outside(exempt, self.density, self.residual), Gain(times, self.min_gain))
+        if self.threshold is not None and (known := known_heads(ctx)) is not None:
+            answer.heads = changing(known, ctx, self.threshold, _LSE)
+        elif self.threshold is not None:
+            answer.learning = True
+            answer.outside.staleness = ctx.shelf.setdefault(self.name, Staleness())
+        return answer
+
+    def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
+        """Run one pass; where it was the last that heads had to be learned from, remember them."""
+        logits = super().denoise(block, prefilled, ctx, work)
+        answer: Answer = prefilled.own
+        if answer.learning and answer.outside.staleness.compared >= CALIBRATION:
+            assert self.threshold is not None  # noqa: S101
+            found = learn_heads(ctx, answer.outside.staleness)
+            answer.heads, answer.learning = changing(found, ctx, self.threshold, _LSE), False
+            answer.stale = self.tau
+            computed, heads = (sum(map(len, answer.heads.values())), sum(ctx.adapter.capabilities.kv_heads))
+            why = f"{computed} of {heads} K/V heads change too much between passes (measured now): no pass reuses them"
+            prefilled.notes.append(why)
+        return logits
+
+    def reuses(self, block: Block, answer: Answer) -> bool:  # noqa: ARG002
+        """Return whether fewer than ``tau`` tokens were revealed since attention was last refreshed."""
+        return answer.stale < self.tau
+
+    def reusing(self, block: Block, answer: Answer) -> Policy:
+        """Return the policy that merges what was kept, computed again for heads and rows as the options say."""
+        rows = block.revealed.nonzero().flatten() if self.revealed == "recompute" else None
+        return answer.outside.reusing(rows, answer.heads)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+registry.alias("blockdiff", FlashBlock.name)
