@@ -7,13 +7,14 @@ T ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+APART := notebooks quantised kernels ui ui_widgets binder
 
 # The JupyterLab extension: what npm installed, and what was built.
 LAB := labextension
 NODE := $(LAB)/node_modules/.package-lock.json
 BUILT := $(LAB)/nbkv_lab/labextension/package.json
 
-.PHONY: demo test ui tables pictures extension lint lint-extension clean
+.PHONY: demo test ui views binder tables pictures extension lint lint-extension clean
 
 demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
@@ -23,7 +24,7 @@ test: $(STAMP)
 ifneq ($(T),)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(T)
 else
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q --ignore=tests/notebooks --ignore=tests/quantised --ignore=tests/kernels --ignore=tests/ui
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(foreach part,$(APART),--ignore=tests/$(part))
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/pytest -n 2 -q tests/kernels
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/notebooks
@@ -36,9 +37,18 @@ ui: $(STAMP) $(BUILT)
 pictures: $(STAMP) $(BUILT)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/ui/pictures.py
 
+# The live views in Chromium: JupyterLab, Voila, the classic notebook, exported pages.
+views: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/ui_widgets
+
+# Binder's steps in an environment of their own, which takes a minute or two, and the quickstart in 2 GB.
+binder: $(STAMP)
+	$(BIN)/pytest -q -s tests/binder
+
 tables: $(STAMP)
 	$(BIN)/python tests/families/survey.py
 	$(BIN)/python -m nbkv.tasks.tables
+	$(BIN)/python -m nbkv.tasks.eviction
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -107,12 +107,12 @@ class Result:
     """One finished (or interrupted) request.
 
     ``provenance`` (uint8 ``[n_prompt]``) holds ``Provenance`` values, ``kept`` (bool ``[n_prompt]``) is false where a
-    token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held;
-    ``prompt_pieces`` are the prompt's tokens as text, for the token map. ``deviation`` (float32 ``[n_prompt]``) says
-    how far fresh K/V were from the cached ones, where and as a strategy measures that (nan: not compared).
-    ``decoding`` (None for causal models) says how a block-diffusion model came to its answer: ``block``, ``unmask``,
-    ``blocks``, ``forwards`` (passes over a block, clean ones included), ``tokens_per_forward``, and what its strategy
-    found.
+    token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held (and, as
+    ``peak``, the most that was held at any moment, where that is bounded); ``prompt_pieces`` are the prompt's tokens as
+    text, for the token map. ``decoding`` (None for causal models) says how a block-diffusion model came to its answer:
+    ``block``, ``unmask``, ``blocks``, ``forwards`` (passes over a block, clean ones included), ``tokens_per_forward``,
+    and what its strategy found. ``deviation`` (float32 ``[n_prompt]``): how far fresh K/V were from the cached ones,
+    where and as a strategy measures that (nan: not compared).
     """
 
     text: str
@@ -132,8 +132,8 @@ class Result:
     prompt_pieces: tuple[str, ...] = ()
     chunks: tuple[tuple[str, int, int], ...] = ()
     lineage: str = "exact"
-    deviation: NDArray[np.float32] | None = None
     decoding: dict[str, Any] | None = None
+    deviation: NDArray[np.float32] | None = None
 
     @property
     def tokens(self) -> Tokens:

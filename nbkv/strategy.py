@@ -181,11 +181,14 @@ class Strategy:
 
         The cache holds the clean blocks before this one, and is left as it was.
         """
-        return ctx.adapter.denoise(block.ids, prefilled.cache, start=block.start, work=work)
+        more: dict[str, Any] = {"conditioning": block.conditioning, "work": work}
+        return ctx.adapter.denoise(block.ids, prefilled.cache, start=block.start, **more)
 
     def opening(self, prefilled: Prefilled, request: Request, ctx: Context) -> torch.Tensor:
         """Return the logits ``[V]`` of the answer's first token; in a block-diffusion model those of its first pass."""
         recipe, ids = ctx.adapter.recipe, request.ids
+        if ctx.adapter.canvas is not None:
+            return self.denoise(ctx.adapter.canvas.opened(len(ids)), prefilled, ctx)[0]
         if recipe is None or (recipe.shifted and len(ids) % recipe.block == 0):
             return prefilled.logits
         block = opened(ids, recipe, ctx.adapter.device)

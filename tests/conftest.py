@@ -77,10 +77,13 @@ FAMILIES = {
     "qwen3_vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLConfig", {"text_config": _COMMON}),
 }
 
+# Not among the families that every exact strategy is tried on token by token: reuse goes by whole blocks here.
+BLOCKWISE = {"sdar": ("Qwen3ForCausalLM", "Qwen3Config", _COMMON | {"block_size": 4, "mask_token_id": 198})}
+
 
 def make_model(family: str, seed: int = 0, **changes: object) -> transformers.PreTrainedModel:
     """Return a small random model of ``family`` whose logits are spread like a trained model's."""
-    model_class, config_class, options = FAMILIES[family]
+    model_class, config_class, options = (FAMILIES | BLOCKWISE)[family]
     torch.manual_seed(seed)
     config = getattr(transformers, config_class)(**(options | changes))
     model = getattr(transformers, model_class)(config).eval()

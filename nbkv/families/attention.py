@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +18,7 @@ from nbkv.families.cost import settle
 from nbkv.families.gain import OFF, ON, PLAIN, PLAIN_FIRST, REFRESHED, REUSED, Gain, Times
 from nbkv.families.outside import Outside
 from nbkv.families.prefix import Prefix
-from nbkv.models.attention import Policy, computed_by
+from nbkv.models.attention import Meter, Policy, computed_by
 from nbkv.strategy import timed
 
 if TYPE_CHECKING:
@@ -29,13 +30,16 @@ if TYPE_CHECKING:
     from nbkv.models.diffusion.block import Block
     from nbkv.strategy import Context, Prefilled, Request
 
+_FAITHFUL = 0.9  # mean cosine below which a note is due; the paper has 0.95 and more
+
 
 @dataclass(eq=False)
 class Answer:
     """One answer under way: what is kept, whether reuse is on in the present block, and what was done so far.
 
     ``stale`` counts the tokens revealed since everything was last computed; ``heads`` are the K/V heads of each layer
-    that no pass reuses, and while ``learning`` them nothing is reused at all.
+    that no pass reuses, and while ``learning`` them nothing is reused at all. ``seconds`` is what attention took in the
+    passes that are not plain.
     """
 
     outside: Outside
@@ -83,11 +87,10 @@ class KeptAttention(Prefix):
         if not block.step:
             self._begin(block, answer, ctx)
         kind = self._kind(block, answer)
-        policies: dict[str, Policy] = {PLAIN: _own, REFRESHED: answer.outside.refresh}
-        policy = policies.get(kind) or self.reusing(block, answer)
+        policy = answer.outside.refresh if kind == REFRESHED else self.reusing(block, answer)
         settle(ctx.adapter)
         clock = timed()
-        with computed_by(ctx.adapter.config, policy) as meter:
+        with nullcontext(Meter()) if kind == PLAIN else computed_by(ctx.adapter.config, policy) as meter:
             logits = super().denoise(block, prefilled, ctx, work)
         settle(ctx.adapter)
         answer.gain.times.add(kind, block.start, clock())
@@ -103,6 +106,9 @@ class KeptAttention(Prefix):
         answer: Answer = prefilled.own
         ctx.verdicts.hold(self._times(ctx), answer.gain.times.to_dict())
         prefilled.figures |= _figures(answer, ctx)
+        if answer.passes[REUSED] and not answer.heads and (answer.outside.staleness.cosine or 1.0) < _FAITHFUL:
+            was = f"kept attention had changed to a cosine of {answer.outside.staleness.cosine:.2f} when computed again"
+            prefilled.notes.append(f"{was}: other answers than without it are likely")
         if answer.off:
             on = answer.blocks - answer.off
             prefilled.notes.append(f"attention was reused in {on} of {answer.blocks} blocks: {answer.why}")
@@ -124,15 +130,16 @@ class KeptAttention(Prefix):
         answer.stale += int(block.revealed.sum()) if block.step else 0
         reuse = bool(block.step) and self.reuses(block, answer)
         answer.gain.asked(block.start, reuse=reuse)
-        if answer.mode == OFF:
-            kind = answer.gain.exact(block.start)
-        elif answer.mode == PLAIN_FIRST and not block.step:
-            kind = PLAIN
-        else:
-            kind = REUSED if reuse and not answer.outside.empty else REFRESHED
-        if not reuse or kind == REFRESHED:
+        if not reuse:
             answer.stale = 0
-        return kind
+        if answer.mode == OFF:  # what the rule would do goes on being counted
+            return answer.gain.exact(block.start)
+        if answer.mode == PLAIN_FIRST and not block.step:
+            return PLAIN
+        if reuse and not answer.outside.empty:
+            return REUSED
+        answer.stale = 0
+        return REFRESHED
 
     def _times(self, ctx: Context) -> str:
         return f"passes@{self.spec}@{ctx.adapter.capabilities.block}@{ctx.model}"
@@ -145,14 +152,11 @@ def _figures(answer: Answer, ctx: Context) -> dict[str, Any]:
         "passes": dict(answer.passes),
         "reuse_rate": answer.passes[REUSED] / total if total else 0.0,
         "off_blocks": answer.off,
+        "computed_heads": sum(map(len, answer.heads.values())),
         "drift_cosine": found.cosine,
         "drift_lse": found.lse,
         "attention_s": answer.seconds if ctx.adapter.device.type == "cpu" else None,
     }
-
-
-def _own(_: object) -> None:
-    """Leave attention to the model, but have it timed."""
 
 
 def _windowed(adapter: ModelAdapter) -> frozenset[int]:

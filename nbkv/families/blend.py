@@ -83,6 +83,7 @@ class Blend(Strategy):
             chosen = mix.reused if self.budget == 1 else self.select(mix)
             select_s = clock()
             logits = self.run(mix, chosen)
+        mix.cache.truncate(ctx.adapter.capabilities.whole(mix.length))
         return Prefilled(
             cache=mix.cache,
             logits=logits,

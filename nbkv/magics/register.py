@@ -24,6 +24,7 @@ def register(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.Completer.custom_matchers.append(magics.matcher)
     shell.input_transformers_cleanup.insert(0, help_without_cell)
+    shell.events.register("post_run_cell", magics.shown.after_cell)
     _plain_text(shell).for_type_by_name(*_RESULT, _printer(magics))
     if has_front_end(shell):
         magics.lab = _open_lab(shell)
@@ -34,6 +35,8 @@ def unregister(shell: InteractiveShell) -> None:
     magics = shell.magics_manager.registry.pop(_NAME, None)
     if magics is None:
         return
+    shell.events.unregister("post_run_cell", magics.shown.after_cell)
+    magics.shown.close()
     for name in magics.sessions.names:
         magics.sessions.close(name)
     for kind, names in magics.magics.items():

@@ -74,7 +74,10 @@ def _fidelity(result: dict[str, Any]) -> str:
 def details(result: dict[str, Any]) -> str:
     """Return what is folded away at first: model, decoding, computed share, memory."""
     timing, compute = result["timing"], result["compute"]
-    held = ", ".join(f"{size(n_bytes)} in {tier}" for tier, n_bytes in result.get("kv_bytes", {}).items())
+    held = ", ".join(
+        f"{size(n_bytes)} {'at its ' if tier == 'peak' else 'in '}{tier}"
+        for tier, n_bytes in result.get("kv_bytes", {}).items()
+    )
     parts = [
         f"model {result['model']}",
         f"decoding {seconds(timing.get('decode_s'))}",

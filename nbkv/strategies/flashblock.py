@@ -38,7 +38,7 @@ class FlashBlock(KeptAttention):
 
     ``threshold``: heads whose kept attention changes more between two passes than this mean cosine (0.85; 0.9 for
     quality) or by more than 0.05 nats of lse are computed in every pass. It is measured once on the model itself, in
-    passes that reuse nothing, and remembered.
+    passes that reuse nothing, and remembered. None reuses all heads, as the paper does in language models.
 
     ``density``: of the keys before a block only this share is read in every pass, for each K/V head those that the
     block's first pass attends to most; what the rest gave is kept and merged (residual reuse), or left out with
@@ -49,9 +49,14 @@ class FlashBlock(KeptAttention):
     paper: ClassVar[str] = "FlashBlock, arXiv 2602.05305"
     summary: ClassVar[str] = "keep attention to finished blocks between denoising passes (block diffusion)"
 
+    contract_exempt: ClassVar[dict[str, str]] = {
+        "test_one_first_chunk_behind_bos_equals_prefix": "it computes prompts as prefix does, answers approximately",
+        "test_same_seed_same_output": "times decide which blocks reuse; min_gain=0 leaves nothing to them",
+    }
+
     tau: int = 2
     revealed: str = "stale"
-    threshold: float | None = None
+    threshold: float | None = 0.85
     density: float | None = None
     residual: bool = True
     min_gain: float = 1.05
@@ -100,6 +105,9 @@ class FlashBlock(KeptAttention):
             found = learn_heads(ctx, answer.outside.staleness)
             answer.heads, answer.learning = changing(found, ctx, self.threshold, _LSE), False
             answer.stale = self.tau
+            computed, heads = (sum(map(len, answer.heads.values())), sum(ctx.adapter.capabilities.kv_heads))
+            why = f"{computed} of {heads} K/V heads change too much between passes (measured now): no pass reuses them"
+            prefilled.notes.append(why)
         return logits
 
     def reuses(self, block: Block, answer: Answer) -> bool:  # noqa: ARG002

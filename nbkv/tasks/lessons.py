@@ -13,7 +13,7 @@ Encode = Callable[[str], list[int]]
 
 BOS: Final = 1
 EOS: Final = 2
-_SYSTEM: Final = "Answer from the notes. "
+SYSTEM: Final = "Answer from the notes. "
 _SMALLEST: Final = 3
 _MOST_SECTIONS: Final = 3
 
@@ -37,10 +37,10 @@ def examination(rng: Random, encode: Encode, lines: int, length: int) -> Lesson:
     The notes come at once or in up to four portions with questions after each, as in a dialogue.
     Every question is followed by its answer and the end token.
     """
-    notes, sections = _layout(rng, lines)
+    notes, sections = layout(rng, lines)
     lesson = Lesson()
     if rng.random() < 0.1:  # noqa: PLR2004
-        lesson.add(encode(_SYSTEM))
+        lesson.add(encode(SYSTEM))
     portions = 1 if rng.random() < 0.6 else rng.randint(2, 4)  # noqa: PLR2004
     borders = sorted(rng.sample(range(1, lines), min(portions, lines) - 1)) if lines > 1 else []
     room = length - sum(len(encode(line.text)) for line in notes) - len(lesson.ids)
@@ -63,8 +63,8 @@ def _portion(lines: list[Line]) -> str:
     return "".join(line.text for line in lines)
 
 
-def _layout(rng: Random, lines: int) -> tuple[list[Line], list[range]]:
-    # Notes with sections to report, free notes, or notes with one section of any length.
+def layout(rng: Random, lines: int) -> tuple[list[Line], list[range]]:
+    """Write notes with sections to report (given as well), free notes, or notes with one section of any length."""
     apart = rng.randint(max(SHORTEST, lines // 8), max(SHORTEST, lines // 3))
     if lines >= _SMALLEST and rng.random() < 0.7:  # noqa: PLR2004
         parts = rng.randint(1, max(1, min(_MOST_SECTIONS, lines // _SMALLEST)))

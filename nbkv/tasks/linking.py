@@ -20,8 +20,8 @@ from nbkv.models.codec import Codec
 from nbkv.models.links import Links, write_links
 from nbkv.tasks.ledger import carried_notes
 from nbkv.tasks.notes import cut
+from nbkv.tasks.practice import rate
 from nbkv.tasks.questions import ask
-from nbkv.tasks.training import rate
 
 _IGNORED: Final = -100
 _MOST_LINES: Final = 56

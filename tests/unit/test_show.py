@@ -376,6 +376,8 @@ def test_the_comparison_figure_splits_the_ttft():
     figure = show.comparison_figure(comparison(row("full"), row("a", load_s=0.0, select_s=0.0)).to_dict())
     bars = {trace.name: list(trace.y) for trace in figure.data if trace.type == "bar"}
     assert bars["load"] == [100.0, 0.0]
+    (spots,) = (trace for trace in figure.data if trace.type == "scatter")
+    assert list(spots.text) == ["full<br>a", ""]  # both lie at the same place
     idle = show.comparison_figure(comparison(row("full", load_s=0.0)).to_dict())
     assert "load" not in [trace.name for trace in idle.data]
     assert [round(sum(ys), 6) for ys in zip(*bars.values(), strict=True)] == [300.0, 300.0]
