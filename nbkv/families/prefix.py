@@ -30,14 +30,18 @@ _ROOM = (
 class Prefix(Strategy):
     """Continue the longest prefix that the store holds; the hook is ``reusable``.
 
-    ``segment``: of a model with recurrent layers, states are also kept every so many tokens of a prompt (None: as the
-    store's size allows; 0: never).
+    A leaf may have an option ``segment``: of a model with recurrent layers, states are also kept every so many tokens
+    of a prompt (None: as the store's size allows; 0: never). It is no field here so that a leaf decides what its first
+    option is.
     """
 
     family: ClassVar[str] = "prefix"
     needs: ClassVar[tuple[str, ...]] = ("prefix",)
 
-    segment: int | None = None
+    if TYPE_CHECKING:
+        segment: int | None = None
+    else:
+        segment = None
 
     def __post_init__(self) -> None:
         """Refuse what is no number of tokens."""
