@@ -48,6 +48,7 @@ binder: $(STAMP)
 tables: $(STAMP)
 	$(BIN)/python tests/families/survey.py
 	$(BIN)/python -m nbkv.tasks.tables
+	$(BIN)/python -m nbkv.tasks.keeping
 	$(BIN)/python -m nbkv.tasks.eviction
 
 lint: $(STAMP)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,6 +159,20 @@ def session_of(model_of, tokenizer):
     yield open_session
     for session in opened:
         session.close()
+
+
+@pytest.fixture(scope="session")
+def blockwise_reader(tmp_path_factory):
+    """A folder with the bundled reader and a config that says it decodes in blocks, which it was not trained for."""
+    import nbkv
+
+    source = Path(nbkv.__file__).parent / "models" / "bundled" / "tiny"
+    model = transformers.AutoModelForCausalLM.from_pretrained(source)
+    model.config.block_size, model.config.block_sizes, model.config.mask_token_id = 4, [4, 8], 4
+    folder = tmp_path_factory.mktemp("reader")
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(name="words")

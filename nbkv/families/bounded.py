@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -46,7 +47,6 @@ class Bounded:
         self.adapter, self.form = adapter, form
         self.ids = array("i")
         self.cache = RestoringCache(adapter.n_layers, room)
-        self.cache.beside = lambda: self.form_bytes
         self.busy = False
         self._rows = rows
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="nbkv-restore") if form.mixes else None
@@ -54,6 +54,7 @@ class Bounded:
         self._last = max(index for index in range(adapter.n_layers) if kv_bytes(adapter, index))
         self.held: list[Rows | Quantised | None] = [None] * adapter.n_layers
         self.hosts: list[tuple[Rows, Rows] | None] = [None] * adapter.n_layers
+        self.cache.beside = partial(_nbytes, self.ids, self.held, self.hosts)
         self._latents: list[Latents] = latents(adapter, form) if LATENT in form.sources else []
         self._feeds = learn(adapter) if {INPUT, IDS, LATENT} & set(form.sources) else [Feeds()] * adapter.n_layers
         self._lay_out()
@@ -78,8 +79,7 @@ class Bounded:
     @property
     def form_bytes(self) -> int:
         """Return the bytes of everything that is held to restore K/V, on whatever device."""
-        hosts = sum(side.nbytes for host in self.hosts if host for side in host)
-        return len(self.ids) * self.ids.itemsize + hosts + sum(held.nbytes for held in self.held if held)
+        return self.cache.beside()
 
     def forward(self, ids: Sequence[int], work: Work | None = None) -> torch.Tensor:
         """Run tokens ``ids`` behind those that are known; return the logits ``[V]`` after the last.
@@ -236,3 +236,9 @@ class Bounded:
         if sides is not None:
             self.cache.sample(layer, *sides)
             layer.restore(block.start, *sides)
+
+
+def _nbytes(ids: array[int], held: Sequence[Rows | Quantised | None], hosts: Sequence[tuple[Rows, Rows] | None]) -> int:
+    """Return the bytes of everything that is held to restore K/V (no method: the cache must not hold its holder)."""
+    others = (*(each for each in held if each), *(side for host in hosts if host for side in host))
+    return len(ids) * ids.itemsize + sum(each.nbytes for each in others)

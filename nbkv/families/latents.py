@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -27,11 +28,15 @@ _bases: weakref.WeakKeyDictionary[nn.Module, tuple[str, torch.Tensor]] = weakref
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """One layer's way down to its latents (``basis`` ``[d, r]``, orthonormal columns) and from there to K and V."""
+    """One layer's way down to its latents (``basis`` ``[d, r]``, orthonormal columns) and from there to K and V.
+
+    ``up`` holds the two projections as they read latents, ``[H D, r]`` each: memory of the model's size, not of tokens.
+    """
 
     layer: nn.Module
     feeds: Feeds
     basis: torch.Tensor
+    up: tuple[torch.Tensor, ...]
 
     def reading(self, keep: Callable[[torch.Tensor], None]) -> AbstractContextManager[None]:
         """Within the block ``keep`` is given the latents ``[1, n, r]`` of whatever the layer is run on."""
@@ -39,11 +44,13 @@ class Latents:
 
     def project(self, call: Call, hidden: torch.Tensor, latents: torch.Tensor) -> Sides | None:
         """Return K and V ``[1, H, n, D]`` of ``latents``; ``hidden`` only has the shape of the layer's input."""
-        replaced = {module: self._from(module, latents) for module in self.feeds.used}
+        pairs = zip(self.feeds.used, self.up, strict=True)
+        replaced = {module: partial(_project, latents, up, module.bias) for module, up in pairs}
         return project_kv(self.layer, call, hidden, self.feeds, replaced)
 
-    def _from(self, module: nn.Linear, latents: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        return lambda _: nn.functional.linear(latents, module.weight @ self.basis, module.bias)
+
+def _project(latents: torch.Tensor, up: torch.Tensor, bias: torch.Tensor | None, _: torch.Tensor) -> torch.Tensor:
+    return nn.functional.linear(latents, up, bias)
 
 
 def latents(adapter: ModelAdapter, form: Form) -> list[Latents]:
@@ -58,8 +65,10 @@ def latents(adapter: ModelAdapter, form: Form) -> list[Latents]:
             )
             raise UnsupportedModel(message)
         rank = form.latent_rank(adapter, index)
-        basis = _basis(layer, feeds, adapter.fingerprint)[:, :rank] if feeds.used else torch.empty(0, 0)
-        made.append(Latents(layer, feeds, basis.to(adapter.dtype)))
+        basis = (_basis(layer, feeds, adapter.fingerprint)[:, :rank] if feeds.used else torch.empty(0, 0)).to(
+            adapter.dtype
+        )
+        made.append(Latents(layer, feeds, basis, tuple(module.weight.detach() @ basis for module in feeds.used)))
     return made
 
 

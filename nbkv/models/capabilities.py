@@ -70,7 +70,12 @@ class Capabilities:
     @property
     def causal(self) -> bool:
         """Return whether answers are decoded token by token, none of which depends on a later one."""
-        return self.block is None and self.canvas is None
+        return self.blockwise is None
+
+    @property
+    def blockwise(self) -> int | None:
+        """Return how many tokens are decoded together, in a block or on a canvas; None if the model is causal."""
+        return self.block or self.canvas
 
     def whole(self, tokens: int) -> int:
         """Return how many of the first ``tokens`` tokens make whole blocks: all of them where the model is causal."""
@@ -79,10 +84,8 @@ class Capabilities:
     def why_not(self, need: str) -> str:
         """Return the reason this model lacks ``need``, an attribute that is false."""
         if need == "causal":
-            return f"it decodes in blocks of {self.block or self.canvas} tokens that see each other"
-        if need == "block" and self.canvas is not None:
-            return "all tokens of its canvas change in every pass, none is revealed for good"
-        return self.refused.get(need, "it decodes token by token" if need == "block" else f"it has no {need}")
+            return f"it decodes in blocks of {self.blockwise} tokens that see each other"
+        return self.refused.get(need, "it decodes token by token" if need == "blockwise" else f"it has no {need}")
 
 
 def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None) -> Capabilities:  # noqa: ANN401

@@ -7,6 +7,7 @@ leaves, and the buffer lives only as long as the attention that reads it.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -42,7 +43,7 @@ class RestoringLayer(DynamicLayer):
 
     def __init__(self, cache: RestoringCache) -> None:
         """Start empty."""
-        self._cache = cache
+        self._cache = weakref.proxy(cache)  # memory is freed when the cache is let go, not when garbage is collected
         self.window: Sides | None = None
         self.whole: Sides | None = None
         self.old = self._opened = 0

@@ -31,7 +31,8 @@ class FlashBlock(KeptAttention):
     The first pass over a block computes everything. A later one merges kept attention with fresh attention inside the
     block while fewer than ``tau`` tokens were revealed since everything was last computed, else it computes everything
     again; ``tau=1`` keeps nothing. Gives up exactness: kept attention belongs to rows as they were. It cannot gain
-    where ``tau`` or more tokens are revealed in each pass.
+    where ``tau`` or more tokens are revealed in each pass. On DiffusionGemma, which reveals nothing for good, tokens of
+    the canvas that have changed are counted: most do until it settles, and ``tau`` must be larger there.
 
     ``revealed``: rows whose token has just been revealed keep what their mask token had (``"stale"``, as in the
     paper's implementation over transformers), or have it computed again (``"recompute"``).
@@ -104,19 +105,21 @@ class FlashBlock(KeptAttention):
             assert self.threshold is not None  # noqa: S101
             found = learn_heads(ctx, answer.outside.staleness)
             answer.heads, answer.learning = changing(found, ctx, self.threshold, _LSE), False
-            answer.stale = self.tau
+            answer.fresh = None
             computed, heads = (sum(map(len, answer.heads.values())), sum(ctx.adapter.capabilities.kv_heads))
             why = f"{computed} of {heads} K/V heads change too much between passes (measured now): no pass reuses them"
             prefilled.notes.append(why)
         return logits
 
     def reuses(self, block: Block, answer: Answer) -> bool:  # noqa: ARG002
-        """Return whether fewer than ``tau`` tokens were revealed since attention was last refreshed."""
+        """Return whether fewer than ``tau`` tokens have changed since attention was last refreshed."""
         return answer.stale < self.tau
 
     def reusing(self, block: Block, answer: Answer) -> Policy:
         """Return the policy that merges what was kept, computed again for heads and rows as the options say."""
-        rows = block.revealed.nonzero().flatten() if self.revealed == "recompute" else None
+        rows = None
+        if self.revealed == "recompute" and answer.last is not None:
+            rows = (block.ids != answer.last).nonzero().flatten()
         return answer.outside.reusing(rows, answer.heads)
 
 

@@ -38,9 +38,9 @@ TAUS = (
     "flashblock(tau=3, threshold=None, min_gain=0)",
 )
 DENSITIES = (0.2, 0.3, 0.4)
-UNMASK = ("static", "dynamic(threshold=0.9)")
+UNMASK = ("static", "dynamic")
 BLOCKS = (4, 8)
-SEED, COUNT, FOLLOWED = 301, 40, 8
+SEED, COUNT, FOLLOWED = 301, 48, 4
 _ROOM = 24  # tokens that an answer may be longer than the right one
 _NEVER = 64  # tokens: no block has so many, so nothing is refreshed inside of one
 
@@ -69,7 +69,7 @@ class Shadow(FlashBlock):
         said = super().denoise(block, prefilled, ctx, work)
         exact = ctx.adapter.denoise(block.ids, prefilled.cache, start=block.start)
         mine, full = (logits[block.masked].float().log_softmax(-1) for logits in (said, exact))
-        self.kl.append(float((full.exp() * (full - mine)).sum(-1).mean()))
+        self.kl.append(max(0.0, float((full.exp() * (full - mine)).sum(-1).mean())))
         self.top1.append(float((full.argmax(-1) == mine.argmax(-1)).float().mean()))
         return exact
 
@@ -135,19 +135,21 @@ def _mean(values: Any) -> float | None:  # noqa: ANN401
     return statistics.fmean(found) if found else None
 
 
-def main(model: str = "tiny-diffusion", folder: str = "docs", n: int = COUNT) -> None:
-    """Measure the table and write it."""
+def main(model: str = "tiny-diffusion", folder: str = "docs", n: int = COUNT, blocks: Sequence[int] = BLOCKS) -> None:
+    """Measure the table and write it; sparse attention under the rule that reuses most, one token a pass."""
     import nbkv  # noqa: PLC0415
 
     items, rows = report(seed=SEED, n=n, distance=0), []
-    for block in BLOCKS:
+    for block in blocks:
         with nbkv.load(model, block_size=block, strategy=FULL) as session:
             for unmask in UNMASK:
-                rows += measure(session, items, [FULL, *TAUS, *sparse()], unmask)
-    data = {"regime": f"`{model}`, {n} reports of 48 lines, seed {SEED}, reuse forced", "rows": rows}
+                specs = [FULL, *TAUS, *(sparse() if unmask == UNMASK[0] else ())]
+                rows += measure(session, items, specs, unmask)
+            name = session.model_name
+    regime = f"`{name}`, {n} reports of 48 lines of notes, seed {SEED}, float32, reuse forced"
     path = Path(folder) / "tables" / "flashblock.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"regime": regime, "followed": FOLLOWED, "rows": rows}) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

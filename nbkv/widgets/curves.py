@@ -88,8 +88,16 @@ class Curves:
                 "evictions": evictions - self._evicted,
                 "tiers": [{key: tier[key] for key in ("tier", "entries", "bytes", "limit")} for tier in tiers],
                 "rows": list(self._rows),
-                "live": self._progress(),
             }
+
+    def progress(self) -> dict[str, Any]:
+        """Return how far the present request is; nothing between requests."""
+        with self._lock:
+            if self._live is None:
+                return {}
+            live = dict(self._live)
+        spent = time.perf_counter() - live.pop("since")
+        return live | {"tokens_per_s": (live["tokens"] - 1) / spent if live["tokens"] > 1 else None}
 
     def _add(self, number: int, result: dict[str, Any]) -> None:
         self._requests += 1
@@ -106,13 +114,6 @@ class Curves:
             return
         live["since"] = live["since"] or time.perf_counter()
         live["tokens"] += 1
-
-    def _progress(self) -> dict[str, Any] | None:
-        if self._live is None:
-            return None
-        spent = time.perf_counter() - self._live["since"]
-        speed = (self._live["tokens"] - 1) / spent if self._live["tokens"] > 1 else None
-        return {key: value for key, value in self._live.items() if key != "since"} | {"tokens_per_s": speed}
 
     def _figures(self) -> list[dict[str, Any]]:
         """Return the tiers. The store is asked outside the lock: it tells of evictions while it holds its own."""

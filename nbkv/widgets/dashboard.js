@@ -13,7 +13,7 @@ function tile(title) {
 }
 
 function progress(live) {
-  if (!live) return 'idle';
+  if (!live.request) return 'idle';
   const who = `request ${live.request}, ${live.strategy}`;
   if (live.tokens) return `${who}: ${live.tokens} tokens${live.tokens_per_s ? `, ${units.rate(live.tokens_per_s)}` : ''}`;
   return `${who}: prompt of ${live.prompt.toLocaleString('en')} tokens, layer ${live.layer} of ${live.layers || UNKNOWN}`;
@@ -36,16 +36,22 @@ function render({ model, el }) {
   );
   hideRecord(model, el);
 
+  function drawLive() {
+    const [state, live] = [model.get('state'), model.get('live')];
+    now.textContent = state.closed ? 'closed' : state.paused ? 'paused' : progress(live);
+    const speeds = state.rows.map(row => row.tokens_per_s).filter(value => value != null);
+    tiles.speed.figure.textContent = units.rate(live.tokens_per_s ?? speeds.at(-1));
+  }
+
   function draw() {
     const state = model.get('state');
     title.textContent = `${state.session} · ${state.model}`;
-    now.textContent = state.closed ? 'closed' : state.paused ? 'paused' : progress(state.live);
     pause.textContent = state.paused ? 'Resume' : 'Pause';
     pick.fill(state.choices, state.picked);
     const last = name => state.rows.map(row => row[name]).filter(value => value != null).at(-1);
     for (const [name, , key, unit, least] of TILES) {
       const part = tiles[name];
-      part.figure.textContent = unit(name === 'speed' && state.live?.tokens_per_s ? state.live.tokens_per_s : last(key));
+      part.figure.textContent = unit(last(key));
       line(part.drawing, state.rows, key, unit, COLOURS[name], least);
     }
     tiles.hit.more.textContent = `all ${state.requests}: ${units.share(state.hit_rate)}`;
@@ -59,6 +65,7 @@ function render({ model, el }) {
     store.more.textContent = `${state.evictions} evictions, ${state.fallbacks} fallbacks`;
     store.drawing.replaceChildren(...state.tiers.flatMap(bar));
     if (said.textContent !== state.said) said.textContent = state.said;
+    drawLive();
   }
 
   function bar(tier) {
@@ -69,8 +76,12 @@ function render({ model, el }) {
   }
 
   model.on('change:state', draw);
+  model.on('change:live', drawLive);
   draw();
-  return () => model.off('change:state', draw);
+  return () => {
+    model.off('change:state', draw);
+    model.off('change:live', drawLive);
+  };
 }
 
 export default { render };

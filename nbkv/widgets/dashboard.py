@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from traitlets import Dict
+
 from nbkv.errors import NbkvError
 from nbkv.events import Event, Token
 from nbkv.show.dashboard import dashboard_html, dashboard_text
@@ -19,6 +21,7 @@ class Dashboard(LiveView):
     """Hit rate, TTFT, tokens per second and fidelity over the requests, bytes by tier, evictions."""
 
     _esm = script("dashboard.js")
+    live: Dict[Any, Any] = Dict().tag(sync=True)  # apart from the state: it is sent again with the tokens
 
     def __init__(self, session: Session) -> None:
         """Follow ``session`` from now on."""
@@ -71,9 +74,16 @@ class Dashboard(LiveView):
         if self._paused:
             return
         if isinstance(event, Token):
-            self._pace.pass_by()
+            self._pace.pass_by(self._send_live)
         else:
             self._pace.touch()
+
+    def _send_state(self) -> None:
+        super()._send_state()
+        self._send_live()
+
+    def _send_live(self) -> None:
+        self.live = self._curves.progress()
 
     def _use(self, given: dict[str, Any]) -> None:
         try:

@@ -22,7 +22,7 @@ def strategy(request):
 @pytest.fixture
 def session_of(session_of, strategy):
     """Sessions on a model of the kind the strategy is for."""
-    return partial(session_of, "sdar" if "block" in registry.get(strategy).needs else "llama")
+    return partial(session_of, "sdar" if "blockwise" in registry.get(strategy).needs else "llama")
 
 
 def test_it_says_what_it_is(strategy):

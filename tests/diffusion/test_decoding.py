@@ -8,21 +8,21 @@ import pytest
 @pytest.mark.parametrize("block", [4, 8, 32])
 def test_it_equals_a_plain_loop(sdar, words, reference, rule, block):
     session = sdar(block)
-    n = 11 if block < 32 else 35
-    for length in (1, block - 1, block, block + 1, 2 * block + 1):
+    n = 9 if block < 32 else 33
+    for length in (1, block - 1, block, block + 1) if block < 32 else (1, 33):
         got = session.generate(words(length, seed=length), max_new_tokens=n, unmask=rule, strategy="full")
 
         assert len(got.prompt_ids) == length
         assert list(got.token_ids) == reference(session.adapter.model, got.prompt_ids, n, block, rule), length
 
 
-@pytest.mark.parametrize("sizes", [(8, None), (16, 4), (32, 8)])
+@pytest.mark.parametrize("sizes", [(8, None), (32, 8)])
 def test_shifted_logits_and_parts_of_blocks_equal_a_plain_loop(fast_dllm, words, reference, rule, sizes):
     block, sub = sizes
     session = fast_dllm(block, sub)
     for length in (1, block - 1, block, block + 1):
-        got = session.generate(words(length, seed=length), max_new_tokens=19, unmask=rule, strategy="full")
-        expected = reference(session.adapter.model, got.prompt_ids, 19, block, rule, shifted=True, sub=sub)
+        got = session.generate(words(length, seed=length), max_new_tokens=12, unmask=rule, strategy="full")
+        expected = reference(session.adapter.model, got.prompt_ids, 12, block, rule, shifted=True, sub=sub)
 
         assert list(got.token_ids) == expected, length
 
@@ -111,7 +111,7 @@ def test_sampling_follows_the_model_s_own_distribution(sdar, words, plain_logits
     logits = plain_logits(session.adapter.model, [*ids, 198, 198, 198, 198], 4)[4]
     logits[198] = float("-inf")
     chances = torch.softmax(logits / 0.5, dim=-1)
-    n = 400
+    n = 200
     drawn = [
         session.generate(words(4), max_new_tokens=1, temperature=0.5, seed=seed, unmask="sequential").token_ids[0]
         for seed in range(n)

@@ -181,6 +181,25 @@ def test_it_says_when_what_it_kept_is_not_what_it_would_compute(sdar, words):
         assert any("other answers" in note for note in got.notes) == (got.decoding["drift_cosine"] < 0.9)
 
 
+def test_shifted_logits_and_parts_of_blocks(fast_dllm, words):
+    session = fast_dllm()
+    for length in (16, 35):
+        expected = ask(session, words(length), "full", 24)
+
+        assert ask(session, words(length), spec(tau=1), 24).token_ids == expected.token_ids
+        assert ask(session, words(length), spec(tau=3), 24).decoding["reuse_rate"] > 0.4
+
+
+def test_soft_caps_windows_and_eager_attention(make_model, make_tokenizer, words):
+    model = make_model("gemma2", block_size=4, mask_token_id=198)
+    with nbkv.load(model, tokenizer=make_tokenizer(bos=False)) as session:
+        prompt = words(30)
+
+        assert model.config.attn_logit_softcapping
+        assert ask(session, prompt, spec(tau=1), 24).token_ids == ask(session, prompt, "full", 24).token_ids
+        assert ask(session, prompt, spec(tau=4), 24).decoding["reuse_rate"] > 0.5
+
+
 def test_heads_are_measured_once_and_remembered(sdar, words):
     session = sdar(8)
     strategy = spec(tau=8, threshold=0.9)

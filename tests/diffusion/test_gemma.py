@@ -63,10 +63,10 @@ def generated(model, ids, n, seed=0, **options):
 
 
 @pytest.mark.parametrize("strategy", ["full", "prefix"])
-@pytest.mark.parametrize("n_prompt", [1, 5, 11, 12, 30])
+@pytest.mark.parametrize("n_prompt", [1, 12, 30])
 def test_it_draws_what_generate_draws(session, gemma, words, strategy, n_prompt):
     for _ in range(2):
-        for seed in (0, 7):
+        for seed in (0, 7)[: 1 + (n_prompt == 12)]:
             got = session.generate(words(n_prompt), max_new_tokens=20, strategy=strategy, seed=seed)
 
             assert len(got.prompt_ids) == n_prompt
@@ -131,11 +131,24 @@ def test_what_it_cannot_follow_is_refused(session, gemma, words):
         with pytest.raises(BadOption) as refusal:
             session.generate(words(5), **options)
         assert says in str(refusal.value)
-    for name in ("flashblock", "kvlink"):
-        with pytest.raises(UnsupportedModel, match=f"{name} cannot serve"):
-            session.generate(words(5), strategy=name)
+    with pytest.raises(UnsupportedModel, match="kvlink cannot serve"):
+        session.generate(words(5), strategy="kvlink")
     with pytest.raises(UnsupportedModel, match="leave block_size out"):
         nbkv.load(gemma, tokenizer=session.tokenizer, block_size=8)
+
+
+def test_kept_attention_goes_by_the_tokens_that_change(session, words):
+    def ask(**options):
+        spec = ", ".join(f"{name}={value}" for name, value in ({"threshold": None, "min_gain": 0} | options).items())
+        return session.generate(words(30), strategy=f"flashblock({spec})", max_new_tokens=16)
+
+    full = session.generate(words(30), strategy="full", max_new_tokens=16)
+    always, never = ask(tau=1), ask(tau=9)
+
+    assert always.token_ids == full.token_ids
+    assert always.decoding["reuse_rate"] == 0
+    assert never.decoding["passes"]["reused"] > never.decoding["passes"]["refreshed"]
+    assert never.tokens.reused > 0
 
 
 def test_verify_fidelity_and_chunks(session, words):

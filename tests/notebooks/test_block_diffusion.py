@@ -13,24 +13,8 @@ SMALL = {"n": 1, "followed": 1, "chunks": 4, "lines": [4], "blocks": [4, 8], "ta
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory):
-    """The reader's folder with a config that says it decodes in blocks."""
-    import transformers
-
-    import nbkv
-
-    source = Path(nbkv.__file__).parent / "models" / "bundled" / "tiny"
-    model = transformers.AutoModelForCausalLM.from_pretrained(source)
-    model.config.block_size, model.config.block_sizes, model.config.mask_token_id = 4, [4, 8], 4
-    folder = tmp_path_factory.mktemp("reader")
-    model.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sweep(reader, tmp_path_factory):
-    chosen = SMALL | {"model": str(reader), "thresholds": [0.9], "densities": [0.3]}
+def sweep(blockwise_reader, tmp_path_factory):
+    chosen = SMALL | {"model": str(blockwise_reader), "thresholds": [0.9], "densities": [0.3]}
     return run(NOTEBOOK, chosen, out_dir=tmp_path_factory.mktemp("blocks"))
 
 

@@ -20,8 +20,8 @@ def test_it_trains_goes_on_evaluates_and_leaves_a_model(tmp_path):
         sweep = run(NOTEBOOK, small | {"minutes": minutes}, out_dir=tmp_path / f"run{number}")
         assert not sweep.failed, sweep.failed[0].error
         steps.append(sweep.runs[0].records["steps"])
-        assert 0 <= sweep.runs[0].records["report_3_block4_surest"] <= 1
-        assert 0 <= sweep.runs[0].records["ledger_3_block8_above_9"] <= 1
+        assert 0 <= sweep.runs[0].records["report_3_block4_static"] <= 1
+        assert 0 <= sweep.runs[0].records["ledger_3_block8_dynamic"] <= 1
 
     assert 0 < steps[0] < steps[1]
     config = json.loads((out / "config.json").read_text())

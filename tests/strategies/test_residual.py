@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -252,6 +253,21 @@ def test_what_is_interrupted_is_not_gone_on_with(wide, words):
     prompt = words(40) + words(4, seed=1) + words(4, seed=2)
     expected = wide.generate(prompt, max_new_tokens=5).token_ids
     assert wide.generate(prompt, strategy=spec, max_new_tokens=5).token_ids == expected
+
+
+@pytest.mark.parametrize("form", ["ids", "layers", "mix(3)"])
+def test_what_is_let_go_is_freed_at_once(wide, words, form):
+    gc.collect()
+    gc.disable()
+    try:
+        wide.generate(words(40), strategy=residual(form), max_new_tokens=3)
+        sequence = wide._engine.shelf["residual"].sequence
+        tensors = [weakref.ref(side) for layer in sequence.cache.layers for side in layer.window]
+        del sequence
+        wide.store.clear()
+        assert not any(ref() is not None for ref in tensors)
+    finally:
+        gc.enable()
 
 
 def test_auto_measures_once_and_takes_what_was_picked(wide, words):

@@ -19,8 +19,8 @@ for number, text in enumerate(item.chunks, start=1):
     session.chunk(text, name=f"page_{number}")""",
     "%%kvgen -n 24\n{{ page_1 }}{{ page_2 }}{{ page_3 }}{{ question }}",
     "%%kvgen -n 24\n{{ page_1 }}{{ page_2 }}{{ page_3 }}And the lute?",
-    "%%kvgen -n 24 -s blend\nBelow are the notes of one day. {{ page_8 }}{{ question }}",
-    "%%kvcompare full, prefix, blend, epic --repeat 3\nBelow are the notes of one day. "
+    "%%kvgen -n 24 -s blend\nNoted. {{ page_8 }}{{ question }}",
+    "%%kvcompare full, prefix, blend, epic --repeat 3\nNoted. "
     + "".join(f"{{{{ page_{number} }}}}" for number in range(1, 9))
     + "{{ question }}",
     "%%kvgen -n 24 -s blend\n{{ page_6 }}{{ page_7 }}{{ page_8 }}{{ question }}",

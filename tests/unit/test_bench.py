@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,3 +197,26 @@ def test_passes_run_again_are_what_was_run():
         torch.testing.assert_close(again, once)
         torch.testing.assert_close(again, exact, atol=1e-4, rtol=1e-4)
         assert "recompute" not in vars(adapter)
+
+
+def test_block_diffusion_is_measured_where_tau_1_gives_the_same_tokens(monkeypatch):
+    from nbkv.bench import diffusion_flashblock as bench_of
+
+    monkeypatch.setattr(bench_of, "WORKS", (bench_of.Work(4, 1, 8),))
+    monkeypatch.setattr(bench_of, "_SETTLES", 1)
+    rows = bench.run(["diffusion.flashblock"], shape="mini", context=64, rounds=1, peers=False)
+
+    assert [row.against for row in rows] == [bench_of.OWN, bench_of.TWO_PARTS, f"that of: {bench_of.TWO_PARTS}"]
+    assert all(row.to_dict().keys() >= KEYS and row.ratio > 0 and not row.refused for row in rows)
+    assert rows[0].regime["context"] == 64
+    assert any("keeping attention is quicker" in note for note in rows[-1].notes)
+
+
+def test_block_diffusion_with_other_tokens_has_no_figures(monkeypatch):
+    from nbkv.bench import diffusion_flashblock as bench_of
+
+    monkeypatch.setattr(bench_of, "WORKS", (bench_of.Work(4, 1, 8),))
+    monkeypatch.setattr(bench_of._Setting, "_answer", lambda self, which: SimpleNamespace(token_ids=(which,)))
+    (row,) = bench.run(["diffusion.flashblock"], shape="mini", context=64, rounds=1, peers=False)
+
+    assert "other tokens" in row.refused

@@ -162,9 +162,7 @@ def test_a_recurrent_model_whose_states_cannot_be_cloned_is_served_plainly_and_s
     adapter = adapt(RecurrentGemmaForCausalLM(config).eval(), "griffin")
 
     assert not adapter.capabilities.prefix
-    assert (
-        "prefix reuse is off: its recurrent layers keep their states where nothing can clone them" in adapter.notes[0]
-    )
+    assert "prefix reuse is off" in adapter.notes[0]
 
 
 def test_without_any_cache_to_trust_every_token_is_a_full_pass(monkeypatch, words, tokenizer):

@@ -5,7 +5,7 @@ import * as React from 'react';
 import { Row } from './data';
 
 const FLOOR = 1e-6; // below is arithmetic noise
-const [WIDTH, HEIGHT, LEFT, BOTTOM, EDGE] = [320, 170, 46, 140, 12];
+const [WIDTH, HEIGHT, LEFT, BOTTOM, EDGE] = [320, 170, 46, 140, 18];
 
 interface Point {
   x: number;
@@ -26,7 +26,7 @@ export function Scatter({ rows }: { rows: Row[] }): React.JSX.Element | null {
   const points: Point[] = [];
   for (const row of measured) {
     const at = { x: x(row.computed), y: y(row.kl) };
-    const near = points.find(point => Math.hypot(point.x - at.x, point.y - at.y) < 12);
+    const near = points.find(point => Math.hypot(point.x - at.x, point.y - at.y) < 14);
     const point = near ?? { ...at, numbers: [], told: [] };
     point.numbers.push(row.number);
     point.told.push(`${row.strategy}: ${row.told}`);
@@ -53,7 +53,7 @@ export function Scatter({ rows }: { rows: Row[] }): React.JSX.Element | null {
           <g key={point.numbers[0]}>
             <title>{point.told.join('\n')}</title>
             <circle cx={point.x} cy={point.y} r={5} />
-            <text x={point.x > WIDTH - 70 ? point.x - 9 : point.x + 9} y={point.y + 4} textAnchor={point.x > WIDTH - 70 ? 'end' : 'start'}>
+            <text x={point.x} y={point.y - 9} textAnchor="middle">
               {point.numbers.join(', ')}
             </text>
           </g>
