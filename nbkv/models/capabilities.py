@@ -72,6 +72,11 @@ class Capabilities:
         """Return whether answers are decoded token by token, none of which depends on a later one."""
         return self.block is None and self.canvas is None
 
+    @property
+    def per_token(self) -> bool:
+        """Return whether all that its layers keep belongs to single tokens, as K/V do and states do not."""
+        return not self.states
+
     def whole(self, tokens: int) -> int:
         """Return how many of the first ``tokens`` tokens make whole blocks: all of them where the model is causal."""
         return tokens if self.block is None else tokens // self.block * self.block
@@ -80,6 +85,8 @@ class Capabilities:
         """Return the reason this model lacks ``need``, an attribute that is false."""
         if need == "causal":
             return f"it decodes in blocks of {self.block or self.canvas} tokens that see each other"
+        if need == "per_token":
+            return "its recurrent layers sum up all tokens before in states"
         if need == "block" and self.canvas is not None:
             return "all tokens of its canvas change in every pass, none is revealed for good"
         return self.refused.get(need, "it decodes token by token" if need == "block" else f"it has no {need}")
