@@ -65,7 +65,6 @@ class KeptAttention(Prefix):
     family: ClassVar[str] = "attention"
     exact: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ("blockwise", "prefix", "attention")
-    segment: ClassVar[None] = None  # type: ignore[misc]  # an option of prefix for models with recurrent layers only
 
     @abstractmethod
     def begun(self, times: Times, exempt: frozenset[int], ctx: Context) -> Answer:

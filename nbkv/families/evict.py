@@ -50,7 +50,7 @@ class Evict(Strategy):
 
     family: ClassVar[str] = "evict"
     exact: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("prefix", "causal")
+    needs: ClassVar[tuple[str, ...]] = ("prefix", "causal", "per_token")
     contract_exempt: ClassVar[dict[str, str]] = {
         "test_one_first_chunk_behind_bos_equals_prefix": "below keep=1.0 K/V is dropped for good; at 1.0 it equals full"
     }

@@ -74,9 +74,9 @@ def run(adapter: ModelAdapter, ids: Sequence[int], cache: StateCache, stops: Seq
     return Ran(logits, kept, len(ids) - first if adapter.capabilities.states == "tokens" else 0)
 
 
-def checkpoints(states: Sequence[States | None], adapter: ModelAdapter) -> list[Checkpoint]:
+def checkpoints(states: Sequence[States | None], adapter: ModelAdapter) -> tuple[Checkpoint, ...]:
     """Return ``states`` with what it costs to make them."""
-    return [Checkpoint(each, flops(each.at, adapter)) for each in states if each is not None]
+    return tuple(Checkpoint(each, flops(each.at, adapter)) for each in states if each is not None)
 
 
 def flops(n: int, adapter: ModelAdapter) -> float:

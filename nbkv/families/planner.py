@@ -192,7 +192,7 @@ def _mixed(adapter: ModelAdapter, ways: Sequence[Way]) -> list[str]:
 
 def _check(adapter: ModelAdapter, tokens: int) -> None:
     known = adapter.capabilities
-    for need in ("prefix", "walk", "causal"):
+    for need in ("prefix", "walk", "causal", "per_token"):
         if not getattr(known, need):
             message = f"nothing to plan for {adapter.name}: {known.why_not(need)}"
             raise UnsupportedModel(message)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from nbkv.errors import BadOption
 from nbkv.events import Fallback, Reused
 from nbkv.families import going
 from nbkv.models.adapter import Work
@@ -28,31 +27,19 @@ _ROOM = (
 
 @dataclass(kw_only=True, repr=False)
 class Prefix(Strategy):
-    """Continue the longest prefix that the store holds; the hook is ``reusable``.
-
-    A leaf may have an option ``segment``: of a model with recurrent layers, states are also kept every so many tokens
-    of a prompt (None: as the store's size allows; 0: never). It is no field here so that a leaf decides what its first
-    option is.
-    """
+    """Continue the longest prefix that the store holds; the hooks are ``reusable`` and ``every``."""
 
     family: ClassVar[str] = "prefix"
     needs: ClassVar[tuple[str, ...]] = ("prefix",)
-
-    if TYPE_CHECKING:
-        segment: int | None = None
-    else:
-        segment = None
-
-    def __post_init__(self) -> None:
-        """Refuse what is no number of tokens."""
-        if self.segment is not None and (type(self.segment) is not int or self.segment < 0):
-            message = f"segment={self.segment!r} is not accepted: segment is None or a number of tokens >= 0"
-            raise BadOption(message)
 
     def reusable(self, ids: Sequence[int], ctx: Context) -> int:
         """Return how many first tokens of ``ids`` may be reused if known; what gives the next logits must run."""
         adapter = ctx.adapter
         return adapter.reusable(len(ids)) if len(ids) <= adapter.capabilities.stable_context else 0
+
+    def every(self, n: int, ctx: Context) -> int:
+        """Return every how many tokens of a prompt of ``n`` recurrent layers' states are kept too; 0: nowhere."""
+        return going.segment(n, ctx.adapter.capabilities, ctx.store.limit)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Take what is known of the prompt, run what is not."""
@@ -77,27 +64,19 @@ class Prefix(Strategy):
             provenance=_provenance(len(ids), lease, cache),
             rows=rows,
             load_s=load_s,
-            notes=[*self._unused(ctx), *_notes(len(ids), lease, ctx), *_alone(ran.alone, clock() - load_s, ctx)],
+            notes=[*_notes(len(ids), lease, ctx), *_alone(ran.alone, clock() - load_s, ctx)],
             lease=lease,
-            own=ran.states,
         )
-
-    def _unused(self, ctx: Context) -> list[str]:
-        states = ctx.adapter.capabilities.states
-        if not self.segment or states == "passes":
-            return []
-        why = "its tokens behind a checkpoint are run one by one" if states else "its K/V can be cut behind any token"
-        return [f"segment plays no part with this model: {why}"]
 
     def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> going.Ran:
         """Run what the leased line lacks; of a model with states, keep some on the way."""
         adapter, cache, ids = ctx.adapter, lease.line.buffer, request.ids
         if not isinstance(cache, StateCache):
             return going.Ran(adapter.prefill(ids, cache, start=lease.matched, work=work))  # type: ignore[arg-type]
-        found, every = adapter.capabilities, self.segment
-        every = going.segment(len(ids), found, ctx.store.limit) if every is None else every
-        stops = going.cuts(len(ids), lease, found, every) if request.keep else []
-        return going.run(adapter, ids, cache, stops, work)
+        stops = going.cuts(len(ids), lease, adapter.capabilities, self.every(len(ids), ctx)) if request.keep else []
+        ran = going.run(adapter, ids, cache, stops, work)
+        lease.made = going.checkpoints(ran.states, adapter)
+        return ran
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep the prompt's and the answer's KV where they are, and states where they were cloned and at the end."""
@@ -105,7 +84,7 @@ class Prefix(Strategy):
         stable, buffer = ctx.adapter.capabilities.stable_context, prefilled.lease.line.buffer
         if request.keep and len(request.ids) <= stable:
             kept = ids[: min(stable, buffer.length)]
-            states = [*prefilled.own, buffer.release()] if isinstance(buffer, StateCache) else []
+            states = [buffer.release()] if isinstance(buffer, StateCache) else []
             ctx.store.give(prefilled.lease, kept, going.checkpoints(states, ctx.adapter))
         else:
             ctx.store.discard(prefilled.lease)

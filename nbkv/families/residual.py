@@ -40,7 +40,7 @@ class Restoring(Strategy):
     """Keep K/V of the newest tokens, restore older ones when their layer needs them; the hook is ``held_as``."""
 
     family: ClassVar[str] = "residual"
-    needs: ClassVar[tuple[str, ...]] = ("prefix", "walk", "causal")
+    needs: ClassVar[tuple[str, ...]] = ("prefix", "walk", "causal", "per_token")
 
     keep: float = 0.25
     rows: int | None = None

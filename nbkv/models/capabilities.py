@@ -77,6 +77,11 @@ class Capabilities:
         """Return how many tokens are decoded together, in a block or on a canvas; None if the model is causal."""
         return self.block or self.canvas
 
+    @property
+    def per_token(self) -> bool:
+        """Return whether all that its layers keep belongs to single tokens, as K/V do and states do not."""
+        return not self.states
+
     def whole(self, tokens: int) -> int:
         """Return how many of the first ``tokens`` tokens make whole blocks: all of them where the model is causal."""
         return tokens if self.block is None else tokens // self.block * self.block
@@ -85,6 +90,8 @@ class Capabilities:
         """Return the reason this model lacks ``need``, an attribute that is false."""
         if need == "causal":
             return f"it decodes in blocks of {self.blockwise} tokens that see each other"
+        if need == "per_token":
+            return "its recurrent layers sum up all tokens before in states"
         return self.refused.get(need, "it decodes token by token" if need == "blockwise" else f"it has no {need}")
 
 

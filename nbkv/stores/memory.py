@@ -38,7 +38,7 @@ class Lease:
     """A line held for one request; ``matched`` is how many of the request's first tokens it already holds.
 
     ``known`` is how many the store knows; ``branch`` how many of those it was asked for. Where a request goes on from
-    states, ``matched`` is the last position with a ``checkpoint`` among them.
+    states, ``matched`` is the last position with a ``checkpoint`` among them; ``made`` are those it made on the way.
     """
 
     space: Space
@@ -49,6 +49,7 @@ class Lease:
     copied: int
     branch: int = 0
     checkpoint: Checkpoint | None = None
+    made: tuple[Checkpoint, ...] = ()
 
 
 @dataclass(eq=False)
@@ -110,7 +111,7 @@ class MemoryStore:
     def give(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[Checkpoint] = ()) -> None:
         """Keep what the leased line now holds, ``ids`` from its first token on, and end the lease.
 
-        ``checkpoints`` that stand behind these tokens are kept at their positions.
+        ``checkpoints`` and those the lease has ``made`` are kept at their positions among these tokens.
         """
         with self._lock:
             line, steps = lease.line, lease.space.path(ids)
@@ -124,7 +125,7 @@ class MemoryStore:
             if added is not None:
                 line.nodes.add(added)
                 self._emit(Stored(tokens=len(added.ids), nbytes=_own_bytes(added), tier=self.name))
-            for checkpoint in checkpoints:
+            for checkpoint in (*lease.made, *checkpoints):
                 self._hang(tree, ids, checkpoint)
             self._end(lease)
 

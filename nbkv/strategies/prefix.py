@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nbkv.errors import BadOption
 from nbkv.families.prefix import Prefix
+from nbkv.strategy import Context, Prefilled, Request
 
 
 @dataclass(kw_only=True, repr=False)
@@ -21,3 +23,23 @@ class PrefixTree(Prefix):
     summary: ClassVar[str] = "continue the longest stored prefix, run only the rest"
 
     segment: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number of tokens."""
+        if self.segment is not None and (type(self.segment) is not int or self.segment < 0):
+            message = f"segment={self.segment!r} is not accepted: segment is None or a number of tokens >= 0"
+            raise BadOption(message)
+
+    def every(self, n: int, ctx: Context) -> int:
+        """Return ``segment``, or what the store's size allows."""
+        return super().every(n, ctx) if self.segment is None else self.segment
+
+    def prefill(self, request: Request, ctx: Context) -> Prefilled:
+        """Take what is known of the prompt, run what is not; say so where ``segment`` plays no part."""
+        prefilled, states = super().prefill(request, ctx), ctx.adapter.capabilities.states
+        if self.segment and states != "passes":
+            why = (
+                "its tokens behind a checkpoint are run one by one" if states else "its K/V can be cut behind any token"
+            )
+            prefilled.notes.append(f"segment plays no part with this model: {why}")
+        return prefilled

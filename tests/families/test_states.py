@@ -182,11 +182,13 @@ def test_a_family_whose_states_cannot_be_cloned_is_refused(family):
         assert session.generate("w1 w2 w3", max_new_tokens=2).token_ids
 
 
-@pytest.mark.parametrize("strategy", ["epic", "cacheblend", "cachecraft"])
-def test_chunk_strategies_refuse_by_name_and_reason(strategy):
+@pytest.mark.parametrize("strategy", ["epic", "cacheblend", "residual", "lazyeviction", "snapkv"])
+def test_strategies_that_need_kv_of_each_token_refuse_by_name_and_reason(strategy):
     model = small_model("qwen3_next")
     with nbkv.load(model, tokenizer=tokenizer()) as session:
         with pytest.raises(nbkv.UnsupportedModel, match=f"{strategy} cannot serve .*recurrent layers"):
             session.use(strategy)
+        with pytest.raises(nbkv.UnsupportedModel, match="recurrent layers"):
+            session.plan(16)
         chunk = session.chunk("w1 w2 w3 w4 w5 w6", sink="none")
         assert session.generate([chunk, " w7"], max_new_tokens=2).tokens.reused == len(chunk)  # as a prefix
