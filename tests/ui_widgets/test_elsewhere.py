@@ -55,8 +55,9 @@ def test_an_exported_page_shows_everything_without_network(executed, page, tmp_p
         notebook.metadata.pop("widgets")
     html, _ = HTMLExporter(theme=shade).from_notebook_node(notebook)
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
-    page.route("http*://**", lambda route: route.abort())
+    page.context.set_offline(True)
     page.goto((tmp_path / "page.html").as_uri(), wait_until="domcontentloaded")
+    page.context.set_offline(False)
     for kind in ("dashboard", "result", "comparison", "plot", "cards"):
         assert page.locator(f".nbkv-{kind}").first.is_visible(), kind
     assert page.locator(".nbkv-map").first.inner_text().replace("\n", " ").count("Nina pays in krona") == 1
