@@ -7,8 +7,14 @@ T ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+APART := notebooks quantised kernels ui ui_widgets binder
 
-.PHONY: demo test tables lint clean
+# The JupyterLab extension: what npm installed, and what was built.
+LAB := labextension
+NODE := $(LAB)/node_modules/.package-lock.json
+BUILT := $(LAB)/nbkv_lab/labextension/package.json
+
+.PHONY: demo test ui views binder tables pictures extension lint lint-extension clean
 
 demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
@@ -18,15 +24,32 @@ test: $(STAMP)
 ifneq ($(T),)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(T)
 else
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q --ignore=tests/notebooks --ignore=tests/quantised --ignore=tests/kernels
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(foreach part,$(APART),--ignore=tests/$(part))
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/pytest -n 2 -q tests/kernels
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/notebooks
 endif
 
+# One browser and one server at a time: these tests take times.
+ui: $(STAMP) $(BUILT)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/ui
+
+pictures: $(STAMP) $(BUILT)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/ui/pictures.py
+
+# The live views in Chromium: JupyterLab, Voila, the classic notebook, exported pages.
+views: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/ui_widgets
+
+# Binder's steps in an environment of their own, which takes a minute or two, and the quickstart in 2 GB.
+binder: $(STAMP)
+	$(BIN)/pytest -q -s tests/binder
+
 tables: $(STAMP)
 	$(BIN)/python tests/families/survey.py
 	$(BIN)/python -m nbkv.tasks.tables
+	$(BIN)/python -m nbkv.tasks.keeping
+	$(BIN)/python -m nbkv.tasks.eviction
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,8 +57,22 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+lint-extension: $(NODE)
+	cd $(LAB) && npm run --silent lint
+
+# Builds the extension and installs it into .venv.
+extension: $(STAMP) $(BUILT)
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(LAB)/node_modules $(LAB)/lib $(LAB)/nbkv_lab $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+$(NODE): $(LAB)/package-lock.json
+	cd $(LAB) && npm ci --no-audit --no-fund
+	touch $@
+
+$(BUILT): $(NODE) $(wildcard $(addprefix $(LAB)/,package.json tsconfig.json schema/* src/* src/*/* style/*))
+	cd $(LAB) && npm run --silent build
 
 # torchao and triton lie apart: transformers and torch change their ways as soon as they find them.
 # The big wheel first, so that nothing else decides which torch it is.

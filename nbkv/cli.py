@@ -114,6 +114,24 @@ def verify(options: argparse.Namespace) -> int:
     return OK if report.ok else FAILED
 
 
+def doctor(options: argparse.Namespace) -> int:
+    """Show what nbkv finds here; with ``--plan`` what holding older tokens costs on a model, form by form."""
+    from nbkv.doctor import health
+
+    if options.plan is None:
+        found = health()
+        _say(repr(found))
+        return OK if found.ok else FAILED
+    import nbkv
+
+    with nbkv.load(options.plan, strategy="full", device=options.device, dtype=options.dtype) as session:
+        plan = session.plan(options.tokens)
+    _say(repr(plan))
+    if options.json:
+        Path(options.json).write_text(json.dumps(plan.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return OK
+
+
 def list_strategies(options: argparse.Namespace) -> int:
     """Show every strategy there is, the bundled and the installed ones."""
     import nbkv
@@ -184,6 +202,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
     one.add_argument("--json", metavar="FILE", help="also write the table as JSON")
     one.set_defaults(command=verify)
+
+    one = commands.add_parser("doctor", help="what nbkv finds on this machine; --plan: what forms of KV cost here")
+    told = "measure every form older tokens can be held in, on this model (tiny)"
+    one.add_argument("--plan", nargs="?", const="tiny", metavar="MODEL", help=told)
+    one.add_argument("--tokens", type=int, default=1024, help="how many older tokens (%(default)s)")
+    one.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (%(default)s)")
+    one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
+    one.add_argument("--json", metavar="FILE", help="also write the plan as JSON")
+    one.set_defaults(command=doctor)
 
     one = commands.add_parser("list", help="the strategies there are")
     one.add_argument("--markdown", action="store_true", help="as the table in the README")

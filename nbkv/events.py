@@ -57,7 +57,7 @@ class Token(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Finished(Event):
-    """A request has ended; ``result`` is ``Result.to_dict()``."""
+    """A request has ended; ``result`` has its figures and where the prompt came from, by spans."""
 
     result: dict[str, Any] = field(default_factory=dict)
 

@@ -27,6 +27,11 @@ class Gate:
         """Return whether a Ctrl-C ended the last request."""
         return self._stopper.by_signal
 
+    @property
+    def busy(self) -> bool:
+        """Return whether a request is under way."""
+        return self._busy.locked()
+
     def enter(self) -> None:
         """Wait for the request of another thread to end, then begin one."""
         if self._owner == threading.get_ident():

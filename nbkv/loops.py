@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbkv.events import Fallback, Token
-from nbkv.models.adapter import Work
+from nbkv.models.adapter import ModelAdapter, Work
 from nbkv.models.decode import Chooser, Sampling, TextStream
 from nbkv.models.diffusion.block import Block, opened
 from nbkv.models.diffusion.filling import Filler
+from nbkv.models.diffusion.gemma import Painter
 from nbkv.strategy import Context, Prefilled, Request, Strategy
 
 if TYPE_CHECKING:
@@ -72,6 +73,34 @@ class Loop:
         return piece, "stop" if ended else "length" if len(self.tokens) == self.task.request.max_new_tokens else None
 
 
+class ByPasses(Loop):
+    """What loops share that fill many tokens together, in several passes."""
+
+    def _work(self) -> Work:
+        """Return what counts the layers' work and lets a stop end it; no event, those are for the prompt's layers."""
+        return Work(on_layer=lambda *_: self.engine.stopper.check())
+
+    def _begin_figures(self, block: int, unmask: str) -> None:
+        figures = {"block": block, "unmask": unmask, "blocks": 0, "forwards": 0, "tokens_per_forward": 0.0}
+        self.task.prefilled.figures = figures | self.task.prefilled.figures
+
+    def _count(self, forwards: int, blocks: int = 0) -> None:
+        figures = self.task.prefilled.figures
+        figures["blocks"] += blocks
+        figures["forwards"] += forwards
+        figures["tokens_per_forward"] = len(self.tokens) / figures["forwards"]
+
+    def _emit(self, ids: Sequence[int], scores: torch.Tensor, chooser: Chooser) -> tuple[str, str | None]:
+        """Take ``ids``, chosen from ``scores`` ``[n, V]``, up to the answer's end; return text and why it ended."""
+        pieces, reason = [], None
+        for token, logits in zip(ids, scores, strict=True):
+            piece, reason = self._take(token, logits, chooser)
+            pieces.append(piece)
+            if reason:
+                break
+        return "".join(pieces), reason
+
+
 class ByToken(Loop):
     """Each token is chosen from the logits after the one before."""
 
@@ -106,7 +135,7 @@ class ByToken(Loop):
         return adapter.forward(adapter.tensor(ids), prefilled.cache, start=0, work=work)[-1]
 
 
-class ByBlock(Loop):
+class ByBlock(ByPasses):
     """Blocks are filled one after another, each in several passes, and run once more, clean, when they are full.
 
     The first block begins with what is left of the prompt behind its whole blocks. The last one is not run again: what
@@ -119,14 +148,13 @@ class ByBlock(Loop):
         assert recipe is not None  # noqa: S101
         device = self.engine.adapter.device
         filler = Filler(self.task.sampling, self._config, request.ids, device, recipe)
-        figures: dict[str, Any] = {"block": recipe.block, "unmask": filler.spec}
-        figures |= {"blocks": 0, "forwards": 0, "tokens_per_forward": 0.0}
-        prefilled.figures = figures | prefilled.figures
-        work, logits = self.task.ctx.work(), prefilled.logits
+        self._begin_figures(recipe.block, filler.spec)
+        work, logits = self._work(), prefilled.logits
         while True:
             block, scores = self._opened(logits, filler)
             passes = self._fill(block, scores, filler, work)
-            piece, reason = self._emit(block, scores, filler)
+            begin = self._answer_begins(block)
+            piece, reason = self._emit(block.ids[begin:].tolist(), scores[begin:], filler)
             self._count(passes, blocks=1)
             self.mark()
             yield piece, reason
@@ -170,28 +198,69 @@ class ByBlock(Loop):
                 return False
         return False
 
-    def _emit(self, block: Block, scores: torch.Tensor, filler: Filler) -> tuple[str, str | None]:
-        """Take the answer's tokens of ``block`` up to its end; return their text and a reason to finish."""
-        pieces, reason = [], None
-        for at in range(self._answer_begins(block), len(block.ids)):
-            piece, reason = self._take(int(block.ids[at]), scores[at], filler)
-            pieces.append(piece)
-            if reason:
-                break
-        return "".join(pieces), reason
-
     def _answer_begins(self, block: Block) -> int:
         return len(self.task.request.ids) + len(self.tokens) - block.start
 
-    def _count(self, forwards: int, blocks: int = 0) -> None:
-        figures = self.task.prefilled.figures
-        figures["blocks"] += blocks
-        figures["forwards"] += forwards
-        figures["tokens_per_forward"] = len(self.tokens) / figures["forwards"]
+
+class ByCanvas(ByPasses):
+    """Canvases are painted one after another by DiffusionGemma's own sampler, and encoded when they are done."""
+
+    def pieces(self) -> Iterator[tuple[str, str | None]]:
+        """Yield ``(piece, reason)`` for each finished canvas; the last one has a reason to finish."""
+        adapter, request, prefilled = self.engine.adapter, self.task.request, self.task.prefilled
+        assert adapter.canvas is not None  # noqa: S101
+        painter = Painter(adapter.canvas, self.task.sampling)
+        chooser = Chooser(self.task.sampling, self._config, request.ids, adapter.device)
+        prefilled.notes.append(painter.note)
+        self._begin_figures(adapter.canvas.length, painter.spec)
+        work = self._work()
+        while True:
+            ids = [*request.ids, *self.tokens]
+            painted, scores, passes = painter.paint(
+                ids, lambda block: self.task.denoise(block, work), self.engine.stopper.check
+            )
+            piece, reason = self._emit(painted.tolist(), scores, chooser)
+            self._count(passes, blocks=1)
+            self.mark()
+            yield piece, reason
+            if reason:
+                return
+            self.engine.stopper.check()
+            self.task.accept(painted.tolist(), len(ids), work)
+            self._count(1)
 
 
-def forced_tokens(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
-    """Return the logits ``[V]`` after the prompt, and what would be picked at each of ``tokens`` given those before."""
+def loop_of(adapter: ModelAdapter) -> type[Loop]:
+    """Return how answers of ``adapter``'s model are decoded."""
+    if adapter.canvas is not None:
+        return ByCanvas
+    return ByToken if adapter.recipe is None else ByBlock
+
+
+def forced(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+    """Return the logits ``[V]`` of the first answer token, and what is picked at each of ``tokens``, which are forced.
+
+    Token by token given those before; by block or canvas, in its first pass, given the blocks before.
+    """
+    if task.ctx.adapter.canvas is not None:
+        return _forced_canvases(task, tokens)
+    return _forced_tokens(task, tokens) if task.ctx.adapter.recipe is None else _forced_blocks(task, tokens)
+
+
+def _forced_canvases(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+    canvas, every, at, rows = task.ctx.adapter.canvas, (*task.request.ids, *tokens), len(task.request.ids), []
+    assert canvas is not None  # noqa: S101
+    while at < len(every):
+        stop = min(at + canvas.length, len(every))
+        rows.append(task.denoise(canvas.opened(at))[: stop - at])
+        if stop < len(every):
+            task.accept(every[at:stop], at)
+        at = stop
+    said = torch.cat(rows)
+    return said[0], said.argmax(dim=-1).tolist()
+
+
+def _forced_tokens(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     logits, picked = task.prefilled.logits, []
     for count, token in enumerate(tokens):
         picked.append(int(logits.argmax()))
@@ -201,8 +270,7 @@ def forced_tokens(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list
     return task.prefilled.logits, picked
 
 
-def forced_blocks(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
-    """Return the logits ``[V]`` of the first answer token, and the picks at ``tokens`` in each block's first pass."""
+def _forced_blocks(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     adapter, every = task.ctx.adapter, (*task.request.ids, *tokens)
     recipe, at = adapter.recipe, len(task.request.ids)
     assert recipe is not None  # noqa: S101

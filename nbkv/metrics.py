@@ -55,7 +55,8 @@ class Meter:
     def __call__(self, event: Event) -> None:
         """Take an event into account."""
         if isinstance(event, Finished):
-            self.rows.append({"request": event.request} | event.result)
+            found = {"request": event.request} | event.result
+            self.rows.append({name: found[name] for name in _COLUMNS})
         elif isinstance(event, Fallback):
             self.fallbacks += 1
 

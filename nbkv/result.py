@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from itertools import groupby
+from itertools import pairwise
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,10 +107,12 @@ class Result:
     """One finished (or interrupted) request.
 
     ``provenance`` (uint8 ``[n_prompt]``) holds ``Provenance`` values, ``kept`` (bool ``[n_prompt]``) is false where a
-    token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held;
-    ``prompt_pieces`` are the prompt's tokens as text, for the token map. ``decoding`` (None for causal models) says
-    how a block-diffusion model came to its answer: ``block``, ``unmask``, ``blocks``, ``forwards`` (passes over a
-    block, clean ones included), ``tokens_per_forward``, and what its strategy found.
+    token's KV was dropped; ``kv_bytes`` are the bytes of KV of prompt and answer by where they are held (and, as
+    ``peak``, the most that was held at any moment, where that is bounded); ``prompt_pieces`` are the prompt's tokens as
+    text, for the token map. ``decoding`` (None for causal models) says how a block-diffusion model came to its answer:
+    ``block``, ``unmask``, ``blocks``, ``forwards`` (passes over a block, clean ones included), ``tokens_per_forward``,
+    and what its strategy found. ``deviation`` (float32 ``[n_prompt]``): how far fresh K/V were from the cached ones,
+    where and as a strategy measures that (nan: not compared).
     """
 
     text: str
@@ -130,6 +133,7 @@ class Result:
     chunks: tuple[tuple[str, int, int], ...] = ()
     lineage: str = "exact"
     decoding: dict[str, Any] | None = None
+    deviation: NDArray[np.float32] | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -148,6 +152,14 @@ class Result:
         """Return the reused share of the prompt, between 0 and 1."""
         tokens = self.tokens
         return tokens.reused / tokens.prompt if tokens.prompt else 0.0
+
+    @property
+    def spans(self) -> list[dict[str, Any]]:
+        """Return ``provenance`` as runs of equal neighbours: source, start, stop."""
+        return [
+            {"source": Provenance(value).name, "start": start, "stop": stop}
+            for value, start, stop in runs(self.provenance)
+        ]
 
     def chunk(self, name: str) -> Chunk:
         """Return the answer as a chunk of the very token ids that were decoded; the only known name is ``"answer"``."""
@@ -177,11 +189,9 @@ class Result:
             "tokens": asdict(self.tokens),
             "hit_rate": self.hit_rate,
             "compute": asdict(self.compute),
-            "provenance": [
-                {"source": Provenance(value).name, "start": start, "stop": stop}
-                for value, start, stop in runs(self.provenance)
-            ],
+            "provenance": self.spans,
             "dropped": [[start, stop] for kept, start, stop in runs(self.kept) if not kept],
+            "deviation": None if self.deviation is None else [_rounded(value) for value in self.deviation.tolist()],
             "kv_bytes": dict(self.kv_bytes),
             "fidelity": None if self.fidelity is None else asdict(self.fidelity),
             "notes": list(self.notes),
@@ -196,6 +206,9 @@ class Result:
 
     def _repr_html_(self) -> str:
         return str(_show().result_html(self.to_dict()))
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return dict(_show().result_bundle(self.to_dict()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -241,15 +254,20 @@ class Comparison:
     def _repr_html_(self) -> str:
         return str(_show().comparison_html(self.to_dict()))
 
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return dict(_show().comparison_bundle(self.to_dict(), [result.to_dict() for result in self.results]))
+
 
 def runs(values: NDArray[Any]) -> list[tuple[Any, int, int]]:
     """Return ``(value, start, stop)`` for each run of equal neighbours."""
-    found, start = [], 0
-    for value, group in groupby(values.tolist()):
-        stop = start + sum(1 for _ in group)
-        found.append((value, start, stop))
-        start = stop
-    return found
+    if not len(values):
+        return []
+    edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
+    return [(values[start].item(), start, stop) for start, stop in pairwise(edges)]
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.3g}") if isfinite(value) else None
 
 
 def _show() -> Any:  # noqa: ANN401  (a module)

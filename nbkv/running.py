@@ -12,7 +12,7 @@ import torch
 
 from nbkv.errors import BadPrompt
 from nbkv.events import Bus, Finished, Layer, Started
-from nbkv.loops import ByBlock, ByToken, Task, forced_blocks, forced_tokens
+from nbkv.loops import Task, forced, loop_of
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.codec import Codec
 from nbkv.models.decode import Sampling, TextStream, eos_ids
@@ -59,7 +59,7 @@ class Engine:
     def keeps(self, chunk: Chunk) -> bool:
         """Return whether the store still has all of ``chunk``."""
         path = (*chunk.sink, *chunk.token_ids)
-        return self.store.holds(self.context().space(), path) == len(path)
+        return self.store.holds(self.context().space(), path) == self.adapter.capabilities.whole(len(path))
 
     def context(self, number: int = 0) -> Context:
         """Return what a strategy works with; layers are followed by the stop flag and by events, if anybody listens."""
@@ -134,9 +134,9 @@ class Run:
         self, prefilled: Prefilled, request: Request, ctx: Context, text: TextStream
     ) -> Iterator[tuple[str, str | None]]:
         """Yield ``(piece, reason)`` for each token or block; the last one has a reason to finish."""
-        kind = ByToken if ctx.adapter.recipe is None else ByBlock
         task = Task(self.strategy, prefilled, request, ctx, self.sampling)
-        return kind(task, text, self.engine, self._tokens, lambda: self._mark("token")).pieces()
+        loop = loop_of(ctx.adapter)
+        return loop(task, text, self.engine, self._tokens, lambda: self._mark("token")).pieces()
 
     def _request(self) -> Request:
         return Request(self.prompt, min(self.sampling.max_new_tokens, self._room()), keep=self.keep)
@@ -153,7 +153,12 @@ class Run:
         if prefilled is not None:
             select, rows = (work.token_layers / (n * n_layers) for work in (prefilled.select, prefilled.rows))
             compute = Compute(share=select + rows, select=select, rows=rows)
-            kv_bytes = {self.engine.store.name if prefilled.lease else "working": _bytes(prefilled)}
+            held = _bytes(prefilled) + self.engine.adapter.capabilities.state_bytes
+            kv_bytes = {self.engine.store.name if prefilled.lease else "working": held}
+            if beside := getattr(prefilled.cache, "beside", None):
+                kv_bytes["restorable"] = beside()
+            if peak := getattr(prefilled.cache, "peak", 0):
+                kv_bytes["peak"] = peak
         fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
         served = (prefilled and prefilled.by) or self.strategy
         self.result = Result(
@@ -167,6 +172,7 @@ class Run:
             timing=self._timing(prefilled),
             provenance=fresh if prefilled is None else prefilled.provenance,
             kept=np.ones(n, dtype=np.bool_) if prefilled is None or prefilled.kept is None else prefilled.kept,
+            deviation=None if prefilled is None else prefilled.deviation,
             compute=compute,
             kv_bytes=kv_bytes,
             notes=self._notes(prefilled),
@@ -230,14 +236,13 @@ def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     task = Task(run.strategy, prefilled, request, ctx, run.sampling)
     try:
         with run.strategy.decoding(prefilled, ctx):
-            forced = forced_tokens if ctx.adapter.recipe is None else forced_blocks
             return forced(task, tokens)
     finally:
         run.strategy.commit(prefilled, request.ids, request, ctx)
 
 
 def summary(result: Result) -> dict[str, object]:
-    """Return the figures of ``result`` that meters keep: counts, times and words, no token lists."""
+    """Return the figures of ``result``: counts, times and words, and spans of tokens, but no token lists."""
     tokens, timing = result.tokens, result.timing
     return {
         "strategy": result.strategy,
@@ -255,6 +260,8 @@ def summary(result: Result) -> dict[str, object]:
         "kl": result.fidelity.kl if result.fidelity else None,
         "top1": result.fidelity.top1 if result.fidelity else None,
         "notes": "; ".join(result.notes),
+        "provenance": result.spans,
+        "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in result.chunks],
     }
 
 

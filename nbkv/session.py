@@ -15,12 +15,14 @@ from nbkv import chunking, comparing, measuring, verifying
 from nbkv.chatting import Chat
 from nbkv.errors import BadOption, NbkvError, UnsupportedModel
 from nbkv.events import Bus
+from nbkv.families import planner
 from nbkv.gate import Gate
 from nbkv.metrics import Meter, Stats
 from nbkv.models import prompt as prompts
-from nbkv.models.decode import sampling
+from nbkv.models.decode import Sampling, sampling
 from nbkv.models.loading import Loaded, load_model
 from nbkv.result import Chunk, Comparison, Result
+from nbkv.roster import roster
 from nbkv.running import Engine, Run
 from nbkv.stopping import Stopper
 from nbkv.stores.memory import MemoryStore
@@ -31,6 +33,8 @@ from nbkv.streaming import Stream
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
+
+    from nbkv.families.planner import Plan
 
 _numbers = count(1)
 
@@ -105,6 +109,7 @@ class Session:
         self._verdicts = loaded.verdicts
         self._yardstick = yardstick
         self._count = 0
+        roster.add(self)
 
     # asking
 
@@ -122,10 +127,12 @@ class Session:
         """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
 
         ``options``: ``max_new_tokens`` (64), ``temperature`` (0: greedy), ``seed``, ``top_p``, ``top_k``,
-        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``. ``match="auto"`` also
-        takes this session's chunks for given where they stand in plain text with all of their own token ids (at its
-        borders text may be tokenised differently). ``force`` runs a strategy that failed its self-check. ``fidelity``
-        measures KL and top-1 agreement against full on this prompt, after the answer and not counted in its timing.
+        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``; for block-diffusion models ``unmask``, such
+        as ``"dynamic(threshold=0.9)"``, ``"static(steps=4)"``, ``"entropy(bound=0.1)"``, ``"sequential"``: which masked
+        tokens a pass fills. ``match="auto"`` also takes this session's chunks for given where they stand in plain text
+        with all of their own token ids (at its borders text may be tokenised differently). ``force`` runs a strategy
+        that failed its self-check. ``fidelity`` measures KL and top-1 agreement against full on this prompt, after the
+        answer and not counted in its timing.
         Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
         returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
@@ -148,7 +155,7 @@ class Session:
         **options: Any,  # noqa: ANN401
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
-        engine, wanted = self._open(), sampling(stop, options)
+        engine, wanted = self._open(), self._wanted(stop, options)
         chosen, built, number = self._chosen(strategy, force=force), self._prompt(prompt, match), self._next_number()
         run = Run(engine, chosen, built, wanted, number, after=self._yardstick.after(number, asked=fidelity))
         return Stream(run, self._gate, self._remember)
@@ -195,7 +202,7 @@ class Session:
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
             message = f"repeat={repeat!r} is not accepted: repeat is a whole number >= 1"
             raise BadOption(message)
-        wanted, ids = sampling(stop, options), self._prompt(prompt, match)
+        wanted, ids = self._wanted(stop, options), self._prompt(prompt, match)
         chosen = [self._chosen(one) for one in split(strategies)]
         with self._gate.request():
             table = comparing.compare(replace(engine, bus=Bus()), chosen, ids, wanted, repeat)
@@ -216,6 +223,15 @@ class Session:
         for one in chosen:
             self._verdicts.put(self._verdict_name(one), report.failed(one.spec))
         return report
+
+    def plan(self, tokens: int = 1024) -> Plan:
+        """Measure what it costs to hold ``tokens`` older tokens in each form of ``residual``; it may take minutes.
+
+        Raises ``BadOption`` and ``UnsupportedModel``.
+        """
+        engine = self._open()
+        with self._gate.request():
+            return planner.plan(engine.adapter, tokens)
 
     # looking and switching
 
@@ -274,6 +290,11 @@ class Session:
         """Return one row for each finished request."""
         return self._meter.frame()
 
+    @property
+    def busy(self) -> bool:
+        """Return whether a request is under way, in whatever thread."""
+        return self._gate.busy
+
     def stop(self) -> None:
         """End the request under way at the next layer or token; from any thread."""
         self._stopper.stop()
@@ -284,6 +305,7 @@ class Session:
         """Free the model and the KV in memory; the session cannot be asked any more."""
         if self._engine is None:
             return
+        roster.remove(self)
         device = self._engine.adapter.device
         self._engine.store.close()
         self._engine = None
@@ -327,6 +349,17 @@ class Session:
             )
             raise UnsupportedModel(message)
         return chosen
+
+    def _wanted(self, stop: str | Sequence[str] | None, options: dict[str, Any]) -> Sampling:
+        wanted, adapter = sampling(stop, options), self._open().adapter
+        if adapter.canvas is not None:
+            adapter.canvas.check(wanted)
+        if wanted.unmask is not None and adapter.capabilities.causal:
+            message = (
+                f"unmask={wanted.unmask!r}: {self.model_name} decodes token by token, it masks nothing (leave it out)"
+            )
+            raise BadOption(message)
+        return wanted
 
     def _verdict_name(self, strategy: Strategy) -> str:
         return f"{strategy.spec}@{self._open().adapter.fingerprint}"

@@ -89,12 +89,14 @@ class Prefilled:
     ``result.decoding``. ``own`` is whatever the strategy's prefill leaves to its later stages.
     ``extra`` rows of the cache stand for no token of the prompt; the answer's positions come after them too.
     ``by`` is the strategy that served it, where one hands requests on to others.
+    ``deviation`` (float32 ``[n_prompt]``) is how far each token's fresh K/V were from the cached (nan: not compared).
     """
 
     cache: AnyCache
     logits: torch.Tensor
     provenance: NDArray[np.uint8]
     kept: NDArray[np.bool_] | None = None
+    deviation: NDArray[np.float32] | None = None
     rows: Work = field(default_factory=Work)
     select: Work = field(default_factory=Work)
     load_s: float = 0.0
@@ -179,11 +181,14 @@ class Strategy:
 
         The cache holds the clean blocks before this one, and is left as it was.
         """
-        return ctx.adapter.denoise(block.ids, prefilled.cache, start=block.start, work=work)
+        more: dict[str, Any] = {"conditioning": block.conditioning, "work": work}
+        return ctx.adapter.denoise(block.ids, prefilled.cache, start=block.start, **more)
 
     def opening(self, prefilled: Prefilled, request: Request, ctx: Context) -> torch.Tensor:
         """Return the logits ``[V]`` of the answer's first token; in a block-diffusion model those of its first pass."""
         recipe, ids = ctx.adapter.recipe, request.ids
+        if ctx.adapter.canvas is not None:
+            return self.denoise(ctx.adapter.canvas.opened(len(ids)), prefilled, ctx)[0]
         if recipe is None or (recipe.shifted and len(ids) % recipe.block == 0):
             return prefilled.logits
         block = opened(ids, recipe, ctx.adapter.device)

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from nbkv.errors import UnsupportedModel
 from nbkv.events import Bus
-from nbkv.models.adapter import ModelAdapter
+from nbkv.models.adapter import AnyCache, ModelAdapter
+from nbkv.models.capabilities import Capabilities
+from nbkv.models.diffusion.block import opened
 from nbkv.models.prompt import Prompt
 from nbkv.models.relocation import alone, looked_at
 from nbkv.running import Engine
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TOKENS = 48
+_BLOCKS = 3  # and at least so many diffusion blocks
+_RAGGED = 3  # tokens of a prompt that fill no diffusion block
 _TAIL = 16  # tokens that differ between two prompts which share the rest
 _FP32_LIMIT = 1e-4
 _FARTHEST = 32_768  # tokens; keys are moved at most to here
@@ -82,12 +87,12 @@ def verify(engine: Engine, strategies: Sequence[Strategy]) -> Report:
     """
     adapter = engine.adapter
     scratch = replace(engine, store=MemoryStore(limit=2**40), bus=Bus(), shelf=Shelf())
-    first, second = _prompts(adapter.config.vocab_size, adapter.capabilities.context)
+    first, second = _prompts(adapter.config.vocab_size, adapter.capabilities)
     plain = {ids: _plain(engine, ids) for ids in (first, second)}
     limit = _FP32_LIMIT if adapter.dtype == torch.float32 else _half_limit(engine, first, plain[first])
     rows = [
         _row("full pass", _error(_prefill(scratch, Strategy(), first).logits, plain[first]), limit, _how(adapter)),
-        _cut(adapter, first, plain[first], limit),
+        _cut(scratch, first, plain[first], limit),
         _moved(adapter, first, limit),
     ]
     for strategy in strategies:
@@ -119,15 +124,23 @@ def _how(adapter: ModelAdapter) -> str:
     return "through the layer walk" if adapter.walk else "plain forward: the layers cannot be walked"
 
 
-def _cut(adapter: ModelAdapter, ids: tuple[int, ...], plain: torch.Tensor, limit: float) -> dict[str, Any]:
+def _cut(engine: Engine, ids: tuple[int, ...], plain: torch.Tensor, limit: float) -> dict[str, Any]:
     """Check a pass that goes on from cached tokens: several at once where prefixes are reused, else token by token."""
-    cache, at = adapter.new_cache(), len(ids) // 2
-    steps = [ids[at:]] if adapter.capabilities.prefix else [(token,) for token in ids[at:]]
-    adapter.forward(adapter.tensor(ids[:at]), cache, start=0)
-    for step in steps:
-        logits = adapter.forward(adapter.tensor(step), cache, start=at)[-1]
-        at += len(step)
-    return _row("from a cache", _error(logits, plain), limit, type(cache).__name__)
+    adapter = engine.adapter
+    cache, at = adapter.new_cache(), adapter.capabilities.whole(len(ids) // 2)
+    several = adapter.capabilities.prefix or adapter.capabilities.block is not None
+    stops = [len(ids)] if several else range(at + 1, len(ids) + 1)
+    logits = adapter.prefill(ids[:at], cache)
+    for stop in stops:
+        logits = adapter.prefill(ids[:stop], cache, start=at)
+        at = stop
+    return _row("from a cache", _error(_after(engine, ids, cache, logits), plain), limit, type(cache).__name__)
+
+
+def _after(engine: Engine, ids: tuple[int, ...], cache: AnyCache, logits: torch.Tensor) -> torch.Tensor:
+    """Return the logits of the token after ``ids``, which ``cache`` holds and whose last row gave ``logits``."""
+    prefilled = Prefilled(cache=cache, logits=logits, provenance=np.zeros(len(ids), dtype=np.uint8))
+    return Strategy().opening(prefilled, Request(Prompt(ids), 1), engine.context())
 
 
 def _moved(adapter: ModelAdapter, ids: tuple[int, ...], limit: float) -> dict[str, Any]:
@@ -146,8 +159,8 @@ def _moved(adapter: ModelAdapter, ids: tuple[int, ...], limit: float) -> dict[st
     return _row("relocation", worst, limit, f"keys moved by up to {int(positions[-1])} positions")
 
 
-def _prompts(vocabulary: int, context: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    length = min(_TOKENS, context - 1)
+def _prompts(vocabulary: int, known: Capabilities) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    length = min(max(_TOKENS, _BLOCKS * (known.block or 0)) + _RAGGED * (not known.causal), known.context - 1)
     first = tuple((7919 * i) % vocabulary for i in range(1, length + 1))
     tail = min(_TAIL, length // 2)
     return first, (*first[: length - tail], *((104729 * i) % vocabulary for i in range(1, tail + 1)))
@@ -156,24 +169,31 @@ def _prompts(vocabulary: int, context: int) -> tuple[tuple[int, ...], tuple[int,
 def _prefill(engine: Engine, strategy: Strategy, ids: tuple[int, ...]) -> Prefilled:
     ctx, request = engine.context(), Request(Prompt(ids), 1)
     prefilled = strategy.prefill(request, ctx)
+    prefilled.logits = strategy.opening(prefilled, request, ctx)
     strategy.commit(prefilled, ids, request, ctx)
     return prefilled
 
 
 def _plain(engine: Engine, ids: tuple[int, ...]) -> torch.Tensor:
-    with torch.no_grad(), engine.adapter.evaluating():
-        logits: torch.Tensor = engine.adapter.model(engine.adapter.tensor(ids)[None]).logits[0, -1]
-    return logits
+    """Return the logits ``[V]`` of the token after ``ids`` by the model's own forward over all of them at once."""
+    adapter, recipe = engine.adapter, engine.adapter.recipe
+    if adapter.canvas is not None:
+        return adapter.canvas.plain(adapter.tensor(ids), adapter.canvas.opened(len(ids)))[0]
+    if recipe is None:
+        return adapter.plain(adapter.tensor(ids))[-1]
+    block = opened(ids, recipe, adapter.device)
+    logits = adapter.plain(torch.cat([adapter.tensor(ids[: block.start]), block.ids]))
+    return logits[len(ids) - recipe.shifted]
 
 
 def _half_limit(engine: Engine, ids: tuple[int, ...], plain: torch.Tensor) -> float:
     """Return twice the error of the model's own pass when it is split where ``branch`` splits it (house rule 1)."""
-    cache = engine.adapter.new_cache()
-    at = len(ids) - _TAIL
-    engine.adapter.forward(engine.adapter.tensor(ids[:at]), cache, start=0)
-    logits = engine.adapter.forward(engine.adapter.tensor(ids[at:]), cache, start=at)[-1]
-    rounding = 4 * float(torch.finfo(engine.adapter.dtype).eps)
-    return max(2 * _error(logits, plain), rounding)
+    adapter, cache = engine.adapter, engine.adapter.new_cache()
+    at = adapter.capabilities.whole(len(ids) - _TAIL)
+    adapter.prefill(ids[:at], cache)
+    logits = adapter.prefill(ids, cache, start=at)
+    rounding = 4 * float(torch.finfo(adapter.dtype).eps)
+    return max(2 * _error(_after(engine, ids, cache, logits), plain), rounding)
 
 
 def _error(got: torch.Tensor, expected: torch.Tensor) -> float:

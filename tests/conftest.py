@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,10 +78,13 @@ FAMILIES = {
     "qwen3_vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLConfig", {"text_config": _COMMON}),
 }
 
+# Not among the families that every exact strategy is tried on token by token: reuse goes by whole blocks here.
+BLOCKWISE = {"sdar": ("Qwen3ForCausalLM", "Qwen3Config", _COMMON | {"block_size": 4, "mask_token_id": 198})}
+
 
 def make_model(family: str, seed: int = 0, **changes: object) -> transformers.PreTrainedModel:
     """Return a small random model of ``family`` whose logits are spread like a trained model's."""
-    model_class, config_class, options = FAMILIES[family]
+    model_class, config_class, options = (FAMILIES | BLOCKWISE)[family]
     torch.manual_seed(seed)
     config = getattr(transformers, config_class)(**(options | changes))
     model = getattr(transformers, model_class)(config).eval()
@@ -155,6 +159,20 @@ def session_of(model_of, tokenizer):
     yield open_session
     for session in opened:
         session.close()
+
+
+@pytest.fixture(scope="session")
+def blockwise_reader(tmp_path_factory):
+    """A folder with the bundled reader and a config that says it decodes in blocks, which it was not trained for."""
+    import nbkv
+
+    source = Path(nbkv.__file__).parent / "models" / "bundled" / "tiny"
+    model = transformers.AutoModelForCausalLM.from_pretrained(source)
+    model.config.block_size, model.config.block_sizes, model.config.mask_token_id = 4, [4, 8], 4
+    folder = tmp_path_factory.mktemp("reader")
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(name="words")

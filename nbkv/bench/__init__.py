@@ -17,8 +17,12 @@ _HOME = {
     "ttft.prefix": "nbkv.bench.ttft_prefix",
     "ttft.chunks": "nbkv.bench.ttft_chunks",
     "decode.tpot": "nbkv.bench.decode_tpot",
+    "diffusion.flashblock": "nbkv.bench.diffusion_flashblock",
+    "residual.restore": "nbkv.bench.residual_restore",
     "import": "nbkv.bench.import_time",
     "overhead": "nbkv.bench.overhead",
+    "views": "nbkv.bench.views",
+    "panel": "nbkv.bench.panel",
 }
 
 

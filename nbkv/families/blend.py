@@ -83,6 +83,7 @@ class Blend(Strategy):
             chosen = mix.reused if self.budget == 1 else self.select(mix)
             select_s = clock()
             logits = self.run(mix, chosen)
+        mix.cache.truncate(ctx.adapter.capabilities.whole(mix.length))
         return Prefilled(
             cache=mix.cache,
             logits=logits,
@@ -92,6 +93,7 @@ class Blend(Strategy):
             load_s=load_s,
             select_s=select_s,
             notes=mix.notes,
+            deviation=None if mix.deviated is None else mix.deviated.cpu().numpy(),
             own=mix,
         )
 

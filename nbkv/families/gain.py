@@ -1,24 +1,25 @@
 """Whether passes that reuse attention pay: every pass is timed, and what is known decides before each block.
 
 A pass is *plain* (the model's own attention), *refreshed* (everything computed, in two parts, and kept) or *reused*.
-The first two are exact, and the cheaper of them is what reuse has to beat. Where too little is known, blocks that begin
-plain and blocks that do not take turns: all of their passes do useful work, so finding out costs next to nothing.
+Plain passes are what reuse has to beat. Where too little is known, blocks that begin plain and blocks that do not take
+turns: all of their passes do useful work, so finding out costs next to nothing. Now and then a block does the same
+later, since what a pass costs may change.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 PLAIN, REFRESHED, REUSED = "plain", "refreshed", "reused"
 ON, OFF, PLAIN_FIRST = "on", "off", "plain first"
-_RULE = "rule"
+_RULE, _TURN = "rule", "turn"
 _ENOUGH = 3  # passes of a kind after which its time is known
 _TRIAL = 16  # passes after which reuse that never came up is not waited for
-_KEPT = {PLAIN: 8, REFRESHED: 8, REUSED: 8, _RULE: 64}  # latest passes that a figure is about
+_KEPT = {PLAIN: 8, REFRESHED: 8, REUSED: 8, _RULE: 64, _TURN: 1}  # latest passes that a figure is about
+_ON_AGAIN, _PLAIN_AGAIN = 32, 8  # blocks after which a decision is looked at again
 _STEPS = 2  # sizes of context that are told apart for each doubling
 
 
@@ -46,8 +47,8 @@ class Times:
         return self.figures.get(_name(kind, context), ())
 
     def seconds(self, kind: str, context: int) -> float:
-        """Return the median seconds of one kind of pass; infinite if none is known."""
-        return statistics.median(self.get(kind, context) or [math.inf])
+        """Return the least seconds of one kind of pass, since a busy machine only adds time; infinite if unknown."""
+        return min(self.get(kind, context), default=math.inf)
 
 
 @dataclass(eq=False)
@@ -59,20 +60,18 @@ class Gain:
 
     times: Times
     least: float
-    _turns: int = 0
 
     def begin(self, context: int) -> str:
         """Return whether reuse is ``on`` for the next block, ``off``, or ``plain first``: on after one plain pass."""
         if not self.least:
             return ON
+        turn = int(next(iter(self.times.get(_TURN, context)), 0)) + 1
+        self.times.add(_TURN, context, turn)
         if not self.known(context):
-            self._turns += 1
-            return PLAIN_FIRST if self._turns % 2 else ON
-        return ON if self.speedup(context) >= self.least else OFF
-
-    def exact(self, context: int) -> str:
-        """Return the cheaper kind of exact pass."""
-        return min((PLAIN, REFRESHED), key=lambda kind: self.times.seconds(kind, context))
+            return PLAIN_FIRST if turn % 2 else ON
+        if self.speedup(context) >= self.least:
+            return ON if turn % _PLAIN_AGAIN else PLAIN_FIRST
+        return OFF if turn % _ON_AGAIN else ON
 
     def share(self, context: int) -> float:
         """Return the share of the latest passes that the refresh rule would reuse."""
@@ -90,10 +89,10 @@ class Gain:
         return all(len(self.times.get(kind, context)) >= _ENOUGH for kind in kinds)
 
     def speedup(self, context: int) -> float:
-        """Return the seconds of the cheaper exact pass over those of a mean pass with reuse."""
+        """Return the seconds of a plain pass over those of a mean pass with reuse."""
         share, refreshed = self.share(context), self.times.seconds(REFRESHED, context)
         reused = self.times.seconds(REUSED, context) if share else 0.0
-        return self.times.seconds(self.exact(context), context) / (share * reused + (1 - share) * refreshed)
+        return self.times.seconds(PLAIN, context) / (share * reused + (1 - share) * refreshed)
 
 
 def _name(kind: str, context: int) -> str:

@@ -13,13 +13,16 @@ from nbkv.models.cache import GrowingCache
 from nbkv.result import Chunk
 from nbkv.strategy import Context, Request
 
+Spot = tuple[Chunk, int]  # a chunk and where in the prompt it begins
+
 
 def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, *, upto: int | None = None) -> Mix:
     """Return the prompt with everything placed that the store has: an exact prefix, then chunks at their positions.
 
-    The prefix is taken from the first ``upto`` tokens only (None: from all but the last). Where ``held`` has KV for the
-    chunk that begins at a position, that is placed. A canonical chunk that has left the store is encoded again, and a
-    note says so; of an answer used as a chunk only what the store still has is placed.
+    The prefix is taken from the first ``upto`` tokens only (None: from all but what must run). Where ``held`` has KV
+    for the chunk that begins at a position, that is placed. A canonical chunk that has left the store, or was never
+    encoded for its place in a diffusion block, is encoded again, and a note says so; of an answer used as a chunk only
+    what the store still has is placed.
     """
     ids, work = request.ids, ctx.work()
     notes: list[str] = []
@@ -32,7 +35,7 @@ def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, 
     placing = Placing(cache, ctx.adapter.rope, len(ids))
     try:
         known = ctx.store.holds(ctx.space(), ids[:upto])
-        prefix = min(known, len(ids) - 1)
+        prefix = min(known, ctx.adapter.reusable(len(ids)))
         if prefix:
             for at, kv in placing.held.enter_context(ctx.store.reading(ctx.space(), ids[:prefix])):
                 placing.add(Piece(kv, at, at))
@@ -43,7 +46,7 @@ def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, 
             one = own.get(start)
             span = _stored(chunk, start, prefix, ctx, placing) if one is None else _own(one, start, prefix, placing)
             if span.length:
-                placed.append(Placed(chunk, span, encoded=one is None and chunk in encoded))
+                placed.append(Placed(chunk, span, encoded=one is None and (chunk, start) in encoded))
         placing.begin()
     except BaseException:
         placing.close()
@@ -55,25 +58,42 @@ def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, 
 
 def _encode_missing(
     chunks: Sequence[tuple[Chunk, int, int]], known: int, ctx: Context, work: Work, notes: list[str]
-) -> list[Chunk]:
-    encoded = []
-    for chunk, _, stop in chunks:
-        path = (*chunk.sink, *chunk.token_ids)
-        if chunk.lineage == "canonical" and stop > known and ctx.store.holds(ctx.space(), path) < len(path):
+) -> list[Spot]:
+    encoded: list[Spot] = []
+    whole = ctx.adapter.capabilities.whole
+    for chunk, start, stop in chunks:
+        path = chunk_path(chunk, start, ctx.adapter.capabilities.block)
+        if chunk.lineage == "canonical" and stop > known and ctx.store.holds(ctx.space(), path) < whole(len(path)):
             encode(path, ctx, work)
-            encoded.append(chunk)
-            notes.append(f"chunk {chunk.name!r} had left the store and was encoded again")
+            encoded.append((chunk, start))
+            moved = len(path) > len(chunk.sink) + len(chunk)
+            why = "stands at another place in its block than before" if moved else "had left the store"
+            notes.append(f"chunk {chunk.name!r} {why} and was encoded again")
     return encoded
+
+
+def chunk_path(chunk: Chunk, start: int, block: int | None) -> tuple[int, ...]:
+    """Return the tokens that ``chunk`` is encoded with, itself last, to stand from position ``start`` on.
+
+    In a block-diffusion model it depends on its place in a ``block``, so its sink begins with as many more of its first
+    token as bring it there.
+    """
+    path = (*chunk.sink, *chunk.token_ids)
+    missing = 0 if block is None else (start - len(chunk.sink)) % block
+    return (*path[:1] * missing, *path)
 
 
 def _stored(chunk: Chunk, start: int, prefix: int, ctx: Context, placing: Placing) -> Span:
     """Have what the store has of ``chunk`` put where it stands, from ``start`` on; ``prefix`` first rows are there."""
-    behind, skipped = len(chunk.sink), max(0, prefix - start)
-    stop, path = start + skipped, (*chunk.sink, *chunk.token_ids)
-    for at, kv in placing.held.enter_context(ctx.store.reading(ctx.space(), path, behind + skipped)):
+    block = ctx.adapter.capabilities.block or 1
+    path = chunk_path(chunk, start, ctx.adapter.capabilities.block)
+    behind = len(path) - len(chunk)
+    first = -(-max(start, prefix) // block) * block  # a block that the chunk shares with what is before it must run
+    stop = first
+    for at, kv in placing.held.enter_context(ctx.store.reading(ctx.space(), path, behind + first - start)):
         placing.add(Piece(kv, at, start + at - behind))
         stop = start + at - behind + kv.length
-    return Span(start + skipped, stop)
+    return Span(first, stop)
 
 
 def _own(held: Held, start: int, prefix: int, placing: Placing) -> Span:

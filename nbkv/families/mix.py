@@ -35,7 +35,8 @@ class Mix:
     ``prefix`` first tokens are an exact prefix (``known`` would be, but for the last row); ``reused`` ``[R]`` are rows
     ``placed`` from chunks; ``fresh`` ``[F]`` are rows without KV; ``last`` ``[1]`` is the prompt's last row, which
     always runs. ``cache`` holds all of it, each layer from the moment it runs (``placing``). ``held`` is what the
-    strategy supplied, by first position; ``found`` is what it learned on the way and needs again.
+    strategy supplied, by first position; ``found`` is what it learned on the way and needs again; ``deviated`` ``[n]``
+    is how far each row was from what was cached when last compared (nan: never).
     """
 
     adapter: ModelAdapter
@@ -51,6 +52,7 @@ class Mix:
     notes: list[str] = field(default_factory=list)
     held: Mapping[int, Held] = field(default_factory=dict)
     found: dict[str, torch.Tensor] = field(default_factory=dict)
+    deviated: torch.Tensor | None = None
     _rows: torch.Tensor | None = None
     _front: Front | None = None
 
@@ -161,6 +163,10 @@ class Mix:
 
         with self.cache.watching(layer, compare):
             self.advance(layer + 1, select=True)
+        if self.deviated is None:
+            self.deviated = torch.full_like(distance, torch.nan)
+        compared = rows[torch.isin(rows, self.reused)]
+        self.deviated[compared] = distance[compared]
         return distance
 
     def watching(self, on_attention: OnAttention, of: torch.Tensor) -> AbstractContextManager[None]:

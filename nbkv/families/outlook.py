@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nbkv import selection
 from nbkv.families.cost import Costs
+from nbkv.families.laying import chunk_path
 from nbkv.strategy import Context, Request
 
 
@@ -46,15 +47,16 @@ def look(request: Request, ctx: Context) -> Outlook:
     ids = request.ids
     if len(ids) > ctx.adapter.capabilities.stable_context:  # then nothing of it may be reused
         return Outlook(len(ids), 0, 0)
-    prefix = min(ctx.store.holds(ctx.space(), ids), len(ids) - 1)
+    known = ctx.adapter.capabilities
+    prefix = min(ctx.store.holds(ctx.space(), ids), ctx.adapter.reusable(len(ids)))
     placed, missing = 0, set()
     for chunk, start, stop in request.prompt.chunks:
         if stop <= prefix:
             continue
-        path = (*chunk.sink, *chunk.token_ids)
+        path = chunk_path(chunk, start, known.block)
         held = ctx.store.holds(ctx.space(), path)
-        if held < len(path) and chunk.lineage == "canonical":
+        if held < known.whole(len(path)) and chunk.lineage == "canonical":
             missing.add(path)
-            held = len(path)
-        placed += max(0, held - len(chunk.sink) - max(0, prefix - start))
+            held = known.whole(len(path))
+        placed += max(0, held - (len(path) - len(chunk)) - max(0, prefix - start))
     return Outlook(len(ids), prefix, placed, tuple(len(path) for path in missing))

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from nbkv.events import Reused
+from nbkv.errors import BadOption
+from nbkv.events import Fallback, Reused
+from nbkv.families import going
 from nbkv.models.adapter import Work
 from nbkv.models.cache import GrowingCache
+from nbkv.models.states import StateCache
 from nbkv.result import Provenance
+from nbkv.stores.memory import Lease
 from nbkv.strategy import Context, Prefilled, Request, Strategy, timed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _ROOM = (
     512  # a new line has room for half of its first request again, at least this many tokens: chats then grow in place
@@ -21,10 +28,26 @@ _ROOM = (
 
 @dataclass(kw_only=True, repr=False)
 class Prefix(Strategy):
-    """Continue the longest prefix that the store holds; the hook is ``reusable``."""
+    """Continue the longest prefix that the store holds; the hook is ``reusable``.
+
+    A leaf may have an option ``segment``: of a model with recurrent layers, states are also kept every so many tokens
+    of a prompt (None: as the store's size allows; 0: never). It is no field here so that a leaf decides what its first
+    option is.
+    """
 
     family: ClassVar[str] = "prefix"
     needs: ClassVar[tuple[str, ...]] = ("prefix",)
+
+    if TYPE_CHECKING:
+        segment: int | None = None
+    else:
+        segment = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number of tokens."""
+        if self.segment is not None and (type(self.segment) is not int or self.segment < 0):
+            message = f"segment={self.segment!r} is not accepted: segment is None or a number of tokens >= 0"
+            raise BadOption(message)
 
     def reusable(self, ids: Sequence[int], ctx: Context) -> int:
         """Return how many first tokens of ``ids`` may be reused if known; what gives the next logits must run."""
@@ -34,7 +57,7 @@ class Prefix(Strategy):
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Take what is known of the prompt, run what is not."""
         clock, ids = timed(), request.ids
-        lease = ctx.store.take(ctx.space(), ids, self.reusable(ids, ctx), GrowingCache)
+        lease = _take(ids, self.reusable(ids, ctx), ctx)
         cache, matched = lease.line.buffer, lease.matched
         assert isinstance(cache, GrowingCache)  # noqa: S101
         needed = len(ids) + request.max_new_tokens
@@ -44,41 +67,103 @@ class Prefix(Strategy):
             ctx.tell(Reused, start=0, stop=matched, tier=ctx.store.name)
         rows = ctx.work()
         try:
-            logits = ctx.adapter.prefill(ids, cache, start=matched, work=rows)
+            ran = self._run(request, lease, ctx, rows)
         except BaseException:
             ctx.store.discard(lease)
             raise
-        provenance = np.full(len(ids), Provenance.FRESH, dtype=np.uint8)
-        provenance[:matched] = Provenance.PREFIX
-        if lease.known == len(ids):
-            provenance[matched:] = Provenance.RECOMPUTED
-        notes = [f"copied {lease.copied} tokens of KV to branch off a shared prefix"] if lease.copied else []
-        if len(ids) > ctx.adapter.capabilities.stable_context:
-            notes.append("no prefix reuse: beyond its trained length this model's KV depends on the prompt's length")
         return Prefilled(
-            cache=cache, logits=logits, provenance=provenance, rows=rows, load_s=load_s, notes=notes, lease=lease
+            cache=cache,
+            logits=ran.logits,
+            provenance=_provenance(len(ids), lease, cache),
+            rows=rows,
+            load_s=load_s,
+            notes=[*self._unused(ctx), *_notes(len(ids), lease, ctx), *_alone(ran.alone, clock() - load_s, ctx)],
+            lease=lease,
+            own=ran.states,
         )
 
+    def _unused(self, ctx: Context) -> list[str]:
+        states = ctx.adapter.capabilities.states
+        if not self.segment or states == "passes":
+            return []
+        why = "its tokens behind a checkpoint are run one by one" if states else "its K/V can be cut behind any token"
+        return [f"segment plays no part with this model: {why}"]
+
+    def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> going.Ran:
+        """Run what the leased line lacks; of a model with states, keep some on the way."""
+        adapter, cache, ids = ctx.adapter, lease.line.buffer, request.ids
+        if not isinstance(cache, StateCache):
+            return going.Ran(adapter.prefill(ids, cache, start=lease.matched, work=work))  # type: ignore[arg-type]
+        found, every = adapter.capabilities, self.segment
+        every = going.segment(len(ids), found, ctx.store.limit) if every is None else every
+        stops = going.cuts(len(ids), lease, found, every) if request.keep else []
+        return going.run(adapter, ids, cache, stops, work)
+
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Keep the prompt's and the answer's KV where they are."""
+        """Keep the prompt's and the answer's KV where they are, and states where they were cloned and at the end."""
         assert prefilled.lease is not None  # noqa: S101
-        stable = ctx.adapter.capabilities.stable_context
+        stable, buffer = ctx.adapter.capabilities.stable_context, prefilled.lease.line.buffer
         if request.keep and len(request.ids) <= stable:
-            ctx.store.give(prefilled.lease, ids[: min(stable, prefilled.lease.line.buffer.length)])
+            kept = ids[: min(stable, buffer.length)]
+            states = [*prefilled.own, buffer.release()] if isinstance(buffer, StateCache) else []
+            ctx.store.give(prefilled.lease, kept, going.checkpoints(states, ctx.adapter))
         else:
             ctx.store.discard(prefilled.lease)
 
 
 def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
     """Make sure that the KV of ``ids`` from the first token on are in the store; run and count what was missing."""
-    lease = ctx.store.take(ctx.space(), ids, len(ids), GrowingCache)
+    lease = _take(ids, len(ids), ctx)
+    cache, matched = lease.line.buffer, lease.matched
+    assert isinstance(cache, GrowingCache)  # noqa: S101
     try:
-        if lease.matched < len(ids):
-            cache = lease.line.buffer
-            assert isinstance(cache, GrowingCache)  # noqa: S101
-            ctx.adapter.prefill(ids, cache, start=lease.matched, work=work or ctx.work())
+        if matched < len(ids):
+            ctx.adapter.prefill(ids, cache, start=matched, work=work or ctx.work())
     except BaseException:
         ctx.store.discard(lease)
         raise
-    ctx.store.give(lease, ids)
-    return len(ids) - lease.matched
+    states = [cache.release()] if isinstance(cache, StateCache) else []
+    ctx.store.give(lease, ids, going.checkpoints(states, ctx.adapter))
+    return len(ids) - matched
+
+
+def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:
+    """Lease what is known of ``ids``; of a model with recurrent layers, up to where states were kept."""
+    found = ctx.adapter.capabilities
+    states_from = going.least(len(ids), found) if found.states else None
+    lease = ctx.store.take(ctx.space(), ids, limit, ctx.adapter.growing, states_from=states_from)
+    if isinstance(cache := lease.line.buffer, StateCache):
+        try:
+            cache.resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
+        except BaseException:  # no memory for another clone
+            ctx.store.discard(lease)
+            raise
+    return lease
+
+
+def _provenance(n: int, lease: Lease, cache: GrowingCache) -> NDArray[np.uint8]:
+    provenance = np.full(n, Provenance.FRESH, dtype=np.uint8)
+    provenance[: lease.matched] = Provenance.PREFIX
+    if lease.known == n or isinstance(cache, StateCache):
+        provenance[lease.matched : lease.known] = Provenance.RECOMPUTED
+    return provenance
+
+
+def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
+    found, notes = ctx.adapter.capabilities, []
+    if lease.copied:
+        notes.append(f"copied {lease.copied} tokens of KV to branch off a shared prefix")
+    if n > found.stable_context:
+        notes.append("no prefix reuse: beyond its trained length this model's KV depends on the prompt's length")
+    if found.states and lease.branch > lease.matched:
+        notes.append(f"{lease.branch - lease.matched} known tokens were run again: no states were kept behind them")
+    return notes
+
+
+def _alone(tokens: int, seconds: float, ctx: Context) -> list[str]:
+    if tokens <= 1:
+        return []
+    why = "this model's layers ignore their states in longer passes"
+    note = f"{tokens} tokens were run one by one, in {seconds:.2f} s of prefill: {why}"
+    ctx.tell(Fallback, why=note)
+    return [note]

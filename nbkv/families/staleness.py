@@ -84,4 +84,4 @@ def changing(heads: Figures, ctx: Context, cosine: float, lse: float) -> dict[in
 
 
 def _name(ctx: Context) -> str:
-    return f"heads@{ctx.adapter.capabilities.block}@{ctx.model}"
+    return f"heads@{ctx.adapter.capabilities.blockwise}@{ctx.model}"

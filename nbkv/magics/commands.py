@@ -16,12 +16,15 @@ from nbkv.magics.listing import Listing, listing
 from nbkv.magics.live import has_front_end, live
 from nbkv.magics.options import command, option
 from nbkv.magics.sessions import Sessions
+from nbkv.magics.shown import Shown
 from nbkv.magics.template import fill, prompt_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
+    from nbkv.families.planner import Plan
+    from nbkv.lab import Lab
     from nbkv.result import Chunk, Comparison, Result
     from nbkv.session import Session
     from nbkv.show import Plot
@@ -31,6 +34,7 @@ Kept = TypeVar("Kept")
 LAST = "_kv"  # the notebook's variable for the last Result or Comparison
 STRATEGY = option("-s", "--strategy", kind="strategy", help="a strategy, as name or name(option=value)")
 MAX_NEW = option("-n", "--max-new", type=int, help="most tokens to generate (default: %%config KVMagics.max_new, 64)")
+UNMASK = option("--unmask", metavar="RULE", help="how a block-diffusion model fills a block: dynamic(threshold=0.9), …")
 CHAT = option("--chat", action="store_true", help="send the prompt through the chat template (default if there is one)")
 RAW = option("--raw", action="store_true", help="send the prompt as it stands")
 OUT = option("--out", metavar="VAR", help="also keep what is returned in this variable")
@@ -48,8 +52,10 @@ class KVMagics(Magics):
         super().__init__(shell)
         self.shell: InteractiveShell = shell
         self.sessions = Sessions()
+        self.shown = Shown(shell)
         self.streamed: Result | None = None  # its text stands in the terminal already
         self.matcher = matcher(self)
+        self.lab: Lab | None = None  # the panel's other end, where there is a front end
 
     @line_magic
     @command(
@@ -58,13 +64,14 @@ class KVMagics(Magics):
         option("--store", kind="store", help="where KV is kept, for example memory?device=4GiB"),
         option("--device", help="auto, cpu, cuda or cuda:N"),
         option("--dtype", help="auto, float32, bfloat16 or float16"),
+        option("--block-size", type=int, help="tokens that a block-diffusion model decodes together"),
         option("--as", dest="name", metavar="NAME", help="keep the former session open and give this one a name"),
     )
     def kvload(self, args: Namespace) -> Session:
         """Load a model and make it the current session; without --as the former one is closed afterwards."""
         if args.name is not None:
             _check_name("--as", args.name)
-        given = {key: getattr(args, key) for key in ("strategy", "store", "device", "dtype")}
+        given = {key: getattr(args, key) for key in ("strategy", "store", "device", "dtype", "block_size")}
         options = {key: value for key, value in given.items() if value is not None}
         return self.sessions.load(args.model, args.name, **options)
 
@@ -73,6 +80,7 @@ class KVMagics(Magics):
         STRATEGY,
         MAX_NEW,
         option("-t", "--temperature", type=float, help="0 is greedy (default: %%config KVMagics.temperature, 0)"),
+        UNMASK,
         CHAT,
         RAW,
         option("--compare", nargs="?", const="", metavar="S,S", kind="strategies", help="compare strategies with full"),
@@ -105,6 +113,7 @@ class KVMagics(Magics):
         option("strategies", nargs="+", metavar="S,S", kind="strategies", help="strategies, separated by commas"),
         MAX_NEW,
         option("--repeat", type=int, default=3, help="runs of each, of which the median counts (default: 3)"),
+        UNMASK,
         CHAT,
         RAW,
         OUT,
@@ -159,6 +168,12 @@ class KVMagics(Magics):
         return self.sessions.current.verify(wanted or None)
 
     @line_magic
+    @command(option("-n", "--tokens", type=int, default=1024, help="how many older tokens are held (default: 1024)"))
+    def kvplan(self, args: Namespace) -> Plan:
+        """Measure what older tokens cost in each form of residual: bytes a token, time to restore; returns a Plan."""
+        return self.sessions.current.plan(args.tokens)
+
+    @line_magic
     @command()
     def kvstats(self, args: Namespace) -> Any:  # noqa: ANN401, ARG002  (an object that shows itself)
         """Show the running figures of the current session."""
@@ -182,6 +197,22 @@ class KVMagics(Magics):
 
     @line_magic
     @command()
+    def kvdash(self, args: Namespace) -> Any:  # noqa: ANN401, ARG002  (a view, which is None where it stands already)
+        """Show the current session's figures while they change, with its strategy and budget at hand."""
+        from nbkv.widgets import dashboard  # noqa: PLC0415  (anywidget comes late)
+
+        return self.shown.show(dashboard, self.sessions.current)
+
+    @line_magic
+    @command()
+    def kvplay(self, args: Namespace) -> Any:  # noqa: ANN401, ARG002  (as above)
+        """Try prompts of the current session's chunks, in any order, under several strategies side by side."""
+        from nbkv.widgets import playground  # noqa: PLC0415  (as above)
+
+        return self.shown.show(playground, self.sessions.current)
+
+    @line_magic
+    @command()
     def kvlist(self, args: Namespace) -> Listing:  # noqa: ARG002  (as above)
         """List strategies, open sessions and bundled models."""
         return listing(self.sessions)
@@ -200,6 +231,7 @@ class KVMagics(Magics):
         session, prompt = self._prepare(args, text)
         temperature = self.temperature if args.temperature is None else args.temperature
         options = {"strategy": args.strategy, "temperature": temperature, "max_new_tokens": self._max_new(args)}
+        options["unmask"] = args.unmask
         with live(self.shell) as view:
             stream = session.stream(prompt, **options)
             try:
@@ -215,9 +247,8 @@ class KVMagics(Magics):
     def _compare(self, args: Namespace, text: str, names: str, repeat: int) -> Comparison:
         session, prompt = self._prepare(args, text)
         try:
-            found = session.compare(
-                prompt, names or [session.strategy], repeat=repeat, max_new_tokens=self._max_new(args)
-            )
+            options = {"max_new_tokens": self._max_new(args), "unmask": args.unmask}
+            found = session.compare(prompt, names or [session.strategy], repeat=repeat, **options)
         except KeyboardInterrupt as stop:
             self._broken_off(stop, session)
             raise

@@ -84,12 +84,12 @@ class NotebookLive:
     def stop(self, result: Result | None) -> None:
         """Put the partial Result in place of the text, or draw the last pieces of text."""
         if result is not None:
-            self._draw(result._repr_html_(), repr(result))
+            self._draw(result._repr_html_(), repr(result), result._repr_mimebundle_())
         elif self._text:
             self._draw(_PRE.format(escape(self._text, quote=False)), self._text)
 
-    def _draw(self, html: str, text: str) -> None:
-        bundle = {"text/html": html, "text/plain": text}
+    def _draw(self, html: str, text: str, data: dict[str, Any] | None = None) -> None:
+        bundle = {"text/html": html, "text/plain": text} | (data or {})
         if self._handle is None:
             self._handle = display(bundle, raw=True, display_id=True)
         else:

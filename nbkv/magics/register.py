@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nbkv.lab import Lab
 from nbkv.magics.commands import KVMagics
+from nbkv.magics.live import has_front_end
 from nbkv.magics.options import HELP
 
 if TYPE_CHECKING:
@@ -22,7 +24,10 @@ def register(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.Completer.custom_matchers.append(magics.matcher)
     shell.input_transformers_cleanup.insert(0, help_without_cell)
+    shell.events.register("post_run_cell", magics.shown.after_cell)
     _plain_text(shell).for_type_by_name(*_RESULT, _printer(magics))
+    if has_front_end(shell):
+        magics.lab = _open_lab(shell)
 
 
 def unregister(shell: InteractiveShell) -> None:
@@ -30,6 +35,8 @@ def unregister(shell: InteractiveShell) -> None:
     magics = shell.magics_manager.registry.pop(_NAME, None)
     if magics is None:
         return
+    shell.events.unregister("post_run_cell", magics.shown.after_cell)
+    magics.shown.close()
     for name in magics.sessions.names:
         magics.sessions.close(name)
     for kind, names in magics.magics.items():
@@ -39,6 +46,9 @@ def unregister(shell: InteractiveShell) -> None:
     shell.Completer.custom_matchers.remove(magics.matcher)
     shell.input_transformers_cleanup.remove(help_without_cell)
     _plain_text(shell).pop(".".join(_RESULT), None)
+    if magics.lab is not None:
+        shell.events.unregister("pre_run_cell", magics.lab.before_cell)
+        magics.lab.close()
 
 
 def help_without_cell(lines: list[str]) -> list[str]:
@@ -47,6 +57,14 @@ def help_without_cell(lines: list[str]) -> list[str]:
     if first.startswith("%%kv") and set(HELP) & set(first.split()) and not "".join(rest).strip():
         return [first[1:]]
     return lines
+
+
+def _open_lab(shell: InteractiveShell) -> Lab:
+    """Let a JupyterLab panel see the sessions; the kernel's loop does what has to wait for the cell to end."""
+    lab = Lab(later=shell.kernel.io_loop.add_callback)  # type: ignore[attr-defined]  # a shell with a front end has one
+    lab.open()
+    shell.events.register("pre_run_cell", lab.before_cell)
+    return lab
 
 
 def _plain_text(shell: InteractiveShell) -> Any:  # noqa: ANN401  (IPython's formatters are untyped)

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, LinearAttentionLayer
 
 from nbkv.models import masks
 from nbkv.models.attention import implementation, stood_in
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
+from nbkv.models.diffusion.gemma import Canvas
 from nbkv.models.diffusion.recipe import Recipe
+from nbkv.models.dropping import why_not
 from nbkv.models.fingerprint import Identity
+from nbkv.models.held import HeldCache
 from nbkv.models.placement import compute_dtype, input_device, run_device
 from nbkv.models.ranged import ranged
 from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
-from nbkv.models.walk import Halted, Stretch, Walk
+from nbkv.models.states import StateCache, ours
+from nbkv.models.walk import Call, Halted, Runner, Stretch, Walk
 from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
@@ -62,7 +67,7 @@ class ModelAdapter:
 
     ``tells_positions``: positions are given explicitly, counted from 0; not to families that count them in another way.
     ``rope`` moves cached keys to other positions; None where that cannot be done exactly. ``recipe`` is how a
-    block-diffusion model is decoded; None for a causal one.
+    block-diffusion model is decoded, ``canvas`` what does that for DiffusionGemma; both None for a causal one.
     """
 
     model: PreTrainedModel
@@ -73,6 +78,7 @@ class ModelAdapter:
     tells_positions: bool = True
     rope: Rope | None = None
     recipe: Recipe | None = None
+    canvas: Canvas | None = None
 
     def __post_init__(self) -> None:
         """Learn which optional arguments the model's forward takes."""
@@ -100,14 +106,38 @@ class ModelAdapter:
         return "past_key_values" not in self._accepts and bool({"cache_params", "state"} & self._accepts)
 
     @cached_property
+    def _hands_back(self) -> bool:
+        """Whether the forward takes and hands back states in an object of the family's own."""
+        return self.keeps_states and not any(
+            isinstance(layer, LinearAttentionLayer) for layer in self.family_cache().layers
+        )
+
+    @property
+    def _cache_name(self) -> str:
+        """Return which argument of the forward takes the cache."""
+        if not self.keeps_states:
+            return "past_key_values"
+        return "cache_params" if "cache_params" in self._accepts else "state"
+
+    @cached_property
     def takes_embeddings(self) -> bool:
         """Return whether embeddings can be given in place of token ids (``models.soft``); tried at the first ask."""
         return stand_in(self)
+
+    @cached_property
+    def why_no_dropping(self) -> str:
+        """Return why tokens cannot be dropped from its cache, empty if they can; tried once."""
+        return why_not(self)
 
     @property
     def n_layers(self) -> int:
         """Return the number of decoder layers."""
         return self.capabilities.n_layers
+
+    @cached_property
+    def weights(self) -> int:
+        """Return the number of weights."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def config(self) -> Any:  # noqa: ANN401  (each family has its own class)
@@ -126,9 +156,17 @@ class ModelAdapter:
     def new_cache(self, reserve: int = 0) -> AnyCache:
         """Return an empty cache: ours if it passed the self-test, else the family's own, else a log of the tokens."""
         if self.capabilities.prefix:
-            return GrowingCache(reserve)
-        own = self.capabilities.own_cache and self.capabilities.causal
+            return self.growing(reserve + (self.capabilities.block or 0))
+        own = self.capabilities.own_cache and self.capabilities.block is None
         return self.family_cache() if own else TokenLog()
+
+    def growing(self, reserve: int = 0) -> GrowingCache:
+        """Return an empty cache of ours, with room for states where this model keeps some."""
+        return self.stateful(reserve) if self.capabilities.states else GrowingCache(reserve)
+
+    def stateful(self, reserve: int = 0) -> StateCache:
+        """Return an empty cache for states, proved or not; raises ``TypeError`` for layers that it has none for."""
+        return HeldCache() if self._hands_back else StateCache(ours(self.family_cache(), reserve), reserve)
 
     def family_cache(self) -> Cache:
         """Return an empty cache of the kind transformers makes for this model."""
@@ -142,17 +180,21 @@ class ModelAdapter:
         start: int,
         keep: int = 1,
         work: Work | None = None,
+        runner: Runner | None = None,
     ) -> torch.Tensor:
         """Run tokens ``ids`` ``[n]`` at positions ``start …`` after what ``cache`` holds; return logits ``[keep, V]``.
 
-        The cache is extended by ``n`` tokens. ``keep`` rows of logits are computed, the last ones.
+        The cache is extended by ``n`` tokens. ``keep`` rows of logits are computed, the last ones. A ``runner`` runs
+        the layers, and counts what it runs.
         """
         if isinstance(cache, TokenLog):
             ids, start = cache.extend(ids), 0
+        if isinstance(cache, StateCache):
+            return self._go_on(ids, cache, start=start, keep=keep, work=work)
         positions = torch.arange(start, start + len(ids), device=self.device)
-        seen = nullcontext() if self.capabilities.causal else self._seen(positions, start + len(ids))
+        seen = nullcontext() if self.capabilities.block is None else self._seen(positions, start + len(ids))
         with seen as mask:
-            return self._run(ids, positions, cache, keep=keep, mask=mask, work=work)
+            return self._run(ids, positions, cache, keep=keep, mask=mask, work=work, runner=runner)
 
     def prefill(self, ids: Sequence[int], cache: AnyCache, *, start: int = 0, work: Work | None = None) -> torch.Tensor:
         """Run a prompt of which ``cache`` holds the first ``start`` tokens; return the logits ``[V]`` after the last.
@@ -161,12 +203,16 @@ class ModelAdapter:
         are then those of the last row that ran, and empty if none had to.
         """
         stop = self.capabilities.whole(len(ids))
-        strip = stop if self.capabilities.causal else max(1, self.capabilities.whole(_STRIP))
+        strip = stop if self.capabilities.block is None else max(1, self.capabilities.whole(_STRIP))
         logits = torch.empty(0, device=self.device)
         for at in range(start, stop, strip):
             some = self.tensor(ids[at : min(at + strip, stop)])
             logits = self.forward(some, cache, start=at, work=work)[-1]
         return logits
+
+    def plain(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the logits ``[n, V]`` of tokens ``ids`` ``[n]`` by the model's own forward: no cache, no walk."""
+        return replace(self, walk=None, tells_positions=False).forward(ids, TokenLog(), start=0, keep=len(ids))
 
     def reusable(self, tokens: int) -> int:
         """Return how many first ones of ``tokens`` tokens need not run before an answer, if their KV are known."""
@@ -176,18 +222,65 @@ class ModelAdapter:
         needs_logits = self.recipe.shifted and whole == tokens
         return whole - self.recipe.block if needs_logits else whole
 
-    def denoise(self, ids: torch.Tensor, cache: AnyCache, *, start: int, work: Work | None = None) -> torch.Tensor:
-        """Run one block ``ids`` ``[B]``, masks included, after the clean blocks in ``cache``.
+    def denoise(
+        self,
+        ids: torch.Tensor,
+        cache: AnyCache,
+        *,
+        start: int,
+        conditioning: torch.Tensor | None = None,
+        work: Work | None = None,
+    ) -> torch.Tensor:
+        """Run one pass over a block ``ids`` ``[B]``, masks included, after the clean tokens in ``cache``.
 
         Return for each row the logits ``[B, V]`` of the token that stands there. Where a model's rows tell the token
         after them the first row has none: its token comes from the block before. The cache is left as it was: what
         these rows had for KV is forgotten.
         """
+        if self.canvas is not None:
+            assert isinstance(cache, GrowingCache)  # noqa: S101
+            with self.evaluating():
+                logits = self.canvas.denoise(ids, cache, start, conditioning)
+            if work is not None:
+                work.token_layers += len(ids) * self.n_layers
+            return logits
         try:
             logits = self.forward(ids, cache, start=start, keep=len(ids), work=work)
             return torch.cat([logits[:1], logits[:-1]]) if self.recipe is not None and self.recipe.shifted else logits
         finally:
-            cache.truncate(start)  # type: ignore[union-attr]  # a block-diffusion model has a cache of ours, or a log
+            cache.truncate(start)  # type: ignore[union-attr]  # its cache is ours, or a log
+
+    def _go_on(self, ids: torch.Tensor, cache: StateCache, *, start: int, keep: int, work: Work | None) -> torch.Tensor:
+        """Run tokens after the states in ``cache``; one by one where layers ignore their states in longer passes."""
+        alone = start > 0 and self.capabilities.states == "tokens"
+        logits = []
+        for part in ids.split(1 if alone else len(ids)):
+            positions = torch.arange(start, start + len(part), device=self.device)
+            with cache.advancing(len(part)):
+                kept = min(keep, len(part))
+                logits.append(self._run(part, positions, cache, keep=kept, mask=None, work=work))
+            start += len(part)
+        return torch.cat(logits[-keep:])
+
+    def calls(self, ids: torch.Tensor, cache: Cache, *, start: int) -> list[Call]:
+        """Return how the model calls each layer for tokens ``ids`` ``[n]`` at ``start …``; none is run.
+
+        All hold the same hidden states, those before the first layer. Needs the walk.
+        """
+        taken: list[Call] = []
+
+        def take(calls: Sequence[Call]) -> torch.Tensor:
+            taken.extend(calls)
+            raise Halted(calls[0].hidden)
+
+        positions = torch.arange(start, start + len(ids), device=self.device)
+        try:
+            self._run(ids, positions, cache, keep=1, mask=None, work=None, runner=take)
+        except Halted as halted:
+            traceback.clear_frames(halted.__traceback__)  # else its frames outlive the call
+            return taken
+        message = f"{self.name} cannot be walked, so nothing is known of how its layers are called"
+        raise ValueError(message)
 
     def recompute(
         self,
@@ -210,6 +303,15 @@ class ModelAdapter:
         stretch = Stretch(first, self.n_layers, hidden, before)
         with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work, stretch=stretch)
+
+    def unseeing(self, ids: torch.Tensor, cache: GrowingCache, hidden: Sequence[int]) -> torch.Tensor:
+        """Run tokens ``ids`` after what ``cache`` holds, positions ``hidden`` masked; return the logits ``[V]``."""
+        rows = torch.arange(cache.length, cache.length + len(ids), device=self.device)
+        with cache.writing(rows):
+            drawn = self._mask(rows, cache.length + len(ids))
+            for mask in drawn.values() if isinstance(drawn, dict) else [drawn]:
+                mask[..., list(hidden)] = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+            return self._run(ids, rows, cache, keep=1, mask=drawn, work=None)[-1]
 
     def advance(
         self,
@@ -239,8 +341,11 @@ class ModelAdapter:
             with ranged(self.config, rows, self.capabilities):
                 yield None
         else:
-            eager = implementation(self.config) == "eager"
-            yield masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
+            yield self._mask(rows, n_keys)
+
+    def _mask(self, rows: torch.Tensor, n_keys: int) -> torch.Tensor | dict[str, torch.Tensor]:
+        eager = implementation(self.config) == "eager"
+        return masks.by_position(rows, n_keys, self.capabilities, self.dtype if eager else None)
 
     def _run(
         self,
@@ -252,24 +357,28 @@ class ModelAdapter:
         mask: torch.Tensor | dict[str, torch.Tensor] | None,
         work: Work | None,
         stretch: Stretch | None = None,
+        runner: Runner | None = None,
     ) -> torch.Tensor:
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": not isinstance(cache, TokenLog)}
         if asked["use_cache"]:
-            asked["cache_params" if self.keeps_states else "past_key_values"] = cache
+            asked[self._cache_name] = cache.held if isinstance(cache, HeldCache) else cache
         if self.tells_positions and "position_ids" in self._accepts:
             asked["position_ids"] = positions[None]
         if "logits_to_keep" in self._accepts:
             asked["logits_to_keep"] = keep
         if mask is not None:
             asked["attention_mask"] = mask
-        with torch.no_grad(), self.evaluating(), self._stepping(work, stretch):
-            logits: torch.Tensor = self.model(**asked).logits[0, -keep:]
+        with torch.no_grad(), self.evaluating(), self._stepping(work, stretch, runner):
+            given = self.model(**asked)
+        if isinstance(cache, HeldCache):
+            cache.take(given[self._cache_name])
+        logits: torch.Tensor = given.logits[0, -keep:]
         if work is not None and self.walk is None:
             work.token_layers += len(ids) * self.n_layers
         return logits
 
-    def _stepping(self, work: Work | None, stretch: Stretch | None) -> Any:  # noqa: ANN401  (a context manager)
-        return nullcontext() if self.walk is None else self.walk.stepping(work, stretch)
+    def _stepping(self, work: Work | None, stretch: Stretch | None, runner: Runner | None) -> Any:  # noqa: ANN401  (a context manager)
+        return nullcontext() if self.walk is None else self.walk.stepping(work, stretch, runner)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from nbkv.ops import State, partial_attention
 
-_NAME = "nbkv"
+_STANDS_IN = "+nbkv"  # what the name of a function ends in that has the place of another
 _CHUNK = 256  # query rows whose weights are held at a time
 
 
@@ -39,6 +39,8 @@ class Attended:
 
 
 OnAttention = Callable[[Attended], object]
+# Called with a layer's index when its attention begins; returns the mask it is to use.
+MaskOf = Callable[[int], torch.Tensor | None]
 
 
 @dataclass
@@ -92,14 +94,24 @@ Policy = Callable[[Attention], torch.Tensor | None]
 
 
 @contextmanager
-def watched(config: Any, which: torch.Tensor, on_attention: OnAttention) -> Iterator[None]:  # noqa: ANN401
+def watched(
+    config: Any,  # noqa: ANN401
+    which: torch.Tensor,
+    on_attention: OnAttention,
+    mask_of: MaskOf | None = None,
+) -> Iterator[None]:
     """Within the block ``on_attention`` is shown, for each layer, the weights of the query rows at indices ``which``.
 
-    It is called several times a layer where there are many rows. ``config`` is the text decoder's.
+    It is called several times a layer where there are many rows. ``config`` is the text decoder's. ``mask_of`` gives
+    each layer its mask, where layers differ in what they hold; without a mask of the caller's, models make none for an
+    attention function that is wrapped.
     """
 
     def look(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        given, (query, key, value, mask) = own(module, *states, **kwargs), states
+        query, key, value, mask = states
+        if mask_of is not None:
+            mask = mask_of(module.layer_idx)
+        given = own(module, query, key, value, mask, **kwargs)
         rows = which.to(query.device)
         for start in range(0, len(rows), _CHUNK):
             some = rows[start : start + _CHUNK]
@@ -136,29 +148,28 @@ def computed_by(config: Any, policy: Policy) -> Iterator[Meter]:  # noqa: ANN401
 def _standing_in(config: Any, function: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401
     """Within the block ``function(own, module, …)`` is called in place of ``own``, the function of ``config``."""
     name = config._attn_implementation  # noqa: SLF001  (the only name transformers gives it)
+    instead = name + _STANDS_IN
 
     def called(module: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         return function(_function(name, module), module, *args, **kwargs)
 
-    called.__dict__["stands_for"] = name
-    ALL_ATTENTION_FUNCTIONS.register(_NAME, called)
-    config._attn_implementation = _NAME  # noqa: SLF001
+    ALL_ATTENTION_FUNCTIONS.register(instead, called)
+    config._attn_implementation = instead  # noqa: SLF001
     try:
         yield
     finally:
         config._attn_implementation = name  # noqa: SLF001
-        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(_NAME, None)  # noqa: SLF001  (there is no way to unregister)
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(instead, None)  # noqa: SLF001  (there is no way to unregister)
 
 
 def stood_in(config: Any) -> bool:  # noqa: ANN401
     """Return whether another function stands in for the model's own now."""
-    return bool(config._attn_implementation == _NAME)  # noqa: SLF001
+    return _STANDS_IN in str(config._attn_implementation)  # noqa: SLF001
 
 
 def implementation(config: Any) -> str:  # noqa: ANN401
-    """Return the name of the attention function in use, also while another stands in for it."""
-    name = str(config._attn_implementation)  # noqa: SLF001
-    return str(ALL_ATTENTION_FUNCTIONS[_NAME].__dict__["stands_for"]) if name == _NAME else name
+    """Return the name of the attention function in use, also while others stand in for it."""
+    return str(config._attn_implementation).split(_STANDS_IN, maxsplit=1)[0]  # noqa: SLF001
 
 
 def _function(own: str, module: Any) -> Any:  # noqa: ANN401

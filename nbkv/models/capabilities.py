@@ -25,9 +25,11 @@ class Capabilities:
     tokens by other angles. The last four are what the self-test found: the layer walk, continuing from our cache,
     decoding with the family's own cache. ``relocation``: cached keys can be moved to another position, exactly, and
     scattered rows be run again by true position. ``attention``: its attention weights can be looked at. ``ranges``: its
-    attention can be computed over ranges of keys instead of under a mask. ``block``: it
-    decodes so many tokens together, which all see each other (None: it is causal). ``refused`` says for what is false
-    why it is so.
+    attention can be computed over ranges of keys instead of under a mask. ``states``: its recurrent layers keep states,
+    of ``state_bytes`` bytes in all, and go on from a clone of them in a pass over several tokens (``passes``) or over
+    one at a time only (``tokens``); empty: it has none, or does not go on from them. ``block``: it decodes so many
+    tokens together, which all see each other, also where KV is made (None: that is causal); ``canvas``: so many tokens
+    are decoded together over KV that is causal. ``refused`` says for what is false why it is so.
     """
 
     n_layers: int
@@ -55,6 +57,9 @@ class Capabilities:
     attention: bool = False
     ranges: bool = False
     block: int | None = None
+    canvas: int | None = None
+    states: str = ""
+    state_bytes: int = 0
     refused: dict[str, str] = field(default_factory=dict, hash=False)
 
     def reach(self, layer: int) -> tuple[int | None, int | None]:
@@ -64,8 +69,13 @@ class Capabilities:
 
     @property
     def causal(self) -> bool:
-        """Return whether no token depends on a later one."""
-        return self.block is None
+        """Return whether answers are decoded token by token, none of which depends on a later one."""
+        return self.blockwise is None
+
+    @property
+    def blockwise(self) -> int | None:
+        """Return how many tokens are decoded together, in a block or on a canvas; None if the model is causal."""
+        return self.block or self.canvas
 
     def whole(self, tokens: int) -> int:
         """Return how many of the first ``tokens`` tokens make whole blocks: all of them where the model is causal."""
@@ -74,8 +84,8 @@ class Capabilities:
     def why_not(self, need: str) -> str:
         """Return the reason this model lacks ``need``, an attribute that is false."""
         if need == "causal":
-            return f"it decodes in blocks of {self.block} tokens that see each other"
-        return self.refused.get(need, "it decodes token by token" if need == "block" else f"it has no {need}")
+            return f"it decodes in blocks of {self.blockwise} tokens that see each other"
+        return self.refused.get(need, "it decodes token by token" if need == "blockwise" else f"it has no {need}")
 
 
 def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None) -> Capabilities:  # noqa: ANN401
@@ -111,6 +121,7 @@ def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None)
         stable_context=stable,
         rope_switch=stable if rope and "longrope" in rope and block is None else None,
         block=block,
+        canvas=getattr(model, "canvas_length", None),
     )
 
 

@@ -18,6 +18,8 @@ from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, clo
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention import implementation
 from nbkv.models.codec import Codec
+from nbkv.models.diffusion.gemma import Encoder, is_canvas_model
+from nbkv.models.diffusion.reading import native
 from nbkv.models.diffusion.recipe import Recipe, recipe
 from nbkv.models.fingerprint import fingerprint
 from nbkv.models.placement import input_device, without_data
@@ -65,9 +67,11 @@ def load_model(
         kwargs = dict(model_kwargs or {})
         place = _place(device, kwargs)
         network, name = _read(str(model), place, _dtype(dtype, place), kwargs)
-        tokenizer = tokenizer if tokenizer is not None else _tokenizer(str(model), kwargs)
+        tokenizer = tokenizer if tokenizer is not None else _tokenizer(str(model), kwargs, network.config)
     else:
         network, name = _given(model, tokenizer, device, dtype, model_kwargs), type(model).__name__
+    if is_canvas_model(network):
+        network = Encoder(network)  # type: ignore[assignment]  # it serves as one
     if network.config.is_encoder_decoder:
         message = f"{name} is an encoder-decoder; nbkv runs decoder-only language models"
         raise UnsupportedModel(message)
@@ -199,6 +203,8 @@ def _read(model: str, device: str, dtype: str | torch.dtype, kwargs: dict[str, A
 
 def _from_pretrained(source: str, kwargs: dict[str, Any]) -> PreTrainedModel:
     """Return the causal language model at ``source``, or a vision-language model, which is then served as text."""
+    if (known := native(source, kwargs)) is not None:
+        return known
     try:
         return AutoModelForCausalLM.from_pretrained(source, **kwargs)
     except ValueError as error:
@@ -219,9 +225,11 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _tokenizer(model: str, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+def _tokenizer(model: str, kwargs: dict[str, Any], config: Any) -> Any:  # noqa: ANN401
     source, name = _source(model)
     kept = {key: value for key, value in kwargs.items() if key in {"revision", "token", "trust_remote_code"}}
+    if getattr(config, "read_from", None):  # its own config names a class that transformers would ask to run
+        kept["config"] = config
     try:
         return AutoTokenizer.from_pretrained(source, **kept)
     except Exception as error:  # as above

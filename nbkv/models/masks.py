@@ -18,19 +18,41 @@ def by_position(
     masks = {}
     for layer, kind in enumerate(capabilities.layer_types):
         if kind not in masks:
-            masks[kind] = _form(allowed(rows, n_keys, *capabilities.reach(layer), capabilities.block), dtype)
+            keys = torch.arange(n_keys, device=rows.device)
+            mask = allowed(rows, keys, *capabilities.reach(layer), capabilities.block)
+            masks[kind] = _form(mask[None, None], dtype)
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
+def by_slot(
+    rows: torch.Tensor, slots: torch.Tensor, capabilities: Capabilities, layer: int, dtype: torch.dtype | None
+) -> torch.Tensor | None:
+    """Return the mask ``[1, H or 1, n, T]`` of one layer whose slots hold tokens of positions ``slots`` ``[H_k, T]``.
+
+    ``rows`` ``[n]`` are true positions, the last ones of all. ``H`` is 1 where heads see the same, else all query
+    heads. None where a single row sees every slot. ``dtype`` as in ``by_position``.
+    """
+    window, chunk = capabilities.reach(layer)
+    if window is None and chunk is None:
+        # whatever a head holds of earlier rows it may see: only the new rows differ, and they are in all heads alike
+        return None if len(rows) == 1 else _form(allowed(rows, slots[:1], None, None)[None], dtype)
+    mask = allowed(rows, slots, window, chunk)
+    if len(rows) == 1 and bool(mask.all()):
+        return None
+    if len(slots) > 1:
+        mask = mask.repeat_interleave(capabilities.groups, dim=0)
+    return _form(mask[None], dtype)
+
+
 def allowed(
-    rows: torch.Tensor, n_keys: int, window: int | None, chunk: int | None, block: int | None = None
+    rows: torch.Tensor, keys: torch.Tensor, window: int | None, chunk: int | None, block: int | None = None
 ) -> torch.Tensor:
-    """Return bool ``[rows, n_keys]``: which key positions the row at each true position may attend to.
+    """Return bool ``[..., n, T]``: which of the positions ``keys`` ``[..., T]`` each of ``rows`` ``[n]`` may see.
 
     With ``block`` these are all in earlier diffusion blocks and in its own.
     """
-    keys = torch.arange(n_keys, device=rows.device)
     lower, upper = edges(rows, window, chunk, block)
+    keys = keys[..., None, :]
     return (keys >= lower[:, None]) & (keys < upper[:, None])
 
 
@@ -48,7 +70,6 @@ def edges(
 
 
 def _form(mask: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    mask = mask[None, None]
     if dtype is None:
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)

@@ -17,9 +17,12 @@ from nbkv.models import capabilities, relocation
 from nbkv.models.adapter import AnyCache, ModelAdapter
 from nbkv.models.attention import Attended, watched
 from nbkv.models.cache import GrowingCache, TokenLog
+from nbkv.models.continuing import failing
+from nbkv.models.diffusion.gemma import Canvas, Encoder
 from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.placement import input_device
 from nbkv.models.record import Record
+from nbkv.models.states import StateCache
 from nbkv.models.walk import Layers, Walk, find_layers
 
 _TOKENS = 20  # probe length; cut in the middle, so that both halves have several rows
@@ -48,6 +51,7 @@ def adapt(
         tells_positions=record.tells_positions,
         rope=None if record.places is None else relocation.build(model, record.places),
         recipe=recipe,
+        canvas=Canvas(model.native) if isinstance(model, Encoder) else None,
     )
 
 
@@ -76,6 +80,9 @@ def probe(model: PreTrainedModel, name: str, recipe: Recipe | None = None) -> Re
     trial.check_causal()
     told = isfinite(error := trial.error(replace(plain, tells_positions=True), TokenLog, ())) and error <= trial.limit
     plain = replace(plain, tells_positions=told)
+    if (going := trial.goes_on(plain, layers)) is not None:
+        adapter, cache, layers = going
+        return trial.record(cache, layers, began, tells_positions=told, states=adapter.capabilities.states)
     if (cache := trial.passes(plain)) is None:
         return trial.record(None, None, began, tells_positions=False)
     if layers is None:
@@ -96,6 +103,7 @@ class _Trial:
         self.last = 0.0
         self.limit = self._limit()
         self.notes: list[str] = []
+        self.stateless = ""
 
     def passes(self, adapter: ModelAdapter) -> GrowingCache | None:
         """Return the cache that ``adapter`` filled in several passes if the logits were right, else None."""
@@ -117,6 +125,30 @@ class _Trial:
         except Exception:  # noqa: BLE001  (a family may refuse a cache in any way; the note tells, full still works)
             return float("inf")
         return _error(torch.cat(parts), self.expected)
+
+    def goes_on(
+        self, plain: ModelAdapter, layers: Layers | None
+    ) -> tuple[ModelAdapter, StateCache, Layers | None] | None:
+        """Return how this model goes on from its states: by the walk or not, with the cache that showed it; or None."""
+        if not self._keeps_states():
+            return None
+        walks = [] if layers is None else [(layers, replace(plain, walk=Walk(layers)))]
+        bases: list[tuple[Layers | None, ModelAdapter]] = [*walks, (None, plain)]
+        steps = self.error(plain, plain.family_cache, tuple(range(len(self.ids) // 2, len(self.ids))))
+        rounded = max(2 * steps if isfinite(steps) else 0.0, 4 * float(torch.finfo(plain.dtype).eps))
+        limit = self.limit if plain.dtype == torch.float32 else rounded
+        for states in ("passes", "tokens"):
+            for found, base in bases:
+                adapter = replace(base, capabilities=replace(base.capabilities, states=states))
+                try:
+                    cache = adapter.stateful()
+                except Exception as refusal:  # noqa: BLE001  (a family without a cache of transformers' kind)
+                    self.stateless = f"its states cannot be cloned: {refusal}"
+                    return None
+                self.stateless = failing(adapter, plain, cache, self.ids, limit)
+                if not self.stateless:
+                    return adapter, cache, found
+        return None
 
     def check_causal(self) -> None:
         """Raise ``UnsupportedModel`` if a later token (or block) changes earlier logits (half precision hides that)."""
@@ -144,10 +176,20 @@ class _Trial:
             raise UnsupportedModel(message)
 
     def record(
-        self, cache: GrowingCache | None, layers: Layers | None, began: float, *, tells_positions: bool
+        self,
+        cache: GrowingCache | None,
+        layers: Layers | None,
+        began: float,
+        *,
+        tells_positions: bool,
+        states: str = "",
     ) -> Record:
         """Return the record: ``cache`` is the one that gave the right logits, ``layers`` the walk that did."""
         plain, refused = self.plain, {}
+        if states == "tokens":
+            self.notes.append("its layers ignore their states in longer passes: a suffix is run token by token")
+        if states and layers is None:
+            self.notes.append("plain forward: the layers cannot be walked with states")
         config = plain.config
         if cache is None:
             refused["prefix"] = self._why_no_prefix()
@@ -158,6 +200,8 @@ class _Trial:
             walk=layers is not None,
             prefix=cache is not None,
             own_cache=cache is not None or (plain.recipe is None and self._own_cache()),
+            states=states,
+            state_bytes=cache.state_bytes if isinstance(cache, StateCache) else 0,
             refused=refused,
         )
         adapter = replace(
@@ -230,10 +274,14 @@ class _Trial:
             self.notes.append("no cache: this family's own cache gives other logits, so each token is a full pass")
         return own
 
+    def _keeps_states(self) -> bool:
+        linear = any("Linear" in kind for kind in _layer_kinds(self.plain))
+        return self.plain.capabilities.recurrent or linear or self.plain.keeps_states
+
     def _why_no_prefix(self) -> str:
         kinds = _layer_kinds(self.plain)
-        if self.plain.capabilities.recurrent or any("Linear" in kind for kind in kinds) or self.plain.keeps_states:
-            return "its recurrent layers keep states that cannot be cut at a token"
+        if self._keeps_states():
+            return self.stateless
         if other := [kind for kind in kinds if kind not in _PLAIN_LAYERS]:
             return f"its layers keep more than K and V for a token ({other[0]})"
         if not isfinite(self.last):

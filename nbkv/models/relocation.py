@@ -94,6 +94,8 @@ def _ruled_out(adapter: Any) -> str:  # noqa: ANN401
     capabilities = adapter.capabilities
     if not capabilities.prefix:
         return str(capabilities.why_not("prefix"))
+    if capabilities.states:
+        return "its recurrent layers sum up all tokens before: K/V cannot be used behind others"
     if capabilities.positions != "rotary":
         kind = {"absolute": "learned positions", "alibi": "ALiBi positions"}.get(capabilities.positions, "no positions")
         return f"it has {kind}, not rotary ones: K/V cannot be moved to another position"

@@ -9,7 +9,7 @@ family whose layers are called once each, in order; the probe checks that, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -47,16 +47,21 @@ class Layers:
 
 
 @dataclass
-class _Call:
+class Call:
+    """How a model called one of its layers: the hidden states it gave, and everything else."""
+
     hidden: torch.Tensor
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
+Runner = Callable[[Sequence[Call]], torch.Tensor]  # runs the layers of one forward; returns what the head gets
+
+
 class _Seat(nn.Module):
     """Stands in for one layer; every attribute it lacks is the layer's own."""
 
-    def __init__(self, layer: nn.Module, returns: int | None, arrive: Callable[[_Call], torch.Tensor]) -> None:
+    def __init__(self, layer: nn.Module, returns: int | None, arrive: Callable[[Call], torch.Tensor]) -> None:
         super().__init__()
         self.__dict__["_layer"] = layer  # not a submodule: state_dict and hooks must not see it twice
         self._returns = returns
@@ -70,7 +75,7 @@ class _Seat(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         hidden = args[0] if args else kwargs.pop("hidden_states")
-        hidden = self._arrive(_Call(hidden, args[1:], kwargs))
+        hidden = self._arrive(Call(hidden, args[1:], kwargs))
         return hidden if self._returns is None else (hidden, *(None,) * (self._returns - 1))
 
 
@@ -103,9 +108,10 @@ class Walk:
         """Prepare a seat for every layer of ``layers``."""
         self._name, self._parent = layers.name, layers.parent
         self._own = layers.modules
-        self._calls: list[_Call] = []
+        self._calls: list[Call] = []
         self._on_layer: OnLayer | None = None
         self._stretch = Stretch(0, len(self._own))
+        self._runner: Runner | None = None
         self._seats = nn.ModuleList(
             _Seat(layer, returns, self._arrive) for layer, returns in zip(self._own, layers.returns, strict=True)
         )
@@ -116,23 +122,34 @@ class Walk:
         return self._own
 
     @contextmanager
-    def stepping(self, on_layer: OnLayer | None, stretch: Stretch | None = None) -> Iterator[None]:
+    def stepping(
+        self, on_layer: OnLayer | None, stretch: Stretch | None = None, runner: Runner | None = None
+    ) -> Iterator[None]:
         """Within the block a forward of the model walks; ``on_layer(index, rows)`` follows each layer and may raise.
 
-        A forward over a ``stretch`` that ends before the last layer raises ``Halted``.
+        A forward over a ``stretch`` that ends before the last layer raises ``Halted``. A ``runner`` is handed the calls
+        of all layers instead, and runs them itself, through ``layer``.
         """
         self._calls, self._on_layer = [], on_layer
-        self._stretch = stretch or Stretch(0, len(self._own))
+        self._stretch, self._runner = stretch or Stretch(0, len(self._own)), runner
         self._parent._modules[self._name] = self._seats  # noqa: SLF001  (a swap must not run Module.__setattr__)
         try:
             yield
         finally:
             self._parent._modules[self._name] = self._own  # noqa: SLF001
-            self._calls, self._on_layer = [], None
+            self._calls, self._on_layer, self._runner = [], None, None
 
-    def _arrive(self, call: _Call) -> torch.Tensor:
+    def layer(self, index: int, call: Call, hidden: torch.Tensor) -> torch.Tensor:
+        """Run the model's own layer ``index`` on ``hidden`` as ``call`` says, and return what comes out."""
+        out = self._own[index](hidden, *call.args, **call.kwargs)
+        given: torch.Tensor = out[0] if isinstance(out, tuple) else out
+        return given
+
+    def _arrive(self, call: Call) -> torch.Tensor:
         self._calls.append(call)
-        return self._run() if len(self._calls) == len(self._own) else call.hidden
+        if len(self._calls) < len(self._own):
+            return call.hidden
+        return self._run() if self._runner is None else self._runner(self._calls)
 
     def _run(self) -> torch.Tensor:
         stretch = self._stretch
@@ -141,8 +158,7 @@ class Walk:
             call = self._calls[index]
             if stretch.before is not None:
                 stretch.before(index)
-            out = self._own[index](hidden, *call.args, **call.kwargs)
-            hidden = out[0] if isinstance(out, tuple) else out
+            hidden = self.layer(index, call, hidden)
             if self._on_layer is not None:
                 self._on_layer(index, hidden.shape[-2])
         if stretch.last < len(self._own):

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from nbkv.show.bundle import MIME, comparison_bundle, result_bundle
 from nbkv.show.chunk import chunk_html, chunk_text
 from nbkv.show.comparison import comparison_html, comparison_text
 from nbkv.show.figures import Plot, comparison_figure, comparison_plot, history_figure, history_plot
+from nbkv.show.health import health_html, health_text
 from nbkv.show.page import table_html, table_text
+from nbkv.show.plan import plan_html, plan_text
 from nbkv.show.report import report_html, report_text
 from nbkv.show.result import result_html, result_summary, result_text
 from nbkv.show.stats import stats_html, stats_text
 
 __all__ = [
+    "MIME",
     "Plot",
     "chunk_html",
     "chunk_text",
+    "comparison_bundle",
     "comparison_figure",
     "comparison_html",
     "comparison_plot",
     "comparison_text",
+    "health_html",
+    "health_text",
     "history_figure",
     "history_plot",
+    "plan_html",
+    "plan_text",
     "report_html",
     "report_text",
+    "result_bundle",
     "result_html",
     "result_summary",
     "result_text",

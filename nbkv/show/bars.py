@@ -29,8 +29,8 @@ PARTS = (
     ("select", "select_s", "#9a5cc9", "S"),
     ("compute", "prefill_s", "#d98100", "C"),
 )
-OTHER = ("other", "#8a8f98", "O")
-COLOURS = {name: colour for name, _, colour, _ in PARTS} | {OTHER[0]: OTHER[1]}
+REST = ("decode", "#8a8f98", "D")  # of the first token: what is left when the prompt has been run
+COLOURS = {name: colour for name, _, colour, _ in PARTS} | {REST[0]: REST[1]}
 
 
 def parts(timing: dict[str, Any]) -> list[Part]:
@@ -42,7 +42,7 @@ def parts(timing: dict[str, Any]) -> list[Part]:
     if not any(key in timing for _, key, _, _ in PARTS):
         return [Part("", total, COLOURS["load"], "")]
     found = [Part(name, float(timing.get(key) or 0.0), colour, letter) for name, key, colour, letter in PARTS]
-    name, colour, letter = OTHER
+    name, colour, letter = REST
     return [*found, Part(name, max(0.0, total - sum(part.value for part in found)), colour, letter)]
 
 
@@ -72,7 +72,7 @@ def _segment(part: Part, label: str, scale: float) -> str:
 
 def _legend(rows: Sequence[tuple[str, dict[str, Any]]], longest: float) -> str:
     used = {part.name for _, timing in rows for part in _visible(timing, WIDTH / longest)}
-    known = [Part(name, 0, colour, letter) for name, _, colour, letter in PARTS] + [Part(OTHER[0], 0, *OTHER[1:])]
+    known = [Part(name, 0, colour, letter) for name, _, colour, letter in PARTS] + [Part(REST[0], 0, *REST[1:])]
     shown = [f"{chip(part.letter, part.colour)} {part.name}" for part in known if part.name in used]
     return f"<p>{' '.join(shown)}</p>" if shown else ""
 

@@ -16,15 +16,15 @@ MAX_ANSWER = 2_000  # bytes of each answer shown
 
 def comparison_text(comparison: dict[str, Any]) -> str:
     """Return the table in columns of fixed width."""
-    return f"{_headline(comparison)}\n{table_text(COLUMNS, map(_cells, comparison['rows']))}"
+    return f"{headline(comparison)}\n{table_text(COLUMNS, map(cells, comparison['rows']))}"
 
 
 def comparison_html(comparison: dict[str, Any]) -> str:
     """Return table, plots and answers."""
     rows = comparison["rows"]
     body = [
-        f"<p>{escape(_headline(comparison))}</p>",
-        table_html(COLUMNS, map(_cells, rows)),
+        f"<p>{escape(headline(comparison))}</p>",
+        table_html(COLUMNS, map(cells, rows)),
         plots(ttft_html([(row["strategy"], row) for row in rows]), fidelity_html(rows)),
         _answers(rows),
         notes_html(_notes(rows)),
@@ -32,12 +32,14 @@ def comparison_html(comparison: dict[str, Any]) -> str:
     return view("".join(body), "comparison")
 
 
-def _headline(comparison: dict[str, Any]) -> str:
+def headline(comparison: dict[str, Any]) -> str:
+    """Return model, prompt length and number of runs."""
     runs = f"median of {comparison['repeat']} runs" if comparison["repeat"] > 1 else "one run"
     return f"{comparison['model']}, {plural(comparison['prompt_tokens'], 'prompt token')}, {runs} each"
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return a row of the table, below ``COLUMNS``."""
     return (
         str(row["strategy"]),
         seconds(row.get("ttft_s")),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 PLOTLY = "application/vnd.plotly.v1+json"
-PATTERNS = {"load": "", "select": "/", "compute": "", "other": "."}
+PATTERNS = {"load": "", "select": "/", "compute": "", "decode": "."}
 MAX_BARS = 24  # requests in the static picture
 GREY = "#808080"  # readable on white and on black
 FAINT = "rgba(128,128,128,.25)"
@@ -87,9 +87,9 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
     figure.add_scatter(
         x=[row["compute_share"] for row in measured],
         y=[max(row["kl"], KL_FLOOR) for row in measured],
-        text=[row["strategy"] for row in measured],
-        customdata=[nats(row["kl"]) for row in measured],
-        hovertemplate="%{text}<br>KL %{customdata}<br>computed %{x:.1%}<extra></extra>",
+        text=_labels(measured),
+        customdata=[(row["strategy"], nats(row["kl"])) for row in measured],
+        hovertemplate="%{customdata[0]}<br>KL %{customdata[1]}<br>computed %{x:.1%}<extra></extra>",
         mode="markers+text",
         textposition="top center",
         marker={"size": 10, "color": COLOURS["load"]},
@@ -110,6 +110,15 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
     )
     figure.update_xaxes(tickformat=".0%", range=[-0.12, 1.15], row=1, col=2)
     return themed(figure.update_layout(barmode="stack"))
+
+
+def _labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what stands at each point; points that lie on each other share the label of the first."""
+    names: dict[tuple[int, int], list[str]] = {}
+    spots = [(round(row["compute_share"] / 0.05), round(log10(max(row["kl"], KL_FLOOR)) * 3)) for row in rows]
+    for spot, row in zip(spots, rows, strict=True):
+        names.setdefault(spot, []).append(row["strategy"])
+    return ["<br>".join(names.pop(spot, [])) for spot in spots]
 
 
 def history_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:

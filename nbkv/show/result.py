@@ -22,27 +22,28 @@ def result_text(result: dict[str, Any]) -> str:
 
 def result_summary(result: dict[str, Any]) -> str:
     """Return strategy, tokens by origin, hit rate, TTFT, speed and end in one line."""
-    return " · ".join(_summary(result))
+    return " · ".join(figures(result))
 
 
 def result_html(result: dict[str, Any]) -> str:
     """Return the whole view, below 200 kB whatever the lengths of prompt and answer."""
     timing = result["timing"]
     bar = plots(ttft_html([("", timing)])) if timing.get("ttft_s") else ""
-    figures = " · ".join(f"<span>{escape(part)}</span>" for part in _summary(result)[1:])
+    shown = " · ".join(f"<span>{escape(part)}</span>" for part in figures(result)[1:])
     body = [
         pre(result["text"], MAX_TEXT),
-        f"<p><b>{escape(str(result['strategy']))}</b> · {figures}</p>",
+        f"<p><b>{escape(str(result['strategy']))}</b> · {shown}</p>",
         strip_html(result),
         legend_html(result),
         map_html(result),
-        f"<details><summary>Timing, memory and model</summary>{bar}<p>{escape(_details(result))}</p></details>",
+        f"<details><summary>Timing, memory and model</summary>{bar}<p>{escape(details(result))}</p></details>",
         notes_html(result.get("notes", ())),
     ]
     return view("".join(body), "result")
 
 
-def _summary(result: dict[str, Any]) -> list[str]:
+def figures(result: dict[str, Any]) -> list[str]:
+    """Return strategy, tokens by origin, hit rate, TTFT, speed, end and fidelity, each in words."""
     tokens, timing = result["tokens"], result["timing"]
     generated = len(result["token_ids"])
     speed = 1 / timing["tpot_s"] if timing.get("tpot_s") else None
@@ -70,9 +71,13 @@ def _fidelity(result: dict[str, Any]) -> str:
     return f"KL {nats(fidelity['kl'])}, top-1 {share(fidelity['top1'])}" if fidelity else ""
 
 
-def _details(result: dict[str, Any]) -> str:
+def details(result: dict[str, Any]) -> str:
+    """Return what is folded away at first: model, decoding, computed share, memory."""
     timing, compute = result["timing"], result["compute"]
-    held = ", ".join(f"{size(n_bytes)} in {tier}" for tier, n_bytes in result.get("kv_bytes", {}).items())
+    held = ", ".join(
+        f"{size(n_bytes)} {'at its ' if tier == 'peak' else 'in '}{tier}"
+        for tier, n_bytes in result.get("kv_bytes", {}).items()
+    )
     parts = [
         f"model {result['model']}",
         f"decoding {seconds(timing.get('decode_s'))}",

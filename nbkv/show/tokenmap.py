@@ -5,8 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from nbkv.show.page import bounded
@@ -36,10 +37,11 @@ SOURCES = {
     "RECOMPUTED": Look("R", "recomputed", "2px dotted", "#d98100", "rgba(230,130,0,0.32)"),
     "FRESH": Look("F", "fresh", "", "#8a8f98", "rgba(128,128,128,0.13)"),
 }
-EACH_TOKEN = 320  # up to this prompt length every token has its own mark
-MAX_SEGMENTS = 360
-MAX_TEXT = 36_000  # bytes of prompt text shown
-OPEN_BELOW = 200  # tokens
+EACH_TOKEN = 160  # up to this prompt length every token has its own mark
+MAX_SEGMENTS = 80  # of longer ones: fifty results have to fit into a notebook of 2 MB
+MAX_STRIP = 50
+MAX_TEXT = 5_000  # bytes of prompt text shown
+OPEN_BELOW = 160  # tokens
 LABELLED = 12  # tokens in a run
 STRIP = {"FRESH": 4, "RECOMPUTED": 7}  # pixels of 10
 DROPPED = "text-decoration:line-through;opacity:0.6"
@@ -53,7 +55,8 @@ MAP = (
 class Segment:
     """Neighbouring tokens ``[start, stop)`` drawn as one mark; ``mixed`` counts their sources if they differ.
 
-    Long runs carry a ``label`` (letter and chunk), so that colour is not the only sign.
+    Long runs carry a ``label`` (letter and chunk), so that colour is not the only sign. ``deviation`` is the largest
+    one of its tokens, where it is known.
     """
 
     start: int
@@ -63,12 +66,16 @@ class Segment:
     dropped: bool = False
     mixed: str = ""
     label: bool = False
+    deviation: float | None = None
 
     @property
     def title(self) -> str:
         """Return what hovering over the mark tells."""
         where = f"token {self.start}" if self.stop - self.start == 1 else f"tokens {self.start}–{self.stop - 1}"
         parts = [where, self.mixed or self.source, cut(self.chunk, 48), "dropped" if self.dropped else ""]
+        if self.deviation is not None:
+            most = "" if self.stop - self.start == 1 else "at most "
+            parts.append(f"deviation {most}{self.deviation:.2g}")
         return ", ".join(part for part in parts if part)
 
 
@@ -96,7 +103,7 @@ def strip_html(result: dict[str, Any]) -> str:
     marks = "".join(
         f'<span title="{escape(segment.title)}" style="background-color:{SOURCES[segment.source].colour};'
         f'width:{100 * (segment.stop - segment.start) / n:.2f}%;height:{STRIP.get(segment.source, 10)}px"></span>'
-        for segment in _segments(result, each_token=False, limit=MAX_SEGMENTS // 3)
+        for segment in segments(result | {"deviation": None}, each_token=False, limit=MAX_STRIP)
     )
     label = f"Where the {plural(n, 'prompt token')} came from, from first to last"
     style = "display:flex;align-items:flex-end;height:10px;margin:4px 0px"
@@ -109,37 +116,53 @@ def map_html(result: dict[str, Any]) -> str:
     n = result["tokens"]["prompt"]
     if not n or len(pieces) != n:
         return ""
-    segments = _segments(result, each_token=n <= EACH_TOKEN, limit=MAX_SEGMENTS)
+    found = segments(result, each_token=n <= EACH_TOKEN, limit=MAX_SEGMENTS)
     n_bytes = len(escape("".join(pieces), quote=False).encode())
     keep = min(1.0, MAX_TEXT / max(1, n_bytes))
-    marks = "".join(_mark(segment, "".join(pieces[segment.start : segment.stop]), keep) for segment in segments)
+    # the look stands once for neighbours that share it: most of a map's bytes would be style otherwise
+    marks = "".join(
+        f'<span style="{style}">'
+        + "".join(_mark(segment, "".join(pieces[segment.start : segment.stop]), keep) for segment in alike)
+        + "</span>"
+        for style, alike in groupby(found, key=_style)
+    )
     is_open = " open" if n <= OPEN_BELOW else ""
     title = f"Token map of the prompt ({plural(n, 'token')})"
     text = f'<div class="nbkv-map" style="{MAP}">{marks}</div>'
     return f"<details{is_open}><summary>{title}</summary>{text}</details>"
 
 
+def _style(segment: Segment) -> str:
+    look = SOURCES[segment.source].style
+    return f"{look};{DROPPED}" if segment.dropped else look
+
+
 def _mark(segment: Segment, text: str, keep: float) -> str:
-    look = SOURCES[segment.source]
-    style = f"{look.style};{DROPPED}" if segment.dropped else look.style
     mixed = ' class="nbkv-m"' if segment.mixed else ""
     visible = "".join(c if c.isprintable() or c in "\n\t" else "·" for c in text).replace("\n", "↵\n")
     limit = int(len(visible.encode()) * keep) if keep < 1 else MAX_TEXT
-    tag = f"<b>{escape(f'{look.letter} {cut(segment.chunk, 24)}'.strip())} </b>" if segment.label else ""
-    return (
-        f'<span{mixed} title="{escape(segment.title)}" style="{style}">{tag}{bounded(visible, max(24, limit))}</span>'
-    )
+    letter = SOURCES[segment.source].letter
+    tag = f"<b>{escape(f'{letter} {cut(segment.chunk, 24)}'.strip())} </b>" if segment.label else ""
+    return f'<span{mixed} title="{escape(segment.title)}">{tag}{bounded(visible, max(24, limit))}</span>'
 
 
-def _segments(result: dict[str, Any], *, each_token: bool, limit: int) -> list[Segment]:
+def segments(result: dict[str, Any], *, each_token: bool, limit: int) -> list[Segment]:
+    """Return the prompt cut where source, chunk or dropping changes; at most ``limit`` pieces unless ``each_token``."""
     runs = list(_runs(result))
     if each_token:
-        return [
+        found = [
             Segment(index, index + 1, run.source, run.chunk, run.dropped, label=run.label and index == run.start)
             for run in runs
             for index in range(run.start, run.stop)
         ]
-    return runs if len(runs) <= limit else list(_windows(runs, limit))
+    else:
+        found = runs if len(runs) <= limit else list(_windows(runs, limit))
+    deviation = result.get("deviation")
+    return [replace(segment, deviation=_most(deviation, segment)) for segment in found] if deviation else found
+
+
+def _most(deviation: list[float | None], segment: Segment) -> float | None:
+    return max((value for value in deviation[segment.start : segment.stop] if value is not None), default=None)
 
 
 def _runs(result: dict[str, Any]) -> Iterator[Segment]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space
 from nbkv.radix import Node, RadixTree
+from nbkv.stores.checkpoints import Checkpoint, Checkpoints, least_worth
 from nbkv.stores.lines import Buffer, Home, Line
 from nbkv.stores.shelf import Shelves
 
@@ -34,7 +35,11 @@ class Counts:
 
 @dataclass(eq=False)
 class Lease:
-    """A line held for one request; ``matched`` is how many of the request's first tokens it already holds."""
+    """A line held for one request; ``matched`` is how many of the request's first tokens it already holds.
+
+    ``known`` is how many the store knows; ``branch`` how many of those it was asked for. Where a request goes on from
+    states, ``matched`` is the last position with a ``checkpoint`` among them.
+    """
 
     space: Space
     line: Line
@@ -42,37 +47,58 @@ class Lease:
     known: int
     nodes: list[Node[Home]]
     copied: int
+    branch: int = 0
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(eq=False)
 class MemoryStore:
-    """Prefixes on the model's own device, at most ``limit`` bytes of them; the least recently used leaves go first."""
+    """Prefixes on the model's own device, at most ``limit`` bytes of them; the least recently used leaves go first.
+
+    Of models with recurrent layers what is worth least goes first: recency + ``alpha`` x FLOPs saved per byte.
+    """
 
     limit: int
     bus: Bus = field(default_factory=Bus)
     name: str = "memory"
     counts: Counts = field(default_factory=Counts)
     shelves: Shelves = field(default_factory=Shelves)
+    alpha: float = 1.0
 
     def __post_init__(self) -> None:
         """Start empty."""
         self._trees: dict[Space, RadixTree[Home]] = {}
         self._lines: list[Line] = []
+        self._checkpoints = Checkpoints()
         self._tails = 0  # bytes of nodes with memory of their own
         self._lock = threading.RLock()
 
-    def take(self, space: Space, ids: Sequence[int], limit: int, new: Callable[[], Buffer]) -> Lease:
+    def take(
+        self,
+        space: Space,
+        ids: Sequence[int],
+        limit: int,
+        new: Callable[[], Buffer],
+        *,
+        states_from: int | None = None,
+    ) -> Lease:
         """Lease a line that holds the longest known prefix of ``ids``, at most ``limit`` tokens of it.
 
-        ``known`` of the lease says how long the known prefix is without that limit.
+        ``known`` of the lease says how long the known prefix is without that limit. With ``states_from`` the prefix
+        ends at its last checkpoint, which stands behind at least so many tokens.
         """
         with self._lock:
             tree, steps = self._trees.setdefault(space, RadixTree(self._on_split)), space.path(ids)
             known = sum(len(node.ids) for node in tree.match(steps))
             path = tree.match(space.path(ids[:limit]) if known > limit else steps)
+            branch = path[-1].stop if path else 0
+            if states_from is not None:
+                path = path[: self._checkpoints.deepest(path, states_from)]
             matched = path[-1].stop if path else 0
             line, held = self._line_for(path, matched, new)
-            lease = Lease(space, line, matched, known, path, 0)
+            lease = Lease(space, line, matched, known, path, 0, branch)
+            if states_from is not None and path:
+                lease.checkpoint = self._checkpoints.of(path[-1])
             line.leased = True
             for node in path:
                 node.leases += 1
@@ -81,8 +107,11 @@ class MemoryStore:
             self.counts.misses += not matched
             return lease
 
-    def give(self, lease: Lease, ids: Sequence[int]) -> None:
-        """Keep what the leased line now holds, ``ids`` from its first token on, and end the lease."""
+    def give(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[Checkpoint] = ()) -> None:
+        """Keep what the leased line now holds, ``ids`` from its first token on, and end the lease.
+
+        ``checkpoints`` that stand behind these tokens are kept at their positions.
+        """
         with self._lock:
             line, steps = lease.line, lease.space.path(ids)
             line.buffer.truncate(len(steps))
@@ -94,7 +123,9 @@ class MemoryStore:
             added = tree.insert(steps, line)
             if added is not None:
                 line.nodes.add(added)
-                self._emit(Stored(tokens=len(added.ids), nbytes=_bytes(line, added), tier=self.name))
+                self._emit(Stored(tokens=len(added.ids), nbytes=_own_bytes(added), tier=self.name))
+            for checkpoint in checkpoints:
+                self._hang(tree, ids, checkpoint)
             self._end(lease)
 
     def discard(self, lease: Lease) -> None:
@@ -136,6 +167,7 @@ class MemoryStore:
         with self._lock:
             self.shelves.clear()
             self._trees.clear()
+            self._checkpoints.clear()
             self._tails = 0
             self._lines = [line for line in self._lines if line.leased]
             for line in self._lines:
@@ -147,13 +179,16 @@ class MemoryStore:
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes allocated: whole lines, and tails that have memory of their own."""
+        """Return the bytes allocated: whole lines, tails that have memory of their own, and checkpoints."""
         with self._lock:
-            return sum(line.buffer.nbytes for line in self._lines) + self._tails
+            return sum(line.buffer.nbytes for line in self._lines) + self._tails + self._checkpoints.nbytes
 
     @property
     def tiers(self) -> pd.DataFrame:
-        """Return one row a tier: entries (tree nodes), tokens, bytes, limit, hits, misses, evictions."""
+        """Return one row a tier: entries (tree nodes), tokens, bytes, limit, hits, misses, evictions, checkpoints.
+
+        ``state_bytes`` are the bytes of the checkpoints, a part of ``bytes``.
+        """
         import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
 
         return pd.DataFrame(self.figures())
@@ -172,20 +207,26 @@ class MemoryStore:
                     "hits": self.counts.hits,
                     "misses": self.counts.misses,
                     "evictions": self.counts.evictions,
+                    "checkpoints": len(self._checkpoints),
+                    "state_bytes": self._checkpoints.nbytes,
                 }
             ]
 
     def ls(self) -> pd.DataFrame:
-        """Return one row for each stored sequence (a leaf of the tree), the most recently used first."""
+        """Return one row for each stored sequence (a leaf of the tree), the most recently used first.
+
+        ``bytes`` are those of its own tokens' K/V, ``state_bytes`` those of all checkpoints from its first token on.
+        """
         import pandas as pd  # noqa: PLC0415
 
-        columns = ["tokens", "own_tokens", "bytes", "in_line", "lineage", "tenant", "used"]
+        columns = ["tokens", "own_tokens", "bytes", "state_bytes", "in_line", "lineage", "tenant", "used"]
         with self._lock:
             rows = [
                 (
                     node.stop,
                     len(node.ids),
-                    _bytes(node.payload, node) if node.payload is not None else 0,
+                    _own_bytes(node),
+                    sum(self._checkpoints.bytes_of(above) for above in node.path),
                     isinstance(node.payload, Line),
                     space.lineage,
                     space.tenant,
@@ -261,22 +302,38 @@ class MemoryStore:
                 if not line.leased:
                     line.buffer.fit()
         while self.nbytes > self.limit:
-            leaves = [
-                (node.used, id(node), node, tree)
-                for tree in self._trees.values()
-                for node in tree.nodes()
-                if not node.children and not node.leases
-            ]
-            if not leaves:
+            hung, trees = self._checkpoints, self._trees.values()
+            found = [(node, tree) for tree in trees for node in tree.nodes() if hung.may_go(node)]
+            if not found:
                 return
-            _, _, leaf, tree = min(leaves)
-            self._drop(leaf, tree)
+            worths = [hung.candidate(node, _own_bytes(node)) for node, _ in found]
+            node, tree = found[least_worth(worths, self.alpha)]
+            if node.children:
+                self._drop_checkpoint(node)
+            else:
+                self._drop(node, tree)
+
+    def _hang(self, tree: RadixTree[Home], ids: Sequence[int], checkpoint: Checkpoint) -> None:
+        states = checkpoint.states
+        if not states.at or states.at > len(ids):
+            return
+        node = tree.match(ids[: states.at])[-1]
+        if node.stop == states.at and self._checkpoints.put(node, checkpoint):
+            self._emit(Stored(tokens=0, nbytes=states.nbytes, tier=self.name))
+
+    def _drop_checkpoint(self, node: Node[Home]) -> None:
+        """Forget the states behind ``node``; its K/V stay for the tokens after it."""
+        nbytes = self._checkpoints.bytes_of(node)
+        self._checkpoints.drop(node)
+        self.counts.evictions += 1
+        self._emit(Evicted(tokens=0, nbytes=nbytes, tier=self.name))
 
     def _drop(self, leaf: Node[Home], tree: RadixTree[Home]) -> None:
-        home = leaf.payload
+        home, nbytes = leaf.payload, _own_bytes(leaf) + self._checkpoints.bytes_of(leaf)
         tree.remove(leaf)
+        self._checkpoints.drop(leaf)
         self.counts.evictions += 1
-        self._emit(Evicted(tokens=len(leaf.ids), nbytes=_bytes(home, leaf) if home else 0, tier=self.name))
+        self._emit(Evicted(tokens=len(leaf.ids), nbytes=nbytes, tier=self.name))
         if isinstance(home, KV):
             self._tails -= home.nbytes
         elif home is not None:
@@ -292,5 +349,9 @@ class MemoryStore:
             self.bus.emit(event)
 
 
-def _bytes(home: Home, node: Node[Home]) -> int:
+def _own_bytes(node: Node[Home]) -> int:
+    """Return the bytes of the K/V of ``node``'s own tokens."""
+    home = node.payload
+    if home is None:
+        return 0
     return home.nbytes if isinstance(home, KV) else home.buffer.read(node.start, node.stop).nbytes

@@ -14,21 +14,26 @@ from nbkv.stores.memory import MemoryStore
 _UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SHARE = 0.25  # of the free memory, the default limit
 _MOST = 8 * 2**30
-_OPTIONS = ("device", "policy")
+_ALPHA = 1.0
+_OPTIONS = ("device", "policy", "alpha")
+_POLICIES = ("marconi", "lru")
 
 
 def open_store(spec: str | MemoryStore, bus: Bus, *places: str) -> MemoryStore:
     """Return the store that ``spec`` names; a store object is taken as it is.
 
     ``memory`` keeps each layer's K/V on its device, which ``places`` names, one a layer or one for all; ``device=SIZE``
-    sets its limit (default: what fills a quarter of the free memory of any device, at most 8 GiB), ``policy=lru`` is
-    the only policy. Raises ``BadOption`` for anything else.
+    sets its limit (default: what fills a quarter of the free memory of any device, at most 8 GiB). ``policy=marconi``
+    (the default) evicts what is worth least: recency + ``alpha=1`` x FLOPs saved per byte of states; for a model
+    without recurrent layers that is the least recently used, as ``policy=lru`` is for all. Raises ``BadOption`` for
+    anything else.
     """
     if isinstance(spec, MemoryStore):
         return spec
     options = check_spec(spec)
     limit = parse_size(options["device"]) if "device" in options else min(int(_free(places) * _SHARE), _MOST)
-    return MemoryStore(limit=limit, bus=bus)
+    alpha = 0.0 if options.get("policy") == "lru" else float(options.get("alpha", _ALPHA))
+    return MemoryStore(limit=limit, bus=bus, alpha=alpha)
 
 
 def check_spec(spec: str) -> dict[str, str]:
@@ -42,12 +47,20 @@ def check_spec(spec: str) -> dict[str, str]:
         if option not in _OPTIONS:
             message = f"unknown store option {option!r} in {spec!r} (accepted: {', '.join(_OPTIONS)})"
             raise BadOption(message)
-    if options.get("policy", "lru") != "lru":
-        message = f"unknown policy {options['policy']!r} in {spec!r} (accepted: lru)"
+    if options.get("policy", "marconi") not in _POLICIES:
+        message = f"unknown policy {options['policy']!r} in {spec!r} (accepted: {', '.join(_POLICIES)})"
         raise BadOption(message)
+    if "alpha" in options:
+        _check_alpha(options, spec)
     if "device" in options:
         parse_size(options["device"])
     return options
+
+
+def _check_alpha(options: dict[str, str], spec: str) -> None:
+    if options.get("policy") == "lru" or not re.fullmatch(r"\d+(\.\d+)?", options["alpha"]):
+        message = f"alpha={options['alpha']!r} in {spec!r} is not accepted: alpha is a number >= 0, with policy=marconi"
+        raise BadOption(message)
 
 
 def parse_size(text: str) -> int:

@@ -20,6 +20,7 @@ from nbkv.families.drift import drift, learn_drift
 from nbkv.families.outlook import Outlook, look
 from nbkv.fidelity import kl
 from nbkv.models.adapter import Work
+from nbkv.models.diffusion.block import Block
 from nbkv.strategy import Context, Prefilled, Request, Strategy, parse, timed
 
 _WORTH = 0.9  # what gives something up must be expected to take at most this share of the time
@@ -90,6 +91,10 @@ class Auto(Strategy):
             prefilled.notes.append(f"auto: full, no reuse: {refusal}")
             ctx.tell(Fallback, why=prefilled.notes[-1])
             return prefilled
+        if ctx.adapter.capabilities.states:  # no chunks to place, and less to compute than in full wherever it goes on
+            prefilled = _serve(parse("prefix"), request, ctx)
+            prefilled.notes.append("auto: prefix, from checkpoints of this model's states")
+            return prefilled
         clock, first = timed(), not are_known(ctx)
         decision = self._decide(look(request, ctx), ctx)
         notes = [f"auto: what passes cost here was measured first, once ({clock():.2f} s)"] if first else []
@@ -100,7 +105,7 @@ class Auto(Strategy):
         prefilled.select_s += spent
         notes.append(f"auto: {_say(chosen)} expected against {' and '.join(map(_say, decision.others))}")
         if tried is not None:
-            notes.append(_count(tried, blend, prefilled, ctx))
+            notes.append(_count(tried, blend, prefilled, self.opening(prefilled, request, ctx), ctx))
         if decision.why:
             notes.append(f"auto: no {blend.spec}: {decision.why}")
             ctx.tell(Fallback, why=notes[-1])
@@ -115,6 +120,11 @@ class Auto(Strategy):
         """Run one decoded token as the strategy that served the prompt does."""
         step = super().step if prefilled.by is None else prefilled.by.step
         return step(token, at, prefilled, ctx, work)
+
+    def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
+        """Run one pass over a block as the strategy that served the prompt does."""
+        denoise = super().denoise if prefilled.by is None else prefilled.by.denoise
+        return denoise(block, prefilled, ctx, work)
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep what the strategy that served the prompt keeps."""
@@ -200,15 +210,16 @@ def _once(strategy: Strategy, request: Request, ctx: Context) -> Prefilled:
     """Run the prompt under ``strategy`` for its logits only; nobody hears of it and nothing is kept."""
     request, silent = replace(request, keep=False), replace(ctx, bus=Bus())
     prefilled = strategy.prefill(request, silent)
+    prefilled.logits = strategy.opening(prefilled, request, silent)
     strategy.commit(prefilled, request.ids, request, silent)
     settle(ctx.adapter)
     return prefilled
 
 
-def _count(tried: Prefilled, blend: Strategy, prefilled: Prefilled, ctx: Context) -> str:
-    """Let what was ``tried`` count as selection, and its distance from what was served in the running mean."""
+def _count(tried: Prefilled, blend: Strategy, prefilled: Prefilled, said: torch.Tensor, ctx: Context) -> str:
+    """Let what was ``tried`` count as selection, and its distance from what was served, and ``said``, in the mean."""
     prefilled.select.token_layers += tried.select.token_layers + tried.rows.token_layers
-    distance = kl(prefilled.logits, tried.logits)
+    distance = kl(said, tried.logits)
     known = learn_drift(ctx.verdicts, ctx.model, blend.spec, distance)
     mean = f"mean of {known.n}: {known.mean:.2g}"
     return f"auto: measured {blend.spec} on this prompt, KL {distance:.2g} ({mean}), the exact answer was at hand"

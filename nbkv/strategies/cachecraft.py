@@ -119,7 +119,7 @@ class CacheCraft(Harvest):
     name: ClassVar[str] = "cachecraft"
     paper: ClassVar[str] = "Cache-Craft, arXiv 2502.15734"
     summary: ClassVar[str] = "reuse chunks as earlier prompts had them, recompute what the new surroundings change"
-    needs: ClassVar[tuple[str, ...]] = (*Harvest.needs, "attention")
+    needs: ClassVar[tuple[str, ...]] = (*Harvest.needs, "attention", "causal")
 
     alpha: float = 1.0
     budget: float | None = None

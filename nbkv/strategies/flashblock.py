@@ -31,14 +31,15 @@ class FlashBlock(KeptAttention):
     The first pass over a block computes everything. A later one merges kept attention with fresh attention inside the
     block while fewer than ``tau`` tokens were revealed since everything was last computed, else it computes everything
     again; ``tau=1`` keeps nothing. Gives up exactness: kept attention belongs to rows as they were. It cannot gain
-    where ``tau`` or more tokens are revealed in each pass.
+    where ``tau`` or more tokens are revealed in each pass. On DiffusionGemma, which reveals nothing for good, tokens of
+    the canvas that have changed are counted: most do until it settles, and ``tau`` must be larger there.
 
     ``revealed``: rows whose token has just been revealed keep what their mask token had (``"stale"``, as in the
     paper's implementation over transformers), or have it computed again (``"recompute"``).
 
     ``threshold``: heads whose kept attention changes more between two passes than this mean cosine (0.85; 0.9 for
     quality) or by more than 0.05 nats of lse are computed in every pass. It is measured once on the model itself, in
-    passes that reuse nothing, and remembered.
+    passes that reuse nothing, and remembered. None reuses all heads, as the paper does in language models.
 
     ``density``: of the keys before a block only this share is read in every pass, for each K/V head those that the
     block's first pass attends to most; what the rest gave is kept and merged (residual reuse), or left out with
@@ -49,9 +50,14 @@ class FlashBlock(KeptAttention):
     paper: ClassVar[str] = "FlashBlock, arXiv 2602.05305"
     summary: ClassVar[str] = "keep attention to finished blocks between denoising passes (block diffusion)"
 
+    contract_exempt: ClassVar[dict[str, str]] = {
+        "test_one_first_chunk_behind_bos_equals_prefix": "it computes prompts as prefix does, answers approximately",
+        "test_same_seed_same_output": "times decide which blocks reuse; min_gain=0 leaves nothing to them",
+    }
+
     tau: int = 2
     revealed: str = "stale"
-    threshold: float | None = None
+    threshold: float | None = 0.85
     density: float | None = None
     residual: bool = True
     min_gain: float = 1.05
@@ -99,16 +105,21 @@ class FlashBlock(KeptAttention):
             assert self.threshold is not None  # noqa: S101
             found = learn_heads(ctx, answer.outside.staleness)
             answer.heads, answer.learning = changing(found, ctx, self.threshold, _LSE), False
-            answer.stale = self.tau
+            answer.fresh = None
+            computed, heads = (sum(map(len, answer.heads.values())), sum(ctx.adapter.capabilities.kv_heads))
+            why = f"{computed} of {heads} K/V heads change too much between passes (measured now): no pass reuses them"
+            prefilled.notes.append(why)
         return logits
 
     def reuses(self, block: Block, answer: Answer) -> bool:  # noqa: ARG002
-        """Return whether fewer than ``tau`` tokens were revealed since attention was last refreshed."""
+        """Return whether fewer than ``tau`` tokens have changed since attention was last refreshed."""
         return answer.stale < self.tau
 
     def reusing(self, block: Block, answer: Answer) -> Policy:
         """Return the policy that merges what was kept, computed again for heads and rows as the options say."""
-        rows = block.revealed.nonzero().flatten() if self.revealed == "recompute" else None
+        rows = None
+        if self.revealed == "recompute" and answer.last is not None:
+            rows = (block.ids != answer.last).nonzero().flatten()
         return answer.outside.reusing(rows, answer.heads)
 
 

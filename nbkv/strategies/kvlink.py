@@ -47,7 +47,7 @@ class KVLink(Strategy):
     paper: ClassVar[str] = "KVLink, arXiv 2502.16002"
     summary: ClassVar[str] = "run trained link tokens behind each chunk, reuse the chunks as they are"
     exact: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ("prefix", "relocation")
+    needs: ClassVar[tuple[str, ...]] = ("prefix", "relocation", "causal")
     contract_exempt: ClassVar[dict[str, str]] = {
         "test_one_first_chunk_behind_bos_equals_prefix": "link tokens follow also a chunk that begins the prompt",
     }

@@ -53,7 +53,7 @@ class KVShare(Harvest):
     name: ClassVar[str] = "kvshare"
     paper: ClassVar[str] = "KVShare, arXiv 2503.16525"
     summary: ClassVar[str] = "reuse spans of earlier prompts; recompute where attention meets changed values"
-    needs: ClassVar[tuple[str, ...]] = (*Harvest.needs, "attention")
+    needs: ClassVar[tuple[str, ...]] = (*Harvest.needs, "attention", "causal")
 
     budget: float = 0.2
     decode_tokens: int = 3

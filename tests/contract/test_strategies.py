@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from nbkv.registry import strategies as registry
@@ -15,6 +17,12 @@ def strategy(request):
     if name in exempt:
         pytest.skip(exempt[name])
     return request.param
+
+
+@pytest.fixture
+def session_of(session_of, strategy):
+    """Sessions on a model of the kind the strategy is for."""
+    return partial(session_of, "sdar" if "blockwise" in registry.get(strategy).needs else "llama")
 
 
 def test_it_says_what_it_is(strategy):

@@ -100,6 +100,21 @@ def sdar(make_model, make_tokenizer):
         session.close()
 
 
+@pytest.fixture
+def fast_dllm(make_model, make_tokenizer):
+    """A session on a random Qwen2 model whose rows tell the token after them, decoded in parts of a block."""
+    opened, tokenizer = [], make_tokenizer(bos=False)
+
+    def open_session(block=16, sub=4, **options):
+        told = {"block_size": block, "sub_block_size": sub, "shifted_logits": True, "mask_token_id": MASK}
+        opened.append(nbkv.load(make_model("qwen2", **told), tokenizer=tokenizer, **options))
+        return opened[-1]
+
+    yield open_session
+    for session in opened:
+        session.close()
+
+
 @pytest.fixture(name="reference")
 def _reference():
     return reference

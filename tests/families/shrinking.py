@@ -105,6 +105,8 @@ _STATES = {
     "linear_num_key_heads": 2,
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
+    "linear_head_dim": 16,
+    "linear_num_heads": 4,
     "attention_hidden_size": 64,
     "vocab_size_per_layer_input": VOCABULARY,
     "hidden_size_per_layer_input": 16,
@@ -137,6 +139,7 @@ OWN: dict[str, dict] = {
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 8},
     "ministral": {"head_dim": 16},
@@ -181,6 +184,19 @@ def small_model(model_type: str, seed: int = 0) -> PreTrainedModel:
                 parameter.copy_(before[name] * factor if wide else before[name])
             if model.config.is_encoder_decoder or _spread(model):
                 return model
+    return model
+
+
+def remembering(model: PreTrainedModel) -> PreTrainedModel:
+    """Return ``model`` with recurrences that forget slowly and matter: what is lost of a state then shows in logits."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("A_log"):
+                parameter.fill_(-3.0)
+            elif any(word in name for word in ("dt_bias", "dt_proj.bias", "dt_proj_bias")):
+                parameter.fill_(1.0)
+            elif any(word in name for word in ("in_proj", "x_proj", "out_proj", "conv1d.weight")):
+                parameter.mul_(2.0)
     return model
 
 

@@ -109,9 +109,10 @@ def write(rows: list[Row]) -> None:
 
 Made by `make tables` with transformers {transformers.__version__}: a small random model of every type in transformers'
 mappings for causal and for image-text language models (served as text) goes through the self-check and a chat of six
-turns. *prefix*: exact with `prefix`, greedy tokens and logits the model's own. *full*: served, every prompt computed in
-full; the reason stands beside it. *walk*: layers are run one by one. *chunks*: keys can be moved to another position,
-which chunk reuse needs. Models of other code are probed in the same way when they are loaded: `nbkv verify MODEL`.
+turns. *prefix*: exact with `prefix`, greedy tokens and logits the model's own; with recurrent layers by checkpoints of
+their states. *full*: served, every prompt computed in full; the reason stands beside it. *walk*: layers are run one by
+one. *chunks*: keys can be moved to another position, which chunk reuse needs. Models of other code are probed in the
+same way when they are loaded: `nbkv verify MODEL`.
 
 {counts["prefix"]} with prefix reuse, {counts["full"]} in full only, {counts["refused"]} refused, {counts["not built"]}
 that transformers does not build from a small config here.

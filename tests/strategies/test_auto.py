@@ -188,8 +188,12 @@ def test_a_blend_that_failed_its_self_check_or_cannot_serve_the_model_is_left_ou
 def test_where_prefixes_cannot_be_reused_everything_is_computed_in_full(session_of, words, tokenizer):
     failed = session_of(strategy="auto")
     failed._verdicts.put(f"prefix@{failed.adapter.fingerprint}", "again: error 1, limit 0")
-    config = transformers.MambaConfig(vocab_size=199, hidden_size=32, num_hidden_layers=2, state_size=4)
-    with nbkv.load(transformers.MambaForCausalLM(config).eval(), tokenizer=tokenizer, strategy="auto") as recurrent:
+    sizes = {"vocab_size": 199, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 64, "lru_width": 32}
+    config = transformers.RecurrentGemmaConfig(
+        **sizes, num_attention_heads=2, num_key_value_heads=1, attention_window_size=8, eos_token_id=None
+    )
+    griffin = transformers.RecurrentGemmaForCausalLM(config).eval()
+    with nbkv.load(griffin, tokenizer=tokenizer, strategy="auto") as recurrent:
         for session in (failed, recurrent):
             result = session.generate(words(20), max_new_tokens=2)
 
@@ -197,6 +201,17 @@ def test_where_prefixes_cannot_be_reused_everything_is_computed_in_full(session_
             assert result.lineage == "exact"
             assert session.stats.fallbacks == 1
             assert result.token_ids == session.generate(words(20), strategy="full", max_new_tokens=2).token_ids
+
+
+def test_a_model_with_states_is_continued_from_its_checkpoints(words, tokenizer):
+    config = transformers.MambaConfig(vocab_size=199, hidden_size=32, num_hidden_layers=2, state_size=4)
+    with nbkv.load(transformers.MambaForCausalLM(config).eval(), tokenizer=tokenizer, strategy="auto") as recurrent:
+        first, again = (recurrent.generate(words(20), max_new_tokens=2) for _ in range(2))
+
+        assert "auto: prefix, from checkpoints" in said(first)
+        assert again.tokens.reused == 20
+        assert again.token_ids == first.token_ids
+        assert recurrent.stats.fallbacks == 0
 
 
 def test_another_blend_can_be_named(session_of, words, costing):

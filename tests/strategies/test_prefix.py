@@ -67,3 +67,9 @@ def test_an_answer_is_reused_like_a_prompt(session, words):
     )
 
     assert session.generate([grown, words(5, seed=1)], max_new_tokens=1).tokens.reused == 51 + 19
+
+
+def test_a_segment_plays_no_part_without_recurrent_layers_and_a_note_says_so(session, words):
+    result = session.generate(words(50), strategy="prefix(segment=16)", max_new_tokens=1)
+
+    assert "segment plays no part with this model: its K/V can be cut behind any token" in result.notes

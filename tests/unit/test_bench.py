@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,6 +103,33 @@ def test_other_outputs_are_refused_not_reported(name, monkeypatch, tmp_path, cap
     assert "refused" in capsys.readouterr().out
 
 
+def test_the_planners_pick_is_measured_beside_every_form(tmp_path):
+    path = tmp_path / "rows.json"
+    command = ["bench", "residual.restore", "--shape", "mini", "--context", "64", "--rounds", "1", "--json", str(path)]
+    assert cli.main(command) == 0
+    fastest, full, host = json.loads(path.read_text())
+    assert fastest["against"].startswith("the fastest measured form, ")
+    assert (full["against"], host["against"]) == ("full prefill", "K/V copied from host memory")
+    assert all(row.keys() >= KEYS and row["ratio"] > 0 for row in (fastest, full, host))
+    assert any(note.startswith("ids: ") and "4 B a token" in note for note in fastest["notes"])
+
+
+def test_forms_that_give_another_answer_have_no_figures(monkeypatch):
+    monkeypatch.setattr("nbkv.models.decode.Chooser.choose", lambda self, logits: int(logits.argmin()))
+    (row,) = bench.run(["residual.restore"], shape="mini", context=64, rounds=1)
+    assert "token 0 is" in row.refused
+    assert row.ours is None
+
+
+def test_a_dashboard_is_measured_in_a_kernel(monkeypatch):
+    monkeypatch.setattr("nbkv.bench.views.TOKENS", 60)
+    (row,) = bench.run(["views"], shape="mini", rounds=1)
+    assert row.ours > 0
+    assert row.baseline > 0
+    assert "CPU time" in row.notes[0]
+    assert float(row.notes[1].split()[0]) > 0
+
+
 def test_imports_are_measured_and_load_no_torch(capsys, tmp_path):
     path = tmp_path / "rows.json"
     assert cli.main(["bench", "import", "--rounds", "1", "--json", str(path)]) == 0
@@ -169,3 +197,26 @@ def test_passes_run_again_are_what_was_run():
         torch.testing.assert_close(again, once)
         torch.testing.assert_close(again, exact, atol=1e-4, rtol=1e-4)
         assert "recompute" not in vars(adapter)
+
+
+def test_block_diffusion_is_measured_where_tau_1_gives_the_same_tokens(monkeypatch):
+    from nbkv.bench import diffusion_flashblock as bench_of
+
+    monkeypatch.setattr(bench_of, "WORKS", (bench_of.Work(4, 1, 8),))
+    monkeypatch.setattr(bench_of, "_SETTLES", 1)
+    rows = bench.run(["diffusion.flashblock"], shape="mini", context=64, rounds=1, peers=False)
+
+    assert [row.against for row in rows] == [bench_of.OWN, bench_of.TWO_PARTS, f"that of: {bench_of.TWO_PARTS}"]
+    assert all(row.to_dict().keys() >= KEYS and row.ratio > 0 and not row.refused for row in rows)
+    assert rows[0].regime["context"] == 64
+    assert any("keeping attention is quicker" in note for note in rows[-1].notes)
+
+
+def test_block_diffusion_with_other_tokens_has_no_figures(monkeypatch):
+    from nbkv.bench import diffusion_flashblock as bench_of
+
+    monkeypatch.setattr(bench_of, "WORKS", (bench_of.Work(4, 1, 8),))
+    monkeypatch.setattr(bench_of._Setting, "_answer", lambda self, which: SimpleNamespace(token_ids=(which,)))
+    (row,) = bench.run(["diffusion.flashblock"], shape="mini", context=64, rounds=1, peers=False)
+
+    assert "other tokens" in row.refused

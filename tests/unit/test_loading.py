@@ -103,29 +103,38 @@ def test_options_of_loading(folder, model_of, tokenizer):
         nbkv.load(3)
 
 
-@pytest.mark.parametrize("kind", ["Mamba", "Mamba2"])
-def test_a_recurrent_model_serves_full_and_refuses_prefix_by_name(tokenizer, words, kind):
+GRIFFIN = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64, "lru_width": 32}
+GRIFFIN |= {"attention_window_size": 8, "bos_token_id": 0, "pad_token_id": 1}
+RECURRENT = {
+    "Mamba": {},
+    "Mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1, "state_size": 8},
+    "RecurrentGemma": GRIFFIN,
+}
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_recurrent_model_is_its_own_with_prefix_or_refuses_it_by_name(tokenizer, words, kind):
     import torch
     import transformers
 
     torch.manual_seed(0)
-    options = {"num_heads": 4, "head_dim": 16, "n_groups": 1, "state_size": 8} if kind == "Mamba2" else {}
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=199, hidden_size=32, num_hidden_layers=2, eos_token_id=None, tie_word_embeddings=False, **options
-    )
+    common = {"vocab_size": 199, "hidden_size": 32, "num_hidden_layers": 3, "eos_token_id": None}
+    config = getattr(transformers, f"{kind}Config")(**common, tie_word_embeddings=False, **RECURRENT[kind])
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     with torch.no_grad():
         model.lm_head.weight.mul_(20.0)
-    with pytest.raises(UnsupportedModel, match="prefix cannot serve"):
-        nbkv.load(model, tokenizer=tokenizer)
-    with nbkv.load(model, tokenizer=tokenizer, strategy="full") as session:
-        result = session.generate(words(12), max_new_tokens=8)
-        assert len(set(result.token_ids)) > 3
-        ids = torch.tensor([result.prompt_ids])
-        expected = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=1
-        )
-        assert list(result.token_ids) == expected[0, ids.shape[1] :].tolist()
+    if kind == "RecurrentGemma":
+        with pytest.raises(UnsupportedModel, match="prefix cannot serve"):
+            nbkv.load(model, tokenizer=tokenizer)
+    with nbkv.load(model, tokenizer=tokenizer, strategy="full" if kind == "RecurrentGemma" else "prefix") as session:
+        for result in [session.generate(words(12), max_new_tokens=8) for _ in range(2)]:
+            assert len(set(result.token_ids)) > 3
+            ids = torch.tensor([result.prompt_ids])
+            expected = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=1
+            )
+            assert list(result.token_ids) == expected[0, ids.shape[1] :].tolist()
+        assert result.tokens.reused == (0 if kind == "RecurrentGemma" else 12)
 
 
 def test_a_vision_language_model_is_served_as_text(tmp_path, make_model, tokenizer, words):

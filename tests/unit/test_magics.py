@@ -26,10 +26,13 @@ MAGICS = {
     "kvuse",
     "kvstore",
     "kvstats",
+    "kvplan",
     "kvplot",
     "kvlist",
     "kvclose",
     "kvverify",
+    "kvdash",
+    "kvplay",
 }
 
 
@@ -251,6 +254,9 @@ def test_compare_takes_names_with_options_and_spaces(shell, session, monkeypatch
         ("%%kvgen -s fulll\nhello", "did you mean 'full'?"),
         ("%%kvgen -s prefix(x=1)\nhello", "x"),
         ("%%kvgen --chat --raw\nhello", "not allowed with"),
+        ("%%kvgen --unmask static\nhello", "tiny decodes token by token, it masks nothing (leave it out)"),
+        ("%%kvgen --unmask dynamic(2)\nhello", "threshold is a probability between 0 and 1"),
+        ("%kvload tiny --block-size 4", "tiny is causal and decodes token by token"),
         ("%%kvgen --wrong\nhello", "unrecognized arguments: --wrong (%%kvgen -h lists the options)"),
         ("%%kvgen --out 1x\nhello", "'1x'"),
         ("%%kvgen -s 'full\nhello", "unclosed quote"),
@@ -597,3 +603,12 @@ def _what_can_be_added(shell):
 )
 def test_words_of_a_line(line, words):
     assert split_words(line) == words
+
+
+def test_kvplan_shows_what_older_tokens_cost(shell, monkeypatch):
+    from nbkv.families import planner
+
+    monkeypatch.setattr(planner, "_pure", lambda adapter: ["ids", "layers", "host"])
+    plan = run(shell, "%kvplan -n 16")
+    assert plan.tokens == 16
+    assert plan.pick in {"ids", "layers", "first(4)"}

@@ -170,7 +170,7 @@ def test_views_take_no_colour_of_their_own_for_text():
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("n", [400, 401, 4_000, 40_000])
+@pytest.mark.parametrize("n", [160, 161, 4_000, 40_000])
 def test_html_of_a_result_is_bounded(n, seed):
     rng = np.random.default_rng(seed)
     shown = result(
@@ -183,6 +183,42 @@ def test_html_of_a_result_is_bounded(n, seed):
     )._repr_html_()
     Tree(shown)
     assert len(shown.encode()) < 200_000
+
+
+def test_hovering_tells_how_far_a_token_deviated_where_that_was_measured():
+    deviation = np.array([np.nan, 0.031, 2.5, np.nan], np.float32)
+    found = result([1, 2, 4, 0], chunks=(("notes", 1, 3),), deviation=deviation)
+    assert json.loads(json.dumps(found.to_dict()))["deviation"] == [None, 0.031, 2.5, None]
+    assert Tree(found._repr_html_()).marks == [
+        "token 0, PREFIX",
+        "token 1, CHUNK, notes, deviation 0.031",
+        "token 2, RECOMPUTED, notes, deviation 2.5",
+        "token 3, FRESH",
+    ]
+    long = result([2] * 1_000, deviation=np.linspace(0, 1, 1_000, dtype=np.float32))
+    assert Tree(long._repr_html_()).marks == ["tokens 0–999, CHUNK, deviation at most 1"]
+
+
+@pytest.mark.parametrize("n", [160, 4_000])
+def test_fifty_results_fit_into_a_notebook_of_two_megabytes(n):
+    import nbformat
+    from IPython.core.formatters import DisplayFormatter
+
+    words = np.random.default_rng(n)
+    notebook = nbformat.v4.new_notebook()
+    for number in range(50):
+        shown = result(
+            words.choice([1, 2, 2, 2, 4], n),  # as scattered as a blend leaves it
+            text="So the lamp is hers. " * 40,
+            deviation=words.random(n, np.float32),
+            chunks=tuple((f"document {i}", i, i + 100) for i in range(0, n - 100, 100)),
+            notes=("float32 on cpu", "chunks encoded behind a primer"),
+        )
+        bundle, _ = DisplayFormatter().format(shown)
+        assert {"text/html", "text/plain"} <= set(bundle)
+        output = nbformat.v4.new_output("execute_result", bundle, execution_count=number)
+        notebook.cells.append(nbformat.v4.new_code_cell("%%kvgen", outputs=[output]))
+    assert len(nbformat.writes(notebook).encode()) < 2_000_000
 
 
 def test_merged_segments_cover_the_prompt_once_and_count_their_sources():
@@ -279,7 +315,7 @@ def test_parts_of_a_bar_sum_to_the_ttft():
 
     timing = {"ttft_s": 0.4, "load_s": 0.1, "select_s": 0.05, "prefill_s": 0.2}
     assert {p.name: round(p.value, 6) for p in parts(timing)} == {
-        "load": 0.1, "select": 0.05, "compute": 0.2, "other": 0.05,
+        "load": 0.1, "select": 0.05, "compute": 0.2, "decode": 0.05,
     }  # fmt: skip
     assert [p.value for p in parts({"ttft_s": 0.4})] == [0.4]
 
@@ -340,6 +376,8 @@ def test_the_comparison_figure_splits_the_ttft():
     figure = show.comparison_figure(comparison(row("full"), row("a", load_s=0.0, select_s=0.0)).to_dict())
     bars = {trace.name: list(trace.y) for trace in figure.data if trace.type == "bar"}
     assert bars["load"] == [100.0, 0.0]
+    (spots,) = (trace for trace in figure.data if trace.type == "scatter")
+    assert list(spots.text) == ["full<br>a", ""]  # both lie at the same place
     idle = show.comparison_figure(comparison(row("full", load_s=0.0)).to_dict())
     assert "load" not in [trace.name for trace in idle.data]
     assert [round(sum(ys), 6) for ys in zip(*bars.values(), strict=True)] == [300.0, 300.0]
@@ -357,3 +395,47 @@ def test_the_package_that_shows_imports_neither_plotly_nor_torch():
     code = "import nbkv.show, sys; print([m for m in ('plotly', 'torch', 'IPython') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def drawn(shown):
+    return shown._repr_mimebundle_()[show.MIME]
+
+
+def test_what_the_extension_draws_is_what_the_page_shows():
+    shown = result([1, 1, 2, 2, 4, 0], chunks=(("notes", 2, 4),), notes=("float32 on cpu",))
+    data = drawn(shown)
+    assert json.loads(json.dumps(data)) == data
+    assert data["map"]["sources"] == "PCRF"
+    assert data["map"]["stops"] == "2 4 5 6"
+    assert data["map"]["chunks"] == "\nnotes\n\n"
+    assert data["map"]["pieces"].split("\x1f") == list(shown.prompt_pieces)
+    assert data["map"]["meaning"]["R"] == "recomputed"
+    assert [data["strategy"], *data["figures"]] == show.result_summary(result([1, 1, 2, 2, 4, 0]).to_dict()).split(
+        " · "
+    )
+    assert data["notes"] == ["float32 on cpu"]
+
+
+def test_columns_say_what_is_mixed_dropped_and_deviates():
+    deviation = np.array([np.nan, 0.5, np.nan], np.float32)
+    data = drawn(result([1, 2, 2], kept=np.array([True, True, False]), deviation=deviation))["map"]
+    assert (data["stops"], data["deviation"], data["dropped"]) == ("1 2 3", "- 0.5 -", "--D")
+    scattered = drawn(result(np.tile([1, 2], 400)))["map"]
+    assert len(scattered["stops"].split()) <= 80
+    assert scattered["mixed"].split("\n")[0] == "5P+5C"
+
+
+def test_a_comparison_draws_a_map_for_each_strategy():
+    full, other = result([0, 0, 0], strategy="full"), result([1, 1, 0])
+    rows = tuple(
+        {
+            "strategy": each.strategy, "ttft_s": 0.03, "load_s": 0.0, "select_s": 0.0, "prefill_s": 0.02,
+            "speedup": 1.0, "hit_rate": each.hit_rate, "compute_share": each.compute.share, "kl": 0.0, "top1": 1.0,
+            "same_text": True, "text": each.text, "notes": "",
+        }
+        for each in (full, other)
+    )  # fmt: skip
+    data = drawn(Comparison(model="tiny", prompt_tokens=3, repeat=1, rows=rows, results=(full, other)))
+    assert [row["map"]["sources"] for row in data["rows"]] == ["F", "PF"]
+    assert len(data["columns"]) == len(data["rows"][0]["cells"])
+    assert "pieces" not in data["rows"][0]["map"]

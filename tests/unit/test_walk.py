@@ -153,11 +153,13 @@ def test_what_cannot_be_moved_is_named(model_of):
     assert "latent" in reason("deepseek_v3")
 
 
-def test_a_recurrent_model_is_served_plainly_and_says_so():
-    from transformers import MambaConfig, MambaForCausalLM
+def test_a_recurrent_model_whose_states_cannot_be_cloned_is_served_plainly_and_says_so():
+    from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
 
     torch.manual_seed(0)
-    adapter = adapt(MambaForCausalLM(MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2)).eval(), "mamba")
+    sizes = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 64, "lru_width": 32}
+    config = RecurrentGemmaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1, attention_window_size=8)
+    adapter = adapt(RecurrentGemmaForCausalLM(config).eval(), "griffin")
 
     assert not adapter.capabilities.prefix
     assert "prefix reuse is off" in adapter.notes[0]

@@ -16,6 +16,8 @@ class Block:
 
     ``ids`` ``[B]`` hold the mask token where ``masked`` ``[B]`` is true. ``step`` counts the passes over this block
     from 0, ``revealed`` ``[B]`` are the rows that the pass before filled (tokens of a prompt are never among them).
+    ``conditioning`` ``[1, B, V]`` is what the pass before said, where a model is told that again (DiffusionGemma: all
+    tokens of its block, there a canvas, stay ``masked``, and ``start`` is any position).
     """
 
     start: int
@@ -23,6 +25,7 @@ class Block:
     masked: torch.Tensor
     step: int
     revealed: torch.Tensor
+    conditioning: torch.Tensor | None = None
 
     def reveal(self, rows: torch.Tensor, tokens: torch.Tensor) -> None:
         """Fill ``rows`` (bool ``[B]``) with ``tokens`` ``[B]``, which ends a pass."""

@@ -44,9 +44,10 @@ class Recipe:
 def recipe(config: Any, tokenizer: Any, name: str, block_size: int | None = None) -> Recipe | None:  # noqa: ANN401
     """Return how the model with ``config`` is decoded in blocks, or None if it is causal.
 
-    Its config says ``block_size`` and ``mask_token_id`` (which the tokenizer may tell instead), and optionally
-    ``block_sizes``. Raises ``UnsupportedModel`` for a causal model or a missing mask token, ``BadOption`` for a
-    ``block_size`` it was not made for.
+    Its config says ``block_size`` and ``mask_token_id`` (which the tokenizer may tell instead), and where they differ
+    from a ``Recipe``'s defaults ``block_sizes``, ``sub_block_size``, ``shifted_logits``, ``unmask``. Raises
+    ``UnsupportedModel`` for a causal model or a missing mask token, ``BadOption`` for a ``block_size`` it was not made
+    for.
     """
     told = getattr(config, "block_size", None)
     mask = getattr(config, "mask_token_id", None)
@@ -66,5 +67,11 @@ def recipe(config: Any, tokenizer: Any, name: str, block_size: int | None = None
             "(set mask_token_id in its config.json, or the tokenizer's mask_token)"
         )
         raise UnsupportedModel(message)
-    sizes = tuple(int(size) for size in getattr(config, "block_sizes", None) or ())
-    return Recipe(block=int(told), mask=int(mask), sizes=sizes).resized(block_size, name)
+    return Recipe(
+        block=int(told),
+        mask=int(mask),
+        shifted=bool(getattr(config, "shifted_logits", False)),
+        sub_block=getattr(config, "sub_block_size", None),
+        sizes=tuple(int(size) for size in getattr(config, "block_sizes", None) or ()),
+        unmask=str(getattr(config, "unmask", None) or Recipe.unmask),
+    ).resized(block_size, name)

@@ -1,0 +1,82 @@
+// What the kernel says over the comm: always the whole state, so that a lost message does not matter.
+
+/** A map's spans in columns; see nbkv/show/columns.py. */
+export interface MapColumns {
+  sources?: string;
+  stops?: string;
+  chunks?: string;
+  mixed?: string;
+  deviation?: string;
+  dropped?: string;
+}
+
+export interface Tier {
+  tier: string;
+  entries: number;
+  tokens: number;
+  bytes: number;
+  limit: number;
+  hits: number;
+  misses: number;
+  evictions: number;
+}
+
+export interface Past {
+  request: number;
+  strategy: string;
+  prompt: number;
+  reused: number;
+  recomputed: number;
+  fresh: number;
+  hit_rate: number;
+  compute_share: number;
+  ttft_s: number;
+  tpot_s: number;
+  total_s: number;
+  generated: number;
+  finish_reason: string;
+  kl: number | null;
+  top1: number | null;
+  map: MapColumns;
+}
+
+export interface Now {
+  request: number;
+  strategy: string;
+  prompt: number;
+  layer: number;
+  layers: number;
+  tokens: number;
+  tokens_per_s: number;
+}
+
+export interface Session {
+  id: number;
+  name: string;
+  model: string;
+  strategy: string;
+  requests: number;
+  hit_rate: number | null;
+  fallbacks: number;
+  ttft_s: number[];
+  tiers: Tier[];
+  recent: Past[];
+  now: Now | null;
+  stopping: boolean;
+  clearing: boolean;
+}
+
+export interface State {
+  nbkv: number;
+  active: number;
+  sessions: Session[];
+}
+
+export type Order = { event: 'sync' } | { event: 'stop' | 'clear'; session: number };
+
+export const TARGET = 'nbkv';
+export const CONTROL = 'nbkv.ctl';
+
+export function isState(data: unknown): data is State {
+  return typeof data === 'object' && data !== null && (data as State).nbkv === 1 && Array.isArray((data as State).sessions);
+}

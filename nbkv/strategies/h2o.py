@@ -1,0 +1,44 @@
+"""H2O: the tokens that received most attention so far, and the newest (Zhang et al., arXiv 2306.14048, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from nbkv.families.blend import check_share
+from nbkv.families.evict import Evict
+from nbkv.models.kept import KeptLayer
+
+
+@dataclass(kw_only=True, repr=False)
+class H2O(Evict):
+    """Keep the newest tokens (``recent``, a share of the budget) and, for the rest, those that received most attention.
+
+    Attention is summed over all rows so far, of prompt and answer, and over the query heads of a K/V head.
+    """
+
+    name: ClassVar[str] = "h2o"
+    paper: ClassVar[str] = "H2O, arXiv 2306.14048"
+    summary: ClassVar[str] = "keep the tokens that received most attention so far, and the newest"
+
+    recent: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        super().__post_init__()
+        check_share("recent", self.recent)
+
+    def look(self, n: int) -> int:
+        """Return all rows."""
+        return n
+
+    def see(self, layer: KeptLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:  # noqa: ARG002
+        """Add up what each slot receives."""
+        layer.mark("received").add_(weights.sum(dim=(1, 2)))
+
+    def worth(self, layer: KeptLayer, at: int, room: int) -> torch.Tensor:
+        """Return the attention received, the newest tokens above all."""
+        newest = layer.positions >= at - int(self.recent * room)
+        return layer.mark("received").masked_fill(newest, float("inf"))

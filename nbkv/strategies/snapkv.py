@@ -1,0 +1,66 @@
+"""SnapKV: the prompt's last rows vote for what of it is kept (Li et al., arXiv 2404.14469, sections 3 and 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from nbkv.errors import BadOption
+from nbkv.families.blend import check_count
+from nbkv.families.evict import Evict
+from nbkv.models.kept import KeptLayer
+
+_AT_ONCE = 256  # rows that vote must be shown together
+_VOTED = -10.0  # below 0, which is what slots have that stand in no vote
+
+
+@dataclass(kw_only=True, repr=False)
+class SnapKV(Evict):
+    """Keep the prompt tokens that its last ``window`` rows attend to most, max-pooled over ``kernel`` neighbours.
+
+    The window is kept as it is. The paper leaves the answer alone; here, where it has no more room, the prompt tokens
+    with the fewest votes go first, then the oldest others. The prompt is run at once: the peak is its whole K/V.
+    """
+
+    name: ClassVar[str] = "snapkv"
+    paper: ClassVar[str] = "SnapKV, arXiv 2404.14469"
+    summary: ClassVar[str] = "keep what the prompt's last rows attend to, with its neighbours"
+    whole: ClassVar[bool] = True
+    follows: ClassVar[bool] = False
+
+    window: int = 32
+    kernel: int = 7
+
+    def __post_init__(self) -> None:
+        """Refuse counts that are none."""
+        super().__post_init__()
+        check_count("window", self.window, least=1)
+        check_count("kernel", self.kernel, least=1)
+        if self.kernel % 2 == 0:
+            message = (
+                f"kernel={self.kernel!r} is not accepted: kernel is an odd number, as many neighbours on each side"
+            )
+            raise BadOption(message)
+        if self.window > _AT_ONCE:
+            message = f"window={self.window!r} is not accepted: window is at most {_AT_ONCE} rows"
+            raise BadOption(message)
+
+    def look(self, n: int) -> int:
+        """Return the observation window."""
+        return min(n, self.window)
+
+    def see(self, layer: KeptLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:
+        """Count the votes: attention of the window's rows, added up, and the highest of each slot's neighbours."""
+        received = weights.sum(dim=(1, 2))
+        order = layer.positions.long().argsort(dim=-1)
+        sorted_ = received.gather(1, order)
+        pooled = torch.nn.functional.max_pool1d(sorted_, self.kernel, stride=1, padding=self.kernel // 2)
+        votes = layer.mark("votes").scatter_(1, order, pooled / received.sum().clamp(min=1e-9) + _VOTED)
+        votes.masked_fill_(layer.positions >= int(rows[0]), 0.0)
+
+    def worth(self, layer: KeptLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
+        """Return the votes; slots that stand in none come after all that do, the newest last."""
+        votes = layer.mark("votes")
+        return torch.where(votes < 0, votes, layer.positions.float())

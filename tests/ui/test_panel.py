@@ -1,0 +1,130 @@
+"""The panel in a real browser, beside kernels that are busy, stopped, restarted, and after a reload of the page.
+
+Times are the best of some tries: a busy machine only ever adds time.
+"""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import expect
+
+LONG = "%%kvgen -n 1500 --out long\n{{ notes }}{{ question }}"
+SHORT = "%%kvgen -n 40 --out short\n{{ notes }}Who bought the lamp?"
+DOING = "document.querySelector('#nbkv-panel .nbkv-lab-now .nbkv-lab-number')?.textContent"
+# Takes down when a cell begins and ends, when the panel first says that it runs, and all that it says meanwhile.
+WATCH = """() => {
+    const panel = document.querySelector('#nbkv-panel');
+    const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
+    window.seen = {};
+    kernel.iopubMessage.connect((_, message) => {
+        if (message.header.msg_type === 'execute_input') window.seen = { began: performance.now(), texts: [] };
+    });
+    kernel.statusChanged.connect(() => { if (kernel.status === 'idle') window.seen.ended ??= performance.now(); });
+    new MutationObserver(() => {
+        const now = panel.querySelector('.nbkv-lab-now');
+        if (now?.dataset.running === 'true' && window.seen.texts) {
+            window.seen.first ??= performance.now();
+            if (kernel.status === 'busy') window.seen.texts.push(now.textContent);
+        }
+    }).observe(panel, { subtree: true, childList: true, characterData: true, attributes: true });
+}"""
+
+
+def generating(lab, tokens):
+    """Wait for the panel to show that more than ``tokens`` tokens were generated."""
+    lab.wait(f"Number(/^([\\d,]+) tokens,/.exec({DOING} ?? '')?.[1]?.replace(',', '') ?? 0) > {tokens}", 20000)
+
+
+def figures(lab):
+    return lab.panel.locator(".nbkv-lab-figures dd")
+
+
+def output(lab, cell):
+    return lab.page.locator(".jp-Notebook .jp-CodeCell").nth(cell).locator(".jp-OutputArea-output").first.inner_text()
+
+
+def test_panel_follows_a_busy_cell_and_stop_ends_it(lab, notebook):
+    show = "print(long.finish_reason, len(long.token_ids), len(long.text) > 0)"
+    lab.open(notebook(SHORT, LONG, show, SHORT)).run(0)
+    lab.page.evaluate(WATCH)
+    first, stopped = [], []
+    for _ in range(3):
+        lab.run(1)
+        seen = lab.page.evaluate("window.seen")
+        first.append(seen["first"] - seen["began"])
+    assert min(first) < 500
+    for _ in range(2):
+        lab.run(2, wait=False)
+        generating(lab, 100)
+        lab.shot("busy")
+        lab.page.evaluate("() => { window.pressed = performance.now() }")
+        lab.panel.get_by_role("button", name="Stop").click()
+        lab.done(2)
+        assert len(set(lab.page.evaluate("window.seen.texts"))) > 5
+        stopped.append(lab.page.evaluate("window.seen.ended - window.pressed"))
+    assert min(stopped) < 500
+    # the last state is shown, whatever came just before
+    expect(figures(lab).nth(2)).to_have_text("5")
+    expect(lab.panel.locator(".nbkv-lab-now")).to_have_attribute("data-running", "false")
+    lab.run(3, 4)
+    reason, tokens, has_text = output(lab, 3).split()
+    assert (reason, has_text) == ("interrupted", "True")
+    assert 100 < int(tokens) < 1500
+    assert "interrupted" in output(lab, 2)
+    assert "40 tokens" in output(lab, 4)
+    lab.width(280)
+    lab.panel.locator(".nbkv-lab-request summary").nth(1).click()
+    expect(lab.panel.locator(".nbkv-lab-request").nth(1)).to_contain_text(re.compile("tokens generated.*interrupted"))
+    name = lab.panel.locator(".nbkv-lab-request").nth(1).locator(".nbkv-lab-chunks .nbkv-lab-cut")
+    assert name.evaluate("node => node.scrollWidth > node.clientWidth")
+    assert name.get_attribute("title").endswith("taken by all who were there")
+    lab.shot("long_name_280", lab.panel)
+
+
+def test_reload_clear_and_restart(lab, notebook):
+    name = notebook(SHORT)
+    lab.open(name).run(0, 1)
+    expect(figures(lab).nth(2)).to_have_text("1")
+    before = figures(lab).all_inner_texts()
+    lab.open(name, reset=False)
+    expect(figures(lab)).to_have_text(before)
+
+    expect(lab.panel.locator(".nbkv-lab-tier")).to_contain_text(re.compile(r"[1-9]\d* tokens · "))
+    lab.panel.get_by_role("button", name="Clear").click()
+    expect(lab.panel.locator(".nbkv-lab-tier")).to_contain_text("0 tokens · ")
+    assert not re.search(r"[1-9]\d* tokens", lab.panel.locator(".nbkv-lab-tier").inner_text())
+
+    lab.command("notebook:clear-all-cell-outputs")
+    lab.page.evaluate("() => { void jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart() }")
+    expect(figures(lab)).to_have_count(0, timeout=20000)
+    lab.shot("restarted")
+    lab.run(0)  # waits its turn: a kernel may say that it is starting until it is asked something
+    expect(figures(lab).nth(2)).to_have_text("0")
+    lab.run(1)
+    expect(figures(lab).nth(2)).to_have_text("1")
+
+
+def test_two_notebooks_each_with_its_own_sessions(lab, notebook):
+    one, two = notebook(SHORT, name="one"), notebook("other = %kvload tiny --as second", SHORT, name="two")
+    lab.open(one).run(0, 1)
+    expect(figures(lab).nth(2)).to_have_text("1")
+    lab.command("docmanager:open", path=two)
+    lab.wait("jupyterapp.shell.currentWidget?.title.label === 'two.ipynb'")
+    lab.idle()
+    expect(lab.panel).to_contain_text("nbkv is not in use here")
+    expect(lab.page.locator(".nbkv-lab-status")).to_have_count(0)
+    for cell in range(3):
+        lab.page.evaluate(f"jupyterapp.shell.currentWidget.content.activeCellIndex = {cell}")
+        lab.page.evaluate("jupyterapp.commands.execute('notebook:run-cell')")
+    sessions = lab.panel.locator(".nbkv-lab-sessions button")
+    expect(sessions).to_have_count(2)
+    expect(lab.panel.locator("h2")).to_have_text("second")
+    sessions.first.focus()
+    lab.page.keyboard.press("Enter")
+    expect(lab.panel.locator("h2")).to_have_text("tiny-1")
+    expect(figures(lab).nth(2)).to_have_text("0")
+    lab.shot("two_sessions")
+    lab.command("docmanager:open", path=one)
+    expect(lab.panel.locator("header")).to_contain_text("one.ipynb")
+    expect(figures(lab).nth(2)).to_have_text("1")

@@ -1,0 +1,185 @@
+"""The live views in JupyterLab, as a reader sees them: one notebook with both, light and dark, wide and narrow."""
+
+import nbformat
+import pytest
+
+SETUP = """%load_ext nbkv
+%kvload tiny
+session = get_ipython().magics_manager.registry['KVMagics'].sessions.current
+config = session.adapter.model.generation_config
+config.suppress_tokens = [config.eos_token_id]  # answers are as long as they are asked to be"""
+CHUNKS = "%%kvchunk rules\nNina pays in krona . The lamp cost her 48 ."
+LONG = "%%kvchunk a_name_that_is_far_too_long_to_fit_into_the_narrow_list_of_chunks\nThe rate is 3 ."
+ASK = """for n in range(9):
+    prompt = [session.chunks['rules'], ' Who pays ?' * (1 + n % 4)]
+    strategy = ('full', 'prefix', 'cacheblend')[n % 3]
+    session.generate(prompt, strategy=strategy, max_new_tokens=12, fidelity=n % 3 == 2)"""
+BUSY = "for _ in range(2):\n    session.generate('Who pays ?', max_new_tokens=400)"
+HOLD = "stream = session.stream('Who pays ?', max_new_tokens=9); print(next(stream))"
+CELLS = [SETUP, CHUNKS, LONG, "%kvdash", "%kvplay", ASK, BUSY, HOLD, "stream.close()", "print(session.strategy.spec)"]
+AT = {
+    name: index
+    for index, name in enumerate(("setup", "chunks", "long", "dash", "play", "ask", "busy", "hold", "close", "spec"))
+}
+SIZES = [("light", 1300), ("dark", 1300), ("light", 420), ("dark", 420)]
+NAME, DASH, PLAY = "live.ipynb", ".nbkv-dash", ".nbkv-play"
+
+
+@pytest.fixture(scope="module")
+def notebook(lab, empty):
+    empty.open(lab, NAME, CELLS)
+    for name in ("setup", "chunks", "long", "dash", "play", "ask"):
+        empty.run(AT[name])
+    yield empty
+    assert empty.errors == []
+
+
+def shows(page, selector, text):
+    page.wait_for_function(
+        "([where, text]) => document.querySelector(where)?.textContent.includes(text)", arg=[selector, text]
+    )
+
+
+def tile(page, title):
+    return page.locator(f"{DASH} .tile", has_text=title).first.inner_text()
+
+
+def runs(page, strategy, count):
+    page.locator(f"{PLAY} select").select_option(strategy)
+    page.locator(f"{PLAY} button.main").click()
+    page.wait_for_function("n => document.querySelectorAll('.nbkv-play .card:not(.live)').length === n", arg=count)
+    page.wait_for_function("!document.querySelector('.nbkv-play .live')")
+
+
+def test_the_dashboard_has_a_point_for_each_request(notebook, page):
+    shows(page, DASH, "all 9:")
+    for figure in ("hit rate", "ttft", "tokens per s"):
+        assert page.locator(f"{DASH} svg[aria-label^='{figure}'] rect").count() == 9
+    assert page.locator(f"{DASH} svg[aria-label^='kl'] rect").count() == 3
+    assert "tokens/s" in tile(page, "Speed")
+    assert "memory" in tile(page, "Store")
+
+
+def test_the_static_picture_is_hidden_while_the_view_is_live(notebook, page):
+    assert page.locator("[class^=nbkv-record]").count() == 2
+    assert not page.locator("[class^=nbkv-record] >> visible=true").count()
+
+
+def test_the_playground_shows_runs_side_by_side(notebook, page):
+    page.locator(f"{PLAY} textarea").fill("Who pays ?")
+    page.get_by_label("measure against full").check()
+    runs(page, "cacheblend", 1)
+    runs(page, "full", 2)
+    cards = page.locator(f"{PLAY} .card")
+    assert cards.nth(0).locator("h4").inner_text().startswith("cacheblend: rules, a_name")
+    assert cards.locator(".nbkv-map").count() == 2
+    assert "top-1" in cards.nth(0).inner_text()
+    left, right = (cards.nth(i).bounding_box() for i in (0, 1))
+    assert left["y"] == right["y"]
+    assert left["x"] < right["x"]
+    page.get_by_label("move rules down").click()
+    runs(page, "full", 3)
+    assert cards.nth(2).locator("h4").inner_text().startswith("full: a_name")
+
+
+@pytest.mark.parametrize(("shade", "width"), SIZES)
+def test_nothing_lies_over_anything_else(notebook, page, shade, width):
+    notebook.theme(shade)
+    for name, selector in (("dashboard", DASH), ("playground", PLAY)):
+        notebook.shot(f"{name}-{shade}-{width}", selector, width)
+        assert overlapping(page, selector) == []
+
+
+def test_strategy_and_budget_act_on_the_session(notebook, page):
+    page.locator(f"{DASH} select").select_option("cacheblend")
+    page.locator(f"{DASH} input[type=range]").fill("0.4")
+    page.locator(f"{DASH} input[type=range]").dispatch_event("change")
+    page.wait_for_timeout(300)
+    notebook.run(AT["spec"])
+    assert "cacheblend(budget=0.4)" in page.locator(".jp-OutputArea-output").last.inner_text()
+    page.locator(f"{DASH} select").select_option("prefix")
+
+
+def test_a_run_on_a_busy_session_is_refused_in_one_line(notebook, page):
+    notebook.run(AT["hold"])
+    page.locator(f"{PLAY} button.main").click()
+    shows(page, f"{PLAY} .said", "the session is busy with a request")
+    notebook.run(AT["close"])
+
+
+def test_a_run_is_stopped_and_keeps_its_text(notebook, page):
+    page.locator(f"{PLAY} input[type=number]").fill("2000")
+    page.locator(f"{PLAY} button.main").click()
+    page.wait_for_function("document.querySelector('.nbkv-play .live pre')?.textContent.length > 20")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.wait_for_function(
+        "[...document.querySelectorAll('.nbkv-play .card')].at(-1).textContent.includes('interrupted')"
+    )
+
+
+def test_a_busy_cell_is_seen_live_ten_times_a_second_at_most(notebook, page):
+    page.get_by_role("button", name="Reset").click()
+    shows(page, DASH, "all 0:")
+    notebook.start(AT["busy"])
+    page.wait_for_function(
+        "/request \\d+, prefix: \\d+ tokens, .*tokens\\/s/.test(document.querySelector('.nbkv-dash').textContent)"
+    )
+    seen = page.evaluate(
+        """async () => { const seen = new Set(), end = Date.now() + 1000; while (Date.now() < end) {
+        seen.add(document.querySelector('.nbkv-dash .row').textContent); await new Promise(r => setTimeout(r, 10)); }
+        return seen.size; }"""
+    )
+    assert 2 <= seen <= 12  # the states at both ends count as well
+    shows(page, DASH, "all 2:")
+    shows(page, f"{DASH} .row", "idle")
+
+
+def test_a_paused_view_rests_and_catches_up(notebook, page):
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Resume").wait_for()
+    notebook.run(AT["busy"])
+    assert "all 2:" in page.locator(DASH).inner_text()
+    page.get_by_role("button", name="Resume").click()
+    shows(page, DASH, "all 4:")
+
+
+def test_a_saved_notebook_keeps_the_last_figures_for_pages_without_a_kernel(notebook, page, lab):
+    notebook.do("docmanager:save")
+    page.wait_for_function("!jupyterapp.shell.currentWidget.context.model.dirty")
+    saved = nbformat.read(lab[2] / NAME, as_version=4)
+    assert "<script" not in nbformat.writes(saved)
+    for cell in saved.cells:  # as someone else would get it: not trusted, and no such kernel
+        cell.metadata.pop("trusted", None)
+    saved.metadata["kernelspec"]["name"] = "no-such-kernel"
+    nbformat.write(saved, lab[2] / "foreign.ipynb")
+    notebook.goto(lab, "foreign.ipynb")
+    record = page.locator("[class^=nbkv-record]").first
+    record.wait_for()
+    assert "4 requests" in record.inner_text()
+    page.keyboard.press("Escape")
+    notebook.shot("reopened", ".jp-Notebook")
+
+
+def overlapping(page, selector):
+    """Return pairs of texts in ``selector`` whose lines lie over each other, and texts that stick out."""
+    return page.evaluate(
+        """selector => {
+      const frame = document.querySelector(selector), right = frame.getBoundingClientRect().right;
+      const unseen = 'select, style, .cut, details:not([open]) > :not(summary)', found = [], lines = [];
+      const walk = document.createTreeWalker(frame, NodeFilter.SHOW_TEXT), range = document.createRange();
+      for (let node; (node = walk.nextNode()); ) {
+        if (!node.textContent.trim() || node.parentElement.closest(unseen)) continue;
+        range.selectNodeContents(node);
+        for (const box of range.getClientRects()) lines.push([node, box]);
+      }
+      const along = (a, b) => a.left < b.right - 2 && b.left < a.right - 2;
+      const meet = (a, b) => along(a, b) && a.top < b.bottom - 4 && b.top < a.bottom - 4;
+      for (const [i, [node, box]] of lines.entries()) {
+        if (box.right > right + 2) found.push(['sticks out', node.textContent]);
+        for (const [other, taken] of lines.slice(0, i))
+          if (node !== other && meet(box, taken)) found.push([node.textContent, other.textContent]);
+      }
+      return found;
+    }""",
+        selector,
+    )

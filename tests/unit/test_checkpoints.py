@@ -1,0 +1,169 @@
+"""The memory store with checkpoints: found where they hang, true in all traffic, gone by worth, counted in bytes."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from nbkv.errors import BadOption
+from nbkv.events import Bus, Evicted, Stored
+from nbkv.kv import KV, Space
+from nbkv.models.cache import GrowingCache
+from nbkv.stores.checkpoints import Candidate, Checkpoint, least_worth
+from nbkv.stores.memory import MemoryStore
+from nbkv.stores.spec import open_store
+
+SPACE = Space("model", "float32")
+
+
+@dataclass(frozen=True)
+class Told:
+    """States that tell of which tokens they are."""
+
+    ids: tuple[int, ...]
+    nbytes: int = 1_000
+
+    @property
+    def at(self):
+        return len(self.ids)
+
+
+def kv(ids, start, stop):
+    sums = torch.tensor([hash(tuple(ids[: i + 1])) % 1000 for i in range(start, stop)], dtype=torch.float32)
+    layer = sums[None, :, None].expand(2, -1, 3)
+    return KV((layer,), (layer + 0.5,))
+
+
+def at(*ids):
+    return Checkpoint(Told(ids), flops=float(len(ids)))
+
+
+def run(store, ids, *, ends=(), branch=False, states_from=0):
+    """Act as a request does that clones its states at ``ends`` and, if asked to, where it parts from what is known."""
+    lease = store.take(SPACE, ids, len(ids) - 1, GrowingCache, states_from=states_from)
+    assert lease.line.buffer.length == lease.matched
+    if lease.matched:
+        assert lease.checkpoint.states.ids == tuple(ids[: lease.matched])
+        assert torch.equal(lease.line.buffer.read(0, lease.matched).keys[0], kv(ids, 0, lease.matched).keys[0])
+    lease.line.buffer.write(lease.matched, kv(ids, lease.matched, len(ids)))
+    stops = [*ends, *([lease.branch] if branch else [])]
+    store.give(lease, ids, [at(*ids[:stop]) for stop in stops if stop > lease.matched])
+    return lease
+
+
+@pytest.mark.parametrize("limit", [2**40, 12_000, 0])
+def test_random_traffic_never_finds_wrong_states(limit):
+    draw, store, seen = random.Random(limit), MemoryStore(limit=limit), [(1,)]
+    found = 0
+    for _ in range(300):
+        begin = draw.choice(seen)
+        cut = draw.randrange(len(begin) + 1)
+        ids = (*begin[:cut], *(draw.randrange(4) for _ in range(draw.randrange(2, 9))))
+        ends = [draw.randrange(1, len(ids)), len(ids)]
+        found += bool(run(store, ids, ends=ends, branch=draw.random() < 0.5).matched)
+        seen.append(ids)
+        for tree in store._trees.values():
+            for node in tree.nodes():
+                ids = tuple(i for above in node.path for i in above.ids)
+                hung = store._checkpoints.of(node)
+                assert hung is None or hung.states.ids == ids
+        nodes = {node for tree in store._trees.values() for node in tree.nodes()}
+        assert set(store._checkpoints._at) <= nodes
+    assert store.nbytes <= max(limit, 0)
+    assert bool(found) == bool(limit)
+
+
+def test_a_request_goes_on_from_the_last_checkpoint_and_no_earlier_than_asked():
+    store = MemoryStore(limit=2**40)
+    run(store, tuple(range(10)), ends=[4, 8])
+
+    assert run(store, (*range(7), 99)).matched == 4
+    assert run(store, tuple(range(20))).matched == 8
+    assert run(store, (*range(9), 98, 97, 96), states_from=9).matched == 0
+    assert store.take(SPACE, (*range(9), 95), 9, GrowingCache).matched == 9  # K/V alone can be cut anywhere
+
+
+def test_a_branch_point_is_told_and_reused_by_the_third():
+    store = MemoryStore(limit=2**40)
+    run(store, tuple(range(10)), ends=[9])
+    second = run(store, (*range(6), 50, 51), branch=True)
+
+    assert (second.matched, second.branch) == (0, 6)
+    assert run(store, (*range(6), 60, 61)).matched == 6
+
+
+def test_bytes_are_counted_in_events_and_tables():
+    seen, bus = [], Bus()
+    bus.add(seen.append)
+    store = MemoryStore(limit=2**40, bus=bus)
+    run(store, tuple(range(10)), ends=[5, 10])
+
+    assert store.figures()[0]["checkpoints"] == 2
+    assert store.figures()[0]["state_bytes"] == 2_000
+    assert store.nbytes >= 2_000
+    assert store.ls()["state_bytes"].tolist() == [2_000]
+    assert [event.nbytes for event in seen if isinstance(event, Stored) and not event.tokens] == [1_000, 1_000]
+    store.clear()
+    assert store.figures()[0]["state_bytes"] == 0
+
+
+def test_what_saves_least_for_its_bytes_goes_first():
+    seen, bus = [], Bus()
+    store = MemoryStore(limit=2**40, bus=bus, alpha=100.0)
+    long, short = tuple(range(100)), (200, *range(201, 205))
+    run(store, long, ends=[50, 100])
+    run(store, short, ends=[5])
+    bus.add(seen.append)
+    store.limit = store.nbytes - 1
+    run(store, (300, 301))  # no checkpoint of its own: saves nothing, whatever its age
+
+    gone = [event for event in seen if isinstance(event, Evicted)]
+    assert [event.tokens for event in gone] == [2, 5]
+    assert store.holds(SPACE, short) == 0
+    assert store.holds(SPACE, long) == 100
+
+
+def test_without_alpha_the_oldest_goes_first():
+    store = MemoryStore(limit=2**40, alpha=0.0)
+    run(store, tuple(range(100)), ends=[100])
+    run(store, (200, 201, 202), ends=[3])
+    store.limit = store.nbytes - 1
+    run(store, (200, 201, 202, 203))
+
+    assert store.holds(SPACE, tuple(range(100))) == 0
+    assert store.holds(SPACE, (200, 201, 202)) == 3
+
+
+def test_an_inner_checkpoint_goes_and_leaves_its_tokens():
+    store = MemoryStore(limit=2**40)
+    run(store, tuple(range(10)), ends=[2, 10])
+    store.limit = store.nbytes - 1
+    run(store, tuple(range(10)))
+
+    assert store.figures()[0]["checkpoints"] == 1
+    assert store.holds(SPACE, tuple(range(10))) == 10
+    assert run(store, (*range(10), 11)).matched == 10
+
+
+def test_worth_is_recency_and_saving():
+    old_and_good, new_and_poor = Candidate(1, 10.0), Candidate(2, 1.0)
+
+    assert least_worth([old_and_good, new_and_poor], 0.0) == 0
+    assert least_worth([old_and_good, new_and_poor], 2.0) == 1
+    assert least_worth([Candidate(3, 0.0), Candidate(2, 0.0)], 1.0) == 1
+
+
+@pytest.mark.parametrize(
+    "spec", ["memory?policy=best", "memory?alpha=-1", "memory?policy=lru&alpha=1", "memory?alpha="]
+)
+def test_a_store_says_what_policies_there_are(spec):
+    with pytest.raises(BadOption, match="accepted"):
+        open_store(spec, Bus(), "cpu")
+
+
+def test_the_policy_sets_alpha():
+    assert open_store("memory?policy=lru", Bus(), "cpu").alpha == 0
+    assert open_store("memory?policy=marconi&alpha=2.5", Bus(), "cpu").alpha == 2.5

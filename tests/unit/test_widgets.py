@@ -1,0 +1,267 @@
+"""The live views without a browser: what they are told, how often, and what they leave behind."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from itertools import pairwise
+
+import pytest
+
+import nbkv
+from nbkv.widgets import dashboard, playground
+from nbkv.widgets.choices import choices, spec
+from nbkv.widgets.pace import Pace
+
+NOTES = "Nina pays in krona . The lamp cost her 48 . Omar keeps the blue box ."
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+@pytest.fixture(scope="module")
+def session():
+    with nbkv.load("tiny") as made:
+        config = made.adapter.model.generation_config
+        config.suppress_tokens = [config.eos_token_id]  # answers are as long as a test asks for
+        made.chunk(NOTES, name="notes")
+        made.chunk("The rate is 3 .", name="rate")
+        yield made
+
+
+@pytest.fixture
+def dash(session):
+    session.use("prefix")
+    view = dashboard(session)
+    view.act({"do": "reset"})
+    yield view
+    view.close()
+
+
+@pytest.fixture
+def play(session):
+    view = playground(session)
+    yield view
+    view.close()
+
+
+def until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def tell(view, **given):
+    """Send what the front end would send."""
+    view._handle_custom_msg(given, [])
+
+
+def test_updates_are_few_and_the_last_state_is_sent():
+    value, sent = 0, []
+    pace = Pace(lambda: sent.append((time.monotonic(), value)), interval=0.05)
+    end = time.monotonic() + 0.42
+    while time.monotonic() < end:
+        value += 1
+        pace.touch()
+        time.sleep(0.001)
+    until(lambda: sent[-1][1] == value, 2)
+    assert 3 <= len(sent) <= 10
+    assert min(b - a for (a, _), (b, _) in pairwise(sent)) > 0.04
+
+
+def test_what_goes_on_is_sent_in_passing_and_its_end_for_certain():
+    sent, ended = [], threading.Event()
+    pace = Pace(ended.set, interval=0.05)
+    end = time.monotonic() + 0.22
+    while time.monotonic() < end:
+        pace.pass_by(lambda: sent.append((threading.get_ident(), time.monotonic())))
+    assert {thread for thread, _ in sent} == {threading.get_ident()}
+    assert len(sent) >= 3
+    assert min(b - a for (_, a), (_, b) in pairwise(sent)) > 0.04
+    pace.touch()
+    assert ended.wait(2)
+
+
+def test_slow_updates_are_fewer():
+    sent = []
+    pace = Pace(lambda: time.sleep(0.004) or sent.append(time.monotonic()), interval=0.01)
+    end = time.monotonic() + 0.7
+    while time.monotonic() < end:
+        pace.touch()
+        time.sleep(0.001)
+    assert 2 <= len(sent) <= 4  # 4 ms each may be two per cent of the time
+
+
+def test_touching_while_a_lock_is_held_that_sending_needs():
+    lock, sent = threading.Lock(), threading.Event()
+
+    def send():
+        with lock:
+            sent.set()
+
+    pace = Pace(send)
+    with lock:
+        pace.touch()
+        assert not sent.wait(0.05)
+    assert sent.wait(2)
+
+
+def test_a_dashboard_counts_what_the_session_counts(session, dash):
+    results = [session.generate([session.chunks["notes"], "Who pays ?"], max_new_tokens=4) for _ in range(2)]
+    session.generate("Who pays ?", strategy="cacheblend", max_new_tokens=3, fidelity=True)
+    until(lambda: dash.state["requests"] == 3)
+    state = json.loads(json.dumps(dash.state))
+    assert [row["hit_rate"] for row in state["rows"][:2]] == [result.hit_rate for result in results]
+    assert [row["ttft_s"] for row in state["rows"][:2]] == [result.timing.ttft_s for result in results]
+    assert [row["kl"] is None for row in state["rows"]] == [True, True, False]
+    assert state["tiers"][0]["bytes"] == session.store.figures()[0]["bytes"] > 0
+    until(lambda: dash.live == {})
+    assert f"3 requests · {state['hit_rate']:.0%}".replace("%", " %") in repr(dash)
+
+
+def test_a_dashboard_begins_with_the_requests_before_it(session):
+    session.generate("Who pays ?", max_new_tokens=2)
+    view = dashboard(session)
+    assert view.state["requests"] == session.stats.requests
+    view.close()
+
+
+def test_a_running_request_shows_its_tokens_and_speed(session, dash):
+    seen = []
+    dash.observe(lambda change: seen.append(change["new"]), "live")
+    session.generate("Who pays ?", max_new_tokens=100)
+    until(lambda: dash.state["requests"] == 1 and not dash.live)
+    counts = [live["tokens"] for live in seen if live]
+    assert counts == sorted(counts)
+    assert len(counts) >= 2
+    assert any(live["tokens_per_s"] for live in seen if live)
+    assert seen[-1] == {}
+
+
+def test_a_closed_dashboard_hears_nothing(session):
+    view = dashboard(session)
+    heard = len(session.events._listeners)
+    view.close()
+    assert len(session.events._listeners) == heard - 1
+
+
+def test_strategy_and_budget_act_on_the_session(session, dash):
+    tell(dash, do="use", strategy="cacheblend", value=0.4)
+    assert session.strategy.spec == "cacheblend(budget=0.4)"
+    until(lambda: dash.state["picked"] == {"strategy": "cacheblend", "value": 0.4})
+    tell(dash, do="use", strategy="kvlink", value=None)
+    assert session.strategy.spec == "cacheblend(budget=0.4)"
+    until(lambda: dash.state["said"])
+    assert "\n" not in dash.state["said"]
+    tell(dash, do="use", strategy="prefix", value=None)
+    until(lambda: dash.state["said"] == "")
+
+
+def test_a_paused_dashboard_is_sent_nothing_and_misses_nothing(session, dash):
+    tell(dash, do="pause")
+    until(lambda: dash.state["paused"])
+    time.sleep(0.15)
+    session.generate("Who pays ?", max_new_tokens=2)
+    time.sleep(0.3)
+    assert dash.state["requests"] == 0
+    tell(dash, do="resume")
+    until(lambda: dash.state["requests"] == 1)
+
+
+def test_reset_leaves_the_session_alone(session, dash):
+    session.generate("Who pays ?", max_new_tokens=2)
+    held, served = session.store.nbytes, session.stats.requests
+    tell(dash, do="reset")
+    until(lambda: dash.state["requests"] == 0)
+    assert dash.state["rows"] == []
+    assert (session.store.nbytes, session.stats.requests) == (held, served)
+
+
+def test_evictions_during_a_request_do_not_stand_in_its_way():
+    with nbkv.load("tiny", store="memory?device=3MiB") as session:
+        view = dashboard(session)
+        for number in range(12):  # the store tells of evictions while it is locked, and is looked at all the time
+            session.generate(f"{number} " + "word " * 200, max_new_tokens=2)
+            view.refresh()
+        until(lambda: view.state["evictions"] == session.stats.evictions > 0)
+        session.use_store("memory")
+        view.refresh()
+        until(lambda: view.state["evictions"] == 0)
+    view.refresh()
+    until(lambda: view.state["closed"])
+    view.close()
+
+
+def test_choices_are_the_registry_with_what_this_model_can_do(session):
+    found = {one["name"]: one for one in choices(session)}
+    assert list(found) == nbkv.strategies()["name"].tolist()
+    assert found["cacheblend"]["knob"] == "budget"
+    assert found["full"]["knob"] == ""
+    assert "weights" in found["kvlink"]["why"]
+    assert spec({"strategy": "full", "value": 0.5}) == "full"
+    assert spec({"strategy": "epic", "value": 0.25}) == "epic(budget=0.25)"
+
+
+def test_the_playground_runs_what_was_picked(session, play):
+    tell(play, do="run", strategy="cacheblend", value=0.5, order=["rate", "notes"], text="Who pays ?", max_new=5)
+    until(lambda: play.cards)
+    result = session.last
+    assert result.strategy == "cacheblend(budget=0.5)"
+    assert [name for name, *_ in result.chunks] == ["rate", "notes"]
+    assert play.cards[0]["html"] == result._repr_html_()
+    until(lambda: not play.state["running"])
+    assert "rate, notes" in repr(play)
+    tell(play, do="clear")
+    assert play.cards == []
+
+
+def test_a_run_on_a_busy_session_is_one_clear_line(session, play):
+    stream = session.stream("Who pays ?", max_new_tokens=4)
+    next(stream)
+    tell(play, do="run", strategy="full", order=[], text="Who ?")
+    until(lambda: play.state["said"])
+    assert play.state["said"].startswith("the session is busy with a request: wait for it to end or stop it")
+    assert not play._running.locked()
+    stream.close()
+    assert play.cards == []
+
+
+def test_what_cannot_be_run_is_said_in_one_line(play):
+    tell(play, do="run", strategy="full", order=[], text="")
+    until(lambda: play.state["said"])
+    assert play.state["said"].startswith("there is nothing to run")
+    tell(play, do="run", strategy="cacheblend", value=7, order=["notes"], text="Who ?")
+    until(lambda: "budget" in play.state["said"])
+    until(lambda: not play.state["running"])
+
+
+def test_a_run_can_be_stopped(session, play):
+    tell(play, do="run", strategy="full", order=[], text="Who pays ?", max_new=3000)
+    until(lambda: len(play.state["text"]) > 20)
+    tell(play, do="stop")
+    until(lambda: play.cards, 2)
+    assert "interrupted" in play.cards[0]["text"]
+    assert session.last.finish_reason == "interrupted"
+
+
+@pytest.mark.parametrize("make", [dashboard, playground])
+def test_views_have_a_static_picture_and_words(session, make):
+    view = make(session)
+    bundle = view._repr_mimebundle_()
+    assert bundle[VIEW]["model_id"] == view.model_id
+    assert bundle["text/plain"] == repr(view)
+    assert "tiny" in bundle["text/plain"]
+    assert "<script" not in bundle["text/html"]
+    assert len(bundle["text/html"].encode()) < 200_000
+    assert len(json.dumps(view.get_state()).encode()) < 60_000  # what a notebook keeps if it keeps widgets
+    view.close()
+
+
+def test_loading_the_extension_loads_no_widgets():
+    code = (
+        "from IPython.core.interactiveshell import InteractiveShell as S; shell = S.instance();"
+        "shell.run_line_magic('load_ext', 'nbkv'); import sys;"
+        "print([name for name in ('anywidget', 'ipywidgets', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
