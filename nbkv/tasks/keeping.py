@@ -45,9 +45,9 @@ _ROOM = 24  # tokens that an answer may be longer than the right one
 _NEVER = 64  # tokens: no block has so many, so nothing is refreshed inside of one
 
 
-def sparse(densities: Sequence[float] = DENSITIES) -> list[str]:
+def sparse(densities: Sequence[float] = DENSITIES, tau: int = _NEVER) -> list[str]:
     """Return sparse attention with and without the rest that it leaves out, at each density."""
-    fixed = f"tau={_NEVER}, threshold=None, min_gain=0"
+    fixed = f"tau={tau}, threshold=None, min_gain=0"
     return [f"flashblock({fixed}, density={share}, residual={kept})" for share in densities for kept in (True, False)]
 
 
@@ -143,7 +143,7 @@ def main(model: str = "tiny-diffusion", folder: str = "docs", n: int = COUNT, bl
     for block in blocks:
         with nbkv.load(model, block_size=block, strategy=FULL) as session:
             for unmask in UNMASK:
-                specs = [FULL, *TAUS, *(sparse() if unmask == UNMASK[0] else ())]
+                specs = [FULL, *TAUS, *((*sparse(tau=2), *sparse()) if unmask == UNMASK[0] else ())]
                 rows += measure(session, items, specs, unmask)
             name = session.model_name
     regime = f"`{name}`, {n} reports of 48 lines of notes, seed {SEED}, float32, reuse forced"

@@ -53,12 +53,13 @@ def test_sparse_rows_come_in_pairs():
 
 def test_the_command_writes_the_table(blockwise_reader, tmp_path, monkeypatch):
     monkeypatch.setattr(keeping, "TAUS", (EXACT,))
-    monkeypatch.setattr(keeping, "sparse", lambda: sparse((0.3,)))
+    monkeypatch.setattr(keeping, "sparse", lambda tau=64: sparse((0.3,), tau)[:1])
     monkeypatch.setattr(keeping, "report", lambda **_: nbkv.tasks.report(seed=1, n=1, chunks=4, lines=4, distance=0))
     monkeypatch.setattr(keeping, "_ROOM", -24)
     keeping.main(str(blockwise_reader), str(tmp_path), n=1, blocks=(8,))
     table = json.loads((tmp_path / "tables" / "flashblock.json").read_text(encoding="utf-8"))
 
-    assert [row["strategy"] for row in table["rows"]] == [FULL, EXACT, *sparse((0.3,)), FULL, EXACT]
+    pair = [sparse((0.3,), tau)[0] for tau in (2, 64)]
+    assert [row["strategy"] for row in table["rows"]] == [FULL, EXACT, *pair, FULL, EXACT]
     assert {row["block"] for row in table["rows"]} == {8}
     assert "1 reports" in table["regime"]
