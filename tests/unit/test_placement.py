@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -104,11 +105,13 @@ def test_requests_do_not_read_the_weights_again(load, words, monkeypatch):
     assert not read
 
 
-def test_every_layer_is_handed_all_it_needs_to_move(load):
+@pytest.mark.parametrize("ranges", [False, True], ids=["mask", "ranges"])
+def test_every_layer_is_handed_all_it_needs_to_move(load, ranges):
     """Two GPUs need it: accelerate moves a layer's arguments, so states, masks and angles must be among them."""
     from accelerate.hooks import ModelHook, add_hook_to_module
 
     session, seen = load(), []
+    adapter = replace(session.adapter, capabilities=replace(session.adapter.capabilities, ranges=ranges))
 
     class Border(ModelHook):
         def pre_forward(self, module, *args, **kwargs):
@@ -122,12 +125,13 @@ def test_every_layer_is_handed_all_it_needs_to_move(load):
     with torch.no_grad():
         expected = session.adapter.model(ids[None]).logits[0]
     seen.clear()
-    session.adapter.forward(ids, cache, start=0)
-    got = session.adapter.recompute(ids[rows], rows, cache, keep=3)
+    adapter.forward(ids, cache, start=0)
+    got = adapter.recompute(ids[rows], rows, cache, keep=3)
 
     assert torch.allclose(got, expected[rows], atol=1e-4)
     assert len(seen) == 2
-    assert {"attention_mask", "position_embeddings", "past_key_values"} <= set(seen[1])
+    assert {"position_embeddings", "past_key_values"} <= set(seen[1])
+    assert ("attention_mask" in seen[1]) is not ranges  # ranges of keys go to where the queries are
 
 
 @pytest.mark.parametrize("installed", [True, False])
