@@ -56,7 +56,7 @@ def test_panel_follows_a_busy_cell_and_stop_ends_it(lab, notebook):
     assert min(first) < 500
     for _ in range(2):
         lab.run(2, wait=False)
-        generating(lab, 100)
+        generating(lab, 400)
         lab.shot("busy")
         lab.page.evaluate("() => { window.pressed = performance.now() }")
         lab.panel.get_by_role("button", name="Stop").click()
@@ -70,7 +70,7 @@ def test_panel_follows_a_busy_cell_and_stop_ends_it(lab, notebook):
     lab.run(3, 4)
     reason, tokens, has_text = output(lab, 3).split()
     assert (reason, has_text) == ("interrupted", "True")
-    assert 100 < int(tokens) < 1500
+    assert 400 < int(tokens) < 1500
     assert "interrupted" in output(lab, 2)
     assert "40 tokens" in output(lab, 4)
     lab.width(280)
