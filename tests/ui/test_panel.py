@@ -12,21 +12,23 @@ from playwright.sync_api import expect
 LONG = "%%kvgen -n 1500 --out long\n{{ notes }}{{ question }}"
 SHORT = "%%kvgen -n 40 --out short\n{{ notes }}Who bought the lamp?"
 DOING = "document.querySelector('#nbkv-panel .nbkv-lab-now .nbkv-lab-number')?.textContent"
-# Takes down when a cell begins and ends, when the panel first says that it runs, and all that it says meanwhile.
+# Takes down when a cell begins and ends, when the panel first says something new of it, and all that it says meanwhile.
 WATCH = """() => {
     const panel = document.querySelector('#nbkv-panel');
     const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
+    const said = () => ['.nbkv-lab-now', '.nbkv-lab-figures'].map(it => panel.querySelector(it)?.textContent).join();
+    let last = said();
     window.seen = {};
     kernel.iopubMessage.connect((_, message) => {
         if (message.header.msg_type === 'execute_input') window.seen = { began: performance.now(), texts: [] };
     });
     kernel.statusChanged.connect(() => { if (kernel.status === 'idle') window.seen.ended ??= performance.now(); });
     new MutationObserver(() => {
+        if (!window.seen.texts || said() === last) return;
+        last = said();
+        window.seen.first ??= performance.now();
         const now = panel.querySelector('.nbkv-lab-now');
-        if (now?.dataset.running === 'true' && window.seen.texts) {
-            window.seen.first ??= performance.now();
-            if (kernel.status === 'busy') window.seen.texts.push(now.textContent);
-        }
+        if (now?.dataset.running === 'true' && kernel.status === 'busy') window.seen.texts.push(now.textContent);
     }).observe(panel, { subtree: true, childList: true, characterData: true, attributes: true });
 }"""
 
