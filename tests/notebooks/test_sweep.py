@@ -122,10 +122,10 @@ def test_report_of_nothing_is_an_error(tmp_path):
 
 def test_the_examples_in_the_readme_run(write, tmp_path):
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    example, chunks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    example, chunks, blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     texts = "contract_text, minutes_text = item.chunks[:2]"
     look = "nbkv.record(rate=session.history()['hit_rate'].iloc[1], n=len(session.history()))"
-    sweep = run(write("example", "seed = 0", example, look, texts, chunks), out_dir=tmp_path / "out")
+    sweep = run(write("example", "seed = 0", example, look, texts, chunks, blocks), out_dir=tmp_path / "out")
 
     assert not sweep.failed, sweep.failed[0].error
     assert sweep.runs[0].records["rate"] > 0.8
