@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ import torch
 from nbkv.errors import BadOption, UnknownName, UnsupportedModel, closest
 from nbkv.events import Bus, Event
 from nbkv.kv import Space
+from nbkv.literals import arguments
 from nbkv.models.adapter import AnyCache, ModelAdapter, Work
 from nbkv.models.diffusion.block import Block, opened
 from nbkv.models.prompt import Prompt
@@ -238,11 +238,8 @@ def split(specs: str | Sequence[str | Strategy]) -> list[str | Strategy]:
 def _options(cls: type[Strategy], text: str, spec: str) -> dict[str, Any]:
     known = [option.name for option in fields(cls)]
     try:
-        call = ast.parse(f"f({text})", mode="eval").body
-        assert isinstance(call, ast.Call)  # noqa: S101
-        values = [ast.literal_eval(argument) for argument in call.args]
-        options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, AssertionError) as error:
+        values, options = arguments(text)
+    except ValueError as error:
         message = f"cannot read the options of {spec!r} (accepted: name(option=value, …) with plain values)"
         raise BadOption(message) from error
     if len(values) > 1 or (values and not known):

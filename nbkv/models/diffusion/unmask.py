@@ -7,7 +7,6 @@ them share ``size`` tokens as evenly as can be, the first ones take what is left
 
 from __future__ import annotations
 
-import ast
 import re
 from abc import abstractmethod
 from dataclasses import dataclass, fields
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from nbkv.errors import BadOption, closest
+from nbkv.literals import arguments
 
 _SPEC = re.compile(r"\s*([a-z]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
@@ -153,11 +153,8 @@ def parse(spec: object) -> Rule:
 def _options(name: str, text: str, spec: str) -> dict[str, object]:
     known = [option.name for option in fields(_RULES[name])]  # type: ignore[arg-type]
     try:
-        call = ast.parse(f"f({text})", mode="eval").body
-        assert isinstance(call, ast.Call)  # noqa: S101
-        values = [ast.literal_eval(argument) for argument in call.args]
-        named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, AssertionError) as error:
+        values, named = arguments(text)
+    except ValueError as error:
         message = f"cannot read the options of unmask={spec!r} (accepted: {_usage(name)})"
         raise BadOption(message) from error
     options = {**dict(zip([_FIRST.get(name, "steps")], values, strict=False)), **named}
