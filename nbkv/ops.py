@@ -52,10 +52,7 @@ def partial_attention(
     ``T = 0``, give 0 and -inf.
     """
     out, lse = kernels.dense_attention(q, k, v, scale=scale, mask=mask, softcap=softcap)
-    if sinks is None:
-        return out, lse
-    total = torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
-    return out * torch.exp(lse - total)[..., None].to(out.dtype), total
+    return (out, lse) if sinks is None else kernels.with_sinks(out, lse, sinks)
 
 
 def merge_states(parts: Iterable[State]) -> State:

@@ -5,7 +5,7 @@ The reference is the CPU path; ``fused=True`` launches Triton on a CUDA device, 
 """
 
 from nbkv_kernels._triton import runs_on
-from nbkv_kernels.dense import dense_attention
+from nbkv_kernels.dense import dense_attention, with_sinks
 from nbkv_kernels.kv_deviation import kv_deviation
 from nbkv_kernels.merge_states import merge_states
 from nbkv_kernels.project_kv import Projection, project_kv
@@ -24,4 +24,5 @@ __all__ = [
     "runs_on",
     "shared_prefix_attention",
     "turned",
+    "with_sinks",
 ]

@@ -49,6 +49,12 @@ def dense_attention(
     return out.reshape(batch, heads, rows, value_width), lse.reshape(batch, heads, rows)
 
 
+def with_sinks(out: torch.Tensor, lse: torch.Tensor, sinks: torch.Tensor) -> State:
+    """Return ``(out, lse)`` with the logits ``sinks`` ``[H]`` in the softmax too: they take a share and give nothing."""
+    whole = torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
+    return (out.to(lse.dtype) * (lse - whole).exp()[..., None]).to(out.dtype), whole
+
+
 def _on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, bias: torch.Tensor | None) -> State:
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001  (the public one keeps the lse)
     out, lse = kernel(q, k, v, attn_mask=bias, scale=scale)

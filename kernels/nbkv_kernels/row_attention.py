@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 
 from nbkv_kernels._triton import INTERPRETED, jit, power_of_two, tl, triton, tuned
-from nbkv_kernels.dense import dense_attention
+from nbkv_kernels.dense import dense_attention, with_sinks
 from nbkv_kernels.merge_states import merge_states
 
 _MASK = 1 << 24  # mask entries that the reference holds at a time: 64 MiB in float32
@@ -58,12 +58,7 @@ def row_attention(
     low, high = (bound.clamp(0, k.shape[2]).expand(batch, n) for bound in (lower, upper))
     run = _launch if fused and k.shape[2] and n else _reference
     out, lse = run(q, k, v, low, high, scale, softcap)
-    return (out, lse) if sinks is None else _with_sinks(out, lse, sinks)
-
-
-def _with_sinks(out: torch.Tensor, lse: torch.Tensor, sinks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    whole = torch.logaddexp(lse, sinks.to(torch.float32)[None, :, None])
-    return (out.to(torch.float32) * (lse - whole).exp()[..., None]).to(out.dtype), whole
+    return (out, lse) if sinks is None else with_sinks(out, lse, sinks)
 
 
 def _reference(
