@@ -212,13 +212,18 @@ class _Trial:
         )
         places, why = self._places(adapter, cache)
         if places is None or cache is None:
-            refused["relocation"] = refused["attention"] = why
-        elif why := self._why_no_attention(adapter, cache):
-            refused["attention"] = why
+            refused["relocation"] = refused["attention"] = refused["ranges"] = why
+        else:
+            if why := self._why_no_attention(adapter, cache):
+                refused["attention"] = why
+            if why := self._why_no_ranges(adapter, cache):
+                refused["ranges"] = why
+                self.notes.append(f"rows of a prompt run again attend under a mask, which takes memory: {why}")
         if layers is None:
             refused["walk"] = "its layers cannot be run one by one"
-        ranges = places is not None and cache is not None and self._ranges(adapter, cache)
-        found = replace(found, relocation=places is not None, attention="attention" not in refused, ranges=ranges)
+        found = replace(
+            found, relocation=places is not None, attention="attention" not in refused, ranges="ranges" not in refused
+        )
         where = None if layers is None else (layers.path, layers.name, layers.returns)
         return Record(found, tells_positions, where, places, tuple(self.notes), time.perf_counter() - began)
 
@@ -238,15 +243,15 @@ class _Trial:
             return None, f"rows of a prompt run again give other logits, by {error:.1e} (limit {self.limit:.1e})"
         return places, ""
 
-    def _ranges(self, adapter: ModelAdapter, cache: GrowingCache) -> bool:
-        """Return whether rows are right that attend over ranges of keys, computed by us instead of by the model."""
+    def _why_no_ranges(self, adapter: ModelAdapter, cache: GrowingCache) -> str:
+        """Return why attention is not computed by us, over ranges of keys; empty if rows are right that way."""
         adapter = replace(adapter, capabilities=replace(adapter.capabilities, ranges=True))
         rows = torch.arange(1, len(self.ids), 3, device=self.ids.device)
         try:
             error = _error(adapter.recompute(self.ids[rows], rows, cache, keep=len(rows)), self.expected[rows])
-        except Exception:  # noqa: BLE001  (as above)
-            return False
-        return error <= self.limit
+        except Exception as refusal:  # noqa: BLE001  (as above)
+            return f"its attention cannot be computed over ranges ({type(refusal).__name__})"
+        return "" if error <= self.limit else f"over ranges of keys its logits differ by {error:.1e}"
 
     def _why_no_attention(self, adapter: ModelAdapter, cache: GrowingCache) -> str:
         """Return why attention weights cannot be looked at; empty if they were, and give each layer's own output."""
