@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,21 @@ class LiveView(anywidget.AnyWidget):
         super().__init__(**traits)
         self.on_msg(self._on_message)
 
+    @abstractmethod
     def look(self) -> dict[str, Any]:
         """Return all there is to show, small and JSON-able."""
-        raise NotImplementedError
 
+    @abstractmethod
     def act(self, given: dict[str, Any]) -> None:
         """Do what the front end asked for; ``given["do"]`` says what."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text(self) -> str:
         """Return what there is to see, in words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def html(self) -> str:
         """Return what there is to see as a static page."""
-        raise NotImplementedError
 
     def touch(self) -> None:
         """Let the front end know soon that something has changed."""
