@@ -50,7 +50,7 @@ def dense_attention(
 
 
 def with_sinks(out: torch.Tensor, lse: torch.Tensor, sinks: torch.Tensor) -> State:
-    """Return ``(out, lse)`` with the logits ``sinks`` ``[H]`` in the softmax too: they take a share and give nothing."""
+    """Return ``(out, lse)`` with the logits ``sinks`` ``[H]`` in the softmax too: they take a share, give nothing."""
     whole = torch.logaddexp(lse, sinks.to(lse.dtype)[:, None])
     return (out.to(lse.dtype) * (lse - whole).exp()[..., None]).to(out.dtype), whole
 
