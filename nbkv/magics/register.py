@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from nbkv.lab import Lab
@@ -26,7 +27,7 @@ def register(shell: InteractiveShell) -> None:
     shell.input_transformers_cleanup.insert(0, help_without_cell)
     shell.events.register("post_run_cell", magics.shown.after_cell)
     _plain_text(shell).for_type_by_name(*_RESULT, _printer(magics))
-    if has_front_end(shell):
+    if has_front_end(shell) and os.environ.get("NBKV_PANEL") != "off":
         magics.lab = _open_lab(shell)
 
 

@@ -15,7 +15,8 @@ class ThisInterpreter(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         """Return the specification of a kernel of this interpreter."""
-        return KernelSpec(**get_kernel_dict())
+        # no panel is there to be told, and nbclient would warn of a comm that it does not know
+        return KernelSpec(**get_kernel_dict(), env={"NBKV_PANEL": "off"})
 
     @default("transport_encryption")
     def _encrypted(self) -> str:
