@@ -71,7 +71,7 @@ class Placing:
         """Fill ``layer``, and those before it, if that was not done yet."""
         if not self._filled:
             return
-        for unfilled in range(self._filled, layer + 1):
+        for unfilled in range(self._filled, min(layer, self._last) + 1):  # the last layers may have no K/V of their own
             self._fill(unfilled)
             self._filled = unfilled + 1
         if layer == self._last:
