@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import torch
@@ -32,6 +34,7 @@ from nbkv.models.walk import Call, Halted, Runner, Stretch, Walk
 from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
+_QUICK_S = 0.1  # a pass over one token that takes less is not followed layer by layer
 _STRIP = 1024  # rows of a block-diffusion prompt that run together: their mask is an explicit one, rows x keys
 
 
@@ -89,6 +92,7 @@ class ModelAdapter:
         inside = getattr(self.model, "get_base_model", lambda: self.model)()  # a PEFT wrapper hands everything on to it
         self._accepts = frozenset(inspect.signature(inside.forward).parameters)
         self._identity = Identity(self.model)
+        self._token_s = inf  # seconds that the last pass over one token took; not known yet
         self.device = input_device(self.model)
         self.dtype = compute_dtype(self.model)
 
@@ -387,17 +391,25 @@ class ModelAdapter:
             asked["logits_to_keep"] = keep
         if mask is not None:
             asked["attention_mask"] = mask
-        with torch.no_grad(), self.evaluating(), self._stepping(work, stretch, runner):
+        stepping = self._stepping(len(ids), work, stretch, runner)
+        began = time.perf_counter()
+        with torch.no_grad(), self.evaluating(), stepping or nullcontext():
             given = self.model(**asked)
+        if len(ids) == 1:
+            self._token_s = time.perf_counter() - began
         if isinstance(cache, HeldCache):
             cache.take(given[self._cache_name])
         logits: torch.Tensor = given.logits[0, -keep:]
-        if work is not None and self.walk is None:
+        if work is not None and stepping is None:
             work.token_layers += len(ids) * self.n_layers
         return logits
 
-    def _stepping(self, work: Work | None, stretch: Stretch | None, runner: Runner | None) -> Any:  # noqa: ANN401  (a context manager)
-        return nullcontext() if self.walk is None else self.walk.stepping(work, stretch, runner)
+    def _stepping(
+        self, rows: int, work: Work | None, stretch: Stretch | None, runner: Runner | None
+    ) -> AbstractContextManager[None] | None:
+        """Return in what a forward walks; None if it need not: a quick token is over before anybody could stop it."""
+        quick = rows == 1 and stretch is None and runner is None and self._token_s < _QUICK_S
+        return None if self.walk is None or quick else self.walk.stepping(work, stretch, runner)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

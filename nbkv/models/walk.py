@@ -76,7 +76,8 @@ class _Seat(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_layer"], name)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Take the call as it is: a module's own way there looks for hooks that a seat never has, at every token."""
         hidden = args[0] if args else kwargs.pop("hidden_states")
         hidden = self._arrive(Call(hidden, args[1:], kwargs))
         return hidden if self._returns is None else (hidden, *(None,) * (self._returns - 1))
