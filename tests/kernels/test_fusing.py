@@ -96,15 +96,15 @@ def test_logits_are_those_of_the_models_own_code(opened, launches, form):
     for kernels in ("torch", "triton"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NBKV_KERNELS", kernels)
-            sequence = Bounded(adapter, parse(form, 4), lambda _: 3, rows=25)
-            found[kernels] = [sequence.forward(range(3, 90)), sequence.forward([7]), sequence.forward([9, 11])]
+            sequence = Bounded(adapter, parse(form, 4), lambda _: 3, rows=20)
+            found[kernels] = [sequence.forward(range(3, 60)), sequence.forward([7]), sequence.forward([9, 11])]
         assert bool(launches) == (kernels == "triton")
     assert torch.equal(found["torch"][0], found["triton"][0])
     for one, other in zip(*found.values(), strict=True):
         assert (one - other).abs().max() < 1e-5 * max(1.0, float(one.abs().max()))
 
 
-FITTING = ["llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma2", "gemma3", "granite"]
+FITTING = ["llama", "mistral", "qwen2", "qwen3", "mixtral", "gemma2", "gemma3", "granite"]
 
 
 @pytest.mark.parametrize(("family", "changes"), [*((family, {}) for family in FITTING), ("llama", YARN)])
@@ -234,14 +234,17 @@ def test_weights_are_read_when_they_are_used(opened):
     assert fuse(adapter, learn(adapter))[0] is not way  # other weights: found out again
 
 
-def test_nothing_is_made_beside_the_open_buffer(opened, monkeypatch):
+def test_nothing_is_made_beside_the_open_buffer(opened, monkeypatch, launches):
+    """The planner restores in this way too, so what it measures is what the kernel takes."""
     adapter, peaks = opened("qwen3", **WIDE).adapter, {}
     for kernels in ("torch", "triton"):
         monkeypatch.setenv("NBKV_KERNELS", kernels)
         sequence = made_up(adapter, parse("layers", 4), 200)
         sequence.cache.peak = 0
+        launches.clear()
         sequence.restore()
         peaks[kernels] = sequence.cache.peak
+        assert len(launches) == (0 if kernels == "torch" else 4 * 7)  # blocks of 32 rows
         held = sequence.cache.nbytes + sequence.cache.beside()
     whole = 2 * 4 * 32 * 201 * 4  # K and V of a layer's 201 tokens
     assert peaks["torch"] > peaks["triton"]
