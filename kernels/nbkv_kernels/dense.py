@@ -66,7 +66,7 @@ def _masked_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: 
     (batch, heads, rows, width), (shared, keys) = q.shape, k.shape[1:3]
     groups = heads // shared
     bias = _additive(mask, q.dtype)
-    hidden = torch.isneginf(bias).all(-1)
+    hidden = torch.isneginf(bias.amax(-1))
     if bias.dim() == 4 and bias.shape[1] > 1:  # noqa: PLR2004  (a mask of each head's own)
         bias = bias.expand(batch, heads, rows, keys).reshape(batch * shared, groups, rows, keys)
     elif bias.dim() == 4 and bias.shape[0] > 1:  # noqa: PLR2004
@@ -116,4 +116,4 @@ def _plain(
 def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if mask.dtype != torch.bool:
         return mask.to(dtype)
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+    return torch.full(mask.shape, -torch.inf, dtype=dtype, device=mask.device).masked_fill_(mask, 0.0)

@@ -17,7 +17,7 @@ from nbkv_kernels.dense import dense_attention, with_sinks
 from nbkv_kernels.merge_states import merge_states
 
 _MASK = 1 << 24  # mask entries that the reference holds at a time: 64 MiB in float32
-_ROWS = 512  # and rows: a stretch reads no key behind its last row, so short ones leave more out
+_ROWS = 128  # and rows: a stretch reads no key behind its last row, so short ones leave more out
 _PROGRAMS = 264  # programs that keep a large GPU busy: two for each of 132 multiprocessors
 _FEW = 16  # rows: one tile holds them all, and keys are what counts
 _SPLIT = 512  # keys that are worth a program of their own
@@ -72,18 +72,18 @@ def _reference(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run stretches of rows, so that masks stay small, each over the keys that any of its rows sees."""
     step = max(1, min(_ROWS, _MASK // max(1, len(q) * k.shape[2])))
-    outs, lses = [], []
+    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     for start in range(0, max(1, q.shape[2]), step):
         rows = slice(start, start + step)
         first, last = _extent(low[:, rows], high[:, rows])
         keys = torch.arange(first, last, device=q.device)
-        mask = (keys >= low[:, rows, None]) & (keys < high[:, rows, None])
+        mask = keys >= low[:, rows, None]
+        mask &= keys < high[:, rows, None]
         seen = None if bool(mask.all()) else mask[:, None]
         parts = q[:, :, rows], k[:, :, first:last], v[:, :, first:last]
-        out, lse = dense_attention(*parts, scale=scale, mask=seen, softcap=softcap)
-        outs.append(out)
-        lses.append(lse.to(torch.float32))
-    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
+        out[:, :, rows], lse[:, :, rows] = dense_attention(*parts, scale=scale, mask=seen, softcap=softcap)
+    return out, lse
 
 
 def _extent(low: torch.Tensor, high: torch.Tensor) -> tuple[int, int]:

@@ -95,6 +95,8 @@ class Placing:
             if keys.shape[0]:
                 self._put(layer, keys, values, piece)
         self.cache.layers[layer].cover(self.length)
+        if layer == len(self.cache.layers) - 1:
+            self._angles.clear()
 
     def _put(self, layer: int, keys: torch.Tensor, values: torch.Tensor, piece: Piece) -> None:
         turning = self.rope.layers[layer]
