@@ -71,7 +71,8 @@ def _reference(
     softcap: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run stretches of rows, so that masks stay small, each over the keys that any of its rows sees."""
-    step = max(1, min(_ROWS, _MASK // max(1, len(q) * k.shape[2])))
+    heads = 1 if softcap is None else q.shape[1]  # scores that are capped are written out, head by head
+    step = max(1, min(_ROWS, _MASK // max(1, len(q) * heads * k.shape[2])))
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     for start in range(0, max(1, q.shape[2]), step):

@@ -27,7 +27,7 @@ from nbkv.strategy import Request, parse
 NAMES = [name for name in registry.names() if issubclass(registry.get(name), Blend)]
 BUDGETED = [name for name in NAMES if any(field.name == "budget" for field in dataclasses.fields(registry.get(name)))]
 SHAPE = {"num_hidden_layers": 6, "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 4096}
-FAMILIES = {"llama": SHAPE, "mistral": SHAPE | {"sliding_window": 256}, "gemma3": SHAPE | {"sliding_window": 256}}
+FAMILIES = {"llama": SHAPE, **dict.fromkeys(["mistral", "gemma3"], SHAPE | {"sliding_window": 256})}
 ROW_BYTES = 128  # of a row's id and position, the edges of what it sees, and what a method notes of it
 
 

@@ -1,9 +1,11 @@
 """Attention over ranges of keys: the same logits as under a mask by true position, and no mask."""
 
+import importlib
 from dataclasses import replace
 
 import pytest
 import torch
+from nbkv_kernels import dense_attention
 
 from nbkv.models import masks, weights
 from nbkv.models.adapter import Work
@@ -57,6 +59,23 @@ def test_while_attention_is_watched_no_mask_is_made_either(make_model, monkeypat
         assert (one.layer, one.rows.tolist()) == (other.layer, other.rows.tolist())
         assert (one.weights - other.weights).abs().max() < 1e-5
         assert (one.output - other.output).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("family", "heads"), [("llama", 1), ("gemma2", 4)])
+def test_masks_and_capped_scores_are_written_out_for_few_rows_at_a_time(make_model, monkeypatch, family, heads):
+    adapter, sizes = adapt(make_model(family), family), []
+    kernel = importlib.import_module("nbkv_kernels.row_attention")
+
+    def dense(q, k, v, **options):
+        sizes.append(heads * q.shape[2] * k.shape[2])
+        return dense_attention(q, k, v, **options)
+
+    plain = recomputed(adapter, ranges=True)[0]
+    monkeypatch.setattr(kernel, "dense_attention", dense)
+    monkeypatch.setattr(kernel, "_MASK", 400)
+    assert (recomputed(adapter, ranges=True)[0] - plain).abs().max() < 1e-4
+    assert len(sizes) > adapter.n_layers
+    assert max(sizes) <= 400
 
 
 def test_whoever_stands_between_has_ranges_handed_on(make_model):
