@@ -51,14 +51,18 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """Hidden states ``[..., rows, H]`` of some rows that have been through the layers before ``layer``."""
+    """Hidden states ``[..., rows, H]`` of some rows that have been through the layers before ``layer``.
+
+    ``known``: their K/V in ``layer`` were made too, and counted as if that layer had run.
+    """
 
     hidden: torch.Tensor
     layer: int
+    known: bool = False
 
     def keep(self, which: torch.Tensor) -> Front:
         """Return the front of the rows at indices ``which`` of these."""
-        return Front(self.hidden.index_select(-2, which.to(self.hidden.device)), self.layer)
+        return replace(self, hidden=self.hidden.index_select(-2, which.to(self.hidden.device)))
 
 
 @dataclass(eq=False)
@@ -272,7 +276,7 @@ class ModelAdapter:
 
         def take(calls: Sequence[Call]) -> torch.Tensor:
             taken.extend(calls)
-            raise Halted(calls[0].hidden)
+            raise Halted(calls[0].hidden, 0)
 
         positions = torch.arange(start, start + len(ids), device=self.device)
         try:
@@ -300,7 +304,7 @@ class ModelAdapter:
         cover them. ``since`` goes on from hidden states of these very rows. Needs rotary or learned positions
         (``UnsupportedModel`` is the strategy's to raise).
         """
-        first, hidden = (0, None) if since is None else (since.layer, since.hidden)
+        first, hidden = _begin(since, work)
         stretch = Stretch(first, self.n_layers, hidden, before)
         with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work, stretch=stretch)
@@ -326,14 +330,29 @@ class ModelAdapter:
         before: Callable[[int], None] | None = None,
     ) -> Front:
         """Run the same rows up to layer ``stop`` only, and return where they stand; needs the walk."""
-        first, hidden = (0, None) if since is None else (since.layer, since.hidden)
+        first, hidden = _begin(since, work)
         with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             try:
                 self._run(ids, rows, cache, keep=1, mask=mask, work=work, stretch=Stretch(first, stop, hidden, before))
             except Halted as halted:
-                return Front(halted.hidden, stop)
+                return Front(halted.hidden, halted.layer, halted.known)
         message = f"layers end at {self.n_layers}, and a pass that stops at {stop} is no part of one"
         raise ValueError(message)
+
+    def look(
+        self,
+        ids: torch.Tensor,
+        rows: torch.Tensor,
+        cache: GrowingCache,
+        *,
+        layer: int,
+        work: Work,
+        since: Front | None = None,
+        before: Callable[[int], None] | None = None,
+    ) -> Front:
+        """Run the same rows up to ``layer`` and make their K/V there, no more; return where they stand: before it."""
+        with cache.ending(layer):
+            return self.advance(ids, rows, cache, stop=layer + 1, work=work, since=since, before=before)
 
     @contextmanager
     def _seen(self, rows: torch.Tensor, n_keys: int) -> Iterator[torch.Tensor | dict[str, torch.Tensor] | None]:
@@ -395,3 +414,12 @@ class ModelAdapter:
         finally:
             for module in parts:
                 module.training = True
+
+
+def _begin(since: Front | None, work: Work | None) -> tuple[int, torch.Tensor | None]:
+    """Return the first layer that rows ``since`` a front run through, and with what; what was counted counts once."""
+    if since is None:
+        return 0, None
+    if since.known and work is not None:
+        work.token_layers -= since.hidden.shape[-2]
+    return since.layer, since.hidden

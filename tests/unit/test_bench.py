@@ -198,6 +198,19 @@ def test_passes_run_again_are_what_was_run():
         torch.testing.assert_close(again, exact, atol=1e-4, rtol=1e-4)
         assert "recompute" not in vars(adapter)
 
+        with recording(adapter) as looked:
+            work = Work()
+            front = adapter.look(tensor, rows, cache, layer=1, work=work)
+            twice = adapter.recompute(tensor[kept], kept, cache, since=front.keep(kept), work=work)[-1]
+        assert [(each.start, each.stop, each.looks, each.known) for each in looked] == [
+            (0, 2, True, False),
+            (1, 4, False, True),
+        ]
+        assert token_layers(looked) == work.token_layers == token_layers(passes)
+        assert flops(adapter, looked) < flops(adapter, passes)
+        torch.testing.assert_close(twice, once)
+        torch.testing.assert_close(run_again(adapter, tensor, ready(adapter, ids), looked), once)
+
 
 def test_block_diffusion_is_measured_where_tau_1_gives_the_same_tokens(monkeypatch):
     from nbkv.bench import diffusion_flashblock as bench_of
