@@ -76,7 +76,7 @@ def _masked_on_cpu(
     (batch, heads, rows, width), (shared, keys) = q.shape, k.shape[1:3]
     groups = heads // shared
     bias = _additive(mask, q.dtype)
-    hidden = torch.isneginf(bias).all(-1) if hidden is None else hidden
+    hidden = torch.isneginf(bias.amax(-1)) if hidden is None else hidden
     if bias.dim() == 4 and bias.shape[1] > 1:  # noqa: PLR2004  (a mask of each head's own)
         bias = bias.expand(batch, heads, rows, keys).reshape(batch * shared, groups, rows, keys)
     elif bias.dim() == 4 and bias.shape[0] > 1:  # noqa: PLR2004
@@ -128,4 +128,4 @@ def _plain(
 def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if mask.dtype != torch.bool:
         return mask.to(dtype)
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+    return torch.full(mask.shape, -torch.inf, dtype=dtype, device=mask.device).masked_fill_(mask, 0.0)

@@ -71,17 +71,18 @@ def _reference(
     softcap: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run stretches of rows, so that masks stay small, each over the keys that any of its rows sees."""
-    step = max(1, min(_stretch(high), _MASK // max(1, len(q) * k.shape[2])))
-    outs, lses = [], []
+    heads = 1 if softcap is None else q.shape[1]  # scores that are capped are written out, head by head
+    step = max(1, min(_stretch(high), _MASK // max(1, len(q) * heads * k.shape[2])))
+    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     for start in range(0, max(1, q.shape[2]), step):
         rows = slice(start, start + step)
         first, last = _extent(low[:, rows], high[:, rows])
         bias, hidden = _bias(low[:, rows], high[:, rows], first, last, q.dtype)
         parts = q[:, :, rows], k[:, :, first:last], v[:, :, first:last]
-        out, lse = dense_attention(*parts, scale=scale, mask=bias, softcap=softcap, hidden=hidden)
-        outs.append(out)
-        lses.append(lse.to(torch.float32))
-    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
+        given = dense_attention(*parts, scale=scale, mask=bias, softcap=softcap, hidden=hidden)
+        out[:, :, rows], lse[:, :, rows] = given
+    return out, lse
 
 
 def _stretch(high: torch.Tensor) -> int:

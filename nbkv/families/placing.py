@@ -94,6 +94,8 @@ class Placing:
             if keys.shape[0]:
                 self._put(layer, keys, values, piece)
         self.cache.layers[layer].cover(self.length)
+        if layer == self._last:
+            self._angles.clear()
 
     def _put(self, layer: int, keys: torch.Tensor, values: torch.Tensor, piece: Piece) -> None:
         turning = self.rope.layers[layer]

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, LinearAttentionLayer
 
 from nbkv.models import masks
-from nbkv.models.attention import implementation, stood_in
+from nbkv.models.attention import implementation
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.diffusion.gemma import Canvas
@@ -35,7 +35,7 @@ from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
 _QUICK_S = 0.1  # a pass over one token that takes less is not followed layer by layer
-_STRIP = 1024  # rows of a block-diffusion prompt that run together: their mask is an explicit one, rows x keys
+_STRIP = 1024  # rows of a block-diffusion prompt that run together where they need a mask: rows x keys
 
 
 @dataclass
@@ -211,7 +211,8 @@ class ModelAdapter:
         are then those of the last row that ran, and empty if none had to.
         """
         stop = self.capabilities.whole(len(ids))
-        strip = stop if self.capabilities.block is None else max(1, self.capabilities.whole(_STRIP))
+        masked = self.capabilities.block is not None and not self.capabilities.ranges
+        strip = max(1, self.capabilities.whole(_STRIP)) if masked else max(1, stop)
         logits = torch.empty(0, device=self.device)
         for at in range(start, stop, strip):
             some = self.tensor(ids[at : min(at + strip, stop)])
@@ -360,7 +361,7 @@ class ModelAdapter:
     @contextmanager
     def _seen(self, rows: torch.Tensor, n_keys: int) -> Iterator[torch.Tensor | dict[str, torch.Tensor] | None]:
         """Within the block ``rows`` see by true position: under the mask it gives, or over ranges of keys (None)."""
-        if self.capabilities.ranges and not stood_in(self.config):
+        if self.capabilities.ranges:
             with ranged(self.config, rows, self.capabilities):
                 yield None
         else:
