@@ -156,7 +156,7 @@ def test_branches_over_one_prefix_equal_each_over_its_own_copy(fused, draw, leng
     mine = draw(batch, heads, own, 64), draw(batch, heads, own, 64)
     upper = torch.tensor([[1, 2], [4, 5], [0, 3]], device=q.device)
     k, v = (torch.cat([p.expand(batch, -1, -1, -1), o], dim=2) for p, o in zip(prefix, mine, strict=True))
-    got = shared_prefix_attention(q, prefix, mine, upper, fused=fused)
+    got = shared_prefix_attention(q, [prefix], mine, upper, fused=fused)
     close(got, exact(q, k, v, upper + length))
 
 
