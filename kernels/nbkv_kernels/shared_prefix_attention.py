@@ -3,12 +3,14 @@
 All query rows of a K/V head, of every branch and every head of its group, become the rows of one attention over the
 prefix (cascade attention; Hydragen, arXiv 2402.05099); the branches' own keys are a second, batched attention; the
 parts are merged exactly by their log-sum-exp. Bytes: the prefix once, whatever the number of branches. The prefix may
-lie in several pieces.
+lie in several pieces. No part's output is rounded to half precision before they are merged: the result is rounded
+once, as that of one attention over all keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -18,6 +20,16 @@ from nbkv_kernels.row_attention import row_attention
 
 KV = tuple[torch.Tensor, torch.Tensor]
 State = tuple[torch.Tensor, torch.Tensor]
+
+_STRETCH = 1024  # keys that the reference widens at a time: such copies stay in a processor's cache
+
+
+class _How(NamedTuple):
+    """What holds for all parts."""
+
+    scale: float
+    softcap: float | None
+    fused: bool
 
 
 def shared_prefix_attention(
@@ -43,39 +55,52 @@ def shared_prefix_attention(
         if keys.shape[0] != own[0].shape[1] or q.shape[1] % max(1, keys.shape[0]):
             message = f"q {tuple(q.shape)}, prefix {tuple(keys.shape)} and own keys {tuple(own[0].shape)} do not fit"
             raise ValueError(message)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    how = _How(q.shape[-1] ** -0.5 if scale is None else scale, softcap, fused)
     parts, at = [], 0
     for keys, values in pieces:
-        edge = None if lower is None else lower - at
-        parts.append(_over_piece(q, keys, values, edge, scale, softcap, fused))
+        parts += _over_piece(q, keys, values, None if lower is None else lower - at, how)
         at += keys.shape[1]
-    edge = None if lower is None else lower - at
-    parts.append(_attend(q, *own, upper, edge, scale, softcap, fused))
+    parts += _over(q, *own, upper, None if lower is None else lower - at, how)
     out, lse = merge_states(*(torch.stack(side) for side in zip(*parts, strict=True)), fused=fused)
-    return (out, lse) if sinks is None else with_sinks(out, lse, sinks)
+    out, lse = (out, lse) if sinks is None else with_sinks(out, lse, sinks)
+    return out.to(q.dtype), lse
 
 
 def _over_piece(
-    q: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    lower: torch.Tensor | None,
-    scale: float,
-    softcap: float | None,
-    fused: bool,
-) -> State:
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lower: torch.Tensor | None, how: _How
+) -> list[State]:
     batch, heads, n, width = q.shape
-    if batch == 1 and not fused:  # the heads of a group share keys in the reference as it is
-        return _attend(q, keys[None], values[None], None, lower, scale, softcap, fused)
-    kv_heads, value_width = keys.shape[0], values.shape[2]
-    groups = heads // kv_heads
+    if batch == 1 and not how.fused:  # the heads of a group share keys in the reference as it is
+        return _over(q, keys[None], values[None], None, lower, how)
+    kv_heads, groups = keys.shape[0], heads // keys.shape[0]
     folded = q.reshape(batch, kv_heads, groups, n, width).transpose(0, 1).reshape(1, kv_heads, -1, width)
     if lower is not None:
         lower = lower.expand(batch, n)[:, None].expand(batch, groups, n).reshape(-1)
-    out, lse = _attend(folded, keys[None], values[None], None, lower, scale, softcap, fused)
-    back = (kv_heads, batch, groups, n)
-    out = out.reshape(*back, value_width).transpose(0, 1).reshape(batch, heads, n, value_width)
-    return out, lse.reshape(back).transpose(0, 1).reshape(batch, heads, n)
+
+    def unfolded(side: torch.Tensor) -> torch.Tensor:
+        rest = side.shape[3:]
+        return side.reshape(kv_heads, batch, groups, n, *rest).transpose(0, 1).reshape(batch, heads, n, *rest)
+
+    states = _over(folded, keys[None], values[None], None, lower, how)
+    return [(unfolded(out), unfolded(lse)) for out, lse in states]
+
+
+def _over(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    upper: torch.Tensor | None,
+    lower: torch.Tensor | None,
+    how: _How,
+) -> list[State]:
+    """Return the states of one part in float32; where its keys must be widened, of its stretches."""
+    wide = how.fused or q.dtype in {torch.float32, torch.float64}
+    step = max(1, k.shape[2]) if wide else _STRETCH
+    states = []
+    for at in range(0, max(1, k.shape[2]), step):
+        high, low = (None if edge is None else edge - at for edge in (upper, lower))
+        states.append(_attend(q, k[:, :, at : at + step], v[:, :, at : at + step], high, low, how))
+    return states
 
 
 def _attend(
@@ -84,12 +109,11 @@ def _attend(
     v: torch.Tensor,
     upper: torch.Tensor | None,
     lower: torch.Tensor | None,
-    scale: float,
-    softcap: float | None,
-    fused: bool,
+    how: _How,
 ) -> State:
-    if upper is None and lower is None and not fused:
-        out, lse = dense_attention(q, k, v, scale=scale, softcap=softcap)
+    if upper is None and lower is None and not how.fused:
+        wide = torch.promote_types(q.dtype, torch.float32)
+        out, lse = dense_attention(q.to(wide), k.to(wide), v.to(wide), scale=how.scale, softcap=how.softcap)
         return out, lse.to(torch.float32)
     upper = torch.full((q.shape[2],), k.shape[2], device=q.device) if upper is None else upper
-    return row_attention(q, k, v, upper, lower, scale=scale, softcap=softcap, fused=fused)
+    return row_attention(q, k, v, upper, lower, **how._asdict(), wide=True)

@@ -322,7 +322,7 @@ class MemoryStore:
             upper.payload, lower.payload = home[: len(upper.ids)].compact(), home[len(upper.ids) :].compact()
 
     def _end(self, lease: Lease) -> None:
-        for node in lease.nodes:
+        for node in lease.nodes[-1].path if lease.nodes else ():  # more nodes than at first where one was split
             node.leases -= 1
         for home, stop in lease.reads:
             home.readers.remove(stop)
