@@ -191,9 +191,8 @@ def test_parts_in_half_precision_are_rounded_once(fused, draw):
     """Parts that are rounded before their merge err by about 1.3 times as much."""
     q, k, v = (draw(1, 2, n, 64, dtype=torch.bfloat16) for n in (16, 1300, 1300))
     expected, _ = exact(q, k, v, torch.full((16,), 1300, device=q.device))
-    got, _ = shared_prefix_attention(
-        q, [(k[0, :, :1200], v[0, :, :1200])], (k[:, :, 1200:], v[:, :, 1200:]), fused=fused
-    )
+    prefix, own = (k[0, :, :1200], v[0, :, :1200]), (k[:, :, 1200:], v[:, :, 1200:])
+    got, _ = shared_prefix_attention(q, [prefix], own, fused=fused)
     assert got.dtype == torch.bfloat16
     rounding = (expected.to(torch.bfloat16).double() - expected).abs().mean()
     assert (got.double() - expected).abs().mean() < 1.1 * rounding
