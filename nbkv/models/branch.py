@@ -35,12 +35,16 @@ class BranchLayer(GrowingLayer):
 
 
 class BranchCache(GrowingCache):
-    """The tokens ``[base, length)`` of a sequence; ``pieces`` are views of those before. All positions are absolute."""
+    """The tokens ``[base, length)`` of a sequence; ``pieces`` are views of those before. All positions are absolute.
+
+    ``shared_bytes`` are those of the pieces, also when these have been let go.
+    """
 
     def __init__(self, base: int, n_layers: int) -> None:
         """Start without tokens of its own in each of ``n_layers`` layers."""
         self.base = base
         self.pieces: tuple[KV, ...] = ()
+        self.shared_bytes = 0
         super().__init__()
         self.extend(n_layers)
 
@@ -53,6 +57,7 @@ class BranchCache(GrowingCache):
             message = f"pieces of {held} tokens were given to a branch at {self.base}: give all before it, in order"
             raise ValueError(message)
         self.pieces = tuple(pieces)
+        self.shared_bytes = sum(piece.nbytes for piece in pieces) or self.shared_bytes
 
     @property
     def length(self) -> int:

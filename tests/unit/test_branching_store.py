@@ -179,6 +179,25 @@ def test_what_is_read_is_not_written_on():
     everything_is_true(store)
 
 
+def test_a_branch_point_need_not_be_where_nodes_end():
+    """After the store was cleared another prompt may hold the prefix and more in one piece."""
+    store, asked = MemoryStore(limit=2**40), prompts(2)
+    run(store, asked[0])
+    running = take(store, asked[1])
+    store.clear()
+    run(store, asked[1][:1400])
+    write(running, asked[1])
+    store.give(running, asked[1])
+    again = take(store, (*asked[1], 1))
+
+    assert again.line is running.line
+    assert again.matched == 2500
+    assert [piece.length for piece in again.line.buffer.pieces] == [1000]
+    assert holds(again, asked[1])
+    store.discard(again)
+    everything_is_true(store)
+
+
 def test_the_line_that_is_read_may_grow_at_its_end():
     store, asked = MemoryStore(limit=2**40), prompts(2)
     first = run(store, asked[0])
