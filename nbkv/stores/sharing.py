@@ -1,6 +1,8 @@
 """What a branch may read where it lives, and what it should rather copy into memory of its own.
 
-Each piece that is read elsewhere is one more part of every layer's attention, for every token; a copy costs once.
+Each piece that is read elsewhere is one more part of every layer's attention, for every token; a copy costs once. On a
+CPU in float32 (heads and widths of ``nbkv bench``'s s06) a part of 128 tokens makes a decoded token 9 % slower, of 256
+6 %, of 512 1 %, and of 1,024 5 % faster, as a group's query heads read its keys together; in bfloat16 none is slower.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from nbkv.kv import KV
 from nbkv.radix import Node
 from nbkv.stores.lines import Home, Line
 
-PART = 256  # tokens whose copy one more part of the attention is worth
+PART = 512  # tokens whose copy one more part of the attention is worth
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import nbkv
 from nbkv.models.adapter import Work
 from nbkv.stores import sharing
 
-PREFIX, TAIL = 300, 400
+PREFIX, TAIL = 600, 700
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_branches_answer_as_full_and_hold_the_prefix_once(session, words):
         assert not any("copied" in note for note in result.notes)
     assert result.tokens.reused == PREFIX + 1
     assert result.kv_bytes == {"memory": (PREFIX + 1 + TAIL + 5) * token_bytes(session)}
-    assert "301 tokens of KV are read where another branch keeps them: attention in 2 parts" in result.notes
+    assert "601 tokens of KV are read where another branch keeps them: attention in 2 parts" in result.notes
 
     tokens = PREFIX + 1 + 6 * (TAIL + 5)
     assert session.store.figures()[0]["tokens"] == tokens

@@ -150,14 +150,25 @@ def test_later_prompts_part_before_at_and_behind_a_branch_point(cut):
 
 
 def test_a_branch_of_a_branch_reads_two_pieces():
-    store, asked = MemoryStore(limit=2**40), prompts(2, tail=2000)
+    store, asked = MemoryStore(limit=2**40), prompts(2, tail=3000)
     for ids in asked:
         run(store, ids)
-    lease = take(store, (*asked[1][:1300], *range(90_000, 92_000)))
+    lease = take(store, (*asked[1][:1700], *range(90_000, 92_000)))
 
-    assert lease.line.base == 1300
-    assert [piece.length for piece in lease.line.buffer.pieces] == [1000, 300]
+    assert lease.line.base == 1700
+    assert [piece.length for piece in lease.line.buffer.pieces] == [1000, 700]
     store.discard(lease)
+    everything_is_true(store)
+
+
+def test_a_short_piece_behind_a_long_one_is_copied():
+    store, asked = MemoryStore(limit=2**40), prompts(2, tail=3000)
+    for ids in asked:
+        run(store, ids)
+    lease = run(store, (*asked[1][:1300], *range(90_000, 92_000)))
+
+    assert lease.line.base == 1000
+    assert lease.copied == 300
     everything_is_true(store)
 
 
@@ -238,12 +249,12 @@ def test_eviction_frees_a_branch_and_leaves_what_others_share():
 
 
 def test_short_prefixes_are_copied():
-    store, asked = MemoryStore(limit=2**40), prompts(2, prefix=200)
+    store, asked = MemoryStore(limit=2**40), prompts(2, prefix=sharing.PART)
     run(store, asked[0])
     lease = run(store, asked[1])
 
     assert lease.line.base == 0
-    assert lease.copied == 200
+    assert lease.copied == sharing.PART
 
 
 def test_who_cannot_go_on_from_a_branch_gets_a_whole_line():
