@@ -16,15 +16,17 @@ from typing import Any
 
 import nbkv_kernels as kernels
 import torch
-from nbkv_kernels import turned
+from nbkv_kernels import Projection, turned
 
 from nbkv.errors import BadOption
 
 __all__ = [
+    "Projection",
     "State",
     "kv_deviation",
     "merge_states",
     "partial_attention",
+    "project_kv",
     "rotate_gather",
     "row_attention",
     "shared_prefix_attention",
@@ -123,6 +125,19 @@ def rotate_gather(
     """
     use = fused(source[0])
     kernels.rotate_gather(source, target, turn, start=start, neighbours=neighbours, fused=use)
+
+
+def project_kv(
+    hidden: torch.Tensor,
+    weights: Projection,
+    turn: tuple[torch.Tensor, torch.Tensor],
+    target: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """Write keys and values of a layer's input ``hidden`` ``[n, d]`` over ``target`` ``[H, n, D]``.
+
+    ``turn`` is cosine and sine ``[n, D / 2]`` of the rows' positions, for pairs of halves.
+    """
+    kernels.project_kv(hidden, weights, turn, target, fused=fused(hidden))
 
 
 def kv_deviation(

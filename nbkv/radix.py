@@ -7,9 +7,11 @@ when a node was cut in two.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import count
 from typing import Generic, TypeVar
 
 P = TypeVar("P")
+_TICKS = count(1)  # of all trees together: a store compares uses across them
 
 
 class Node(Generic[P]):
@@ -50,17 +52,15 @@ class RadixTree(Generic[P]):
         """Start with a root that holds no tokens."""
         self.root: Node[P] = Node((), 0, None, None)
         self._on_split = on_split
-        self._tick = 0
 
     def match(self, ids: Sequence[Hashable]) -> list[Node[P]]:
         """Return the nodes that together are the longest known prefix of ``ids``; the last is split to end there."""
-        self._tick += 1
-        node, at, path = self.root, 0, []
+        tick, node, at, path = next(_TICKS), self.root, 0, []
         while at < len(ids) and (child := node.children.get(ids[at])) is not None:
             common = _common(child.ids, ids, at)
             if common < len(child.ids):
                 child = self._split(child, common)
-            child.used = self._tick
+            child.used = tick
             path.append(child)
             node, at = child, child.stop
         return path
@@ -72,15 +72,17 @@ class RadixTree(Generic[P]):
         if parent.stop == len(ids):
             return None
         node = Node(ids[parent.stop :], parent.stop, parent, payload)
-        node.used = self._tick
+        node.used = next(_TICKS)
         parent.children[node.ids[0]] = node
         return node
 
-    def remove(self, leaf: Node[P]) -> None:
-        """Take ``leaf`` (a node without children) out of the tree."""
+    @staticmethod
+    def remove(leaf: Node[P]) -> Node[P]:
+        """Take ``leaf`` (a node without children) out of its tree, and return the node above it."""
         assert leaf.parent is not None  # noqa: S101
         assert not leaf.children  # noqa: S101
         del leaf.parent.children[leaf.ids[0]]
+        return leaf.parent
 
     def nodes(self) -> Iterator[Node[P]]:
         """Yield every node below the root, parents before children."""

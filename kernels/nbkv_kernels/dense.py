@@ -22,12 +22,14 @@ def dense_attention(
     scale: float,
     mask: torch.Tensor | None = None,
     softcap: float | None = None,
+    hidden: torch.Tensor | None = None,
 ) -> State:
     """Return the output ``[B, H_q, n, D_v]`` in q's dtype and its log-sum-exp ``[B, H_q, n]``, float32 or wider.
 
     ``q`` is ``[B, H_q, n, D]``, ``k`` ``[B, H, T, D]``, ``v`` ``[B, H, T, D_v]``. ``mask`` broadcasts to
     ``[B, H_q, n, T]``: booleans (true: may be seen) or numbers added to the scores. Rows without a
-    key, and ``T = 0``, give 0 and ``-inf``.
+    key, and ``T = 0``, give 0 and ``-inf``; who knows which these are says so with ``hidden``, booleans that broadcast
+    to ``[B, H_q, n]``.
     """
     batch, heads, rows, width = q.shape
     shared, value_width = k.shape[1], v.shape[-1]
@@ -36,7 +38,7 @@ def dense_attention(
         return q.new_zeros(batch, heads, rows, value_width), empty
     fusible = softcap is None and width == value_width and q.dtype != torch.float64
     if fusible and q.device.type == "cpu" and mask is not None:
-        return _masked_on_cpu(q, k, v, scale=scale, mask=mask)
+        return _masked_on_cpu(q, k, v, scale=scale, mask=mask, hidden=hidden)
     if mask is None:
         q = q.reshape(batch, shared, -1, width)  # the heads of a group become rows: no key is read twice
     on_cuda = q.device.type == "cuda" and mask is None and width % _FLASH_STEP == 0 and width <= _FLASH_HEAD
@@ -61,12 +63,20 @@ def _on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, bia
     return out, lse
 
 
-def _masked_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, mask: torch.Tensor) -> State:
+def _masked_on_cpu(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    scale: float,
+    mask: torch.Tensor,
+    hidden: torch.Tensor | None,
+) -> State:
     """Attend with the heads of a group as heads over one K/V head, so that a mask for all heads stays one mask."""
     (batch, heads, rows, width), (shared, keys) = q.shape, k.shape[1:3]
     groups = heads // shared
     bias = _additive(mask, q.dtype)
-    hidden = torch.isneginf(bias).all(-1)
+    hidden = torch.isneginf(bias.amax(-1)) if hidden is None else hidden
     if bias.dim() == 4 and bias.shape[1] > 1:  # noqa: PLR2004  (a mask of each head's own)
         bias = bias.expand(batch, heads, rows, keys).reshape(batch * shared, groups, rows, keys)
     elif bias.dim() == 4 and bias.shape[0] > 1:  # noqa: PLR2004
@@ -77,6 +87,8 @@ def _masked_on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: 
     k, v = (side.reshape(batch * shared, 1, keys, width).expand(-1, groups, -1, -1) for side in (k, v))
     out, lse = _on_cpu(folded, k, v, scale, bias)
     out, lse = out.reshape(batch, heads, rows, width), lse.reshape(batch, heads, rows)
+    if not bool(hidden.any()):
+        return out, lse
     # the kernel says 0 or no number at all for rows that see nothing
     return out.masked_fill(hidden[..., None], 0.0), lse.masked_fill(hidden, -torch.inf)
 
@@ -116,4 +128,4 @@ def _plain(
 def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if mask.dtype != torch.bool:
         return mask.to(dtype)
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+    return torch.full(mask.shape, -torch.inf, dtype=dtype, device=mask.device).masked_fill_(mask, 0.0)

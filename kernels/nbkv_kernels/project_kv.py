@@ -15,13 +15,16 @@ import torch
 from nbkv_kernels._triton import INTERPRETED, jit, power_of_two, tl, triton, tuned
 from nbkv_kernels.rotate_gather import turned
 
+_FEW = 64  # rows: other block sizes are best for them than for many
+
 
 @dataclass(frozen=True, eq=False)
 class Projection:
     """The weights of one layer between its input and its K/V.
 
     ``norm`` ``[d]`` and ``eps`` are the input RMSNorm's; ``k`` and ``v`` ``[H D, d]`` the projections, with their
-    biases or None; ``k_norm`` ``[D]`` the RMSNorm over each key head, or None.
+    biases or None; ``k_norm`` ``[D]`` the RMSNorm over each key head, or None. Both norms have the same ``eps``, and
+    multiply by ``offset`` plus their weight (Gemma counts weights from 1).
     """
 
     norm: torch.Tensor
@@ -31,6 +34,7 @@ class Projection:
     k_bias: torch.Tensor | None = None
     v_bias: torch.Tensor | None = None
     k_norm: torch.Tensor | None = None
+    offset: float = 0.0
 
 
 def project_kv(
@@ -38,14 +42,14 @@ def project_kv(
     weights: Projection,
     turn: tuple[torch.Tensor, torch.Tensor],
     target: tuple[torch.Tensor, torch.Tensor],
-    rows: torch.Tensor,
+    rows: torch.Tensor | None = None,
     *,
     fused: bool = False,
 ) -> None:
-    """Write K and V of ``hidden`` ``[R, d]`` to ``rows`` ``[R]`` of ``target`` ``[H, T, D]``.
+    """Write K and V of ``hidden`` ``[R, d]`` to ``rows`` ``[R]`` of ``target`` ``[H, T, D]``, None: the first R.
 
-    ``turn`` is cosine and sine float32 ``[R, D / 2]`` of the rows' positions, pairs ``i`` with ``i + D / 2``. Each row
-    may be named once. ``fused`` launches the Triton kernel. Raises ``ValueError`` for shapes that do not fit.
+    ``turn`` is cosine and sine ``[R, D / 2]`` of the rows' positions, pairs ``i`` with ``i + D / 2``. Each row may be
+    named once. ``fused`` launches the Triton kernel. Raises ``ValueError`` for shapes that do not fit.
     """
     heads, _, width = target[0].shape
     if weights.k.shape != (heads * width, hidden.shape[1]) or weights.v.shape != weights.k.shape:
@@ -54,10 +58,15 @@ def project_kv(
             f"and {heads} heads of {width}: [H D, d]"
         )
         raise ValueError(message)
-    if target[1].shape != target[0].shape or len(rows) != len(hidden) or turn[0].shape != (len(rows), width // 2):
-        message = f"rows [{len(rows)}], angles {tuple(turn[0].shape)} and target {tuple(target[1].shape)} do not fit"
+    n = len(hidden)
+    named = n <= target[0].shape[1] if rows is None else len(rows) == n
+    if target[1].shape != target[0].shape or not named or any(part.shape != (n, width // 2) for part in turn):
+        message = (
+            f"{n} rows, to {'the first' if rows is None else len(rows)}, angles {tuple(turn[0].shape)} and "
+            f"target {tuple(target[1].shape)} do not fit: [R, D / 2], [H, T, D]"
+        )
         raise ValueError(message)
-    if len(rows):
+    if n:
         (_launch if fused else _reference)(hidden, weights, turn, target, rows)
 
 
@@ -66,21 +75,25 @@ def _reference(
     weights: Projection,
     turn: tuple[torch.Tensor, torch.Tensor],
     target: tuple[torch.Tensor, torch.Tensor],
-    rows: torch.Tensor,
+    rows: torch.Tensor | None,
 ) -> None:
     heads, _, width = target[0].shape
-    normed = _rms(hidden, weights.norm, weights.eps)
+    normed = _rms(hidden, weights.norm, weights)
     keys = torch.nn.functional.linear(normed, weights.k, weights.k_bias).view(-1, heads, width)
     values = torch.nn.functional.linear(normed, weights.v, weights.v_bias).view(-1, heads, width)
     if weights.k_norm is not None:
-        keys = _rms(keys, weights.k_norm, weights.eps)
-    target[0].index_copy_(1, rows, turned(keys.transpose(0, 1), *turn).to(target[0].dtype))
-    target[1].index_copy_(1, rows, values.transpose(0, 1).to(target[1].dtype))
+        keys = _rms(keys, weights.k_norm, weights)
+    for made, into in zip((turned(keys.transpose(0, 1), *turn), values.transpose(0, 1)), target, strict=True):
+        if rows is None:
+            into[:, : len(hidden)] = made
+        else:
+            into.index_copy_(1, rows, made.to(into.dtype))
 
 
-def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+def _rms(x: torch.Tensor, weight: torch.Tensor, weights: Projection) -> torch.Tensor:
     wide = x.to(torch.float32)
-    return weight * (wide * (wide.square().mean(dim=-1, keepdim=True) + eps).rsqrt()).to(x.dtype)
+    scale = (wide.square().mean(dim=-1, keepdim=True) + weights.eps).rsqrt()
+    return (wide * scale * (weight.to(torch.float32) + weights.offset)).to(x.dtype)
 
 
 def _launch(
@@ -88,25 +101,27 @@ def _launch(
     weights: Projection,
     turn: tuple[torch.Tensor, torch.Tensor],
     target: tuple[torch.Tensor, torch.Tensor],
-    rows: torch.Tensor,
+    rows: torch.Tensor | None,
 ) -> None:
     heads, _, width = target[0].shape
     n, hidden_width = hidden.shape
     nothing = hidden.new_empty(0)
-    cos, sin = (part.contiguous() for part in turn)
 
     def grid(meta: dict[str, int]) -> tuple[int, int]:
         return triton.cdiv(n, meta["ROWS"]), heads
 
-    for side, (matrix, bias) in enumerate(((weights.k, weights.k_bias), (weights.v, weights.v_bias))):
-        keyed = side == 0
-        normed = keyed and weights.k_norm is not None
-        _kernel[grid](
-            *(hidden, weights.norm, matrix, nothing if bias is None else bias, weights.k_norm if normed else nothing),
-            *(cos, sin, target[side], rows, n, hidden_width, width // 2, weights.eps),
-            *(*hidden.stride(), *matrix.stride(), *target[side].stride()),
-            *(bias is not None, normed, keyed, INTERPRETED, power_of_two(width // 2, 16)),
-        )
+    with torch.cuda.device_of(hidden):
+        for side, (matrix, bias) in enumerate(((weights.k, weights.k_bias), (weights.v, weights.v_bias))):
+            keyed = side == 0
+            k_norm = weights.k_norm if keyed else None
+            _kernel[grid](
+                *(hidden, weights.norm, matrix, *(nothing if part is None else part for part in (bias, k_norm))),
+                *(*turn, target[side], nothing if rows is None else rows),
+                *(n, hidden_width, width // 2, weights.eps, weights.offset),
+                *(*hidden.stride(), *matrix.stride(), *turn[0].stride(), *turn[1].stride(), *target[side].stride()),
+                *(bias is not None, k_norm is not None, keyed, rows is not None),
+                *(n <= _FEW, INTERPRETED, power_of_two(width // 2, 16)),
+            )
 
 
 @tuned(
@@ -115,14 +130,15 @@ def _launch(
         {"ROWS": 64, "INNER": 64, "num_warps": 4, "num_stages": 3},
         {"ROWS": 128, "INNER": 64, "num_warps": 8, "num_stages": 3},
     ],
-    key=["hidden_width", "half"],
+    key=["hidden_width", "half", "FEW"],
 )
 @jit
 def _kernel(
-    hidden, norm, matrix, bias, key_norm, cos, sin, target, rows, n, hidden_width, half, eps,
-    hidden_row, hidden_dim, matrix_out, matrix_in, target_head, target_row, target_dim,
-    BIAS: tl.constexpr, NORMED: tl.constexpr, TURNED: tl.constexpr, WIDE: tl.constexpr, HALF: tl.constexpr,
-    ROWS: tl.constexpr, INNER: tl.constexpr,
+    hidden, norm, matrix, bias, key_norm, cos, sin, target, rows, n, hidden_width, half, eps, offset,
+    hidden_row, hidden_dim, matrix_out, matrix_in, cos_row, cos_dim, sin_row, sin_dim,
+    target_head, target_row, target_dim,
+    BIAS: tl.constexpr, NORMED: tl.constexpr, TURNED: tl.constexpr, NAMED: tl.constexpr,
+    FEW: tl.constexpr, WIDE: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -141,7 +157,8 @@ def _kernel(
         )  # fmt: skip
         wide = x.to(tl.float32)
         squares += tl.sum(wide * wide, axis=1)
-        scaled = (wide * tl.load(norm + inner, mask=known, other=0.0).to(tl.float32)[None, :]).to(x.dtype)
+        factor = tl.load(norm + inner, mask=known, other=0.0).to(tl.float32) + offset
+        scaled = (wide * factor[None, :]).to(x.dtype)
         both = known[:, None] & there[None, :]
         from_first = matrix + out_first[None, :] * matrix_out + inner[:, None] * matrix_in
         left = tl.load(from_first, mask=both, other=0.0)
@@ -158,14 +175,18 @@ def _kernel(
     if NORMED:
         mean = (tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)) / (2 * half)
         again = 1.0 / tl.sqrt(mean + eps)
-        first = first * again[:, None] * tl.load(key_norm + dim, mask=there, other=0.0).to(tl.float32)[None, :]
-        second = second * again[:, None] * tl.load(key_norm + half + dim, mask=there, other=0.0).to(tl.float32)[None, :]
+        low = tl.load(key_norm + dim, mask=there, other=0.0).to(tl.float32) + offset
+        high = tl.load(key_norm + half + dim, mask=there, other=0.0).to(tl.float32) + offset
+        first, second = first * again[:, None] * low[None, :], second * again[:, None] * high[None, :]
     both = inside[:, None] & there[None, :]
     if TURNED:
-        angle = at.to(tl.int64)[:, None] * half + dim[None, :]
-        c, s = tl.load(cos + angle, mask=both, other=1.0), tl.load(sin + angle, mask=both, other=0.0)
+        which = at.to(tl.int64)[:, None]
+        c = tl.load(cos + which * cos_row + dim[None, :] * cos_dim, mask=both, other=1.0).to(tl.float32)
+        s = tl.load(sin + which * sin_row + dim[None, :] * sin_dim, mask=both, other=0.0).to(tl.float32)
         first, second = first * c - second * s, second * c + first * s
-    row = tl.load(rows + at, mask=inside, other=0).to(tl.int64)
+    row = at.to(tl.int64)
+    if NAMED:
+        row = tl.load(rows + at, mask=inside, other=0).to(tl.int64)
     place = target + head * target_head + row[:, None] * target_row + dim[None, :] * target_dim
     tl.store(place, first.to(target.dtype.element_ty), mask=both)
     tl.store(place + half * target_dim, second.to(target.dtype.element_ty), mask=both)

@@ -17,7 +17,7 @@ from nbkv_kernels.dense import dense_attention, with_sinks
 from nbkv_kernels.merge_states import merge_states
 
 _MASK = 1 << 24  # mask entries that the reference holds at a time: 64 MiB in float32
-_ROWS = 512  # and rows: a stretch reads no key behind its last row, so short ones leave more out
+_NEAR, _FAR = 256, 64  # and rows, that stand close together or far apart: a stretch reads no key behind its last row
 _PROGRAMS = 264  # programs that keep a large GPU busy: two for each of 132 multiprocessors
 _FEW = 16  # rows: one tile holds them all, and keys are what counts
 _SPLIT = 512  # keys that are worth a program of their own
@@ -75,19 +75,42 @@ def _reference(
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run stretches of rows, so that masks stay small, each over the keys that any of its rows sees."""
-    step = max(1, min(_ROWS, _MASK // max(1, len(q) * k.shape[2])))
-    outs, lses = [], []
+    heads = 1 if softcap is None else q.shape[1]  # scores that are capped are written out, head by head
+    step = max(1, min(_stretch(high), _MASK // max(1, len(q) * heads * k.shape[2])))
+    out = q.new_empty(*q.shape[:3], v.shape[-1], dtype=dtype)
+    lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     for start in range(0, max(1, q.shape[2]), step):
         rows = slice(start, start + step)
         first, last = _extent(low[:, rows], high[:, rows])
-        keys = torch.arange(first, last, device=q.device)
-        mask = (keys >= low[:, rows, None]) & (keys < high[:, rows, None])
-        seen = None if bool(mask.all()) else mask[:, None]
+        bias, hidden = _bias(low[:, rows], high[:, rows], first, last, dtype)
         parts = (side.to(dtype) for side in (q[:, :, rows], k[:, :, first:last], v[:, :, first:last]))
-        out, lse = dense_attention(*parts, scale=scale, mask=seen, softcap=softcap)
-        outs.append(out)
-        lses.append(lse.to(torch.float32))
-    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
+        given = dense_attention(*parts, scale=scale, mask=bias, softcap=softcap, hidden=hidden)
+        out[:, :, rows], lse[:, :, rows] = given
+    return out, lse
+
+
+def _stretch(high: torch.Tensor) -> int:
+    """Return how many rows run together: few where their ranges end far from each other."""
+    if high.shape[1] <= _FAR:
+        return _FAR  # also no rows at all
+    return _NEAR if int(high.max()) - int(high.min()) <= 2 * high.shape[1] else _FAR
+
+
+def _bias(
+    low: torch.Tensor, high: torch.Tensor, first: int, last: int, dtype: torch.dtype
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Return what is added to the scores ``[B, 1, rows, last - first]``, None for nothing, and who sees no key."""
+    hidden = (low >= high)[:, None]
+    behind, before = bool((high < last).any()), bool((low > first).any())
+    if not (behind or before):
+        return None, hidden
+    keys = torch.arange(first, last, device=low.device)
+    bias = torch.zeros(*low.shape, last - first, dtype=dtype, device=low.device)
+    if behind:
+        bias.masked_fill_(keys >= high[..., None], -torch.inf)
+    if before:
+        bias.masked_fill_(keys < low[..., None], -torch.inf)
+    return bias[:, None], hidden
 
 
 def _extent(low: torch.Tensor, high: torch.Tensor) -> tuple[int, int]:

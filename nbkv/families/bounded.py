@@ -21,6 +21,7 @@ from nbkv.families.forms import HOST, IDS, INPUT, KV, LATENT, Form, kv_bytes
 from nbkv.families.latents import Latents, latents
 from nbkv.families.rows import Quantised, Rows
 from nbkv.models.adapter import ModelAdapter, Work
+from nbkv.models.fusing import fuse
 from nbkv.models.projection import Catching, Feeds, learn, project_kv
 from nbkv.models.restoring import RestoringCache
 from nbkv.models.walk import Call
@@ -57,6 +58,8 @@ class Bounded:
         self.cache.beside = partial(_nbytes, self.ids, self.held, self.hosts)
         self._latents: list[Latents] = latents(adapter, form) if LATENT in form.sources else []
         self._feeds = learn(adapter) if {INPUT, IDS, LATENT} & set(form.sources) else [Feeds()] * adapter.n_layers
+        self._ways = fuse(adapter, self._feeds) if {INPUT, IDS} & set(form.sources) else []
+        self.own_code: dict[int, str] = {}  # where kernels are used: why a layer was projected without, "" if with
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -227,6 +230,8 @@ class Bounded:
                 work.token_layers += block.stop - block.start
             return
         hidden, block.hidden = block.hidden, None
+        if not latent and self._by_kernel(index, block, hidden):
+            return
         with self.cache.again(block.start, capture=True):
             if latent:
                 assert held is not None  # noqa: S101
@@ -236,6 +241,17 @@ class Bounded:
         if sides is not None:
             self.cache.sample(layer, *sides)
             layer.restore(block.start, *sides)
+
+    def _by_kernel(self, index: int, block: Block, hidden: torch.Tensor) -> bool:
+        """Project a block right into the layer's open buffer, where kernels are used and this layer's way is known."""
+        if not self._ways:
+            return False
+        layer = self.cache.layers[index]
+        why = self._ways[index].project(block.calls[index], hidden, layer.span(block.start, block.stop))
+        self.own_code[index] = why
+        if not why:
+            self.cache.sample(layer)
+        return not why
 
 
 def _nbytes(ids: array[int], held: Sequence[Rows | Quantised | None], hosts: Sequence[tuple[Rows, Rows] | None]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nbkv.families.mix import Mix, Placed
-from nbkv.families.placing import Held, Piece, Placing
+from nbkv.families.placing import Held, Piece, Placing, PlacingAhead
 from nbkv.families.prefix import encode
 from nbkv.kv import Span
 from nbkv.models.adapter import Work
@@ -32,7 +32,8 @@ def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, 
     encoded = _encode_missing(stored, ctx.store.holds(ctx.space(), ids[:upto]), ctx, work, notes)
     cache = GrowingCache(len(ids) + request.max_new_tokens)
     assert ctx.adapter.rope is not None  # noqa: S101
-    placing = Placing(cache, ctx.adapter.rope, len(ids))
+    kind = Placing if ctx.adapter.device.type == "cpu" else PlacingAhead
+    placing = kind(cache, ctx.adapter.rope, len(ids))
     try:
         known = ctx.store.holds(ctx.space(), ids[:upto])
         prefix = min(known, ctx.adapter.reusable(len(ids)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -120,8 +120,7 @@ class Mix:
             work=work,
             before=self.placing.need,
         )
-        # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
-        self._front = None if self.adapter.capabilities.shared_kv else front
+        self._stand(front)
         return self._rows
 
     def narrow(self, rows: torch.Tensor) -> None:
@@ -146,7 +145,20 @@ class Mix:
         )[-1]
 
     def deviation(self, layer: int, side: str = "kv", power: int = 2) -> torch.Tensor:
-        """Run the rows under way through ``layer``, counted as selection; return how far their K/V are from the cached.
+        """Run the rows under way until ``layer`` has made their K/V; return how far these are from the cached.
+
+        As ``comparing`` has it, counted as selection. The rows that go on run that layer; no other row has to.
+        """
+        assert self._rows is not None  # noqa: S101
+        some, since = self.ids[self._rows], self._front
+        with self.comparing(layer, side, power) as distance:
+            options: dict[str, Any] = {"work": self.select_work, "before": self.placing.need}
+            self._stand(self.adapter.look(some, self._rows, self.cache, layer=layer, since=since, **options))
+        return distance
+
+    @contextmanager
+    def comparing(self, layer: int, side: str = "kv", power: int = 2) -> Iterator[torch.Tensor]:
+        """Within the block, find how far the K/V that rows get in ``layer`` are from the cached ones.
 
         Float32 ``[n]`` by position: differences to the ``power`` summed over heads and dimensions, of keys (``k``),
         values (``v``) or both; 0 for rows that did not run.
@@ -162,12 +174,11 @@ class Mix:
             distance.index_copy_(0, rows, gaps.to(distance.device))
 
         with self.cache.watching(layer, compare):
-            self.advance(layer + 1, select=True)
+            yield distance
         if self.deviated is None:
             self.deviated = torch.full_like(distance, torch.nan)
         compared = rows[torch.isin(rows, self.reused)]
         self.deviated[compared] = distance[compared]
-        return distance
 
     def watching(self, on_attention: OnAttention, of: torch.Tensor) -> AbstractContextManager[None]:
         """Within the block ``on_attention`` is shown, layer by layer, what rows ``of`` attend to as they are run.
@@ -194,6 +205,11 @@ class Mix:
             else:
                 self.advance(stop, select=True)
         self._rows = self._front = None
+
+    def _stand(self, front: Front) -> None:
+        """Let the rows under way go on from ``front``."""
+        # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
+        self._front = None if self.adapter.capabilities.shared_kv else front
 
     def _with_fresh(self, rows: torch.Tensor) -> torch.Tensor:
         together: torch.Tensor = torch.cat([rows, self.fresh, self.last]).unique()

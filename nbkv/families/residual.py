@@ -163,7 +163,17 @@ def _told(sequence: Bounded) -> str:
     adapter, form, old = sequence.adapter, sequence.form, sequence.cache.old
     held = f"{old} of {sequence.length} tokens held as {form.spec} ({form.token_bytes(adapter):,} B a token"
     same = ", in the same memory" if HOST in form.sources and adapter.device.type == "cpu" else ""
-    return f"residual: {held} instead of {all_kv_bytes(adapter):,} B of K/V{same}), restored for every token"
+    held += f" instead of {all_kv_bytes(adapter):,} B of K/V{same})"
+    return f"residual: {held}, restored for every token{_by(sequence)}"
+
+
+def _by(sequence: Bounded) -> str:
+    """Return which layers a kernel projected, and why not the others; nothing where no kernel was asked for."""
+    if not sequence.own_code:
+        return ""
+    own = [f", layer {index} by its own code: {why}" for index, why in sequence.own_code.items() if why]
+    projected = len(sequence.own_code)
+    return f"; K/V of {projected - len(own)} of {projected} projected layers by one kernel{''.join(own[:1])}"
 
 
 def _in_full(strategy: Strategy, request: Request, ctx: Context) -> Prefilled:

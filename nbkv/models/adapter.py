@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, LinearAttentionLayer
 
 from nbkv.models import masks
-from nbkv.models.attention import implementation, stood_in
+from nbkv.models.attention import implementation
 from nbkv.models.branch import BranchCache, branched
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
@@ -33,7 +35,8 @@ from nbkv.models.walk import Call, Halted, Runner, Stretch, Walk
 from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
-_STRIP = 1024  # rows of a block-diffusion prompt that run together: their mask is an explicit one, rows x keys
+_QUICK_S = 0.1  # a pass over one token that takes less is not followed layer by layer
+_STRIP = 1024  # rows of a block-diffusion prompt that run together where they need a mask: rows x keys
 
 
 @dataclass
@@ -52,14 +55,18 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """Hidden states ``[..., rows, H]`` of some rows that have been through the layers before ``layer``."""
+    """Hidden states ``[..., rows, H]`` of some rows that have been through the layers before ``layer``.
+
+    ``known``: their K/V in ``layer`` were made too, and counted as if that layer had run.
+    """
 
     hidden: torch.Tensor
     layer: int
+    known: bool = False
 
     def keep(self, which: torch.Tensor) -> Front:
         """Return the front of the rows at indices ``which`` of these."""
-        return Front(self.hidden.index_select(-2, which.to(self.hidden.device)), self.layer)
+        return replace(self, hidden=self.hidden.index_select(-2, which.to(self.hidden.device)))
 
 
 @dataclass(eq=False)
@@ -86,6 +93,7 @@ class ModelAdapter:
         inside = getattr(self.model, "get_base_model", lambda: self.model)()  # a PEFT wrapper hands everything on to it
         self._accepts = frozenset(inspect.signature(inside.forward).parameters)
         self._identity = Identity(self.model)
+        self._token_s = inf  # seconds that the last pass over one token took; not known yet
         self.device = input_device(self.model)
         self.dtype = compute_dtype(self.model)
 
@@ -213,7 +221,8 @@ class ModelAdapter:
         are then those of the last row that ran, and empty if none had to.
         """
         stop = self.capabilities.whole(len(ids))
-        strip = stop if self.capabilities.block is None else max(1, self.capabilities.whole(_STRIP))
+        masked = self.capabilities.block is not None and not self.capabilities.ranges
+        strip = max(1, self.capabilities.whole(_STRIP)) if masked else max(1, stop)
         logits = torch.empty(0, device=self.device)
         for at in range(start, stop, strip):
             some = self.tensor(ids[at : min(at + strip, stop)])
@@ -281,7 +290,7 @@ class ModelAdapter:
 
         def take(calls: Sequence[Call]) -> torch.Tensor:
             taken.extend(calls)
-            raise Halted(calls[0].hidden)
+            raise Halted(calls[0].hidden, 0)
 
         positions = torch.arange(start, start + len(ids), device=self.device)
         try:
@@ -309,7 +318,7 @@ class ModelAdapter:
         cover them. ``since`` goes on from hidden states of these very rows. Needs rotary or learned positions
         (``UnsupportedModel`` is the strategy's to raise).
         """
-        first, hidden = (0, None) if since is None else (since.layer, since.hidden)
+        first, hidden = _begin(since, work)
         stretch = Stretch(first, self.n_layers, hidden, before)
         with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work, stretch=stretch)
@@ -335,19 +344,34 @@ class ModelAdapter:
         before: Callable[[int], None] | None = None,
     ) -> Front:
         """Run the same rows up to layer ``stop`` only, and return where they stand; needs the walk."""
-        first, hidden = (0, None) if since is None else (since.layer, since.hidden)
+        first, hidden = _begin(since, work)
         with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             try:
                 self._run(ids, rows, cache, keep=1, mask=mask, work=work, stretch=Stretch(first, stop, hidden, before))
             except Halted as halted:
-                return Front(halted.hidden, stop)
+                return Front(halted.hidden, halted.layer, halted.known)
         message = f"layers end at {self.n_layers}, and a pass that stops at {stop} is no part of one"
         raise ValueError(message)
+
+    def look(
+        self,
+        ids: torch.Tensor,
+        rows: torch.Tensor,
+        cache: GrowingCache,
+        *,
+        layer: int,
+        work: Work,
+        since: Front | None = None,
+        before: Callable[[int], None] | None = None,
+    ) -> Front:
+        """Run the same rows up to ``layer`` and make their K/V there, no more; return where they stand: before it."""
+        with cache.ending(layer):
+            return self.advance(ids, rows, cache, stop=layer + 1, work=work, since=since, before=before)
 
     @contextmanager
     def _seen(self, rows: torch.Tensor, n_keys: int) -> Iterator[torch.Tensor | dict[str, torch.Tensor] | None]:
         """Within the block ``rows`` see by true position: under the mask it gives, or over ranges of keys (None)."""
-        if self.capabilities.ranges and not stood_in(self.config):
+        if self.capabilities.ranges:
             with ranged(self.config, rows, self.capabilities):
                 yield None
         else:
@@ -378,17 +402,25 @@ class ModelAdapter:
             asked["logits_to_keep"] = keep
         if mask is not None:
             asked["attention_mask"] = mask
-        with torch.no_grad(), self.evaluating(), self._stepping(work, stretch, runner):
+        stepping = self._stepping(len(ids), work, stretch, runner)
+        began = time.perf_counter()
+        with torch.no_grad(), self.evaluating(), stepping or nullcontext():
             given = self.model(**asked)
+        if len(ids) == 1:
+            self._token_s = time.perf_counter() - began
         if isinstance(cache, HeldCache):
             cache.take(given[self._cache_name])
         logits: torch.Tensor = given.logits[0, -keep:]
-        if work is not None and self.walk is None:
+        if work is not None and stepping is None:
             work.token_layers += len(ids) * self.n_layers
         return logits
 
-    def _stepping(self, work: Work | None, stretch: Stretch | None, runner: Runner | None) -> Any:  # noqa: ANN401  (a context manager)
-        return nullcontext() if self.walk is None else self.walk.stepping(work, stretch, runner)
+    def _stepping(
+        self, rows: int, work: Work | None, stretch: Stretch | None, runner: Runner | None
+    ) -> AbstractContextManager[None] | None:
+        """Return in what a forward walks; None if it need not: a quick token is over before anybody could stop it."""
+        quick = rows == 1 and stretch is None and runner is None and self._token_s < _QUICK_S
+        return None if self.walk is None or quick else self.walk.stepping(work, stretch, runner)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -404,3 +436,12 @@ class ModelAdapter:
         finally:
             for module in parts:
                 module.training = True
+
+
+def _begin(since: Front | None, work: Work | None) -> tuple[int, torch.Tensor | None]:
+    """Return the first layer that rows ``since`` a front run through, and with what; what was counted counts once."""
+    if since is None:
+        return 0, None
+    if since.known and work is not None:
+        work.token_layers -= since.hidden.shape[-2]
+    return since.layer, since.hidden

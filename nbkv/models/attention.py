@@ -2,7 +2,8 @@
 
 Transformers' attention modules hand queries and keys, rotated and with the cache joined, to the function that the
 AttentionInterface names. For the length of a ``with`` block another function has that place; it may call the one it
-stands for, before it shows the weights of a few query rows to whoever asked, or not at all.
+stands for, before it shows the weights of a few query rows to whoever asked, or not at all. Functions stand in for each
+other; below all of them is the model's own, or ours where a pass was given ranges of keys in place of a mask.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from nbkv.ops import State, partial_attention
+from nbkv.models.masks import Ranges
+from nbkv.models.weights import in_strips
+from nbkv.ops import State, partial_attention, row_attention
 
 _STANDS_IN = "+nbkv"  # what the name of a function ends in that has the place of another
-_CHUNK = 256  # query rows whose weights are held at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,27 +102,27 @@ def watched(
     which: torch.Tensor,
     on_attention: OnAttention,
     mask_of: MaskOf | None = None,
+    at_once: int | None = None,
 ) -> Iterator[None]:
     """Within the block ``on_attention`` is shown, for each layer, the weights of the query rows at indices ``which``.
 
-    It is called several times a layer where there are many rows. ``config`` is the text decoder's. ``mask_of`` gives
-    each layer its mask, where layers differ in what they hold; without a mask of the caller's, models make none for an
-    attention function that is wrapped.
+    It is called several times a layer where there are many rows: with ``at_once`` of them, or with so many that their
+    weights take no more memory than the layer's K/V. ``config`` is the text decoder's. ``mask_of`` gives each layer its
+    mask, where layers differ in what they hold; without a mask of the caller's, models make none for an attention
+    function that is wrapped.
     """
 
     def look(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        query, key, value, mask = states
+        *tensors, mask = states
         if mask_of is not None:
             mask = mask_of(module.layer_idx)
-        given = own(module, query, key, value, mask, **kwargs)
-        rows = which.to(query.device)
-        for start in range(0, len(rows), _CHUNK):
-            some = rows[start : start + _CHUNK]
-            weights = _weights(module, query, key, mask, some, **kwargs)
-            on_attention(Attended(module.layer_idx, some, weights, value[0], given[0][0, some]))
+        given = own(module, *tensors, mask, **kwargs)
+        seen = _attention(module, *tensors, **kwargs)
+        for rows, weights in in_strips(seen, mask, which.to(seen.query.device), at_once):
+            on_attention(Attended(seen.layer, rows, weights, seen.value[0], given[0][0, rows]))
         return given
 
-    with _standing_in(config, look):
+    with standing_in(config, look):
         yield
 
 
@@ -132,26 +135,28 @@ def computed_by(config: Any, policy: Policy) -> Iterator[Meter]:  # noqa: ANN401
     """
 
     def compute(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        began, (query, key, value, _) = time.perf_counter(), states
-        scale, cap, sinks = _scaling(module, query, **kwargs), kwargs.get("softcap"), kwargs.get("s_aux")
-        out = policy(Attention(module.layer_idx, query, key, value, scale, cap, sinks))
+        began = time.perf_counter()
+        out = policy(_attention(module, *states[:3], **kwargs))
         given = own(module, *states, **kwargs) if out is None else (out.transpose(1, 2).contiguous(), None)
         meter.seconds += time.perf_counter() - began
         return given
 
     meter = Meter()
-    with _standing_in(config, compute):
+    with standing_in(config, compute):
         yield meter
 
 
 @contextmanager
-def _standing_in(config: Any, function: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401
-    """Within the block ``function(own, module, …)`` is called in place of ``own``, the function of ``config``."""
+def standing_in(config: Any, function: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401
+    """Within the block ``function(own, module, query, key, value, mask, …)`` stands in for ``own``, that of ``config``.
+
+    What it hands to ``own`` as a mask may be ``Ranges``; whoever stands below hands them on.
+    """
     name = config._attn_implementation  # noqa: SLF001  (the only name transformers gives it)
     instead = name + _STANDS_IN
 
     def called(module: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return function(_function(name, module), module, *args, **kwargs)
+        return function(partial(_call, name), module, *args, **kwargs)
 
     ALL_ATTENTION_FUNCTIONS.register(instead, called)
     config._attn_implementation = instead  # noqa: SLF001
@@ -160,11 +165,6 @@ def _standing_in(config: Any, function: Callable[..., Any]) -> Iterator[None]:  
     finally:
         config._attn_implementation = name  # noqa: SLF001
         ALL_ATTENTION_FUNCTIONS._global_mapping.pop(instead, None)  # noqa: SLF001  (there is no way to unregister)
-
-
-def stood_in(config: Any) -> bool:  # noqa: ANN401
-    """Return whether another function stands in for the model's own now."""
-    return _STANDS_IN in str(config._attn_implementation)  # noqa: SLF001
 
 
 def implementation(config: Any) -> str:  # noqa: ANN401
@@ -178,32 +178,23 @@ def _function(own: str, module: Any) -> Any:  # noqa: ANN401
     return ALL_ATTENTION_FUNCTIONS[own]
 
 
-def _scaling(module: Any, query: torch.Tensor, **kwargs: Any) -> float:  # noqa: ANN401
-    return float(kwargs.get("scaling") or getattr(module, "scaling", None) or query.shape[-1] ** -0.5)
+def _call(name: str, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Call the function ``name``; over ranges of keys ours in place of a model's own, which knows masks only."""
+    mask = states[3]
+    if not isinstance(mask, Ranges) or name.endswith(_STANDS_IN):
+        return _function(name, module)(module, *states, **kwargs)
+    seen = _attention(module, *states[:3], **kwargs)
+    options: dict[str, Any] = {"scale": seen.scale, "softcap": seen.softcap, "sinks": seen.sinks}
+    out = row_attention(seen.query, seen.key, seen.value, mask.upper, mask.lower, **options)[0]
+    return out.transpose(1, 2).contiguous(), None
 
 
-def _weights(
+def _attention(
     module: Any,  # noqa: ANN401
     query: torch.Tensor,
     key: torch.Tensor,
-    mask: torch.Tensor | None,
-    rows: torch.Tensor,
+    value: torch.Tensor,
     **kwargs: Any,  # noqa: ANN401
-) -> torch.Tensor:
-    """Return softmax weights ``[H_q, n, T]`` in float32 of query ``[1, H_q, N, D]`` at indices ``rows``."""
-    picked = query[0].index_select(-2, rows).to(torch.float32)
-    groups = query.shape[1] // key.shape[1]
-    keys = key[0].to(torch.float32)
-    scaling = _scaling(module, picked, **kwargs)
-    grouped = picked.reshape(key.shape[1], groups * len(rows), -1)
-    scores = (grouped @ keys.transpose(-1, -2)).reshape(query.shape[1], len(rows), -1) * scaling
-    if (cap := kwargs.get("softcap")) is not None:
-        scores = torch.tanh(scores / cap) * cap
-    if mask is not None:
-        seen = mask[0].index_select(-2, rows)[..., : keys.shape[-2]]
-        scores = scores.masked_fill(~seen, float("-inf")) if seen.dtype == torch.bool else scores + seen
-    if (sinks := kwargs.get("s_aux")) is not None:
-        sink = sinks.to(torch.float32).reshape(-1, 1, 1).expand(-1, len(rows), 1)
-        scores = torch.cat([scores, sink], dim=-1)
-    weights: torch.Tensor = scores.softmax(dim=-1)
-    return weights if sinks is None else weights[..., :-1]
+) -> Attention:
+    scale = float(kwargs.get("scaling") or getattr(module, "scaling", None) or query.shape[-1] ** -0.5)
+    return Attention(module.layer_idx, query, key, value, scale, kwargs.get("softcap"), kwargs.get("s_aux"))

@@ -14,6 +14,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from nbkv.kv import KV
+from nbkv.models.restoring import Captured
 
 _STEP = 64  # capacity is a multiple of this many tokens, so that short answers do not reallocate
 
@@ -34,6 +35,7 @@ class GrowingLayer(DynamicLayer):
         self.reserve = reserve
         self.rows: torch.Tensor | None = None
         self.watcher: Watcher | None = None
+        self.ends = False
         super().__init__()  # type: ignore[no-untyped-call]
 
     @property
@@ -96,6 +98,8 @@ class GrowingLayer(DynamicLayer):
             keys.index_copy_(-2, rows, key_states)
             values.index_copy_(-2, rows, value_states)
             self.length = max(self.length, int(rows.max()) + 1)
+        if self.ends:
+            raise Captured((key_states, value_states))
         return self.keys, self.values  # type: ignore[return-value]
 
     def get_seq_length(self) -> int:
@@ -241,6 +245,16 @@ class GrowingCache(Cache):
         finally:
             for layer in self.layers:
                 layer.rows = None
+
+    @contextmanager
+    def ending(self, layer: int) -> Iterator[None]:
+        """Within the block a pass ends in ``layer``, when its K/V have been put where they belong."""
+        self.extend(layer + 1)
+        self.layers[layer].ends = True
+        try:
+            yield
+        finally:
+            self.layers[layer].ends = False
 
     @contextmanager
     def watching(self, layer: int, watcher: Watcher) -> Iterator[None]:

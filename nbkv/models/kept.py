@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nbkv.models.adapter import ModelAdapter
 
 _STEP = 32  # slots by which a buffer grows, so that not every token allocates
+_AT_ONCE = 256  # rows looked at together: some methods pool over a window of them
 UNBOUNDED = 2**62
 
 
@@ -248,7 +249,8 @@ def run(
         slots = cache.layers[layer].positions
         return by_slot(rows.to(slots.device), slots, adapter.capabilities, layer, dtype)
 
-    with watched(adapter.config, torch.arange(max(0, n - look), n, device=adapter.device), see, mask_of):
+    last = torch.arange(max(0, n - look), n, device=adapter.device)
+    with watched(adapter.config, last, see, mask_of, at_once=_AT_ONCE):
         return adapter.forward(ids, cache, start=start, work=work)[-1]  # type: ignore[arg-type]
 
 

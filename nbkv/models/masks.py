@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from nbkv.models.capabilities import Capabilities
+
+
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """A mask that is not written out: row ``r`` sees the keys ``[lower[r], upper[r])``; both are ``[n]``."""
+
+    lower: torch.Tensor
+    upper: torch.Tensor
+
+    def to(self, device: torch.device) -> Ranges:
+        """Return them on ``device``."""
+        return Ranges(self.lower.to(device), self.upper.to(device))
+
+    def of(self, rows: torch.Tensor, n_keys: int) -> torch.Tensor:
+        """Return the mask, bool ``[1, len(rows), n_keys]``, of the rows at indices ``rows``."""
+        keys = torch.arange(n_keys, device=rows.device)
+        return ((keys >= self.lower[rows, None]) & (keys < self.upper[rows, None]))[None]
 
 
 def by_position(

@@ -255,12 +255,14 @@ class _Trial:
 
     def _why_no_attention(self, adapter: ModelAdapter, cache: GrowingCache) -> str:
         """Return why attention weights cannot be looked at; empty if they were, and give each layer's own output."""
-        rows, errors = torch.arange(1, len(self.ids), 3, device=self.ids.device), []
+        rows = torch.arange(1, len(self.ids), 3, device=self.ids.device)
+        errors: dict[int, float] = {}
 
         def compare(seen: Attended) -> None:
             groups = seen.weights.shape[0] // seen.values.shape[0]
             values = seen.values.float().repeat_interleave(groups, dim=0)
-            errors.append(_error((seen.weights @ values).transpose(0, 1), seen.output.float()))
+            error = _error((seen.weights @ values).transpose(0, 1), seen.output.float())
+            errors[seen.layer] = max(error, errors.get(seen.layer, 0.0))
 
         try:
             with watched(adapter.config, torch.arange(len(rows), device=rows.device), compare):
@@ -269,7 +271,7 @@ class _Trial:
             return f"its attention cannot be watched ({type(refusal).__name__})"
         if len(errors) != adapter.n_layers:
             return f"its attention shows itself in {len(errors)} of {adapter.n_layers} layers"
-        worst = max(errors)
+        worst = max(errors.values())
         return "" if worst <= max(self.limit, _SOFTMAX_TOLERANCE) else f"its attention weights are off by {worst:.1e}"
 
     def _own_cache(self) -> bool:

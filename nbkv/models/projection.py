@@ -3,7 +3,7 @@
 The layer is run on the rows until it hands K and V to its cache, and no further: norm, projections, key norm and rotary
 embedding are the model's own, for any family, at the positions the call was made with. What is computed on that way
 without being needed, such as the queries, is found out by trying: a linear layer whose output can be replaced by zeros
-without changing K and V is not run.
+without changing K and V is not run. Where kernels are used, layers of the usual kind are projected by one (``fused``).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Catching(Cache):
 
 
 def project_kv(
-    layer: nn.Module,
+    layer: Callable[..., Any],
     call: Call,
     hidden: torch.Tensor,
     feeds: Feeds | None = None,

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from nbkv.models.attention import Attention, computed_by
+from nbkv.models.attention import standing_in
 from nbkv.models.capabilities import Capabilities
-from nbkv.models.masks import edges
-from nbkv.ops import row_attention
+from nbkv.models.masks import Ranges, edges
 
 
 @contextmanager
@@ -23,15 +22,13 @@ def ranged(config: Any, rows: torch.Tensor, capabilities: Capabilities) -> Itera
 
     The pass is given no mask. ``config`` is the text decoder's.
     """
-    known: dict[tuple[int | None, int | None], tuple[torch.Tensor, torch.Tensor]] = {}
+    known: dict[tuple[int | None, int | None], Ranges] = {}
 
-    def policy(seen: Attention) -> torch.Tensor:
-        reach = capabilities.reach(seen.layer)
+    def hand(own: Any, module: Any, query: torch.Tensor, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        reach = capabilities.reach(module.layer_idx)
         if reach not in known:
-            known[reach] = edges(rows, *reach, capabilities.block)
-        lower, upper = (edge.to(seen.query.device) for edge in known[reach])
-        options: dict[str, Any] = {"scale": seen.scale, "softcap": seen.softcap, "sinks": seen.sinks}
-        return row_attention(seen.query, seen.key, seen.value, upper, lower, **options)[0]
+            known[reach] = Ranges(*edges(rows, *reach, capabilities.block))
+        return own(module, query, *states[:2], known[reach].to(query.device), **kwargs)
 
-    with computed_by(config, policy):
+    with standing_in(config, hand):
         yield

@@ -91,11 +91,15 @@ class RestoringLayer(DynamicLayer):
         self.whole = (keys, values)
         self._opened = total
 
+    def span(self, start: int, stop: int) -> Sides:
+        """Return the places ``[1, H, n, D]`` of tokens ``[start, stop)`` in the open buffer."""
+        assert self.whole is not None  # noqa: S101
+        return self.whole[0][:, :, start:stop], self.whole[1][:, :, start:stop]
+
     def restore(self, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put K and V ``[1, H, n, D]`` of older tokens from position ``start`` on into the open buffer."""
-        assert self.whole is not None  # noqa: S101
-        for mine, given in zip(self.whole, (keys, values), strict=True):
-            mine[:, :, start : start + given.shape[-2]] = given
+        for mine, given in zip(self.span(start, start + keys.shape[-2]), (keys, values), strict=True):
+            mine.copy_(given)
 
     def update(
         self,

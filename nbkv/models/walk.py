@@ -9,6 +9,7 @@ family whose layers are called once each, in order; the probe checks that, and t
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+from nbkv.models.restoring import Captured
 
 OnLayer = Callable[[int, int], None]
 T = TypeVar("T")
@@ -73,7 +76,8 @@ class _Seat(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_layer"], name)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Take the call as it is: a module's own way there looks for hooks that a seat never has, at every token."""
         hidden = args[0] if args else kwargs.pop("hidden_states")
         hidden = self._arrive(Call(hidden, args[1:], kwargs))
         return hidden if self._returns is None else (hidden, *(None,) * (self._returns - 1))
@@ -93,12 +97,15 @@ class Stretch:
 
 
 class Halted(Exception):
-    """A forward ended behind its last layer, before the model's head; ``hidden`` ``[..., rows, H]`` is what it had."""
+    """A forward ended before the model's head; ``hidden`` ``[..., rows, H]`` is what ``layer`` was or would be given.
 
-    def __init__(self, hidden: torch.Tensor) -> None:
+    ``known``: that layer made its K/V of it, and went no further.
+    """
+
+    def __init__(self, hidden: torch.Tensor, layer: int, *, known: bool = False) -> None:
         """Keep the hidden states."""
         super().__init__("ended between two layers")
-        self.hidden = hidden
+        self.hidden, self.layer, self.known = hidden, layer, known
 
 
 class Walk:
@@ -158,11 +165,18 @@ class Walk:
             call = self._calls[index]
             if stretch.before is not None:
                 stretch.before(index)
-            hidden = self.layer(index, call, hidden)
+            given, known = hidden, False
+            try:
+                hidden = self.layer(index, call, given)
+            except Captured as caught:
+                traceback.clear_frames(caught.__traceback__)  # else its frames outlive the call
+                known = True
             if self._on_layer is not None:
-                self._on_layer(index, hidden.shape[-2])
+                self._on_layer(index, given.shape[-2])
+            if known:
+                raise Halted(given, index, known=True)
         if stretch.last < len(self._own):
-            raise Halted(hidden)
+            raise Halted(hidden, stretch.last)
         return hidden
 
 

@@ -48,15 +48,11 @@ class Checkpoints:
     def __init__(self) -> None:
         """Know none."""
         self._at: dict[Node[Any], Checkpoint] = {}
+        self.nbytes = 0  # of all of them
 
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self._at)
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of all of them."""
-        return sum(checkpoint.states.nbytes for checkpoint in self._at.values())
 
     def of(self, node: Node[Any]) -> Checkpoint | None:
         """Return the one behind ``node``, or None."""
@@ -69,15 +65,21 @@ class Checkpoints:
 
     def put(self, node: Node[Any], checkpoint: Checkpoint) -> bool:
         """Hang ``checkpoint`` behind ``node`` if none hangs there yet, and return whether it was so."""
-        return self._at.setdefault(node, checkpoint) is checkpoint
+        if node in self._at:
+            return False
+        self._at[node] = checkpoint
+        self.nbytes += checkpoint.states.nbytes
+        return True
 
     def drop(self, node: Node[Any]) -> None:
         """Forget the one behind ``node``, if any."""
+        self.nbytes -= self.bytes_of(node)
         self._at.pop(node, None)
 
     def clear(self) -> None:
         """Forget all."""
         self._at.clear()
+        self.nbytes = 0
 
     def deepest(self, path: Sequence[Node[Any]], least: int) -> int:
         """Return how many nodes of ``path`` lead to its last checkpoint behind at least ``least`` tokens; 0: none."""

@@ -19,7 +19,9 @@ from nbkv.kv import KV, Space
 from nbkv.radix import Node, RadixTree
 from nbkv.stores import sharing
 from nbkv.stores.checkpoints import Checkpoint, Checkpoints, least_worth
+from nbkv.stores.ledger import Ledger
 from nbkv.stores.lines import Branch, Buffer, Home, Line
+from nbkv.stores.recency import Recency
 from nbkv.stores.shelf import Shelves
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ class MemoryStore:
     def __post_init__(self) -> None:
         """Start empty."""
         self._trees: dict[Space, RadixTree[Home]] = {}
-        self._lines: list[Line] = []
+        self._lines = Ledger()
+        self._leaves = Recency()
         self._checkpoints = Checkpoints()
         self._tails = 0  # bytes of nodes with memory of their own
         self._lock = threading.RLock()
@@ -107,7 +110,7 @@ class MemoryStore:
             lease = Lease(space, line, matched, known, path, 0, branch)
             if states_from is not None and path:
                 lease.checkpoint = self._checkpoints.of(path[-1])
-            line.leased = True
+            self._lines.lease(line)
             for node in path:
                 node.leases += 1
             lease.copied = self._displace(line, held) + self._fill(line, path, held)
@@ -135,6 +138,7 @@ class MemoryStore:
             added = tree.insert(steps, line)
             if added is not None:
                 line.nodes.add(added)
+                self._leaves.add(added)
                 self._emit(Stored(tokens=len(added.ids), nbytes=_own_bytes(added), tier=self.name))
             for checkpoint in (*lease.made, *checkpoints):
                 self._hang(tree, ids, checkpoint)
@@ -180,10 +184,9 @@ class MemoryStore:
             self.shelves.clear()
             self._trees.clear()
             self._checkpoints.clear()
+            self._leaves.clear()
+            self._lines.clear()
             self._tails = 0
-            self._lines = [line for line in self._lines if line.leased]
-            for line in self._lines:
-                line.nodes.clear()
 
     def close(self) -> None:
         """Free the memory."""
@@ -193,7 +196,7 @@ class MemoryStore:
     def nbytes(self) -> int:
         """Return the bytes allocated: whole lines, tails that have memory of their own, and checkpoints."""
         with self._lock:
-            return sum(line.buffer.nbytes for line in self._lines) + self._tails + self._checkpoints.nbytes
+            return self._lines.nbytes + self._tails + self._checkpoints.nbytes
 
     @property
     def tiers(self) -> pd.DataFrame:
@@ -267,9 +270,7 @@ class MemoryStore:
                 if outgoing + matched - node.stop <= matched:
                     return line, node.stop
         base = sharing.base(path) if branch_at else 0
-        line = Line(branch_at(base) if branch_at and base else new())
-        self._lines.append(line)
-        return line, base
+        return Line(branch_at(base) if branch_at and base else new()), base
 
     def _displace(self, line: Line, held: int) -> int:
         """Copy out the nodes of ``line`` behind ``held``, so that it can be written there; return the tokens copied."""
@@ -322,33 +323,38 @@ class MemoryStore:
             upper.payload, lower.payload = home[: len(upper.ids)].compact(), home[len(upper.ids) :].compact()
 
     def _end(self, lease: Lease) -> None:
-        for node in lease.nodes[-1].path if lease.nodes else ():  # more nodes than at first where one was split
+        path = lease.nodes[-1].path if lease.nodes else []  # longer than at first where a node was split meanwhile
+        for node in path:
             node.leases -= 1
         for home, stop in lease.reads:
             home.readers.remove(stop)
         if lease.line.base and isinstance(lease.line.buffer, Branch):
             lease.line.buffer.share(())
-        lease.line.leased = False
+        self._lines.settle(lease.line)
+        tree = self._trees.get(lease.space)
+        if path and tree is not None and path[0].parent is tree.root:  # the store was not cleared meanwhile
+            self._leaves.add(path[-1])
         self._evict()
 
     def _evict(self) -> None:
         """Give back slack, then let leaves go, the least recently used first, until the limit is kept."""
-        self._lines = [line for line in self._lines if line.nodes or line.leased]
         if self.nbytes > self.limit:
-            for line in self._lines:
-                if not line.leased:
-                    line.buffer.fit()
+            self._lines.fit()
         while self.nbytes > self.limit:
-            hung, trees = self._checkpoints, self._trees.values()
-            found = [(node, tree) for tree in trees for node in tree.nodes() if hung.may_go(node)]
-            if not found:
+            node = self._least_worth() if len(self._checkpoints) else self._leaves.pop()
+            if node is None:
                 return
-            worths = [hung.candidate(node, _own_bytes(node)) for node, _ in found]
-            node, tree = found[least_worth(worths, self.alpha)]
             if node.children:
                 self._drop_checkpoint(node)
             else:
-                self._drop(node, tree)
+                self._drop(node)
+
+    def _least_worth(self) -> Node[Home] | None:
+        """Return what is worth least where there are checkpoints; None if nothing may go."""
+        hung = self._checkpoints
+        found = [node for tree in self._trees.values() for node in tree.nodes() if hung.may_go(node)]
+        worths = [hung.candidate(node, _own_bytes(node)) for node in found]
+        return found[least_worth(worths, self.alpha)] if found else None
 
     def _hang(self, tree: RadixTree[Home], ids: Sequence[int], checkpoint: Checkpoint) -> None:
         states = checkpoint.states
@@ -365,21 +371,20 @@ class MemoryStore:
         self.counts.evictions += 1
         self._emit(Evicted(tokens=0, nbytes=nbytes, tier=self.name))
 
-    def _drop(self, leaf: Node[Home], tree: RadixTree[Home]) -> None:
+    def _drop(self, leaf: Node[Home]) -> None:
         home, nbytes = leaf.payload, _own_bytes(leaf) + self._checkpoints.bytes_of(leaf)
-        tree.remove(leaf)
+        parent = RadixTree.remove(leaf)
         self._checkpoints.drop(leaf)
+        self._leaves.discard(leaf)
+        if parent.parent is not None:
+            self._leaves.add(parent)
         self.counts.evictions += 1
         self._emit(Evicted(tokens=len(leaf.ids), nbytes=nbytes, tier=self.name))
         if isinstance(home, KV):
             self._tails -= home.nbytes
         elif home is not None:
             home.nodes.discard(leaf)
-            if home.nodes:
-                home.buffer.truncate(home.needed)
-                home.buffer.fit()
-            elif not home.leased:
-                self._lines.remove(home)
+            self._lines.shrink(home)
 
     def _emit(self, event: Stored | Evicted) -> None:
         if self.bus.heard:

@@ -120,7 +120,9 @@ class KVShare(Harvest):
                 received.add_(seen.weights.sum(dim=(0, 1)).to(received.device))
 
         with mix.watching(see, torch.arange(mix.length, device=mix.ids.device)):
-            moved = mix.found["moved"] = mix.deviation(layer, "v", power=1)
+            with mix.comparing(layer, "v", power=1) as moved:
+                mix.advance(layer + 1, select=True)
+            mix.found["moved"] = moved
         return best(deviation(received, moved)[mix.reused], mix.reused, room)
 
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:

@@ -40,8 +40,9 @@ class Residual(Restoring):
     keep their K/V, and always with ``host``. K/V that are projected or computed again are bit for bit those of the pass
     that first made them if the same rows go through at once. Here older rows go through in blocks of ``rows``, which
     is not how they first came, so they differ by the rounding of matrix products of another shape: the same tokens by
-    the house's rule for exact strategies, not the same bits. The approximate forms are no exact strategy at all, and
-    their results say so.
+    the house's rule for exact strategies, not the same bits. So do K/V that one kernel projects (``models.fused``),
+    which it does for layers of the usual kind where kernels are used: on CUDA, unless ``NBKV_KERNELS=torch``. The
+    approximate forms are no exact strategy at all, and their results say so.
     """
 
     name: ClassVar[str] = "residual"

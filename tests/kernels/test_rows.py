@@ -99,6 +99,20 @@ def test_deviation_is_summed_over_heads_and_sides(fused, draw, scattered, length
         assert torch.equal(side, wanted)
 
 
+def projected(x, weights, angle, heads):
+    """What a layer makes of its input, step by step in float64."""
+
+    def rms(x, weight):
+        return x * (x.square().mean(-1, keepdim=True) + weights.eps).rsqrt() * (weight.double() + weights.offset)
+
+    normed, sides = rms(x.double(), weights.norm), []
+    for matrix, bias in ((weights.k, weights.k_bias), (weights.v, weights.v_bias)):
+        made = normed @ matrix.double().T + (0 if bias is None else bias.double())
+        sides.append(made.view(len(x), heads, -1).transpose(0, 1))
+    keys = sides[0] if weights.k_norm is None else rms(sides[0], weights.k_norm)
+    return rotation(keys, angle, 0, neighbours=False), sides[1]
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("extras", [False, True], ids=["plain", "biases and key norm"])
 def test_projection_equals_the_layers_own_steps(fused, draw, scattered, length, extras):
@@ -106,23 +120,30 @@ def test_projection_equals_the_layers_own_steps(fused, draw, scattered, length, 
     weights = Projection(
         norm=draw(hidden), eps=1e-6, k=draw(heads * width, hidden), v=draw(heads * width, hidden),
         k_bias=draw(heads * width) if extras else None, v_bias=draw(heads * width) if extras else None,
-        k_norm=draw(width) if extras else None,
+        k_norm=draw(width) if extras else None, offset=float(extras),
     )  # fmt: skip
     x, rows, angle = draw(length, hidden), scattered(length, 150), draw(length, width // 2).double()
     target = tuple(poisoned(heads, 150, width, device=x.device) for _ in "kv")
     project_kv(x, weights, (angle.cos().float(), angle.sin().float()), target, rows, fused=fused)
-    wide = x.double()
-    normed = wide * (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weights.norm.double()
-    sides = []
-    for matrix, bias in ((weights.k, weights.k_bias), (weights.v, weights.v_bias)):
-        made = normed @ matrix.double().T + (0 if bias is None else bias.double())
-        sides.append(made.view(length, heads, width).transpose(0, 1))
-    keys, values = sides
-    if extras:
-        keys = keys * (keys.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weights.k_norm.double()
-    keys = rotation(keys, angle, 0, neighbours=False)
-    for got, expected in zip(target, (keys, values), strict=True):
+    for got, expected in zip(target, projected(x, weights, angle, heads), strict=True):
         assert (only(got, rows).double() - expected).abs().max() < 2e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_projection_into_a_part_of_a_buffer_with_a_models_own_angles(fused, draw, dtype):
+    """Angles as models have them: both halves, in the model's dtype, and a view; no rows are named."""
+    heads, width, hidden, length = 2, 32, 48, 33
+    weights = Projection(*(draw(hidden, dtype=dtype), 1e-6), *(draw(heads * width, hidden, dtype=dtype) for _ in "kv"))
+    x, angle = draw(2 * length, hidden, dtype=dtype)[::2], draw(length, width // 2)
+    turn = tuple(torch.cat([part, part], dim=-1).to(dtype)[:, : width // 2] for part in (angle.cos(), angle.sin()))
+    buffers = tuple(poisoned(heads, 60, width, dtype=dtype, device=x.device) for _ in "kv")
+    project_kv(x, weights, turn, (buffers[0][:, 20:53], buffers[1][:, 20:53]), fused=fused)
+    pair = torch.complex(turn[0].double(), turn[1].double())
+    assert pair.abs().max() < 1.01
+    wanted = projected(x, weights, pair.angle(), heads)
+    for got, expected in zip(buffers, wanted, strict=True):
+        error = (only(got, torch.arange(20, 53, device=x.device)).double() - expected).abs().max()
+        assert error < (2e-6 if dtype == torch.float32 else 2**-6) * expected.abs().max()
 
 
 def test_bad_shapes_are_refused_in_one_line(draw):

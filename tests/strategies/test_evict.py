@@ -230,7 +230,7 @@ def test_a_stored_prefix_is_copied_and_stays_exact(session, words, name):
     result = session.generate(prompt, strategy="prefix", max_new_tokens=6)
     assert result.token_ids == expected.token_ids
     assert result.tokens.reused == 70
-    assert not session.store._lines[0].leased
+    assert [line.leased for line in session.store._lines] == [False]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -34,8 +34,7 @@ def test_branches_answer_as_full_and_hold_the_prefix_once(session, words):
 
     tokens = PREFIX + 1 + 6 * (TAIL + 5)
     assert session.store.figures()[0]["tokens"] == tokens
-    for line in session.store._lines:
-        line.buffer.fit()  # the room that lines keep to grow in
+    session.store._lines.fit()  # gives back the room that lines keep to grow in
     assert session.store.nbytes <= (tokens + 6 * 64) * token_bytes(session)
 
 
@@ -46,7 +45,7 @@ def test_a_chat_goes_on_in_its_branch(session, words):
     for turn in range(3):
         result = session.generate(prompt, max_new_tokens=6)
         assert result.token_ids == session.generate(prompt, strategy="full", max_new_tokens=6).token_ids
-        assert len(session.store._lines) == 2
+        assert len(list(session.store._lines)) == 2
         prompt = prompt + result.text + words(5, seed=turn)
     assert result.tokens.reused >= PREFIX + TAIL
     assert result.tokens.reused + result.tokens.recomputed + result.tokens.fresh == result.tokens.prompt

@@ -157,15 +157,19 @@ class Lab:
         """Run cells by number, counted from 0."""
         for cell in cells:
             self.page.evaluate(f"jupyterapp.shell.currentWidget.content.activeCellIndex = {cell}")
-            self.command("notebook:run-cell")
+            self.page.evaluate(
+                """() => {
+                    window.ran = false;
+                    void jupyterapp.commands.execute('notebook:run-cell').then(() => { window.ran = true });
+                }"""
+            )
             if wait:
-                self.done(cell)
+                self.done()
         return self
 
-    def done(self, cell: int, timeout: int = 60000) -> None:
-        """Wait for a cell to have its number, which it gets when it has run."""
-        prompt = f"document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')[{cell}]?.textContent"
-        self.page.wait_for_function(f"/\\[\\d+\\]/.test({prompt} ?? '')", timeout=timeout)
+    def done(self, timeout: int = 60000) -> None:
+        """Wait for the last cell that was run to be over, and the kernel idle."""
+        self.wait("window.ran", timeout)
         self.idle()
 
     def idle(self, timeout: int = 60000) -> None:

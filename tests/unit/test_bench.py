@@ -198,6 +198,19 @@ def test_passes_run_again_are_what_was_run():
         torch.testing.assert_close(again, exact, atol=1e-4, rtol=1e-4)
         assert "recompute" not in vars(adapter)
 
+        with recording(adapter) as looked:
+            work = Work()
+            front = adapter.look(tensor, rows, cache, layer=1, work=work)
+            twice = adapter.recompute(tensor[kept], kept, cache, since=front.keep(kept), work=work)[-1]
+        assert [(each.start, each.stop, each.looks, each.known) for each in looked] == [
+            (0, 2, True, False),
+            (1, 4, False, True),
+        ]
+        assert token_layers(looked) == work.token_layers == token_layers(passes)
+        assert flops(adapter, looked) < flops(adapter, passes)
+        torch.testing.assert_close(twice, once)
+        torch.testing.assert_close(run_again(adapter, tensor, ready(adapter, ids), looked), once)
+
 
 def test_block_diffusion_is_measured_where_tau_1_gives_the_same_tokens(monkeypatch):
     from nbkv.bench import diffusion_flashblock as bench_of
@@ -220,3 +233,25 @@ def test_block_diffusion_with_other_tokens_has_no_figures(monkeypatch):
     (row,) = bench.run(["diffusion.flashblock"], shape="mini", context=64, rounds=1, peers=False)
 
     assert "other tokens" in row.refused
+
+
+def test_lookups_are_measured_in_stores_of_every_size_that_fits(monkeypatch):
+    monkeypatch.setattr("nbkv.bench.store_scale.SIZES", (100, 1_000, 10**12))
+    *measured, missing = bench.run(["store.scale"], context=16, rounds=1)
+    assert [row.strategy for row in measured] == ["found in 1000", "evicting in 1000"]
+    assert all(row.against == "100 entries" and row.ours > 0 and row.baseline > 0 for row in measured)
+    assert all(row.to_dict().keys() >= KEYS for row in measured)
+    assert missing.ours is None
+    assert "there is memory for" in missing.missing
+
+
+@pytest.mark.parametrize(("method", "why"), [("found", "tokens found of an entry"), ("evicting", "of 500 evicted")])
+def test_lookups_that_find_something_else_have_no_figures(monkeypatch, method, why):
+    monkeypatch.setattr("nbkv.bench.store_scale.SIZES", (100, 200))
+    if method == "found":
+        monkeypatch.setattr("nbkv.bench.store_scale.Ids.truncate", lambda self, _: setattr(self, "tokens", (1,)))
+    else:
+        monkeypatch.setattr("nbkv.stores.memory.MemoryStore._evict", lambda self: None)
+    rows = {row.strategy: row for row in bench.run(["store.scale"], context=16, rounds=1)}
+    assert why in rows[f"{method} in 200"].refused
+    assert rows[f"{method} in 200"].ours is None

@@ -76,6 +76,82 @@ def test_random_traffic_never_gives_wrong_kv(limit):
     assert store.nbytes <= max(limit, 0)
 
 
+def accounts_are_right(store, leases):
+    """Compare what is counted as it changes with what a look at everything says."""
+    nodes = [node for tree in store._trees.values() for node in tree.nodes()]
+    homes = {node.payload for node in nodes if isinstance(node.payload, Line)}
+    lines = homes | {lease.line for lease in leases}
+    tails = sum(node.payload.nbytes for node in nodes if isinstance(node.payload, KV))
+    assert len(list(store._lines)) == len(lines)
+    assert set(store._lines) == lines
+    assert store.nbytes == sum(line.buffer.nbytes for line in lines) + tails
+    free = {node for node in nodes if not node.leases and not node.children}
+    assert free <= store._leaves._waiting
+    for node in nodes:
+        assert node.leases == sum(node in lease.nodes[-1].path for lease in leases if lease.nodes)
+
+
+@pytest.mark.parametrize("limit", [2**40, 6_000, 0])
+def test_accounts_are_right_after_every_step_of_overlapping_requests(limit):
+    draw, store, seen, leases = random.Random(limit), MemoryStore(limit=limit), [()], []
+    spaces = [SPACE, Space("model", "float32", tenant="b")]
+    for _ in range(600):
+        move = draw.random()
+        if leases and move < 0.5:
+            lease, ids = leases.pop(draw.randrange(len(leases)))
+            if draw.random() < 0.8:
+                store.give(lease, ids)
+            else:
+                store.discard(lease)
+        elif len(leases) < 4 and move < 0.97:
+            begin = draw.choice(seen)
+            ids = (*begin[: draw.randrange(len(begin) + 1)], *(draw.randrange(4) for _ in range(draw.randrange(1, 9))))
+            seen.append(ids)
+            lease = store.take(draw.choice(spaces), ids, len(ids) - 1, GrowingCache)
+            lease.line.buffer.write(lease.matched, truth(ids, lease.matched, len(ids)))
+            leases.append((lease, ids))
+        elif move > 0.99:
+            store.clear()
+            for lease, ids in leases:
+                store.give(lease, ids)
+            leases.clear()
+        else:
+            store.holds(draw.choice(spaces), draw.choice(seen))
+        accounts_are_right(store, [lease for lease, _ in leases])
+
+
+def test_what_goes_was_used_longest_ago_of_all_that_may(monkeypatch):
+    draw, store, spaces = random.Random(1), MemoryStore(limit=12_000), [SPACE, Space("model", "float32", tenant="b")]
+    gone, pop = [], store._leaves.pop
+
+    def checked():
+        free = [n for tree in store._trees.values() for n in tree.nodes() if not n.leases and not n.children]
+        node = pop()
+        assert node is min(free, key=lambda free: free.used)
+        gone.append(node)
+        return node
+
+    monkeypatch.setattr(store._leaves, "pop", checked)
+    for _ in range(300):
+        ids = tuple(draw.randrange(3) for _ in range(draw.randrange(2, 12)))
+        lease = store.take(draw.choice(spaces), ids, len(ids) - 1, GrowingCache)
+        lease.line.buffer.write(lease.matched, truth(ids, lease.matched, len(ids)))
+        store.give(lease, ids)
+    assert len(gone) > 100
+    assert len(store._leaves._heap) < 200
+
+
+def test_a_node_split_under_a_lease_is_free_afterwards():
+    store, ids = MemoryStore(limit=2**40), tuple(range(20))
+    run(store, ids)
+    lease = store.take(SPACE, (*ids, 99), 20, GrowingCache)
+    assert store.holds(SPACE, ids[:5]) == 5
+    store.discard(lease)
+    store.limit = 0
+    run(store, (7, 8, 9))
+    assert store.holds(SPACE, ids) == store.nbytes == 0
+
+
 def test_a_growing_chat_copies_nothing():
     store, ids = MemoryStore(limit=2**40), tuple(range(10))
     lease = run(store, ids, answer=(50, 51))

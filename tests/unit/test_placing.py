@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from nbkv.families.placing import Piece, Placing
+from nbkv.families.placing import Piece, Placing, PlacingAhead
 from nbkv.kv import KV
 from nbkv.models.cache import GrowingCache
 from nbkv.rope import HALVES, Rope, Turning
@@ -25,9 +25,10 @@ def rope():
     return Rope((Turning(torch.tensor([1.0, 0.1, 0.01, 0.001]), HALVES, 0),) * (LAYERS - 1) + (None,))
 
 
-def test_every_layer_is_as_if_placed_at_once(kv, rope):
+@pytest.mark.parametrize("kind", [Placing, PlacingAhead])
+def test_every_layer_is_as_if_placed_at_once(kv, rope, kind):
     cache = GrowingCache()
-    placing = Placing(cache, rope, 30)
+    placing = kind(cache, rope, 30)
     placing.add(Piece(kv, 3, 20))
     placing.add(Piece(kv[0:4], 0, 0))
     placing.begin()
@@ -45,7 +46,7 @@ def test_every_layer_is_as_if_placed_at_once(kv, rope):
 
 
 def test_one_layer_is_placed_ahead_and_no_more(kv, rope):
-    placing, placed = Placing(GrowingCache(), rope, 30, [Piece(kv, 0, 4)]), []
+    placing, placed = PlacingAhead(GrowingCache(), rope, 30, [Piece(kv, 0, 4)]), []
     place = placing._place
     placing._place = lambda layer: (place(layer), placed.append(layer))
     placing.begin()
@@ -60,9 +61,20 @@ def test_one_layer_is_placed_ahead_and_no_more(kv, rope):
     placing.close()
 
 
+def test_without_a_thread_no_layer_is_placed_ahead(kv, rope):
+    cache = GrowingCache()
+    placing = Placing(cache, rope, 30, [Piece(kv, 0, 4)])
+    placing.begin()
+    placing.need(2)
+    placing.need(1)
+    assert [layer.length for layer in cache.layers] == [30, 30, 30, 0, 0]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("nbkv-place")]
+
+
+@pytest.mark.parametrize("kind", [Placing, PlacingAhead])
 @pytest.mark.parametrize("ends", ["last layer", "close"])
-def test_stores_and_the_thread_are_let_go(kv, rope, ends):
-    placing, gone = Placing(GrowingCache(), rope, 30, [Piece(kv, 0, 4)]), []
+def test_stores_and_the_thread_are_let_go(kv, rope, ends, kind):
+    placing, gone = kind(GrowingCache(), rope, 30, [Piece(kv, 0, 4)]), []
     placing.held.callback(gone.append, True)
     placing.begin()
     if ends == "close":
@@ -76,9 +88,10 @@ def test_stores_and_the_thread_are_let_go(kv, rope, ends):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("nbkv-place")]
 
 
-def test_nothing_to_place_is_nothing_to_wait_for(rope):
+@pytest.mark.parametrize("kind", [Placing, PlacingAhead])
+def test_nothing_to_place_is_nothing_to_wait_for(rope, kind):
     cache = GrowingCache()
-    placing = Placing(cache, rope, 30)
+    placing = kind(cache, rope, 30)
     placing.begin()
     placing.need(0)
 
@@ -86,7 +99,7 @@ def test_nothing_to_place_is_nothing_to_wait_for(rope):
 
 
 def test_a_failure_in_the_thread_is_raised_where_the_layer_is_needed(kv, rope, monkeypatch):
-    placing = Placing(GrowingCache(), rope, 30, [Piece(kv, 0, 4)])
+    placing = PlacingAhead(GrowingCache(), rope, 30, [Piece(kv, 0, 4)])
     placing.begin()
 
     def broken(_layer):

@@ -1,12 +1,15 @@
 """Attention over ranges of keys: the same logits as under a mask by true position, and no mask."""
 
+import importlib
 from dataclasses import replace
 
 import pytest
 import torch
+from nbkv_kernels import dense_attention
 
-from nbkv.models import masks
-from nbkv.models.attention import watched
+from nbkv.models import masks, weights
+from nbkv.models.adapter import Work
+from nbkv.models.attention import computed_by, watched
 from nbkv.models.cache import GrowingCache
 from nbkv.models.probe import adapt
 
@@ -40,16 +43,48 @@ def test_no_mask_is_made(make_model, monkeypatch):
     recomputed(adapter, ranges=True)
 
 
-def test_while_attention_is_watched_the_models_own_function_runs_under_a_mask(make_model):
-    adapter = adapt(make_model("llama"), "llama")
-    seen, plain = [], recomputed(adapter, ranges=True)[0]
-    with watched(adapter.config, torch.arange(len(ROWS)), seen.append):
-        under, _ = recomputed(adapter, ranges=True)
-    assert (under - plain).abs().max() < 1e-5
-    future = torch.arange(100) > ROWS[:, None]
-    rows = [one.weights for one in seen if one.weights.shape[1:] == (len(ROWS), 100)]
-    assert len(rows) >= adapter.n_layers
-    assert not any(weights[:, future].any() for weights in rows[-adapter.n_layers :])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "cohere2", "gemma3n"])
+def test_while_attention_is_watched_no_mask_is_made_either(make_model, monkeypatch, family):
+    adapter = adapt(make_model(family), family)
+    monkeypatch.setattr(weights, "_MOST", 2 * 4 * len(IDS))  # strips of two rows
+    under, over = [], []
+    with watched(adapter.config, torch.tensor([0, 2, 3, 4, 5]), under.append):
+        recomputed(adapter, ranges=False)
+    monkeypatch.setattr(masks, "allowed", lambda *_: pytest.fail("a mask was made"))
+    with watched(adapter.config, torch.tensor([0, 2, 3, 4, 5]), over.append):
+        recomputed(adapter, ranges=True)
+    assert len(over) == len(under) == 2 * 3 * adapter.n_layers  # the prompt was run too, under the model's own mask
+    for one, other in zip(over, under, strict=True):
+        assert len(one.rows) <= 2
+        assert (one.layer, one.rows.tolist()) == (other.layer, other.rows.tolist())
+        assert (one.weights - other.weights).abs().max() < 1e-5
+        assert (one.output - other.output).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("family", "heads"), [("llama", 1), ("gemma2", 4)])
+def test_masks_and_capped_scores_are_written_out_for_few_rows_at_a_time(make_model, monkeypatch, family, heads):
+    adapter, sizes = adapt(make_model(family), family), []
+    kernel = importlib.import_module("nbkv_kernels.row_attention")
+
+    def dense(q, k, v, **options):
+        sizes.append(heads * q.shape[2] * k.shape[2])
+        return dense_attention(q, k, v, **options)
+
+    plain = recomputed(adapter, ranges=True)[0]
+    monkeypatch.setattr(kernel, "dense_attention", dense)
+    monkeypatch.setattr(kernel, "_MASK", 400)
+    assert (recomputed(adapter, ranges=True)[0] - plain).abs().max() < 1e-4
+    assert len(sizes) > adapter.n_layers
+    assert max(sizes) <= 400
+
+
+def test_whoever_stands_between_has_ranges_handed_on(make_model):
+    adapter, cache, layers = adapt(make_model("gemma2"), "gemma2"), GrowingCache(), []
+    expected = adapter.forward(IDS, cache, start=0, keep=len(IDS))[ROWS]
+    with computed_by(adapter.config, lambda seen: layers.append(seen.layer)):
+        got = adapter.recompute(IDS[ROWS], ROWS, cache, keep=len(ROWS))
+    assert (got - expected).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))
+    assert layers == list(range(adapter.n_layers))
 
 
 def test_the_models_own_function_is_back_also_after_an_error(make_model):
@@ -79,3 +114,19 @@ def test_edges_are_those_of_a_mask_written_out(window, chunk, block):
             and (chunk is None or key // chunk == row // chunk)
         ]
         assert list(range(int(lower[row]), int(upper[row]))) == seen
+
+
+def test_a_prompt_of_a_block_diffusion_model_runs_in_one_pass_where_it_needs_no_mask(session_of, monkeypatch):
+    adapter = session_of("sdar").adapter
+    assert adapter.capabilities.ranges
+    monkeypatch.setattr("nbkv.models.adapter._STRIP", 8)
+    ran, found = {}, {}
+    for ranges in (True, False):
+        one = replace(adapter, capabilities=replace(adapter.capabilities, ranges=ranges))
+        cache, passes = GrowingCache(), []
+        work = Work(on_layer=lambda index, rows, passes=passes: passes.append(rows) if index == 0 else None)
+        one.prefill(IDS.tolist(), cache, work=work)
+        ran[ranges], found[ranges] = passes, cache.read(0, 100)
+    assert ran == {True: [100], False: [8] * 12 + [4]}
+    for strips, whole in zip(found[False].values, found[True].values, strict=True):
+        assert (strips - whole).abs().max() < 1e-4
