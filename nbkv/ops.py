@@ -11,7 +11,8 @@ or keep what far keys gave them and compute only what near keys give (FlashBlock
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import nbkv_kernels as kernels
 import torch
@@ -28,6 +29,7 @@ __all__ = [
     "project_kv",
     "rotate_gather",
     "row_attention",
+    "shared_prefix_attention",
     "turned",
 ]
 
@@ -84,6 +86,28 @@ def row_attention(
     """
     use = fused(q)
     return kernels.row_attention(q, k, v, upper, lower, scale=scale, softcap=softcap, sinks=sinks, fused=use)
+
+
+def shared_prefix_attention(
+    q: torch.Tensor,
+    pieces: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    own: tuple[torch.Tensor, torch.Tensor],
+    upper: torch.Tensor | None = None,
+    lower: torch.Tensor | None = None,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> State:
+    """Return the output ``[B, Hq, n, Dv]`` and lse ``[B, Hq, n]`` over shared ``pieces`` and ``own`` keys and values.
+
+    ``q`` is ``[B, Hq, n, D]``, the pieces ``[Hk, T, D]`` and ``[Hk, T, Dv]``, one after another, own keys
+    ``[B, Hk, S, D]``. Rows see their first ``upper`` own keys and, of all keys, those from ``lower`` on, both ``[n]``
+    or ``[B, n]`` (None: all).
+    """
+    use = fused(q)
+    options: dict[str, Any] = {"scale": scale, "softcap": softcap, "sinks": sinks, "fused": use}
+    return kernels.shared_prefix_attention(q, pieces, own, upper, lower, **options)
 
 
 def rotate_gather(

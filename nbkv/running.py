@@ -268,4 +268,5 @@ def summary(result: Result) -> dict[str, object]:
 def _bytes(prefilled: Prefilled) -> int:
     layers = getattr(prefilled.cache, "layers", ())
     sides = [side for layer in layers for side in (getattr(layer, "keys", None), getattr(layer, "values", None))]
-    return sum(side.numel() * side.element_size() for side in sides if isinstance(side, torch.Tensor))
+    own = sum(side.numel() * side.element_size() for side in sides if isinstance(side, torch.Tensor))
+    return own + getattr(prefilled.cache, "shared_bytes", 0)

@@ -106,7 +106,7 @@ def _shared(make: _Maker) -> Case:
     attend = scaled_dot_product_attention
     run = {"SDPA, prefix repeated": lambda: attend(q, k, v, enable_gqa=True)}
     regime = f"{batch} branches over {length}, {heads}/{kv_heads} heads of {width}"
-    ours = lambda fused: shared_prefix_attention(q, prefix, (own, own), upper, fused=fused)  # noqa: E731
+    ours = lambda fused: shared_prefix_attention(q, [prefix], (own, own), upper, fused=fused)  # noqa: E731
     work = make.bytes(*prefix, own, own, q, q)
     return Case("shared_prefix_attention", regime, ours, run, "copy_gbs", work, 0.7, {"SDPA, prefix repeated": 3.0})
 

@@ -34,13 +34,15 @@ def row_attention(
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
     fused: bool = False,
+    wide: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend from ``q`` ``[B, H_q, R, D]`` to ``k`` ``[B, H, T, D]``, ``v`` ``[B, H, T, D_v]``; H_q a multiple of H.
 
     Row r sees keys ``[lower, upper)``, both ``[R]`` or ``[B, R]``, cut to ``[0, T)``; ``lower`` None: from 0 on.
     Returns the output ``[B, H_q, R, D_v]`` in q's dtype and float32 log-sum-exp ``[B, H_q, R]``; a row without keys
     gives zeros and ``-inf``. ``scale`` None is ``D ** -0.5``; ``sinks`` ``[H_q]``. ``fused`` launches the Triton
-    kernel. Raises ``ValueError`` for shapes that do not fit.
+    kernel. ``wide`` has the output in float32 (at least), for a merge. Raises ``ValueError`` for shapes that do not
+    fit.
     """
     batch, heads, n, width = q.shape
     if k.shape[:3] != v.shape[:3] or k.shape[0] != batch or k.shape[3] != width or heads % max(1, k.shape[1]):
@@ -57,7 +59,8 @@ def row_attention(
             raise ValueError(message)
     low, high = (bound.clamp(0, k.shape[2]).expand(batch, n) for bound in (lower, upper))
     run = _launch if fused and k.shape[2] and n else _reference
-    out, lse = run(q, k, v, low, high, scale, softcap)
+    dtype = torch.promote_types(q.dtype, torch.float32) if wide else q.dtype
+    out, lse = run(q, k, v, low, high, scale, softcap, dtype)
     return (out, lse) if sinks is None else with_sinks(out, lse, sinks)
 
 
@@ -69,17 +72,18 @@ def _reference(
     high: torch.Tensor,
     scale: float,
     softcap: float | None,
+    dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run stretches of rows, so that masks stay small, each over the keys that any of its rows sees."""
     heads = 1 if softcap is None else q.shape[1]  # scores that are capped are written out, head by head
     step = max(1, min(_stretch(high), _MASK // max(1, len(q) * heads * k.shape[2])))
-    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    out = q.new_empty(*q.shape[:3], v.shape[-1], dtype=dtype)
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     for start in range(0, max(1, q.shape[2]), step):
         rows = slice(start, start + step)
         first, last = _extent(low[:, rows], high[:, rows])
-        bias, hidden = _bias(low[:, rows], high[:, rows], first, last, q.dtype)
-        parts = q[:, :, rows], k[:, :, first:last], v[:, :, first:last]
+        bias, hidden = _bias(low[:, rows], high[:, rows], first, last, dtype)
+        parts = (side.to(dtype) for side in (q[:, :, rows], k[:, :, first:last], v[:, :, first:last]))
         given = dense_attention(*parts, scale=scale, mask=bias, softcap=softcap, hidden=hidden)
         out[:, :, rows], lse[:, :, rows] = given
     return out, lse
@@ -130,11 +134,12 @@ def _launch(
     high: torch.Tensor,
     scale: float,
     softcap: float | None,
+    dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     batch, heads, n, width = q.shape
     length, value_width = k.shape[2], v.shape[3]
     cut = splits(batch * heads * triton.cdiv(n, 64), length)
-    outs = q.new_empty(cut, batch, heads, n, value_width, dtype=torch.float32 if cut > 1 else q.dtype)
+    outs = q.new_empty(cut, batch, heads, n, value_width, dtype=torch.float32 if cut > 1 else dtype)
     lses = q.new_empty(cut, batch, heads, n, dtype=torch.float32)
     low, high = low.to(torch.int32), high.to(torch.int32)
 
@@ -152,7 +157,7 @@ def _launch(
     if cut == 1:
         return outs[0], lses[0]
     out, lse = merge_states(outs, lses, fused=True)
-    return out.to(q.dtype), lse
+    return out.to(dtype), lse
 
 
 @tuned(

@@ -39,6 +39,11 @@ class Ids:
     tokens: Entry = ()
 
     @property
+    def base(self) -> int:
+        """Return 0: it begins with the sequence."""
+        return 0
+
+    @property
     def length(self) -> int:
         """Return the number of tokens."""
         return len(self.tokens)

@@ -14,6 +14,7 @@ import torch
 from transformers import DynamicCache
 
 import nbkv
+from nbkv.bench import long_branches
 from nbkv.bench.measure import CONTEXT, WARM_UP, Candidate, Row, interleaved
 from nbkv.bench.peer import PEER, Missing, kvboost
 from nbkv.bench.same import Reference, reference
@@ -52,6 +53,7 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
                 peer = replace(peer, missing=str(reason))
         seconds = interleaved(candidates, rounds)
         held = _held(session, bench, context, branches=rounds + WARM_UP)
+        held = (*held, long_branches.held(session.adapter, context, context + NEW))
     rows = [Row(name=NAME, regime=regime, against=against) for against in (FULL, COPY)]
     rows = [replace(row, baseline=seconds[row.against], notes=held if row.against == COPY else ()) for row in rows]
     if peers:
@@ -77,7 +79,7 @@ def _differs(session: Session, text: str, wanted: Reference, cached: int) -> str
     return wanted.differs(result.token_ids)
 
 
-def _held(session: Session, bench: Bench, context: int, *, branches: int) -> tuple[str]:
+def _held(session: Session, bench: Bench, context: int, *, branches: int) -> tuple[str, ...]:
     """Return what the store holds after ``branches`` continuations, beside what as many copies of the prefix would."""
     kv = session.adapter.new_cache()
     with torch.no_grad():

@@ -11,6 +11,7 @@ import numpy as np
 from nbkv.events import Fallback, Reused
 from nbkv.families import going
 from nbkv.models.adapter import Work
+from nbkv.models.branch import BranchCache
 from nbkv.models.cache import GrowingCache
 from nbkv.models.states import StateCache
 from nbkv.result import Provenance
@@ -48,7 +49,8 @@ class Prefix(Strategy):
         cache, matched = lease.line.buffer, lease.matched
         assert isinstance(cache, GrowingCache)  # noqa: S101
         needed = len(ids) + request.max_new_tokens
-        cache.reserve(min(needed + max(_ROOM, needed // 2), max(needed, ctx.adapter.capabilities.context)))
+        room = max(_ROOM, (needed - cache.base) // 2)
+        cache.reserve(min(needed + room, max(needed, ctx.adapter.capabilities.context)))
         load_s = clock()
         if matched:
             ctx.tell(Reused, start=0, stop=matched, tier=ctx.store.name)
@@ -110,7 +112,8 @@ def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:
     """Lease what is known of ``ids``; of a model with recurrent layers, up to where states were kept."""
     found = ctx.adapter.capabilities
     states_from = going.least(len(ids), found) if found.states else None
-    lease = ctx.store.take(ctx.space(), ids, limit, ctx.adapter.growing, states_from=states_from)
+    branch_at = ctx.adapter.branch_at if found.branches else None
+    lease = ctx.store.take(ctx.space(), ids, limit, ctx.adapter.growing, states_from=states_from, branch_at=branch_at)
     if isinstance(cache := lease.line.buffer, StateCache):
         try:
             cache.resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
@@ -132,6 +135,9 @@ def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
     found, notes = ctx.adapter.capabilities, []
     if lease.copied:
         notes.append(f"copied {lease.copied} tokens of KV to branch off a shared prefix")
+    if isinstance(cache := lease.line.buffer, BranchCache):
+        shared = f"{cache.base} tokens of KV are read where another branch keeps them"
+        notes.append(f"{shared}: attention in {len(cache.pieces) + 1} parts")
     if n > found.stable_context:
         notes.append("no prefix reuse: beyond its trained length this model's KV depends on the prompt's length")
     if found.states and lease.branch > lease.matched:

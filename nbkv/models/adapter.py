@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, LinearAttentionLayer
 
 from nbkv.models import masks
 from nbkv.models.attention import implementation
+from nbkv.models.branch import BranchCache, branched
 from nbkv.models.cache import GrowingCache, TokenLog
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.diffusion.gemma import Canvas
@@ -172,6 +173,10 @@ class ModelAdapter:
         """Return an empty cache of ours, with room for states where this model keeps some."""
         return self.stateful(reserve) if self.capabilities.states else GrowingCache(reserve)
 
+    def branch_at(self, base: int) -> BranchCache:
+        """Return a cache for a sequence's tokens from ``base`` on, without those before; needs ``branches``."""
+        return BranchCache(base, self.n_layers)
+
     def stateful(self, reserve: int = 0) -> StateCache:
         """Return an empty cache for states, proved or not; raises ``TypeError`` for layers that it has none for."""
         return HeldCache() if self._hands_back else StateCache(ours(self.family_cache(), reserve), reserve)
@@ -200,9 +205,14 @@ class ModelAdapter:
         if isinstance(cache, StateCache):
             return self._go_on(ids, cache, start=start, keep=keep, work=work)
         positions = torch.arange(start, start + len(ids), device=self.device)
-        seen = nullcontext() if self.capabilities.block is None else self._seen(positions, start + len(ids))
-        with seen as mask:
+        with self._attending(positions, cache, start + len(ids)) as mask:
             return self._run(ids, positions, cache, keep=keep, mask=mask, work=work, runner=runner)
+
+    def _attending(self, rows: torch.Tensor, cache: Cache | TokenLog, n_keys: int) -> AbstractContextManager[Any]:
+        """Return how appended rows see: over a branch's pieces, by blocks, or as the model itself does (no mask)."""
+        if isinstance(cache, BranchCache):
+            return branched(self.config, cache, self.capabilities)
+        return nullcontext() if self.capabilities.block is None else self._seen(rows, n_keys)
 
     def prefill(self, ids: Sequence[int], cache: AnyCache, *, start: int = 0, work: Work | None = None) -> torch.Tensor:
         """Run a prompt of which ``cache`` holds the first ``start`` tokens; return the logits ``[V]`` after the last.

@@ -167,6 +167,7 @@ class GrowingCache(Cache):
     """One growing buffer per layer, all of them holding the same tokens ``[0, length)``."""
 
     layers: list[GrowingLayer]  # type: ignore[assignment]  # the parent allows any kind of layer
+    base = 0  # the position of the first token it holds
 
     def __init__(self, reserve: int = 0) -> None:
         """Start empty; the first write allocates room for at least ``reserve`` tokens per layer."""
@@ -215,7 +216,7 @@ class GrowingCache(Cache):
     def extend(self, n_layers: int) -> None:
         """Have at least ``n_layers`` layers, the new ones empty."""
         while len(self.layers) < n_layers:
-            self.layers.append(GrowingLayer(self._reserve))
+            self.layers.append(self._new_layer())
 
     def put(self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put ``keys`` and ``values`` ``[H, n, D]`` of one layer at ``[start, start + n)``."""

@@ -78,6 +78,12 @@ class Capabilities:
         return self.block or self.canvas
 
     @property
+    def branches(self) -> bool:
+        """Return whether its attention may be computed in parts, over keys in several places."""
+        own = len(self.kv_heads) == self.n_layers and all(self.kv_heads) and not self.shared_kv
+        return self.ranges and self.causal and self.per_token and own
+
+    @property
     def per_token(self) -> bool:
         """Return whether all that its layers keep belongs to single tokens, as K/V do and states do not."""
         return not self.states

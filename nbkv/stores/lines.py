@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from nbkv.kv import KV
 from nbkv.radix import Node
 
 
 class Buffer(Protocol):
-    """The tokens ``[0, length)`` of one sequence, layer by layer; ``nbkv.models.cache.GrowingCache`` is one."""
+    """The tokens ``[base, length)`` of one sequence, layer by layer; ``nbkv.models.cache.GrowingCache`` is one."""
+
+    @property
+    def base(self) -> int:
+        """Return the position of its first token: 0, except in a branch."""
 
     @property
     def length(self) -> int:
-        """Return the number of tokens held by every layer."""
+        """Return behind which position of the sequence every layer ends."""
 
     @property
     def nbytes(self) -> int:
@@ -33,17 +38,37 @@ class Buffer(Protocol):
         """Give back the memory behind the last token."""
 
 
+@runtime_checkable
+class Branch(Buffer, Protocol):
+    """A buffer without the first ``base`` tokens, which are read where they live."""
+
+    def share(self, pieces: Sequence[KV]) -> None:
+        """Read ``[0, base)`` from ``pieces``, one after another; from nowhere where there are none."""
+
+
 @dataclass(eq=False)
 class Line:
     """A buffer and the tree nodes that live in it.
 
-    Invariant: for each of its nodes the buffer holds the K/V of the whole path from the root to that node, so the nodes
-    of a line lie on one path. A node of the path may live elsewhere: then the line holds a copy of it.
+    Invariant: for each of its nodes the buffer holds the K/V of the path to that node, from the buffer's base on, so
+    the nodes of a line lie on one path. A node of the path may live elsewhere: then the line holds a copy of it.
+    ``readers`` are the ends of what branches on lease read here: up to there nothing may be written.
     """
 
     buffer: Buffer
     nodes: set[Node[Home]] = field(default_factory=set)
     leased: bool = False
+    readers: list[int] = field(default_factory=list)
+
+    @property
+    def base(self) -> int:
+        """Return the position of the buffer's first token."""
+        return self.buffer.base
+
+    @property
+    def read_to(self) -> int:
+        """Return up to where branches on lease read in the buffer."""
+        return max(self.readers, default=0)
 
     @property
     def needed(self) -> int:

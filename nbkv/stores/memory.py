@@ -1,8 +1,9 @@
 """The memory store: a radix tree over token ids whose K/V live in the very buffers the model writes.
 
 A request that continues where a line ends goes on writing that line: nothing is copied. A request that branches off
-earlier takes the line over as well; only the tail that is not its own is copied out, into memory of its own. So k
-branches hold their prefix once, and no branch can overwrite another.
+earlier takes the line over as well; only the tail that is not its own is copied out, into memory of its own. Where that
+tail is longer than what is shared, or the line is in use, the branch gets a line of its own tokens only and reads what
+is shared where it lives. So k branches hold their prefix once, and no branch can overwrite another.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space
 from nbkv.radix import Node, RadixTree
+from nbkv.stores import sharing
 from nbkv.stores.checkpoints import Checkpoint, Checkpoints, least_worth
 from nbkv.stores.ledger import Ledger
-from nbkv.stores.lines import Buffer, Home, Line
+from nbkv.stores.lines import Branch, Buffer, Home, Line
 from nbkv.stores.recency import Recency
 from nbkv.stores.shelf import Shelves
 
@@ -41,6 +43,7 @@ class Lease:
 
     ``known`` is how many the store knows; ``branch`` how many of those it was asked for. Where a request goes on from
     states, ``matched`` is the last position with a ``checkpoint`` among them; ``made`` are those it made on the way.
+    ``reads`` says in which lines a branch reads, and up to where.
     """
 
     space: Space
@@ -52,6 +55,7 @@ class Lease:
     branch: int = 0
     checkpoint: Checkpoint | None = None
     made: tuple[Checkpoint, ...] = ()
+    reads: tuple[tuple[Line, int], ...] = ()
 
 
 @dataclass(eq=False)
@@ -85,11 +89,14 @@ class MemoryStore:
         new: Callable[[], Buffer],
         *,
         states_from: int | None = None,
+        branch_at: Callable[[int], Branch] | None = None,
     ) -> Lease:
         """Lease a line that holds the longest known prefix of ``ids``, at most ``limit`` tokens of it.
 
         ``known`` of the lease says how long the known prefix is without that limit. With ``states_from`` the prefix
-        ends at its last checkpoint, which stands behind at least so many tokens.
+        ends at its last checkpoint, which stands behind at least so many tokens. ``new`` makes an empty buffer;
+        ``branch_at``, of a caller that can go on from one, makes a buffer for the tokens from a position on: the
+        lease's line may then be one that reads what is before where it lives, until the lease ends.
         """
         with self._lock:
             tree, steps = self._trees.setdefault(space, RadixTree(self._on_split)), space.path(ids)
@@ -99,7 +106,7 @@ class MemoryStore:
             if states_from is not None:
                 path = path[: self._checkpoints.deepest(path, states_from)]
             matched = path[-1].stop if path else 0
-            line, held = self._line_for(path, matched, new)
+            line, held = self._line_for(path, matched, new, branch_at)
             lease = Lease(space, line, matched, known, path, 0, branch)
             if states_from is not None and path:
                 lease.checkpoint = self._checkpoints.of(path[-1])
@@ -107,6 +114,7 @@ class MemoryStore:
             for node in path:
                 node.leases += 1
             lease.copied = self._displace(line, held) + self._fill(line, path, held)
+            self._share(lease)
             self.counts.hits += bool(matched)
             self.counts.misses += not matched
             return lease
@@ -121,8 +129,11 @@ class MemoryStore:
             line.buffer.truncate(len(steps))
             tree = self._trees.setdefault(lease.space, RadixTree(self._on_split))
             path = tree.match(steps)
+            if (path[-1].stop if path else 0) < line.base:  # the store was cleared, and what the branch read is gone
+                self._end(lease)
+                return
             for node in path:
-                if isinstance(node.payload, KV):
+                if isinstance(node.payload, KV) and node.start >= line.base:
                     self._settle(node, line)
             added = tree.insert(steps, line)
             if added is not None:
@@ -242,15 +253,24 @@ class MemoryStore:
             ]
         return pd.DataFrame(rows, columns=columns).sort_values("used", ascending=False, ignore_index=True)
 
-    def _line_for(self, path: list[Node[Home]], matched: int, new: Callable[[], Buffer]) -> tuple[Line, int]:
-        """Return the line to write on and how many tokens of the path it holds already."""
+    def _line_for(
+        self,
+        path: list[Node[Home]],
+        matched: int,
+        new: Callable[[], Buffer],
+        branch_at: Callable[[int], Branch] | None,
+    ) -> tuple[Line, int]:
+        """Return the line to write on and how many tokens of the path it holds, or reads elsewhere, already."""
         for node in reversed(path):
             line = node.payload
-            if isinstance(line, Line) and not line.leased:
+            if isinstance(line, Line) and not line.leased and node.stop >= line.read_to:
+                if line.base and branch_at is None:
+                    continue
                 outgoing = sum(len(other.ids) for other in line.nodes if other.start >= node.stop)
                 if outgoing + matched - node.stop <= matched:
                     return line, node.stop
-        return Line(new()), 0
+        base = sharing.base(path) if branch_at else 0
+        return Line(branch_at(base) if branch_at and base else new()), base
 
     def _displace(self, line: Line, held: int) -> int:
         """Copy out the nodes of ``line`` behind ``held``, so that it can be written there; return the tokens copied."""
@@ -276,6 +296,18 @@ class MemoryStore:
             copied += len(node.ids)
         return copied
 
+    def _share(self, lease: Lease) -> None:
+        """Have a branch on lease read what is before its own tokens where that lives."""
+        line = lease.line
+        if not line.base or not isinstance(line.buffer, Branch):
+            return
+        before = [node for node in lease.nodes if node.start < line.base]
+        pieces = [replace(piece, stop=min(piece.stop, line.base)) for piece in sharing.pieces(before)]
+        line.buffer.share([piece.read() for piece in pieces])
+        lease.reads = tuple((piece.home, piece.stop) for piece in pieces if isinstance(piece.home, Line))
+        for home, stop in lease.reads:
+            home.readers.append(stop)
+
     def _settle(self, node: Node[Home], line: Line) -> None:
         """Let ``node`` live in ``line``, which holds its tokens, and free the memory of its own."""
         if isinstance(node.payload, KV):
@@ -294,6 +326,10 @@ class MemoryStore:
         path = lease.nodes[-1].path if lease.nodes else []  # longer than at first where a node was split meanwhile
         for node in path:
             node.leases -= 1
+        for home, stop in lease.reads:
+            home.readers.remove(stop)
+        if lease.line.base and isinstance(lease.line.buffer, Branch):
+            lease.line.buffer.share(())
         self._lines.settle(lease.line)
         tree = self._trees.get(lease.space)
         if path and tree is not None and path[0].parent is tree.root:  # the store was not cleared meanwhile

@@ -156,8 +156,46 @@ def test_branches_over_one_prefix_equal_each_over_its_own_copy(fused, draw, leng
     mine = draw(batch, heads, own, 64), draw(batch, heads, own, 64)
     upper = torch.tensor([[1, 2], [4, 5], [0, 3]], device=q.device)
     k, v = (torch.cat([p.expand(batch, -1, -1, -1), o], dim=2) for p, o in zip(prefix, mine, strict=True))
-    got = shared_prefix_attention(q, prefix, mine, upper, fused=fused)
+    got = shared_prefix_attention(q, [prefix], mine, upper, fused=fused)
     close(got, exact(q, k, v, upper + length))
+
+
+@pytest.mark.parametrize("options", [{}, {"softcap": 3.0}, {"sinks": True}, {"window": 70}, {"window": 9}], ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_prefix_in_pieces_with_softcap_sinks_and_windows(fused, draw, batch, options):
+    heads, groups, n, own, given = 2, 2, 3, 7, dict(options)
+    q = draw(batch, heads * groups, n, 64)
+    pieces = [(draw(heads, length, 64), draw(heads, length, 64)) for length in (33, 0, 1, 40)]
+    mine = draw(batch, heads, own, 64), draw(batch, heads, own, 64)
+    k, v = (
+        torch.cat([*(piece[side].expand(batch, -1, -1, -1) for piece in pieces), mine[side]], dim=2) for side in (0, 1)
+    )
+    upper = torch.tensor([5, 6, 7], device=q.device)
+    lower = None
+    if window := given.pop("window", None):
+        lower = upper + 74 - window
+    if given.get("sinks"):
+        given["sinks"] = draw(heads * groups)
+    got = shared_prefix_attention(q, pieces, mine, upper, lower, fused=fused, **given)
+    close(got, exact(q, k, v, upper + 74, lower, **given))
+
+
+def test_without_an_edge_every_row_sees_every_own_key(fused, draw):
+    q, prefix, mine = draw(1, 4, 1, 64), (draw(2, 1100, 64),) * 2, (draw(1, 2, 5, 64),) * 2
+    k, v = (torch.cat([p[None], o], dim=2) for p, o in zip(prefix, mine, strict=True))
+    got = shared_prefix_attention(q, [prefix], mine, fused=fused)
+    close(got, exact(q, k, v, torch.tensor([1105], device=q.device)))
+
+
+def test_parts_in_half_precision_are_rounded_once(fused, draw):
+    """Parts that are rounded before their merge err by about 1.3 times as much."""
+    q, k, v = (draw(1, 2, n, 64, dtype=torch.bfloat16) for n in (16, 1300, 1300))
+    expected, _ = exact(q, k, v, torch.full((16,), 1300, device=q.device))
+    prefix, own = (k[0, :, :1200], v[0, :, :1200]), (k[:, :, 1200:], v[:, :, 1200:])
+    got, _ = shared_prefix_attention(q, [prefix], own, fused=fused)
+    assert got.dtype == torch.bfloat16
+    rounding = (expected.to(torch.bfloat16).double() - expected).abs().mean()
+    assert (got.double() - expected).abs().mean() < 1.1 * rounding
 
 
 @pytest.mark.parametrize("mass", [0.0, 5.0, 12.0])
