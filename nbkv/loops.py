@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbkv.events import Fallback, Token
-from nbkv.models.adapter import ModelAdapter, Work
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.decode import Chooser, Sampling, TextStream
 from nbkv.models.diffusion.block import Block, opened
 from nbkv.models.diffusion.filling import Filler
 from nbkv.models.diffusion.gemma import Painter
+from nbkv.models.work import Unfollowed, Work
 from nbkv.strategy import Context, Prefilled, Request, Strategy
 
 if TYPE_CHECKING:
     from nbkv.running import Engine
+
+
+_QUICK_S = 0.1  # after a token that took less, a stop can wait for the end of the next one
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +114,8 @@ class ByToken(Loop):
         engine, request, prefilled = self.engine, self.task.request, self.task.prefilled
         logits = prefilled.logits
         chooser = Chooser(self.task.sampling, self._config, request.ids, logits.device)
-        work = self.task.ctx.work()
+        followed, quick = self.task.ctx.work(), Unfollowed()
+        work = followed
         while True:
             token = chooser.choose(logits)
             piece, reason = self._take(token, logits, chooser)
@@ -120,9 +126,11 @@ class ByToken(Loop):
             engine.stopper.check()
             at = len(request.ids) + prefilled.extra + len(self.tokens) - 1
             if at == engine.adapter.capabilities.rope_switch:
-                logits = self._start_over(work)
+                logits = self._start_over(followed)
             else:
+                began = time.perf_counter()
                 logits = self.task.step(token, at, work)
+                work = quick if time.perf_counter() - began < _QUICK_S else followed
 
     def _start_over(self, work: Work) -> torch.Tensor:
         """Run everything again in a cache of its own: from here on the model turns all tokens by other angles."""

@@ -16,10 +16,11 @@ from nbkv.errors import BadOption, UnknownName, UnsupportedModel, closest
 from nbkv.events import Bus, Event
 from nbkv.kv import Space
 from nbkv.literals import arguments
-from nbkv.models.adapter import AnyCache, ModelAdapter, Work
+from nbkv.models.adapter import AnyCache, ModelAdapter
 from nbkv.models.diffusion.block import Block, opened
 from nbkv.models.prompt import Prompt
 from nbkv.models.remembered import Verdicts
+from nbkv.models.work import Work
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
 from nbkv.stores.memory import Lease, MemoryStore

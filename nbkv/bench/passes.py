@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from nbkv.models.adapter import Front, ModelAdapter
-from nbkv.models.adapter import Work as Counter
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.cache import GrowingCache
+from nbkv.models.work import Front
+from nbkv.models.work import Work as Counter
 
 
 @dataclass(frozen=True, eq=False)

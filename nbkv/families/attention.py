@@ -26,8 +26,9 @@ from nbkv.strategy import timed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nbkv.models.adapter import ModelAdapter, Work
+    from nbkv.models.adapter import ModelAdapter
     from nbkv.models.diffusion.block import Block
+    from nbkv.models.work import Work
     from nbkv.strategy import Context, Prefilled, Request
 
 _FAITHFUL = 0.9  # mean cosine below which a note is due; the paper has 0.95 and more

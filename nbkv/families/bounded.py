@@ -20,11 +20,12 @@ import torch
 from nbkv.families.forms import HOST, IDS, INPUT, KV, LATENT, Form, kv_bytes
 from nbkv.families.latents import Latents, latents
 from nbkv.families.rows import Quantised, Rows
-from nbkv.models.adapter import ModelAdapter, Work
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.fusing import fuse
 from nbkv.models.projection import Catching, Feeds, learn, project_kv
 from nbkv.models.restoring import RestoringCache
 from nbkv.models.walk import Call
+from nbkv.models.work import Work
 
 _BLOCKS = 8  # older rows are restored in about as many pieces: what is on its way is then a fraction of a layer
 _LEAST = 32  # rows of a piece

@@ -19,10 +19,11 @@ from nbkv.events import Evicted, Fallback, Reused
 from nbkv.families.blend import check_count
 from nbkv.families.budget import Budget, check_keep
 from nbkv.families.contexts import Contexts, boundary, check_context
-from nbkv.models.adapter import ModelAdapter, Work
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention import Attended
 from nbkv.models.cache import GrowingCache
 from nbkv.models.kept import KeptCache, KeptLayer, run
+from nbkv.models.work import Work
 from nbkv.result import Provenance
 from nbkv.strategy import Context, Prefilled, Request, Strategy, parse, timed
 

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import torch
 
-from nbkv.models.adapter import ModelAdapter, Work
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.states import StateCache, States
+from nbkv.models.work import Work
 from nbkv.stores.checkpoints import Checkpoint
 from nbkv.stores.memory import Lease
 

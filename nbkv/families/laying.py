@@ -8,8 +8,8 @@ from nbkv.families.mix import Mix, Placed
 from nbkv.families.placing import Held, Piece, Placing, PlacingAhead
 from nbkv.families.prefix import encode
 from nbkv.kv import Span
-from nbkv.models.adapter import Work
 from nbkv.models.cache import GrowingCache
+from nbkv.models.work import Work
 from nbkv.result import Chunk
 from nbkv.strategy import Context, Request
 

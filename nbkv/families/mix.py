@@ -12,9 +12,10 @@ import torch
 from nbkv import ops, selection
 from nbkv.families.placing import Held, Placing
 from nbkv.kv import Span
-from nbkv.models.adapter import Front, ModelAdapter, Work
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention import OnAttention, watched
 from nbkv.models.cache import GrowingCache, Pair
+from nbkv.models.work import Front, Work
 from nbkv.result import Chunk
 
 _ENDS = (".", "!", "?", "\n", "。", "!", "?")

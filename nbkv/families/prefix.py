@@ -10,10 +10,10 @@ import numpy as np
 
 from nbkv.events import Fallback, Reused
 from nbkv.families import going
-from nbkv.models.adapter import Work
 from nbkv.models.branch import BranchCache
 from nbkv.models.cache import GrowingCache
 from nbkv.models.states import StateCache
+from nbkv.models.work import Work
 from nbkv.result import Provenance
 from nbkv.stores.memory import Lease
 from nbkv.strategy import Context, Prefilled, Request, Strategy, timed

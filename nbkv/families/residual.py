@@ -19,7 +19,8 @@ from nbkv.events import Fallback, Reused
 from nbkv.families.bounded import Bounded
 from nbkv.families.forms import HOST, INPUT, LATENT, Form, all_kv_bytes, parse
 from nbkv.families.planner import plan, too_large
-from nbkv.models.adapter import ModelAdapter, Work
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.work import Work
 from nbkv.result import Provenance
 from nbkv.strategy import Context, Prefilled, Request, Strategy
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf
 from typing import Any
 
 import torch
@@ -32,41 +30,11 @@ from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
 from nbkv.models.states import StateCache, ours
 from nbkv.models.walk import Call, Halted, Runner, Stretch, Walk
+from nbkv.models.work import Front, Unfollowed, Work, begin
 from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
-_QUICK_S = 0.1  # a pass over one token that takes less is not followed layer by layer
 _STRIP = 1024  # rows of a block-diffusion prompt that run together where they need a mask: rows x keys
-
-
-@dataclass
-class Work:
-    """Counts what the layers did: ``token_layers`` is the sum over layers of the rows each was run on."""
-
-    token_layers: int = 0
-    on_layer: Callable[[int, int], None] | None = None
-
-    def __call__(self, index: int, rows: int) -> None:
-        """Count ``rows`` tokens through layer ``index``, then tell whoever follows the layers."""
-        self.token_layers += rows
-        if self.on_layer is not None:
-            self.on_layer(index, rows)
-
-
-@dataclass(frozen=True, eq=False)
-class Front:
-    """Hidden states ``[..., rows, H]`` of some rows that have been through the layers before ``layer``.
-
-    ``known``: their K/V in ``layer`` were made too, and counted as if that layer had run.
-    """
-
-    hidden: torch.Tensor
-    layer: int
-    known: bool = False
-
-    def keep(self, which: torch.Tensor) -> Front:
-        """Return the front of the rows at indices ``which`` of these."""
-        return replace(self, hidden=self.hidden.index_select(-2, which.to(self.hidden.device)))
 
 
 @dataclass(eq=False)
@@ -93,7 +61,6 @@ class ModelAdapter:
         inside = getattr(self.model, "get_base_model", lambda: self.model)()  # a PEFT wrapper hands everything on to it
         self._accepts = frozenset(inspect.signature(inside.forward).parameters)
         self._identity = Identity(self.model)
-        self._token_s = inf  # seconds that the last pass over one token took; not known yet
         self.device = input_device(self.model)
         self.dtype = compute_dtype(self.model)
 
@@ -318,7 +285,7 @@ class ModelAdapter:
         cover them. ``since`` goes on from hidden states of these very rows. Needs rotary or learned positions
         (``UnsupportedModel`` is the strategy's to raise).
         """
-        first, hidden = _begin(since, work)
+        first, hidden = begin(since, work)
         stretch = Stretch(first, self.n_layers, hidden, before)
         with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work, stretch=stretch)
@@ -344,7 +311,7 @@ class ModelAdapter:
         before: Callable[[int], None] | None = None,
     ) -> Front:
         """Run the same rows up to layer ``stop`` only, and return where they stand; needs the walk."""
-        first, hidden = _begin(since, work)
+        first, hidden = begin(since, work)
         with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             try:
                 self._run(ids, rows, cache, keep=1, mask=mask, work=work, stretch=Stretch(first, stop, hidden, before))
@@ -402,12 +369,9 @@ class ModelAdapter:
             asked["logits_to_keep"] = keep
         if mask is not None:
             asked["attention_mask"] = mask
-        stepping = self._stepping(len(ids), work, stretch, runner)
-        began = time.perf_counter()
+        stepping = self._stepping(work, stretch, runner)
         with torch.no_grad(), self.evaluating(), stepping or nullcontext():
             given = self.model(**asked)
-        if len(ids) == 1:
-            self._token_s = time.perf_counter() - began
         if isinstance(cache, HeldCache):
             cache.take(given[self._cache_name])
         logits: torch.Tensor = given.logits[0, -keep:]
@@ -416,11 +380,11 @@ class ModelAdapter:
         return logits
 
     def _stepping(
-        self, rows: int, work: Work | None, stretch: Stretch | None, runner: Runner | None
+        self, work: Work | None, stretch: Stretch | None, runner: Runner | None
     ) -> AbstractContextManager[None] | None:
-        """Return in what a forward walks; None if it need not: a quick token is over before anybody could stop it."""
-        quick = rows == 1 and stretch is None and runner is None and self._token_s < _QUICK_S
-        return None if self.walk is None or quick else self.walk.stepping(work, stretch, runner)
+        """Return in what a forward walks; None where it cannot, or nobody follows it and it runs all layers."""
+        whole = isinstance(work, Unfollowed) and stretch is None and runner is None
+        return None if self.walk is None or whole else self.walk.stepping(work, stretch, runner)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -436,12 +400,3 @@ class ModelAdapter:
         finally:
             for module in parts:
                 module.training = True
-
-
-def _begin(since: Front | None, work: Work | None) -> tuple[int, torch.Tensor | None]:
-    """Return the first layer that rows ``since`` a front run through, and with what; what was counted counts once."""
-    if since is None:
-        return 0, None
-    if since.known and work is not None:
-        work.token_layers -= since.hidden.shape[-2]
-    return since.layer, since.hidden

@@ -19,8 +19,8 @@ from nbkv.families.cost import are_known, costs, learn_pace, pace, settle
 from nbkv.families.drift import drift, learn_drift
 from nbkv.families.outlook import Outlook, look
 from nbkv.fidelity import kl
-from nbkv.models.adapter import Work
 from nbkv.models.diffusion.block import Block
+from nbkv.models.work import Work
 from nbkv.strategy import Context, Prefilled, Request, Strategy, parse, timed
 
 _WORTH = 0.9  # what gives something up must be expected to take at most this share of the time

@@ -15,9 +15,9 @@ from nbkv.registry import strategies as registry
 if TYPE_CHECKING:
     import torch
 
-    from nbkv.models.adapter import Work
     from nbkv.models.attention import Policy
     from nbkv.models.diffusion.block import Block
+    from nbkv.models.work import Work
     from nbkv.strategy import Context, Prefilled
 
 _REVEALED = ("stale", "recompute")

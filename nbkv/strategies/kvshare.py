@@ -15,8 +15,8 @@ from nbkv.families.mix import Mix
 from nbkv.families.placing import Held
 from nbkv.hashing import apart, find, rolling
 from nbkv.kv import KV
-from nbkv.models.adapter import Work
 from nbkv.models.attention import Attended, watched
+from nbkv.models.work import Work
 from nbkv.result import Chunk, Provenance
 from nbkv.selection import best
 from nbkv.strategy import Context, Prefilled, Request

@@ -25,8 +25,8 @@ from nbkv.tasks.report import report
 if TYPE_CHECKING:
     import torch
 
-    from nbkv.models.adapter import Work
     from nbkv.models.diffusion.block import Block
+    from nbkv.models.work import Work
     from nbkv.strategy import Context, Prefilled
     from nbkv.tasks.items import Item
 

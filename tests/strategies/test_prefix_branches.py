@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import nbkv
-from nbkv.models.adapter import Work
+from nbkv.models.work import Work
 from nbkv.stores import sharing
 
 PREFIX, TAIL = 600, 700

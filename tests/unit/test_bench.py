@@ -15,7 +15,7 @@ from nbkv.bench.passes import Pass, flops, ready, recording, run_again, token_la
 from nbkv.bench.same import Reference
 from nbkv.bench.shapes import make
 from nbkv.errors import BadOption, UnknownName
-from nbkv.models.adapter import Work
+from nbkv.models.work import Work
 
 KEYS = {"name", "regime", "baseline", "ours", "ratio", "floor", "floor_ratio"}
 

@@ -8,10 +8,10 @@ import torch
 from nbkv_kernels import dense_attention
 
 from nbkv.models import masks, weights
-from nbkv.models.adapter import Work
 from nbkv.models.attention import computed_by, watched
 from nbkv.models.cache import GrowingCache
 from nbkv.models.probe import adapt
+from nbkv.models.work import Work
 
 IDS = torch.arange(3, 103) * 7 % 60
 ROWS = torch.tensor([1, 2, 40, 41, 77, 99])
