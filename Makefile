@@ -50,6 +50,8 @@ tables: $(STAMP)
 	$(BIN)/python -m nbkv.tasks.tables
 	$(BIN)/python -m nbkv.tasks.keeping
 	$(BIN)/python -m nbkv.tasks.eviction
+	$(BIN)/nbkv bench ttft.prefix ttft.chunks decode.tpot overhead import store.scale --json docs/tables/bench.json
+	$(BIN)/python -m nbkv.bench.page
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

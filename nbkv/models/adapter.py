@@ -25,7 +25,7 @@ from nbkv.models.dropping import why_not
 from nbkv.models.fingerprint import Identity
 from nbkv.models.held import HeldCache
 from nbkv.models.placement import compute_dtype, input_device, run_device
-from nbkv.models.ranged import ranged
+from nbkv.models.ranged import ranged, reads_once
 from nbkv.models.record import Record
 from nbkv.models.soft import stand_in
 from nbkv.models.states import StateCache, ours
@@ -179,7 +179,10 @@ class ModelAdapter:
         """Return how appended rows see: over a branch's pieces, by blocks, or as the model itself does (no mask)."""
         if isinstance(cache, BranchCache):
             return branched(self.config, cache, self.capabilities)
-        return nullcontext() if self.capabilities.block is None else self._seen(rows, n_keys)
+        alone = len(rows) == 1 and type(cache) is GrowingCache and self.device.type == "cpu"
+        if self.capabilities.block is not None or (alone and reads_once(self.capabilities, self.dtype, n_keys)):
+            return self._seen(rows, n_keys)
+        return nullcontext()
 
     def prefill(self, ids: Sequence[int], cache: AnyCache, *, start: int = 0, work: Work | None = None) -> torch.Tensor:
         """Run a prompt of which ``cache`` holds the first ``start`` tokens; return the logits ``[V]`` after the last.

@@ -15,6 +15,9 @@ from nbkv.models.attention import standing_in
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.masks import Ranges, edges
 
+_HALF = 128  # keys, in half precision
+_WIDE = 8192  # keys times query heads of a group, in float32
+
 
 @contextmanager
 def ranged(config: Any, rows: torch.Tensor, capabilities: Capabilities) -> Iterator[None]:  # noqa: ANN401
@@ -32,3 +35,15 @@ def ranged(config: Any, rows: torch.Tensor, capabilities: Capabilities) -> Itera
 
     with standing_in(config, hand):
         yield
+
+
+def reads_once(capabilities: Capabilities, dtype: torch.dtype, n_keys: int) -> bool:
+    """Return whether on a CPU one row over ``n_keys`` keys is quicker over ranges than by the model's own function.
+
+    The query heads of a group then read their keys together, once. Measured on heads of 128 (milliseconds a layer, own
+    function against ranges): bfloat16 16/8 heads 0.42 against 0.08 for 256 keys, 3.4 against 0.9 for 2,080; 32/8 heads
+    6.4 against 1.1. In float32 32/8 heads 1.2 against 1.1 for 2,080 keys, 7.4 against 3.8 for 8,192.
+    """
+    if not capabilities.ranges or capabilities.groups == 1:
+        return False
+    return n_keys * capabilities.groups > _WIDE if dtype == torch.float32 else n_keys >= _HALF

@@ -19,6 +19,7 @@ from nbkv.kv import KV, Space
 from nbkv.radix import Node, RadixTree
 from nbkv.stores import sharing
 from nbkv.stores.checkpoints import Checkpoint, Checkpoints, least_worth
+from nbkv.stores.inventory import own_bytes, sequences
 from nbkv.stores.ledger import Ledger
 from nbkv.stores.lines import Branch, Buffer, Home, Line
 from nbkv.stores.recency import Recency
@@ -139,7 +140,7 @@ class MemoryStore:
             if added is not None:
                 line.nodes.add(added)
                 self._leaves.add(added)
-                self._emit(Stored(tokens=len(added.ids), nbytes=_own_bytes(added), tier=self.name))
+                self._emit(Stored(tokens=len(added.ids), nbytes=own_bytes(added), tier=self.name))
             for checkpoint in (*lease.made, *checkpoints):
                 self._hang(tree, ids, checkpoint)
             self._end(lease)
@@ -232,26 +233,8 @@ class MemoryStore:
 
         ``bytes`` are those of its own tokens' K/V, ``state_bytes`` those of all checkpoints from its first token on.
         """
-        import pandas as pd  # noqa: PLC0415
-
-        columns = ["tokens", "own_tokens", "bytes", "state_bytes", "in_line", "lineage", "tenant", "used"]
         with self._lock:
-            rows = [
-                (
-                    node.stop,
-                    len(node.ids),
-                    _own_bytes(node),
-                    sum(self._checkpoints.bytes_of(above) for above in node.path),
-                    isinstance(node.payload, Line),
-                    space.lineage,
-                    space.tenant,
-                    node.used,
-                )
-                for space, tree in self._trees.items()
-                for node in tree.nodes()
-                if not node.children
-            ]
-        return pd.DataFrame(rows, columns=columns).sort_values("used", ascending=False, ignore_index=True)
+            return sequences(self._trees, self._checkpoints)
 
     def _line_for(
         self,
@@ -353,7 +336,7 @@ class MemoryStore:
         """Return what is worth least where there are checkpoints; None if nothing may go."""
         hung = self._checkpoints
         found = [node for tree in self._trees.values() for node in tree.nodes() if hung.may_go(node)]
-        worths = [hung.candidate(node, _own_bytes(node)) for node in found]
+        worths = [hung.candidate(node, own_bytes(node)) for node in found]
         return found[least_worth(worths, self.alpha)] if found else None
 
     def _hang(self, tree: RadixTree[Home], ids: Sequence[int], checkpoint: Checkpoint) -> None:
@@ -372,7 +355,7 @@ class MemoryStore:
         self._emit(Evicted(tokens=0, nbytes=nbytes, tier=self.name))
 
     def _drop(self, leaf: Node[Home]) -> None:
-        home, nbytes = leaf.payload, _own_bytes(leaf) + self._checkpoints.bytes_of(leaf)
+        home, nbytes = leaf.payload, own_bytes(leaf) + self._checkpoints.bytes_of(leaf)
         parent = RadixTree.remove(leaf)
         self._checkpoints.drop(leaf)
         self._leaves.discard(leaf)
@@ -389,11 +372,3 @@ class MemoryStore:
     def _emit(self, event: Stored | Evicted) -> None:
         if self.bus.heard:
             self.bus.emit(event)
-
-
-def _own_bytes(node: Node[Home]) -> int:
-    """Return the bytes of the K/V of ``node``'s own tokens."""
-    home = node.payload
-    if home is None:
-        return 0
-    return home.nbytes if isinstance(home, KV) else home.buffer.read(node.start, node.stop).nbytes

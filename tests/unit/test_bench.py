@@ -11,6 +11,7 @@ import torch
 import nbkv
 from nbkv import bench, cli
 from nbkv.bench.measure import Candidate, Row, interleaved, table
+from nbkv.bench.page import FIGURES, PAGE, page
 from nbkv.bench.passes import Pass, flops, ready, recording, run_again, token_layers
 from nbkv.bench.same import Reference
 from nbkv.bench.shapes import make
@@ -255,3 +256,14 @@ def test_lookups_that_find_something_else_have_no_figures(monkeypatch, method, w
     rows = {row.strategy: row for row in bench.run(["store.scale"], context=16, rounds=1)}
     assert why in rows[f"{method} in 200"].refused
     assert rows[f"{method} in 200"].ours is None
+
+
+def test_the_page_of_figures_is_made_from_the_committed_ones():
+    assert PAGE.read_text() == page(json.loads(FIGURES.read_text())), "run `python -m nbkv.bench.page`"
+
+
+def test_the_page_tells_why_there_is_no_figure():
+    row = Row(name="ttft.prefix", regime={"shape": "mini"}, against="another", missing="it gives wrong tokens")
+    told = page([row.to_dict()])
+    assert "| nbkv | – | another | – | – | – |" in told
+    assert "- another: not measured: it gives wrong tokens" in told

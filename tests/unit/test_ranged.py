@@ -130,3 +130,39 @@ def test_a_prompt_of_a_block_diffusion_model_runs_in_one_pass_where_it_needs_no_
     assert ran == {True: [100], False: [8] * 12 + [4]}
     for strips, whole in zip(found[False].values, found[True].values, strict=True):
         assert (strips - whole).abs().max() < 1e-4
+
+
+def decoded(adapter, monkeypatch, *, least):
+    """Return the logits of ten tokens that are run one by one, and how many layers attended over ranges."""
+    module, passes = importlib.import_module("nbkv.models.ranged"), []
+    monkeypatch.setattr(module, "_WIDE", least)
+    monkeypatch.setattr(module, "_HALF", least)
+    with monkeypatch.context() as patched:
+        attend = importlib.import_module("nbkv.models.attention").row_attention
+        patched.setattr("nbkv.models.attention.row_attention", lambda *a, **b: passes.append(1) or attend(*a, **b))
+        cache = GrowingCache()
+        adapter.forward(IDS[:90], cache, start=0)
+        rows = [adapter.forward(IDS[at : at + 1], cache, start=at)[-1] for at in range(90, 100)]
+    return torch.stack(rows), len(passes)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "mistral", "cohere2"])
+def test_one_row_whose_heads_read_keys_together_gives_the_same_logits(make_model, monkeypatch, family):
+    adapter = adapt(make_model(family), family)
+    assert adapter.capabilities.groups > 1
+    own, none = decoded(adapter, monkeypatch, least=10**9)
+    together, all_layers = decoded(adapter, monkeypatch, least=1)
+    assert (none, all_layers) == (0, 10 * adapter.n_layers)
+    assert (own - together).abs().max() < 1e-5 * max(1.0, float(own.abs().max()))
+
+
+def test_heads_that_share_no_keys_are_left_to_the_model(make_model, monkeypatch):
+    adapter = adapt(make_model("gpt2"), "gpt2")
+    assert decoded(adapter, monkeypatch, least=1)[1] == 0
+
+
+def test_in_half_precision_it_is_as_near_to_float32(make_model, monkeypatch):
+    exact = decoded(adapt(make_model("llama"), "llama"), monkeypatch, least=10**9)[0]
+    half = adapt(make_model("llama").to(torch.bfloat16), "llama")
+    own, together = (decoded(half, monkeypatch, least=least)[0].float() for least in (10**9, 1))
+    assert (together - exact).square().mean() <= 1.2 * (own - exact).square().mean()
