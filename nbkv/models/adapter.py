@@ -179,8 +179,12 @@ class ModelAdapter:
         """Return how appended rows see: over a branch's pieces, by blocks, or as the model itself does (no mask)."""
         if isinstance(cache, BranchCache):
             return branched(self.config, cache, self.capabilities)
+        if self.capabilities.block is not None:
+            return self._seen(rows, n_keys)
         alone = len(rows) == 1 and type(cache) is GrowingCache and self.device.type == "cpu"
-        if self.capabilities.block is not None or (alone and reads_once(self.capabilities, self.dtype, n_keys)):
+        # who asks for eager attention may want to see its weights
+        ours = alone and implementation(self.config) != "eager"
+        if ours and reads_once(self.capabilities, self.dtype, n_keys):
             return self._seen(rows, n_keys)
         return nullcontext()
 

@@ -146,7 +146,7 @@ def decoded(adapter, monkeypatch, *, least):
     return torch.stack(rows), len(passes)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "mistral", "cohere2"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "mistral", "cohere2"])
 def test_one_row_whose_heads_read_keys_together_gives_the_same_logits(make_model, monkeypatch, family):
     adapter = adapt(make_model(family), family)
     assert adapter.capabilities.groups > 1
@@ -159,6 +159,15 @@ def test_one_row_whose_heads_read_keys_together_gives_the_same_logits(make_model
 def test_heads_that_share_no_keys_are_left_to_the_model(make_model, monkeypatch):
     adapter = adapt(make_model("gpt2"), "gpt2")
     assert decoded(adapter, monkeypatch, least=1)[1] == 0
+
+
+def test_eager_attention_is_left_to_the_model_with_its_weights(make_model, monkeypatch):
+    model = make_model("llama")
+    model.set_attn_implementation("eager")  # the default of gemma2
+    adapter, weights_seen = adapt(model, "llama"), []
+    model.model.layers[0].self_attn.register_forward_hook(lambda *given: weights_seen.append(given[2][1]))
+    assert decoded(adapter, monkeypatch, least=1)[1] == 0
+    assert [each.shape[-2:] for each in weights_seen[1:]] == [(1, at) for at in range(91, 101)]
 
 
 def test_in_half_precision_it_is_as_near_to_float32(make_model, monkeypatch):
