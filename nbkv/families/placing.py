@@ -1,8 +1,8 @@
 """Puts KV where a prompt wants it, layer by layer, when a layer is about to run or while the one before it does.
 
 On a CPU a layer's KV is copied and its keys are turned right before that layer: a thread of its own would take from the
-layers the very cores they compute on (measured: 0.45 s of 4.0 s). On an accelerator, which computes meanwhile, it is
-done one layer ahead.
+layers the very cores they compute on (``nbkv bench ttft.chunks``: ``cacheblend`` took 1.13 x its floor with one). On an
+accelerator, which computes meanwhile, it is done one layer ahead.
 """
 
 from __future__ import annotations
