@@ -47,11 +47,11 @@ binder: $(STAMP)
 
 tables: $(STAMP)
 	$(BIN)/python tests/families/survey.py
-	$(BIN)/python -m nbkv.tasks.tables
-	$(BIN)/python -m nbkv.tasks.keeping
-	$(BIN)/python -m nbkv.tasks.eviction
+	$(BIN)/python -m nbkv.studies.chunks
+	$(BIN)/python -m nbkv.studies.flashblock
+	$(BIN)/python -m nbkv.studies.eviction
 	$(BIN)/nbkv bench ttft.prefix ttft.chunks decode.tpot overhead import store.scale --json docs/tables/bench.json
-	$(BIN)/python -m nbkv.bench.page
+	$(BIN)/python -m nbkv.bench.report
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

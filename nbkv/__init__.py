@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nbkv import former_paths
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -27,13 +29,15 @@ if TYPE_CHECKING:
         UnsupportedModel,
     )
     from nbkv.result import Chunk, Comparison, Provenance, Result
-    from nbkv.session import Session, load
+    from nbkv.session.session import Session, load
     from nbkv.strategy import Strategy
     from nbkv.sweep import record
 
     strategies: Callable[[], pd.DataFrame]  # a package that answers a call
 
 __version__ = "0.1.0"
+
+former_paths.install()
 
 __all__ = [
     "BadOption",

@@ -13,8 +13,8 @@ import psutil
 import torch
 
 from nbkv import __version__
+from nbkv.models.identity.verdicts import folder
 from nbkv.models.loading import bundled
-from nbkv.models.remembered import folder
 
 _NEEDED = {"torch": "2.9", "transformers": "5.17"}
 _OPTIONAL = ("accelerate", "triton", "peft")

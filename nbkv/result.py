@@ -89,6 +89,16 @@ class Chunk:
         """Return the number of tokens."""
         return len(self.token_ids)
 
+    def path(self, start: int, block: int | None) -> tuple[int, ...]:
+        """Return the tokens that it is encoded with, its own last, to stand from position ``start`` of a prompt on.
+
+        In a block-diffusion model a token's KV depends on its place in its ``block`` of that many tokens, so the sink
+        begins with as many more of its first token as bring the chunk there.
+        """
+        path = (*self.sink, *self.token_ids)
+        missing = 0 if block is None else (start - len(self.sink)) % block
+        return (*path[:1] * missing, *path)
+
     def __repr__(self) -> str:
         """Return name, size and the beginning of the text."""
         text = " ".join(self.text.split())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,73 +11,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnknownName, UnsupportedModel, closest
-from nbkv.events import Bus, Event
-from nbkv.kv import Space
-from nbkv.literals import arguments
 from nbkv.models.adapter import AnyCache, ModelAdapter
 from nbkv.models.diffusion.block import Block, opened
-from nbkv.models.prompt import Prompt
-from nbkv.models.remembered import Verdicts
 from nbkv.models.work import Work
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
-from nbkv.stores.memory import Lease, MemoryStore
-from nbkv.stores.shelf import Shelf
+from nbkv.specs import arguments
+from nbkv.stores.base import Lease
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SPEC = re.compile(r"\s*([A-Za-z_][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Request:
-    """One prompt to run: its ids and chunk spans, how many tokens may follow, and whether its KV may be kept."""
-
-    prompt: Prompt
-    max_new_tokens: int
-    keep: bool = True
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Return the prompt's token ids."""
-        return self.prompt.ids
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a strategy works with; ``model`` is the fingerprint of ``adapter``'s weights as this request began.
-
-    ``on_layer(index, rows)`` is called after each layer and may end the request; ``pieces(ids)`` gives the text of each
-    token. ``shelf`` is this session's: what a strategy keeps there, under its own name, only later requests of the same
-    session find. ``verdicts`` is what was found out about this model and may be added to.
-    """
-
-    adapter: ModelAdapter
-    store: MemoryStore
-    bus: Bus
-    model: str
-    tenant: str = "default"
-    session: str = ""
-    request: int = 0
-    on_layer: Callable[[int, int], None] | None = None
-    pieces: Callable[[Sequence[int]], tuple[str, ...]] = lambda ids: ("",) * len(ids)
-    shelf: Shelf = field(default_factory=Shelf)
-    verdicts: Verdicts = field(default_factory=Verdicts)
-
-    def space(self, lineage: str = "exact") -> Space:
-        """Return where KV of this model and tenant with ``lineage`` may be kept and found."""
-        return Space(self.model, str(self.adapter.dtype), self.tenant, lineage, self.adapter.capabilities.block)
-
-    def work(self) -> Work:
-        """Return a counter for token-layers that also follows the layers."""
-        return Work(on_layer=self.on_layer)
-
-    def tell(self, kind: type[Event], **fields: Any) -> None:  # noqa: ANN401
-        """Let whoever listens hear an event of ``kind`` about this request."""
-        if self.bus.heard:
-            self.bus.emit(kind(session=self.session, request=self.request, **fields))
 
 
 @dataclass(kw_only=True)
@@ -260,9 +206,3 @@ def _options(cls: type[Strategy], text: str, spec: str) -> dict[str, Any]:
 
 def _default(option: Any) -> object:  # noqa: ANN401
     return option.default_factory() if option.default_factory is not MISSING else option.default
-
-
-def timed() -> Callable[[], float]:
-    """Return a function that gives the seconds since this call."""
-    start = time.perf_counter()
-    return lambda: time.perf_counter() - start

@@ -11,12 +11,12 @@ from transformers import DynamicCache
 from transformers.generation.streamers import BaseStreamer
 
 import nbkv
+from nbkv.bench.agreement import reference
 from nbkv.bench.measure import CONTEXT, Candidate, Row, interleaved
-from nbkv.bench.same import reference
-from nbkv.bench.shapes import Bench, make
+from nbkv.bench.models import Bench, make
 
 if TYPE_CHECKING:
-    from nbkv.session import Session
+    from nbkv.session.session import Session
 
 NAME, NEW = "decode.tpot", 32
 GENERATE = "transformers generate, DynamicCache"

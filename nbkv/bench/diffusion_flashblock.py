@@ -15,13 +15,13 @@ import torch
 
 import nbkv
 from nbkv.bench.measure import WARM_UP, Candidate, Row, interleaved
-from nbkv.bench.shapes import Bench, make
+from nbkv.bench.models import Bench, make
 from nbkv.kv import KV
-from nbkv.models.cache import GrowingCache
+from nbkv.models.caches.growing import GrowingCache
 
 if TYPE_CHECKING:
     from nbkv.result import Result
-    from nbkv.session import Session
+    from nbkv.session.session import Session
 
 NAME = "diffusion.flashblock"
 CONTEXTS = (256, 1024, 4096, 16_384)

@@ -9,7 +9,7 @@ import torch
 
 from nbkv.kv import Space
 from nbkv.models.adapter import ModelAdapter
-from nbkv.models.cache import GrowingCache
+from nbkv.models.caches.growing import GrowingCache
 from nbkv.stores.memory import MemoryStore
 
 BRANCHES = 6

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 import nbkv
 from nbkv.bench.measure import Candidate, Row, interleaved
-from nbkv.bench.shapes import TINY, Bench, make
+from nbkv.bench.models import TINY, Bench, make
 
 NAME, PROMPT, NEW = "overhead", 32, 16
 AT_ONCE = 5  # requests that are timed together: one takes so little that whatever else runs decides

@@ -73,7 +73,7 @@ def serve(shape: str, dtype: str, threads: str) -> None:
     """Answer requests on standard input, one line of JSON each, until it closes."""
     import torch  # noqa: PLC0415  (only in the process of its own)
 
-    from nbkv.bench.shapes import make  # noqa: PLC0415
+    from nbkv.bench.models import make  # noqa: PLC0415
 
     torch.set_num_threads(int(threads))
     bench = make(shape, getattr(torch, dtype))

@@ -11,14 +11,13 @@ import statistics
 import torch
 
 import nbkv
+from nbkv.bench.agreement import reference
 from nbkv.bench.measure import WARM_UP, Row
-from nbkv.bench.same import reference
-from nbkv.bench.shapes import Bench, make
-from nbkv.families.cost import settle
-from nbkv.families.forms import parse
-from nbkv.families.planner import Plan, Way, able, made_up, plan, restoring
+from nbkv.bench.models import Bench, make
+from nbkv.families.residual.forms import parse
+from nbkv.families.residual.planner import Plan, Way, able, made_up, plan, restoring
 from nbkv.models.adapter import ModelAdapter
-from nbkv.strategy import timed
+from nbkv.timing import settle, timed
 
 NAME, CONTEXT, SAMPLE = "residual.restore", 4096, 256
 SHAPES = ("s06-mha", "s06-gqa")

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 
 import nbkv
+from nbkv.bench.agreement import Reference, reference
 from nbkv.bench.measure import CONTEXT, Candidate, Row, interleaved
-from nbkv.bench.passes import Pass, flops, ready, recording, run_again, token_layers
-from nbkv.bench.same import Reference, reference
-from nbkv.bench.shapes import Bench, make
+from nbkv.bench.models import Bench, make
+from nbkv.bench.replay import Pass, flops, ready, recording, run_again, token_layers
 from nbkv.errors import UnsupportedModel
 from nbkv.strategy import Strategy, parse
 
 if TYPE_CHECKING:
     from nbkv.result import Chunk, Result
-    from nbkv.session import Session
+    from nbkv.session.session import Session
 
 NAME, FULL, NEW, CHECKED, TRIES = "ttft.chunks", "full", 32, 4, 8
 STRATEGIES = ("cacheblend(0.15)", "prophet(0.20)", "epic(16)", "blend(0.20)")

@@ -15,13 +15,13 @@ from transformers import DynamicCache
 
 import nbkv
 from nbkv.bench import long_branches
+from nbkv.bench.agreement import Reference, reference
 from nbkv.bench.measure import CONTEXT, WARM_UP, Candidate, Row, interleaved
+from nbkv.bench.models import Bench, half, make
 from nbkv.bench.peer import PEER, Missing, kvboost
-from nbkv.bench.same import Reference, reference
-from nbkv.bench.shapes import Bench, half, make
 
 if TYPE_CHECKING:
-    from nbkv.session import Session
+    from nbkv.session.session import Session
 
 NAME, NEW, CHECKED, TRIES = "ttft.prefix", 32, 8, 8
 FULL, COPY = "transformers full prefill", "transformers + deepcopy of the prefix's cache"

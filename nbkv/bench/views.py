@@ -17,7 +17,7 @@ from jupyter_client.manager import KernelManager
 
 import nbkv
 from nbkv.bench.measure import Candidate, Row, interleaved
-from nbkv.bench.shapes import TINY, make
+from nbkv.bench.models import TINY, make
 from nbkv.widgets import dashboard
 
 NAME, TOKENS, AGAINST = "views", 2000, "no dashboard"

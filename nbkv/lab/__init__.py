@@ -6,7 +6,7 @@ Without the extension nothing is sent: a front end that does not know the comm c
 
 from __future__ import annotations
 
-from nbkv.lab.live import CONTROL, Lab
-from nbkv.lab.wire import TARGET
+from nbkv.lab.comm import TARGET
+from nbkv.lab.panel import CONTROL, Lab
 
 __all__ = ["CONTROL", "TARGET", "Lab"]

@@ -12,13 +12,13 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register the magics, their completion and their options."""
-    from nbkv.magics.register import register  # noqa: PLC0415  (IPython is imported only where it is wanted)
+    from nbkv.magics.extension import register  # noqa: PLC0415  (IPython is imported only where it is wanted)
 
     register(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Take everything away again and close the sessions that the magics opened."""
-    from nbkv.magics.register import unregister  # noqa: PLC0415  (as above)
+    from nbkv.magics.extension import unregister  # noqa: PLC0415  (as above)
 
     unregister(shell)

@@ -13,22 +13,22 @@ from traitlets import Float, Int
 from nbkv.errors import BadOption
 from nbkv.magics.complete import matcher
 from nbkv.magics.listing import Listing, listing
-from nbkv.magics.live import has_front_end, live
 from nbkv.magics.options import command, option
 from nbkv.magics.sessions import Sessions
-from nbkv.magics.shown import Shown
+from nbkv.magics.stream_output import has_front_end, live
 from nbkv.magics.template import fill, prompt_of
+from nbkv.magics.views import Shown
 
 if TYPE_CHECKING:
     import pandas as pd
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbkv.families.planner import Plan
+    from nbkv.families.residual.planner import Plan
     from nbkv.lab import Lab
     from nbkv.result import Chunk, Comparison, Result
-    from nbkv.session import Session
+    from nbkv.session.session import Session
+    from nbkv.session.verify import Report
     from nbkv.show import Plot
-    from nbkv.verifying import Report
 
 Kept = TypeVar("Kept")
 LAST = "_kv"  # the notebook's variable for the last Result or Comparison

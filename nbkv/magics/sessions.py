@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nbkv.errors import UnknownName, closest
 
 if TYPE_CHECKING:
-    from nbkv.session import Session
+    from nbkv.session.session import Session
 
 
 class Sessions:

@@ -14,21 +14,21 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, LinearAttentionLayer
 
-from nbkv.models import masks
-from nbkv.models.attention import implementation
-from nbkv.models.branch import BranchCache, branched
-from nbkv.models.cache import GrowingCache, TokenLog
+from nbkv.models.attention import masks
+from nbkv.models.attention.intercept import implementation
+from nbkv.models.attention.ranges import ranged, reads_once
+from nbkv.models.caches.branch import BranchCache, branched
+from nbkv.models.caches.growing import GrowingCache, TokenLog
+from nbkv.models.caches.opaque import HeldCache
+from nbkv.models.caches.recurrent import StateCache, ours
 from nbkv.models.capabilities import Capabilities
-from nbkv.models.diffusion.gemma import Canvas
+from nbkv.models.diffusion.canvas import Canvas
 from nbkv.models.diffusion.recipe import Recipe
-from nbkv.models.dropping import why_not
-from nbkv.models.fingerprint import Identity
-from nbkv.models.held import HeldCache
-from nbkv.models.placement import compute_dtype, input_device, run_device
-from nbkv.models.ranged import ranged, reads_once
-from nbkv.models.record import Record
-from nbkv.models.soft import stand_in
-from nbkv.models.states import StateCache, ours
+from nbkv.models.identity.devices import compute_dtype, input_device, run_device
+from nbkv.models.identity.fingerprint import Identity
+from nbkv.models.identity.record import Record
+from nbkv.models.input_embeddings import stand_in
+from nbkv.models.probing.eviction import why_not
 from nbkv.models.walk import Call, Halted, Runner, Stretch, Walk
 from nbkv.models.work import Front, Unfollowed, Work, begin
 from nbkv.rope import Rope
@@ -39,7 +39,7 @@ _STRIP = 1024  # rows of a block-diffusion prompt that run together where they n
 
 @dataclass(eq=False)
 class ModelAdapter:
-    """A transformers causal language model as nbkv runs it; made by ``nbkv.models.probe.adapt``.
+    """A transformers causal language model as nbkv runs it; made by ``nbkv.models.probing.probe.adapt``.
 
     ``tells_positions``: positions are given explicitly, counted from 0; not to families that count them in another way.
     ``rope`` moves cached keys to other positions; None where that cannot be done exactly. ``recipe`` is how a

@@ -16,16 +16,16 @@ from transformers.utils import logging
 
 from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, closest
 from nbkv.models.adapter import ModelAdapter
-from nbkv.models.attention import implementation
-from nbkv.models.codec import Codec
-from nbkv.models.diffusion.gemma import Encoder, is_canvas_model
-from nbkv.models.diffusion.reading import native
+from nbkv.models.attention.intercept import implementation
+from nbkv.models.diffusion.canvas import Encoder, is_canvas_model
+from nbkv.models.diffusion.checkpoints import native
 from nbkv.models.diffusion.recipe import Recipe, recipe
-from nbkv.models.fingerprint import fingerprint
-from nbkv.models.placement import input_device, without_data
-from nbkv.models.probe import adapt, probe
-from nbkv.models.record import Record
-from nbkv.models.remembered import Verdicts
+from nbkv.models.identity.devices import input_device, without_data
+from nbkv.models.identity.fingerprint import fingerprint
+from nbkv.models.identity.record import Record
+from nbkv.models.identity.verdicts import Verdicts
+from nbkv.models.probing.probe import adapt, probe
+from nbkv.prompts.tokenizer import Codec
 
 _BUNDLED = Path(__file__).parent / "bundled"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

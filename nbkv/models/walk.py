@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from nbkv.models.restoring import Captured
+from nbkv.models.capture import Captured
 
 OnLayer = Callable[[int, int], None]
 T = TypeVar("T")

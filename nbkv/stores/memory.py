@@ -16,47 +16,17 @@ from typing import TYPE_CHECKING
 
 from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space
-from nbkv.radix import Node, RadixTree
-from nbkv.stores import sharing
-from nbkv.stores.checkpoints import Checkpoint, Checkpoints, least_worth
-from nbkv.stores.inventory import own_bytes, sequences
-from nbkv.stores.ledger import Ledger
-from nbkv.stores.lines import Branch, Buffer, Home, Line
-from nbkv.stores.recency import Recency
-from nbkv.stores.shelf import Shelves
+from nbkv.stores import prefix_sharing
+from nbkv.stores.base import Branch, Buffer, Counts, Home, Lease, Line
+from nbkv.stores.buffers import Ledger
+from nbkv.stores.listing import own_bytes, sequences
+from nbkv.stores.lru import Recency
+from nbkv.stores.radix import Node, RadixTree
+from nbkv.stores.scratch import Shelves
+from nbkv.stores.state_checkpoints import Checkpoint, Checkpoints, least_worth
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass
-class Counts:
-    """Running figures of one tier: requests that found something or nothing, and nodes that had to leave."""
-
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
-
-
-@dataclass(eq=False)
-class Lease:
-    """A line held for one request; ``matched`` is how many of the request's first tokens it already holds.
-
-    ``known`` is how many the store knows; ``branch`` how many of those it was asked for. Where a request goes on from
-    states, ``matched`` is the last position with a ``checkpoint`` among them; ``made`` are those it made on the way.
-    ``reads`` says in which lines a branch reads, and up to where.
-    """
-
-    space: Space
-    line: Line
-    matched: int
-    known: int
-    nodes: list[Node[Home]]
-    copied: int
-    branch: int = 0
-    checkpoint: Checkpoint | None = None
-    made: tuple[Checkpoint, ...] = ()
-    reads: tuple[tuple[Line, int], ...] = ()
 
 
 @dataclass(eq=False)
@@ -252,7 +222,7 @@ class MemoryStore:
                 outgoing = sum(len(other.ids) for other in line.nodes if other.start >= node.stop)
                 if outgoing + matched - node.stop <= matched:
                     return line, node.stop
-        base = sharing.base(path) if branch_at else 0
+        base = prefix_sharing.base(path) if branch_at else 0
         return Line(branch_at(base) if branch_at and base else new()), base
 
     def _displace(self, line: Line, held: int) -> int:
@@ -285,7 +255,7 @@ class MemoryStore:
         if not line.base or not isinstance(line.buffer, Branch):
             return
         before = [node for node in lease.nodes if node.start < line.base]
-        pieces = [replace(piece, stop=min(piece.stop, line.base)) for piece in sharing.pieces(before)]
+        pieces = [replace(piece, stop=min(piece.stop, line.base)) for piece in prefix_sharing.pieces(before)]
         line.buffer.share([piece.read() for piece in pieces])
         lease.reads = tuple((piece.home, piece.stop) for piece in pieces if isinstance(piece.home, Line))
         for home, stop in lease.reads:

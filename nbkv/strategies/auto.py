@@ -13,15 +13,17 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
+from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Bus, Fallback
-from nbkv.families.cost import are_known, costs, learn_pace, pace, settle
-from nbkv.families.drift import drift, learn_drift
-from nbkv.families.outlook import Outlook, look
+from nbkv.families.routing.cost_model import are_known, costs, learn_pace, pace
+from nbkv.families.routing.estimate import Outlook, look
+from nbkv.families.routing.kl_history import drift, learn_drift
 from nbkv.fidelity import kl
 from nbkv.models.diffusion.block import Block
 from nbkv.models.work import Work
-from nbkv.strategy import Context, Prefilled, Request, Strategy, parse, timed
+from nbkv.strategy import Prefilled, Strategy, parse
+from nbkv.timing import settle, timed
 
 _WORTH = 0.9  # what gives something up must be expected to take at most this share of the time
 _FIRST = 3  # prompts on which a blend is measured before it serves under a bound

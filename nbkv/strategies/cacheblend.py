@@ -7,12 +7,14 @@ from typing import ClassVar
 
 import torch
 
+from nbkv.context import Context, Request
 from nbkv.errors import BadOption
-from nbkv.families.blend import Blend, check_share
-from nbkv.families.cost import costs, token_bytes
-from nbkv.families.mix import Mix
+from nbkv.families.blend.base import Blend
+from nbkv.families.blend.partial import Mix
+from nbkv.families.options import check_share
+from nbkv.families.routing.cost_model import costs, token_bytes
 from nbkv.selection import best, count
-from nbkv.strategy import Context, Prefilled, Request
+from nbkv.strategy import Prefilled
 
 _SIDES = ("k", "v", "kv")
 

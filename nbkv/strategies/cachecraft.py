@@ -15,16 +15,16 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import torch
 
+from nbkv.context import Context, Request
 from nbkv.errors import BadOption
-from nbkv.families.blend import check_count
-from nbkv.families.harvest import Harvest, Kept
-from nbkv.families.mix import Mix
-from nbkv.families.placing import Held
+from nbkv.families.blend.harvest import Harvest, Kept
+from nbkv.families.blend.layerwise import Held
+from nbkv.families.blend.partial import Mix
+from nbkv.families.options import check_count
 from nbkv.kv import KV, Span
-from nbkv.models.attention import Attended
-from nbkv.models.prompt import Prompt
+from nbkv.models.attention.layer import Attended
+from nbkv.prompts.prompt import Prompt
 from nbkv.selection import best, count
-from nbkv.strategy import Context, Request
 
 Ids = tuple[int, ...]
 

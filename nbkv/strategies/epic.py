@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from nbkv.errors import BadOption
-from nbkv.families.blend import Blend, check_count, check_share
-from nbkv.families.mix import Mix
+from nbkv.families.blend.base import Blend
+from nbkv.families.blend.partial import Mix
+from nbkv.families.options import check_count, check_share
 from nbkv.selection import first
 from nbkv.strategy import Strategy
 

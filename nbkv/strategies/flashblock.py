@@ -6,19 +6,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from nbkv.errors import BadOption
-from nbkv.families.attention import Answer, KeptAttention
-from nbkv.families.gain import Gain, Times
-from nbkv.families.outside import Outside
-from nbkv.families.staleness import CALIBRATION, Staleness, changing, known_heads, learn_heads
+from nbkv.families.attention.base import Answer, KeptAttention
+from nbkv.families.attention.context_attention import Outside
+from nbkv.families.attention.head_drift import CALIBRATION, Staleness, changing, known_heads, learn_heads
+from nbkv.families.attention.speedup import Gain, Times
 from nbkv.registry import strategies as registry
 
 if TYPE_CHECKING:
     import torch
 
-    from nbkv.models.attention import Policy
+    from nbkv.context import Context
+    from nbkv.models.attention.layer import Policy
     from nbkv.models.diffusion.block import Block
     from nbkv.models.work import Work
-    from nbkv.strategy import Context, Prefilled
+    from nbkv.strategy import Prefilled
 
 _REVEALED = ("stale", "recompute")
 _LSE = 0.05  # nats: the released code's bound on a head's mean change of lse

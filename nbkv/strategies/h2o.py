@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from nbkv.families.blend import check_share
-from nbkv.families.evict import Evict
-from nbkv.models.kept import KeptLayer
+from nbkv.families.evict.base import Evict
+from nbkv.families.options import check_share
+from nbkv.models.caches.evicting import KeptLayer
 
 
 @dataclass(kw_only=True, repr=False)

@@ -10,17 +10,21 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from nbkv.context import Context, Request
 from nbkv.errors import BadOption, BadPrompt, UnsupportedModel
 from nbkv.events import Reused
-from nbkv.families.blend import check_count, in_full, provenance
-from nbkv.families.laying import lay
-from nbkv.families.mix import Mix
+from nbkv.families.blend.assemble import lay
+from nbkv.families.blend.base import provenance
+from nbkv.families.blend.partial import Mix
+from nbkv.families.fallback import in_full
+from nbkv.families.options import check_count
 from nbkv.models.adapter import ModelAdapter
-from nbkv.models.links import Links, beside, read_links
-from nbkv.models.prompt import Prompt
-from nbkv.models.soft import soft
+from nbkv.models.input_embeddings import soft
+from nbkv.models.link_tokens import Links, beside, read_links
+from nbkv.prompts.prompt import Prompt
 from nbkv.result import Chunk
-from nbkv.strategy import Context, Prefilled, Request, Strategy, timed
+from nbkv.strategy import Prefilled, Strategy
+from nbkv.timing import timed
 
 _SLOTS = 40  # of the published checkpoints
 _ANY = 0  # the id below a soft row: its embedding is given
@@ -104,7 +108,7 @@ class KVLink(Strategy):
         links = None if self.first_id is not None else self._read(ctx.adapter)
         plan = self._plan(request.prompt, ctx.adapter, links)
         if len(plan.ids) > ctx.adapter.capabilities.stable_context:
-            return in_full(self, request, ctx)
+            return in_full(self, request, ctx, "no chunk reuse")
         clock = timed()
         wide = Request(Prompt(plan.ids, plan.chunks), request.max_new_tokens)
         mix = lay(wide, ctx, upto=plan.chunks[0][1] - plan.opened if plan.chunks else None)

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from nbkv.families.blend import check_count
-from nbkv.families.harvest import Harvest, Kept
-from nbkv.families.mix import Mix
-from nbkv.families.placing import Held
-from nbkv.hashing import apart, find, rolling
+from nbkv.context import Context, Request
+from nbkv.families.blend.harvest import Harvest, Kept
+from nbkv.families.blend.layerwise import Held
+from nbkv.families.blend.partial import Mix
+from nbkv.families.options import check_count
 from nbkv.kv import KV
-from nbkv.models.attention import Attended, watched
+from nbkv.models.attention.intercept import watched
+from nbkv.models.attention.layer import Attended
 from nbkv.models.work import Work
+from nbkv.prompts.matching import apart, find, rolling
 from nbkv.result import Chunk, Provenance
 from nbkv.selection import best
-from nbkv.strategy import Context, Prefilled, Request
+from nbkv.strategy import Prefilled
 
 if TYPE_CHECKING:
-    from nbkv.hashing import Hashes, Ids
+    from nbkv.prompts.matching import Hashes, Ids
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

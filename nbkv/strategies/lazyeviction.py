@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 
 from nbkv.errors import BadOption
-from nbkv.families.blend import check_count
-from nbkv.families.evict import Evict
-from nbkv.models.kept import KeptLayer
+from nbkv.families.evict.base import Evict
+from nbkv.families.options import check_count
+from nbkv.models.caches.evicting import KeptLayer
 
 _PART = 4  # of the budget, the window takes at most this part where the budget is small
 _NEWER = 1e-6  # between slots that are worth the same, the one used later stays
@@ -27,7 +27,7 @@ class LazyEviction(Evict):
 
     ``keep`` is the most that is held: the paper's budget B and the window W on top of it, so after an eviction
     ``keep - W`` slots are left. W is at most a quarter of what may be held. ``alpha`` and ``window`` depend on model
-    and task: ``nbkv.tasks.eviction.calibrate`` gives the window as the paper does, the 80th percentile of MRI.
+    and task: ``nbkv.studies.eviction.calibrate`` gives the window as the paper does, the 80th percentile of MRI.
     """
 
     name: ClassVar[str] = "lazyeviction"

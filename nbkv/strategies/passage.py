@@ -14,9 +14,10 @@ from typing import ClassVar
 import torch
 
 from nbkv.errors import BadOption
-from nbkv.families.blend import Blend, check_count, check_share
-from nbkv.families.mix import Mix
-from nbkv.models.attention import Attended
+from nbkv.families.blend.base import Blend
+from nbkv.families.blend.partial import Mix
+from nbkv.families.options import check_count, check_share
+from nbkv.models.attention.layer import Attended
 from nbkv.registry import strategies as registry
 from nbkv.selection import best, whole
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nbkv.context import Context, Request
 from nbkv.errors import BadOption
-from nbkv.families.prefix import Prefix
-from nbkv.strategy import Context, Prefilled, Request
+from nbkv.families.prefix.base import Prefix
+from nbkv.strategy import Prefilled
 
 
 @dataclass(kw_only=True, repr=False)

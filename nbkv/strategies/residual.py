@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbkv.families import forms
-from nbkv.families.forms import Form
-from nbkv.families.residual import Restoring, check_keep, check_rows, picked
+from nbkv.context import Context
+from nbkv.families.options import check_keep, check_rows
+from nbkv.families.residual import forms
+from nbkv.families.residual.base import Restoring, picked
+from nbkv.families.residual.forms import Form
 from nbkv.models.adapter import ModelAdapter
-from nbkv.strategy import Context, Strategy
+from nbkv.strategy import Strategy
 
 
 @dataclass(kw_only=True, repr=False)

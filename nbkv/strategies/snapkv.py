@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 
 from nbkv.errors import BadOption
-from nbkv.families.blend import check_count
-from nbkv.families.evict import Evict
-from nbkv.models.kept import KeptLayer
+from nbkv.families.evict.base import Evict
+from nbkv.families.options import check_count
+from nbkv.models.caches.evicting import KeptLayer
 
 _AT_ONCE = 256  # rows that vote must be shown together
 _VOTED = -10.0  # below 0, which is what slots have that stand in no vote

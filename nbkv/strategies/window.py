@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from nbkv.families.evict import Evict
-from nbkv.models.kept import KeptLayer
+from nbkv.families.evict.base import Evict
+from nbkv.models.caches.evicting import KeptLayer
 
 
 @dataclass(kw_only=True, repr=False)

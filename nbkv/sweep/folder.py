@@ -92,7 +92,7 @@ def report(folder: str | Path) -> Sweep:
     LoadError
         If there is no such folder or nothing was run into it.
     """
-    from nbkv.sweep.page import page  # noqa: PLC0415  (plotly, only when a page is written)
+    from nbkv.sweep.html_report import page  # noqa: PLC0415  (plotly, only when a page is written)
 
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():

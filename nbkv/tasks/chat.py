@@ -6,8 +6,8 @@ from typing import Final
 
 from nbkv.errors import BadOption
 from nbkv.tasks.items import Dialogue, Evidence, Place
-from nbkv.tasks.notes import Line, check_size, cut, place, write_notes
 from nbkv.tasks.questions import NOTED, ask
+from nbkv.tasks.writer import Line, check_size, cut, place, write_notes
 
 FEWEST_TURNS: Final = 6
 MOST_TURNS: Final = 20

@@ -41,7 +41,7 @@ def evaluate(
     dialogue's figures are means over its turns. `max_new_tokens` defaults to the answer's length
     with some room. `sink` makes a chunk of each text of an item, encoded behind that sink before
     there is a prompt (see `session.chunk`); without it, and in a dialogue, texts are plain. With a
-    sink, `strategy` may be an oracle (see `nbkv.tasks.oracle`), which makes one for each item.
+    sink, `strategy` may be an oracle (see `nbkv.studies.oracle`), which makes one for each item.
     """
     import pandas as pd  # noqa: PLC0415  (imported late: nbkv itself must load fast)
 

@@ -4,8 +4,8 @@ from random import Random
 
 from nbkv.errors import BadOption
 from nbkv.tasks.items import Evidence, Item
-from nbkv.tasks.notes import CARRIED, HEADER, LOCAL, Line, check_size, cut, place, write_notes
 from nbkv.tasks.questions import ask
+from nbkv.tasks.writer import CARRIED, HEADER, LOCAL, Line, check_size, cut, place, write_notes
 
 MIXED: tuple[int, ...] = (1, 2, 3)
 """The distances that `distance=0` mixes."""

@@ -3,7 +3,7 @@
 from random import Random
 from typing import Final
 
-from nbkv.tasks.notes import Line
+from nbkv.tasks.writer import Line
 
 NOTED: Final = "Noted."
 """The answer to notes that ask nothing."""

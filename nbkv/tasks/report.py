@@ -5,8 +5,8 @@ from typing import Final
 
 from nbkv.errors import BadOption
 from nbkv.tasks.items import Evidence, Item
-from nbkv.tasks.notes import CARRIED, HEADER, Line, check_size, cut, place, write_notes
 from nbkv.tasks.questions import ask_everything
+from nbkv.tasks.writer import CARRIED, HEADER, Line, check_size, cut, place, write_notes
 
 FEWEST: Final = 8
 """Fewest lines reported: 4 answer tokens each, 32 in all."""

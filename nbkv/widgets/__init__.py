@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nbkv.session import Session
+    from nbkv.session.session import Session
     from nbkv.widgets.dashboard import Dashboard
     from nbkv.widgets.playground import Playground
 

@@ -10,7 +10,7 @@ from nbkv.registry import strategies
 from nbkv.strategy import Strategy, parse
 
 if TYPE_CHECKING:
-    from nbkv.session import Session
+    from nbkv.session.session import Session
 
 KNOBS = ("budget", "keep")  # the one number a strategy is dosed with
 

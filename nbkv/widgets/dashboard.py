@@ -9,12 +9,12 @@ from traitlets import Dict
 from nbkv.errors import NbkvError
 from nbkv.events import Event, Token
 from nbkv.show.dashboard import dashboard_html, dashboard_text
+from nbkv.widgets.base import LiveView, script
 from nbkv.widgets.choices import choices, picked, spec
-from nbkv.widgets.curves import Curves
-from nbkv.widgets.live import LiveView, script
+from nbkv.widgets.history import Curves
 
 if TYPE_CHECKING:
-    from nbkv.session import Session
+    from nbkv.session.session import Session
 
 
 class Dashboard(LiveView):

@@ -10,12 +10,12 @@ from traitlets import List
 from nbkv.errors import BadPrompt
 from nbkv.show import result_html, result_summary
 from nbkv.show.dashboard import MAX_CARDS, cards_html, cards_text
+from nbkv.widgets.base import LiveView, script
 from nbkv.widgets.choices import choices, picked, spec
-from nbkv.widgets.live import LiveView, script
 
 if TYPE_CHECKING:
     from nbkv.result import Chunk, Result
-    from nbkv.session import Session
+    from nbkv.session.session import Session
 
 MAX_TEXT = 160  # characters of a chunk shown while hovering
 BUSY = "the session is busy with a request: wait for it to end or stop it, then run again"

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 import nbkv
-from nbkv.families.blend import Blend
+from nbkv.context import Request
+from nbkv.families.blend.base import Blend
 from nbkv.fidelity import kl
-from nbkv.models.prompt import Prompt
+from nbkv.inference.forced import follow
+from nbkv.inference.run import Run
+from nbkv.prompts.prompt import Prompt
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
-from nbkv.running import Run, follow
-from nbkv.strategy import Request, parse
+from nbkv.strategy import parse
 
 NAMES = [name for name in registry.names() if issubclass(registry.get(name), Blend)]
 BUDGETED = [name for name in NAMES if any(field.name == "budget" for field in dataclasses.fields(registry.get(name)))]
@@ -28,7 +30,7 @@ def at(name, budget):
 def logits_of(session, prompt, strategy):
     """Return the strategy's and full's next-token logits on ``prompt``."""
     engine, built = session._open(), session._prompt(prompt)
-    wanted = nbkv.models.decode.Sampling(max_new_tokens=1)
+    wanted = nbkv.models.sampling.Sampling(max_new_tokens=1)
     mine = follow(Run(engine, parse(strategy), built, wanted), [0])[0]
     return mine, follow(Run(engine, parse("full"), built, wanted), [0])[0]
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import nbkv
-from nbkv.families.blend import Blend
+from nbkv.families.blend.base import Blend
 from nbkv.fidelity import kl
-from nbkv.models.decode import Sampling
+from nbkv.inference.forced import follow
+from nbkv.inference.run import Run
+from nbkv.models.sampling import Sampling
 from nbkv.registry import strategies as registry
-from nbkv.running import Run, follow
 from nbkv.strategy import parse
 from nbkv.tasks import ledger
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nbkv
-from nbkv.models.cache import GrowingCache
+from nbkv.models.caches.growing import GrowingCache
 from nbkv.registry import strategies as registry
 
 EXACT = [name for name in registry.names() if registry.get(name).exact and name != "full"]

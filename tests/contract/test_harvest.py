@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import nbkv
+from nbkv.context import Request
+from nbkv.inference.forced import follow
+from nbkv.inference.run import Run
 from nbkv.registry import strategies as registry
-from nbkv.running import Run, follow
-from nbkv.strategy import Request, parse
+from nbkv.strategy import parse
 
 HARVESTING = ["cachecraft", "kvshare"]
 
@@ -37,7 +39,7 @@ def prompts(session, words):
 
 
 def test_there_are_no_others():
-    from nbkv.families.harvest import Harvest
+    from nbkv.families.blend.harvest import Harvest
 
     assert sorted(name for name in registry.names() if issubclass(registry.get(name), Harvest)) == HARVESTING
 
@@ -167,7 +169,7 @@ def test_an_answer_that_is_followed_is_stepped_as_it_is_decoded(session_of, word
             return super().step(token, at, *rest)
 
     Counting.name = strategy
-    from nbkv.models.decode import Sampling
+    from nbkv.models.sampling import Sampling
 
     run = Run(session._engine, Counting(), asked, Sampling(max_new_tokens=4), keep=False)
     list(run.pieces())

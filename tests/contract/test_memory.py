@@ -18,12 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import nbkv
-from nbkv.families import laying, placing
-from nbkv.families.blend import Blend
-from nbkv.families.cost import token_bytes
-from nbkv.models import weights
+from nbkv.context import Request
+from nbkv.families.blend import assemble, layerwise
+from nbkv.families.blend.base import Blend
+from nbkv.families.routing.cost_model import token_bytes
+from nbkv.models.attention import weights
 from nbkv.registry import strategies as registry
-from nbkv.strategy import Request, parse
+from nbkv.strategy import parse
 
 NAMES = [name for name in registry.names() if issubclass(registry.get(name), Blend)]
 BUDGETED = [name for name in NAMES if any(field.name == "budget" for field in dataclasses.fields(registry.get(name)))]
@@ -91,8 +92,8 @@ def measured(session, prompt, strategy):
 @pytest.fixture(params=FAMILIES)
 def read(request, make_model, make_tokenizer, words, monkeypatch):
     """A session, and a prompt of 2,171 tokens whose chunks the session's store holds."""
-    monkeypatch.setattr(laying, "Placing", placing.PlacingAhead)  # as on a GPU: a layer more than on a CPU at times
-    monkeypatch.setattr(placing, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(assemble, "Placing", layerwise.PlacingAhead)  # as on a GPU: a layer more than on a CPU at times
+    monkeypatch.setattr(layerwise, "ThreadPoolExecutor", AtOnce)
     with nbkv.load(make_model(request.param, **FAMILIES[request.param]), tokenizer=make_tokenizer()) as session:
         chunks = [session.chunk(words(700, seed=i), name=str(i)) for i in range(3)]
         yield session, session._prompt([words(40, seed=8), *chunks, words(30, seed=9)])

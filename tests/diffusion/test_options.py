@@ -7,7 +7,7 @@ import torch
 
 import nbkv
 from nbkv.errors import BadOption, UnsupportedModel
-from nbkv.models.diffusion.unmask import Candidates, parse
+from nbkv.models.unmask import Candidates, parse
 
 
 @pytest.fixture

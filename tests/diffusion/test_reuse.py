@@ -142,11 +142,10 @@ def test_the_first_chunk_behind_the_beginning_is_a_prefix(make_model, make_token
 
 def test_placed_kv_are_those_made_at_that_place(sdar, words):
     """A chunk moved by whole blocks has the keys it would have there behind the same sink."""
-    from nbkv.families.laying import chunk_path
 
     session = sdar(4)
     chunk = session.chunk(words(12), name="c")
-    paths = [chunk_path(chunk, start, 4) for start in (5, 9, 6)]
+    paths = [chunk.path(start, 4) for start in (5, 9, 6)]
 
     assert paths[0] == paths[1]
     assert len(paths[2]) == len(paths[0]) + 1

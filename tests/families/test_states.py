@@ -11,11 +11,11 @@ from shrinking import families, remembering, small_model
 from survey import tokenizer
 
 import nbkv
-from nbkv.models.prompt import Prompt
+from nbkv.context import Request
+from nbkv.prompts.prompt import Prompt
 from nbkv.result import Provenance
 from nbkv.stopping import Stopped
 from nbkv.stores.memory import MemoryStore
-from nbkv.strategy import Request
 
 # transformers' own warnings about what is no business of ours
 pytestmark = pytest.mark.filterwarnings("ignore")

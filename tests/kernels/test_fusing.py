@@ -9,13 +9,13 @@ from nbkv_kernels import runs_on
 from torch import nn
 
 import nbkv
-from nbkv.families.bounded import Bounded
-from nbkv.families.forms import parse
-from nbkv.families.planner import made_up
-from nbkv.models import fused
-from nbkv.models.fused import ANGLES, Fused
-from nbkv.models.fusing import ELSE, FEEDS, KEYS, NORM, fuse
-from nbkv.models.projection import Catching, learn, project_kv
+from nbkv.families.residual.forms import parse
+from nbkv.families.residual.planner import made_up
+from nbkv.families.residual.sequence import Bounded
+from nbkv.models.projection import kernel
+from nbkv.models.projection.kernel import ANGLES, Fused
+from nbkv.models.projection.kernel_fit import ELSE, FEEDS, KEYS, NORM, fuse
+from nbkv.models.projection.project import Catching, learn, project_kv
 
 YARN = {
     "rope_parameters": {
@@ -36,13 +36,13 @@ def _kernels(monkeypatch):
 @pytest.fixture
 def launches(monkeypatch):
     """The shapes of what the kernel was asked to project."""
-    asked, launch = [], fused.project_kv
+    asked, launch = [], kernel.project_kv
 
     def count(hidden, *more):
         asked.append(tuple(hidden.shape))
         launch(hidden, *more)
 
-    monkeypatch.setattr(fused, "project_kv", count)
+    monkeypatch.setattr(kernel, "project_kv", count)
     return asked
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nbkv.models.links import read_links
+from nbkv.models.link_tokens import read_links
 from nbkv.sweep import run
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "train_links.ipynb"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nbkv
-from nbkv.models.fingerprint import fingerprint
+from nbkv.models.identity.fingerprint import fingerprint
 
 pytest.importorskip("torchao", reason="make test installs torchao apart and runs this folder with it")
 

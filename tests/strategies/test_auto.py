@@ -8,8 +8,8 @@ import transformers
 import nbkv
 from nbkv.errors import BadOption
 from nbkv.events import Fallback
-from nbkv.families import cost, drift
-from nbkv.families.cost import Costs
+from nbkv.families.routing import cost_model, kl_history
+from nbkv.families.routing.cost_model import Costs
 from nbkv.result import Provenance
 from nbkv.strategy import parse
 
@@ -23,7 +23,7 @@ def costing(monkeypatch):
     """Let models cost what a test says instead of being measured."""
 
     def inject(costs):
-        monkeypatch.setattr(cost, "measure", lambda adapter: costs)
+        monkeypatch.setattr(cost_model, "measure", lambda adapter: costs)
         # how long this machine really takes must not blur what a test is about
         monkeypatch.setattr("nbkv.strategies.auto.learn_pace", lambda *_: None)
 
@@ -166,7 +166,7 @@ def test_what_is_remembered_of_a_blend_decides_without_measuring(session_of, wor
     costing(CHEAP)
     session = session_of()
     for _ in range(3):
-        drift.learn_drift(session._verdicts, session.adapter.fingerprint, "passage", 0.5)
+        kl_history.learn_drift(session._verdicts, session.adapter.fingerprint, "passage", 0.5)
 
     assert blended(session, words, strategy="auto(max_kl=0.6)").lineage == "approx:passage"
     refused = blended(session, words, strategy="auto(max_kl=0.4)", seed=4)
@@ -226,11 +226,11 @@ def test_requests_correct_what_is_expected_within_bounds(session_of, words):
     session = session_of(strategy="auto")
     ctx, exact = session._open().context(), parse("prefix")
     for _ in range(50):
-        cost.learn_pace(ctx, exact, 1.0, 1000.0)
+        cost_model.learn_pace(ctx, exact, 1.0, 1000.0)
 
-    assert 2.9 < cost.pace(ctx, exact) <= 3.0
-    assert cost.pace(ctx, parse("full")) == cost.pace(ctx, exact)
-    assert cost.pace(ctx, parse("blend")) == 1.0
+    assert 2.9 < cost_model.pace(ctx, exact) <= 3.0
+    assert cost_model.pace(ctx, parse("full")) == cost_model.pace(ctx, exact)
+    assert cost_model.pace(ctx, parse("blend")) == 1.0
 
 
 @pytest.mark.parametrize("spec", ["auto(max_kl=-1)", "auto(max_kl=True)", "auto(max_kl='x')", "auto(blend='prefix')"])
@@ -244,7 +244,7 @@ def test_bad_options_are_one_line(spec):
 def test_a_link_raises_the_budget_to_what_is_recomputed_while_it_loads(session_of, words, costing):
     costing(CHEAP)
     session = session_of()
-    a_token = cost.token_bytes(session.adapter)
+    a_token = cost_model.token_bytes(session.adapter)
     assert a_token == 4 * 2 * (16 + 16) * 4  # layers, K/V heads, both sides, bytes of a number
     rows = CHEAP.rows(1, 128)
 

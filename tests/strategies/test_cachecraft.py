@@ -7,12 +7,13 @@ from math import exp
 import pytest
 import torch
 
+from nbkv.context import Request
 from nbkv.errors import BadOption
 from nbkv.kv import KV, Space
-from nbkv.models.prompt import Prompt
+from nbkv.prompts.prompt import Prompt
 from nbkv.result import Chunk, Provenance
 from nbkv.strategies.cachecraft import Variant, disorder, fix_overhead, scaled, split
-from nbkv.strategy import Request, parse
+from nbkv.strategy import parse
 
 A, B, C = (1, 2), (3,), (4, 5, 6)
 OWN = (7, 8)

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import nbkv
+from nbkv.context import Request
 from nbkv.errors import BadOption, UnsupportedModel
-from nbkv.families.budget import Budget
-from nbkv.families.evict import Evict
-from nbkv.models.kept import KeptCache
+from nbkv.families.evict.base import Evict
+from nbkv.families.evict.budget import Budget
+from nbkv.models.caches.evicting import KeptCache
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
-from nbkv.strategy import Request, parse
+from nbkv.strategy import parse
 
 NAMES = [name for name in registry.names() if issubclass(registry.get(name), Evict)]
 SIDE = 2 * 16 * 4 * 2  # bytes a token takes in one layer of the small models: 2 heads of 16, float32, K and V

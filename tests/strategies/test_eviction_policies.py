@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nbkv.errors import BadOption
-from nbkv.models.kept import KeptLayer, Tally
+from nbkv.models.caches.evicting import KeptLayer, Tally
 from nbkv.strategies.lazyeviction import importance
 from nbkv.strategy import parse
 
@@ -151,7 +151,7 @@ def test_what_comes_back_at_long_intervals_outlives_what_was_used_later_once():
 
 
 def test_eviction_waits_for_a_window_and_leaves_the_newest(session_of, words):
-    from nbkv.strategy import Request
+    from nbkv.context import Request
 
     session, strategy = session_of(strategy="full"), parse("lazyeviction(keep=40, window=8)")
     request, ctx = Request(session._prompt(words(60)), 4, keep=False), session._engine.context()

@@ -8,10 +8,11 @@ from safetensors.torch import save_file
 
 import nbkv
 from nbkv.errors import BadOption, BadPrompt, LoadError, UnsupportedModel
-from nbkv.models import prompt as prompts
-from nbkv.models.decode import Sampling
-from nbkv.models.links import Links, read_links, write_links
-from nbkv.running import Run, follow
+from nbkv.inference.forced import follow
+from nbkv.inference.run import Run
+from nbkv.models.link_tokens import Links, read_links, write_links
+from nbkv.models.sampling import Sampling
+from nbkv.prompts import prompt as prompts
 from nbkv.strategy import parse
 
 SLOTS, LINKS = 4, 3
@@ -352,7 +353,7 @@ def test_an_exception_leaves_the_embedding_as_it_was(session_of, words, weights,
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("nbkv.families.mix.Mix.finish", boom)
+        patch.setattr("nbkv.families.blend.partial.Mix.finish", boom)
         with pytest.raises(ZeroDivisionError):
             session.generate(prompt, max_new_tokens=3)
     assert not session.adapter.model.get_input_embeddings()._forward_hooks

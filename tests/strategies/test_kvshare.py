@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import nbkv
+from nbkv.context import Request
 from nbkv.errors import BadOption
 from nbkv.result import Provenance
 from nbkv.strategies.kvshare import KVShare, deviation
-from nbkv.strategy import Request, parse
+from nbkv.strategy import parse
 
 
 def rows(result, kind):
@@ -158,7 +159,7 @@ def test_they_are_those_the_token_attends_to_where_values_changed(make_model, to
         strategy, prefilled, ctx = opened(session, [words(8, seed=2), chunk, words(5, seed=3)], "kvshare(budget=0)")
         before = prefilled.provenance.copy()
         mix, weights = prefilled.own, []
-        from nbkv.models.attention import watched
+        from nbkv.models.attention.intercept import watched
 
         twin = opened(session, [words(8, seed=2), chunk, words(5, seed=3)], "kvshare(budget=0)")[1]
         with watched(model.config, torch.tensor([0]), lambda seen: weights.append(seen.weights.sum(dim=(0, 1)))):

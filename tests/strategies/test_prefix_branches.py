@@ -6,7 +6,7 @@ import pytest
 
 import nbkv
 from nbkv.models.work import Work
-from nbkv.stores import sharing
+from nbkv.stores import prefix_sharing
 
 PREFIX, TAIL = 600, 700
 
@@ -75,7 +75,7 @@ def test_an_interruption_leaves_the_store_and_the_model_as_they_were(session, wo
 
     prompt = shared + words(TAIL, seed=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nbkv.strategy.Context.work", lambda _: Work(on_layer=fail))
+        patch.setattr("nbkv.context.Context.work", lambda _: Work(on_layer=fail))
         with pytest.raises(Stop):
             session.generate(prompt, max_new_tokens=2)
     assert session.adapter.config._attn_implementation == own
@@ -104,7 +104,7 @@ def test_where_a_model_cannot_the_prefix_is_copied(make_model, tokenizer, words)
 
 
 def test_parts_are_not_for_short_prefixes(session, words):
-    shared = words(sharing.PART // 2)
+    shared = words(prefix_sharing.PART // 2)
     session.generate(shared + words(TAIL, seed=1), max_new_tokens=1)
     result = session.generate(shared + words(TAIL, seed=2), max_new_tokens=1)
     assert any("copied" in note for note in result.notes)

@@ -11,10 +11,10 @@ import torch
 
 import nbkv
 from nbkv.errors import BadOption, UnsupportedModel
-from nbkv.families.bounded import Bounded
-from nbkv.families.forms import all_kv_bytes, parse
-from nbkv.families.planner import made_up
-from nbkv.models.restoring import RestoringCache
+from nbkv.families.residual.forms import all_kv_bytes, parse
+from nbkv.families.residual.planner import made_up
+from nbkv.families.residual.sequence import Bounded
+from nbkv.models.caches.restoring import RestoringCache
 
 EXACT = ["ids", "first(2)", "start(0)", "start(2)", "every(2)", "every(3)", "layers", "host", "mix(2)"]
 LOSSY = ["int8", "int4", "latent", "latent(16)", "latent(32, 8)"]
@@ -70,8 +70,8 @@ def test_other_families(session_of, words, family):
 
 def logits(session, strategy, ids, steps):
     """Return the logits after ``ids`` and after each of ``steps``, under ``strategy``."""
-    from nbkv.models.prompt import Prompt
-    from nbkv.strategy import Request
+    from nbkv.context import Request
+    from nbkv.prompts.prompt import Prompt
     from nbkv.strategy import parse as strategy_of
 
     chosen, ctx = strategy_of(strategy), session._open().context()

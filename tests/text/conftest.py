@@ -19,7 +19,7 @@ from tokenizers import (
     trainers,
 )
 
-from nbkv.models.codec import Codec
+from nbkv.prompts.tokenizer import Codec
 
 CORPUS = [
     "the cat sat on the mat. a dog|0 ran, ran!",

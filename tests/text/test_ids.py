@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nbkv.errors import BadPrompt
-from nbkv.models.codec import Codec
-from nbkv.models.prompt import build
+from nbkv.prompts.prompt import build
+from nbkv.prompts.tokenizer import Codec
 from nbkv.result import Chunk
 
 TEMPLATE = (

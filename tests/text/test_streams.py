@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 import nbkv
-from nbkv.models.codec import Codec
-from nbkv.models.decode import TextStream
+from nbkv.prompts.text_stream import TextStream
+from nbkv.prompts.tokenizer import Codec
 
 COVERED = " sat, the cat"  # what every vocabulary here can write
 

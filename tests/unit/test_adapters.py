@@ -7,7 +7,7 @@ import torch
 
 import nbkv
 from nbkv.errors import BadPrompt, UnsupportedModel
-from nbkv.models.fingerprint import Identity
+from nbkv.models.identity.fingerprint import Identity
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -183,7 +183,7 @@ def test_how_strongly_an_adapter_counts_is_part_of_it(adapted, words):
 def test_the_weights_are_read_once_until_something_changes(adapted, monkeypatch, words):
     session, switch = adapted
     read = []
-    monkeypatch.setattr("nbkv.models.fingerprint.fingerprint", lambda _model: read.append(1) or str(len(read)))
+    monkeypatch.setattr("nbkv.models.identity.fingerprint.fingerprint", lambda _model: read.append(1) or str(len(read)))
     identity = Identity(session.adapter.model)
     for _ in range(3):
         assert identity.digest == "1"

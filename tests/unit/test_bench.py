@@ -10,11 +10,11 @@ import torch
 
 import nbkv
 from nbkv import bench, cli
+from nbkv.bench.agreement import Reference
 from nbkv.bench.measure import Candidate, Row, interleaved, table
-from nbkv.bench.page import FIGURES, PAGE, page
-from nbkv.bench.passes import Pass, flops, ready, recording, run_again, token_layers
-from nbkv.bench.same import Reference
-from nbkv.bench.shapes import make
+from nbkv.bench.models import make
+from nbkv.bench.replay import Pass, flops, ready, recording, run_again, token_layers
+from nbkv.bench.report import FIGURES, PAGE, page
 from nbkv.errors import BadOption, UnknownName
 from nbkv.models.work import Work
 
@@ -92,7 +92,7 @@ def test_other_outputs_are_refused_not_reported(name, monkeypatch, tmp_path, cap
     def wrong(self, logits):
         return int(logits.argmin())
 
-    monkeypatch.setattr("nbkv.models.decode.Chooser.choose", wrong)
+    monkeypatch.setattr("nbkv.models.sampling.Chooser.choose", wrong)
     path = tmp_path / "rows.json"
     code = cli.main(
         ["bench", name, "--shape", "mini", "--context", "64", "--rounds", "1", "--no-peers", "--json", str(path)]
@@ -116,7 +116,7 @@ def test_the_planners_pick_is_measured_beside_every_form(tmp_path):
 
 
 def test_forms_that_give_another_answer_have_no_figures(monkeypatch):
-    monkeypatch.setattr("nbkv.models.decode.Chooser.choose", lambda self, logits: int(logits.argmin()))
+    monkeypatch.setattr("nbkv.models.sampling.Chooser.choose", lambda self, logits: int(logits.argmin()))
     (row,) = bench.run(["residual.restore"], shape="mini", context=64, rounds=1)
     assert "token 0 is" in row.refused
     assert row.ours is None
@@ -161,9 +161,17 @@ def test_chunks_are_measured_for_every_strategy(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "wrong", "why"),
     [
-        ("nbkv.models.decode.Chooser.choose", lambda self, logits: int(logits.argmin()), "at its full budget: token 0"),
+        (
+            "nbkv.models.sampling.Chooser.choose",
+            lambda self, logits: int(logits.argmin()),
+            "at its full budget: token 0",
+        ),
         ("nbkv.bench.ttft_chunks.token_layers", lambda passes: -1, "it counts"),
-        ("nbkv.families.blend.provenance", lambda mix, chosen: np.zeros(mix.length, np.uint8), "tokens were fresh"),
+        (
+            "nbkv.families.blend.base.provenance",
+            lambda mix, chosen: np.zeros(mix.length, np.uint8),
+            "tokens were fresh",
+        ),
     ],
 )
 def test_chunks_that_are_not_sound_have_no_figures(monkeypatch, name, wrong, why):
@@ -259,7 +267,7 @@ def test_lookups_that_find_something_else_have_no_figures(monkeypatch, method, w
 
 
 def test_the_page_of_figures_is_made_from_the_committed_ones():
-    assert PAGE.read_text() == page(json.loads(FIGURES.read_text())), "run `python -m nbkv.bench.page`"
+    assert PAGE.read_text() == page(json.loads(FIGURES.read_text())), "run `python -m nbkv.bench.report`"
 
 
 def test_the_page_tells_why_there_is_no_figure():

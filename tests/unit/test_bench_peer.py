@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from nbkv.bench.agreement import Reference
 from nbkv.bench.measure import Row
 from nbkv.bench.peer import Missing, kvboost
-from nbkv.bench.same import Reference
 from nbkv.bench.ttft_prefix import _check_peer
 
 ROW = Row(name="ttft.prefix", regime={}, against="peer")

@@ -8,9 +8,9 @@ import torch
 import transformers
 
 from nbkv.kv import KV
-from nbkv.models.branch import BranchCache
-from nbkv.models.cache import GrowingCache
-from nbkv.models.probe import adapt
+from nbkv.models.caches.branch import BranchCache
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.probing.probe import adapt
 
 IDS = torch.arange(3, 123) * 7 % 190
 BASE, CUT = 60, 100

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from nbkv.kv import KV, Space
-from nbkv.models.branch import BranchCache
-from nbkv.models.cache import GrowingCache
-from nbkv.stores import sharing
-from nbkv.stores.lines import Line
+from nbkv.models.caches.branch import BranchCache
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.stores import prefix_sharing
+from nbkv.stores.base import Line
 from nbkv.stores.memory import MemoryStore
 
 SPACE = Space("model", "float32")
@@ -79,7 +79,7 @@ def grown(draw, seen):
 @pytest.mark.parametrize("limit", [2**40, 40_000, 0])
 @pytest.mark.parametrize("part", [1, 3])
 def test_random_walk_of_leases_side_by_side(monkeypatch, limit, part):
-    monkeypatch.setattr(sharing, "PART", part)
+    monkeypatch.setattr(prefix_sharing, "PART", part)
     draw, store, seen, leases, branches = random.Random(limit + part), MemoryStore(limit=limit), [()], [], 0
     for step in range(500):
         if len(leases) < 4 and draw.random() < 0.5:
@@ -249,12 +249,12 @@ def test_eviction_frees_a_branch_and_leaves_what_others_share():
 
 
 def test_short_prefixes_are_copied():
-    store, asked = MemoryStore(limit=2**40), prompts(2, prefix=sharing.PART)
+    store, asked = MemoryStore(limit=2**40), prompts(2, prefix=prefix_sharing.PART)
     run(store, asked[0])
     lease = run(store, asked[1])
 
     assert lease.line.base == 0
-    assert lease.copied == sharing.PART
+    assert lease.copied == prefix_sharing.PART
 
 
 def test_who_cannot_go_on_from_a_branch_gets_a_whole_line():

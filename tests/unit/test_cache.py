@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
-from nbkv.models.cache import GrowingCache
+from nbkv.models.caches.growing import GrowingCache
 
 
 def states(n, seed=0):

@@ -11,10 +11,10 @@ import torch
 from nbkv.errors import BadOption
 from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space
-from nbkv.models.cache import GrowingCache
-from nbkv.stores.checkpoints import Candidate, Checkpoint, least_worth
+from nbkv.models.caches.growing import GrowingCache
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.spec import open_store
+from nbkv.stores.state_checkpoints import Candidate, Checkpoint, least_worth
 
 SPACE = Space("model", "float32")
 

@@ -15,7 +15,7 @@ sys.modules["head"] = module
 exec(compile(sys.stdin.read(), "head.py", "exec"), module.__dict__)
 
 import nbkv, torch
-from nbkv.bench.shapes import make
+from nbkv.bench.models import make
 
 bench = make("mini", torch.float32)
 base = bench.ids(40, seed=0)

@@ -2,38 +2,38 @@ from __future__ import annotations
 
 import pytest
 
-from nbkv.families import cost, outlook
-from nbkv.families.cost import Costs
-from nbkv.families.drift import Drift
-from nbkv.strategy import Request
+from nbkv.context import Request
+from nbkv.families.routing import cost_model, estimate
+from nbkv.families.routing.cost_model import Costs
+from nbkv.families.routing.kl_history import Drift
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_costs_of_a_model_are_measured(session_of, family):
     session = session_of(family)
-    found = cost.costs(session._open().context())
+    found = cost_model.costs(session._open().context())
 
     assert found.overhead + found.row + found.pair > 0
     assert min(found.overhead, found.row, found.pair, found.move, found.copy) >= 0
     assert found.copy > 0
-    assert cost.costs(session._open().context()) == found
+    assert cost_model.costs(session._open().context()) == found
 
 
 def test_a_measurement_leaves_no_trace_in_the_store(session_of):
     session = session_of()
-    cost.costs(session._open().context())
+    cost_model.costs(session._open().context())
     assert session.store.tiers["tokens"].sum() == 0
 
 
 def test_a_line_is_found_again():
     known = Costs(overhead=2e-3, row=1e-4, pair=3e-7)
     shapes = [(16, 16), (200, 200), (400, 400), (16, 400)]
-    found = cost._fit(shapes, [known.run(*shape) for shape in shapes])
+    found = cost_model._fit(shapes, [known.run(*shape) for shape in shapes])
     assert found == pytest.approx((2e-3, 1e-4, 3e-7))
 
 
 def test_no_cost_is_negative():
-    found = cost._fit([(16, 16), (100, 100), (200, 200), (16, 200)], [2.0, 1.0, 1.5, 1.9])
+    found = cost_model._fit([(16, 16), (100, 100), (200, 200), (16, 200)], [2.0, 1.0, 1.5, 1.9])
     assert min(found) >= 0
     assert max(found) > 0
 
@@ -43,18 +43,18 @@ def test_the_outlook_counts_what_the_store_has(session_of, words):
     one, two = session.chunk(words(20, seed=1), name="one"), session.chunk(words(10, seed=2), name="two")
 
     def look(parts):
-        return outlook.look(Request(session._prompt(parts), 4), session._open().context())
+        return estimate.look(Request(session._prompt(parts), 4), session._open().context())
 
-    assert look(words(9)) == outlook.Outlook(10, 1, 0)  # the BOS of the chunks is known
-    assert look([words(4), two, one, words(3)]) == outlook.Outlook(38, 1, 30)
-    assert look([one, two, words(3)]) == outlook.Outlook(34, 21, 10)
+    assert look(words(9)) == estimate.Outlook(10, 1, 0)  # the BOS of the chunks is known
+    assert look([words(4), two, one, words(3)]) == estimate.Outlook(38, 1, 30)
+    assert look([one, two, words(3)]) == estimate.Outlook(34, 21, 10)
     session.store.clear()
-    assert look([words(4), one]) == outlook.Outlook(25, 0, 20, (21,))
+    assert look([words(4), one]) == estimate.Outlook(25, 0, 20, (21,))
 
 
 def test_expectations_add_up():
     costs = Costs(overhead=1.0, row=0.1, pair=0.0, move=0.01, copy=0.001)
-    known = outlook.Outlook(length=100, prefix=10, placed=60)
+    known = estimate.Outlook(length=100, prefix=10, placed=60)
 
     assert known.in_full(costs) == pytest.approx(11.0)
     assert known.by_prefix(costs) == pytest.approx(0.01 + 1.0 + 9.0)

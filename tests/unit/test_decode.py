@@ -5,8 +5,9 @@ import torch
 from transformers import LogitsProcessorList, MinLengthLogitsProcessor
 
 from nbkv.errors import BadOption
-from nbkv.models.codec import Codec
-from nbkv.models.decode import TextStream, sampling
+from nbkv.models.sampling import sampling
+from nbkv.prompts.text_stream import TextStream
+from nbkv.prompts.tokenizer import Codec
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import nbkv
-from nbkv.tasks.eviction import BASELINES, SAMPLE, SEEDS, calibrate, foreseen, markdown, measure, questions, specs
-from nbkv.tasks.following import trace
+from nbkv.studies.divergence import trace
+from nbkv.studies.eviction import BASELINES, SAMPLE, SEEDS, calibrate, foreseen, markdown, measure, questions, specs
 
 
 @pytest.fixture(scope="module")

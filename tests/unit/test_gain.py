@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nbkv.families.gain import OFF, ON, PLAIN, PLAIN_FIRST, REFRESHED, REUSED, Gain, Times
+from nbkv.families.attention.speedup import OFF, ON, PLAIN, PLAIN_FIRST, REFRESHED, REUSED, Gain, Times
 
 
 def gain(*, plain, refreshed, reused, share, least=1.05, context=1000):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nbkv.families import going
+from nbkv.families.prefix import state_checkpoints
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ PASSES, TOKENS = Found("passes"), Found("tokens")
     [(2_000, 2**30, 1024), (8_000, 16 * 3_000, 2048), (8_000, 16 * 1_000, 4096), (8_000, 16 * 999, 0)],
 )
 def test_segments_take_a_sixteenth_of_the_store(n, limit, step):
-    assert going.segment(n, PASSES, limit) == step
-    assert going.segment(n, TOKENS, limit) == 0
+    assert state_checkpoints.segment(n, PASSES, limit) == step
+    assert state_checkpoints.segment(n, TOKENS, limit) == 0
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def test_segments_take_a_sixteenth_of_the_store(n, limit, step):
     ],
 )
 def test_a_prompt_is_cut_before_its_last_token_where_it_parts_and_at_segments(n, matched, branch, every, stops):
-    assert going.cuts(n, lease(matched, branch), PASSES, every) == stops
+    assert state_checkpoints.cuts(n, lease(matched, branch), PASSES, every) == stops
 
 
 def test_token_by_token_no_more_is_run_than_is_saved():
-    assert going.cuts(100, lease(0, 60), TOKENS, 25) == [60, 99]
-    assert going.cuts(100, lease(0, 40), TOKENS, 25) == [99]
-    assert (going.least(101, TOKENS), going.least(101, PASSES)) == (51, 0)
+    assert state_checkpoints.cuts(100, lease(0, 60), TOKENS, 25) == [60, 99]
+    assert state_checkpoints.cuts(100, lease(0, 40), TOKENS, 25) == [99]
+    assert (state_checkpoints.least(101, TOKENS), state_checkpoints.least(101, PASSES)) == (51, 0)

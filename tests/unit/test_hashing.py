@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbkv import hashing
-from nbkv.hashing import Match, apart, find, rolling
+from nbkv.prompts import matching
+from nbkv.prompts.matching import Match, apart, find, rolling
 
 
 def ids(*values):
@@ -33,11 +33,11 @@ def test_equal_windows_have_equal_hashes_wherever_they_stand():
 
 def test_a_window_is_hashed_as_horner_would():
     sequence, width = drawn(40), 7
-    scrambled = [int(value) for value in hashing._scrambled(sequence)]
+    scrambled = [int(value) for value in matching._scrambled(sequence)]
     for at, mark in enumerate(rolling(sequence, width).tolist()):
         value = 0
         for each in scrambled[at : at + width]:
-            value = (value * hashing._BASE + each) % 2**64
+            value = (value * matching._BASE + each) % 2**64
         assert mark == value
 
 
@@ -80,10 +80,10 @@ def test_the_one_that_goes_on_is_found_among_many_that_begin_alike():
 
 
 def test_a_hash_alone_proves_nothing(monkeypatch):
-    monkeypatch.setattr(hashing, "rolling", lambda ids, width: np.zeros(len(ids) - width + 1, dtype=np.uint64))
+    monkeypatch.setattr(matching, "rolling", lambda ids, width: np.zeros(len(ids) - width + 1, dtype=np.uint64))
     known = [drawn(64, 1)]
 
-    assert find(drawn(64, 2), known, [hashing.rolling(known[0], 8)], 8) == []
+    assert find(drawn(64, 2), known, [matching.rolling(known[0], 8)], 8) == []
 
 
 def test_text_that_repeats_itself_ends_in_time():

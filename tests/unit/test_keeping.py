@@ -7,8 +7,8 @@ import json
 import pytest
 
 import nbkv
-from nbkv.tasks import keeping
-from nbkv.tasks.keeping import FULL, measure, sparse
+from nbkv.studies import flashblock
+from nbkv.studies.flashblock import FULL, measure, sparse
 
 EXACT = "flashblock(tau=1, threshold=None, min_gain=0)"
 KEPT = "flashblock(tau=4, threshold=None, min_gain=0)"
@@ -40,11 +40,14 @@ def test_what_refreshes_always_is_full_and_what_keeps_is_not(session, items):
 
 
 def test_followed_passes_go_fulls_way(session, items):
-    (shadow,) = keeping._followed(session, items, KEPT, "static")
-    full = keeping._ask(session, items[0], FULL, "static")
+    (shadow,) = flashblock._followed(session, items, KEPT, "static")
+    full = flashblock._ask(session, items[0], FULL, "static")
 
     assert len(shadow.kl) == len(shadow.top1) == full.decoding["forwards"] - full.decoding["blocks"] + 1
-    assert keeping._ask(session, items[0], keeping.Shadow(tau=4, threshold=None), "static").token_ids == full.token_ids
+    assert (
+        flashblock._ask(session, items[0], flashblock.Shadow(tau=4, threshold=None), "static").token_ids
+        == full.token_ids
+    )
 
 
 def test_sparse_rows_come_in_pairs():
@@ -52,11 +55,11 @@ def test_sparse_rows_come_in_pairs():
 
 
 def test_the_command_writes_the_table(blockwise_reader, tmp_path, monkeypatch):
-    monkeypatch.setattr(keeping, "TAUS", (EXACT,))
-    monkeypatch.setattr(keeping, "sparse", lambda tau=64: sparse((0.3,), tau)[:1])
-    monkeypatch.setattr(keeping, "report", lambda **_: nbkv.tasks.report(seed=1, n=1, chunks=4, lines=4, distance=0))
-    monkeypatch.setattr(keeping, "_ROOM", -24)
-    keeping.main(str(blockwise_reader), str(tmp_path), n=1, blocks=(8,))
+    monkeypatch.setattr(flashblock, "TAUS", (EXACT,))
+    monkeypatch.setattr(flashblock, "sparse", lambda tau=64: sparse((0.3,), tau)[:1])
+    monkeypatch.setattr(flashblock, "report", lambda **_: nbkv.tasks.report(seed=1, n=1, chunks=4, lines=4, distance=0))
+    monkeypatch.setattr(flashblock, "_ROOM", -24)
+    flashblock.main(str(blockwise_reader), str(tmp_path), n=1, blocks=(8,))
     table = json.loads((tmp_path / "tables" / "flashblock.json").read_text(encoding="utf-8"))
 
     pair = [sparse((0.3,), tau)[0] for tau in (2, 64)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nbkv.models.attention import watched
-from nbkv.models.cache import GrowingCache
-from nbkv.models.kept import KeptCache, run
-from nbkv.models.probe import adapt
+from nbkv.models.attention.intercept import watched
+from nbkv.models.caches.evicting import KeptCache
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.passes import run
+from nbkv.models.probing.probe import adapt
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gemma3", "mistral", "gpt2", "phi", "deepseek_v3", "granite", "starcoder2"]
 REFUSED = {"bloom": "places", "falcon": "cannot be dropped", "gemma3n": "each other's"}

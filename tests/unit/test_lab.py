@@ -13,7 +13,7 @@ import pytest
 
 from nbkv.events import Token
 from nbkv.lab import Lab
-from nbkv.lab.wire import INTERVAL
+from nbkv.lab.comm import INTERVAL
 from nbkv.roster import Roster, roster
 
 

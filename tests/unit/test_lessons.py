@@ -7,10 +7,10 @@ from random import Random
 import pytest
 
 from nbkv.tasks import ledger
-from nbkv.tasks.lessons import examination
 from nbkv.tasks.tokenizer import build_tokenizer
-from nbkv.tasks.training import CURRICULUM, encoder, new_model
 from nbkv.tasks.vocabulary import tokens
+from nbkv.training.examples import examination
+from nbkv.training.reader import CURRICULUM, encoder, new_model
 
 LINE = re.compile(r"(?P<head>Pay (?P<who>\w+) (?P<declared>\w+))|(?P<item>[a-z]+) (?P<amount>\d+)(?: (?P<own>\w+))?")
 

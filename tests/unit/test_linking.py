@@ -9,12 +9,13 @@ import torch
 
 import nbkv
 from nbkv.errors import UnsupportedModel
-from nbkv.models import prompt as prompts
-from nbkv.models.decode import Sampling
-from nbkv.models.links import read_links
-from nbkv.running import Run, follow
+from nbkv.inference.forced import follow
+from nbkv.inference.run import Run
+from nbkv.models.link_tokens import read_links
+from nbkv.models.sampling import Sampling
+from nbkv.prompts import prompt as prompts
 from nbkv.strategy import parse
-from nbkv.tasks.linking import Exercise, Linker, exercise
+from nbkv.training.link_tokens import Exercise, Linker, exercise
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from traitlets.config import Config
 
 from nbkv.events import Token
 from nbkv.magics.options import split_words
-from nbkv.models.decode import Chooser
+from nbkv.models.sampling import Chooser
 from nbkv.result import Chunk, Comparison, Result
-from nbkv.verifying import Report
+from nbkv.session.verify import Report
 
 MAGICS = {
     "kvload",
@@ -364,7 +364,7 @@ def front_end(shell, monkeypatch):
     recorder = Recorder()
     monkeypatch.setattr(shell, "kernel", object(), raising=False)
     monkeypatch.setattr(shell, "display_pub", recorder)
-    monkeypatch.setattr("nbkv.magics.live.INTERVAL", 0.0)
+    monkeypatch.setattr("nbkv.magics.stream_output.INTERVAL", 0.0)
     monkeypatch.setattr("IPython.core.interactiveshell.InteractiveShell._instance", shell)
     return recorder.told
 
@@ -388,13 +388,13 @@ def test_a_notebook_streams_into_one_output_that_makes_way_for_the_result(shell,
 
 def test_a_notebook_is_not_flooded(shell, front_end, monkeypatch):
     monkeypatch.setattr(type(shell.displayhook), "__call__", lambda *_: None)
-    monkeypatch.setattr("nbkv.magics.live.INTERVAL", 60.0)
+    monkeypatch.setattr("nbkv.magics.stream_output.INTERVAL", 60.0)
     quiet(shell, "%%kvgen -n 12\nhello")
     assert [kind for kind, _ in front_end] == ["display", "clear"]
 
 
 def test_streamed_text_is_escaped(shell, front_end):
-    from nbkv.magics.live import NotebookLive
+    from nbkv.magics.stream_output import NotebookLive
 
     with NotebookLive() as view:
         view.add("<b>&")
@@ -412,7 +412,7 @@ def test_an_interrupt_in_a_notebook_shows_the_partial_result(shell, session, fro
 
 
 def test_warnings_survive_the_clearing_of_the_output(shell, front_end):
-    from nbkv.magics.live import NotebookLive
+    from nbkv.magics.stream_output import NotebookLive
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -606,7 +606,7 @@ def test_words_of_a_line(line, words):
 
 
 def test_kvplan_shows_what_older_tokens_cost(shell, monkeypatch):
-    from nbkv.families import planner
+    from nbkv.families.residual import planner
 
     monkeypatch.setattr(planner, "_pure", lambda adapter: ["ids", "layers", "host"])
     plan = run(shell, "%kvplan -n 16")

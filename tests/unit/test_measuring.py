@@ -7,10 +7,10 @@ import time
 import pytest
 
 import nbkv
-from nbkv import measuring
 from nbkv.errors import BadOption
 from nbkv.events import Finished
-from nbkv.families.drift import drift
+from nbkv.families.routing.kl_history import drift
+from nbkv.session import measure
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def test_a_stream_is_measured_after_its_text(session_of, words):
 def test_measuring_changes_neither_answer_nor_timing_nor_store(blended, monkeypatch):
     session, ask = blended
     plain, before = ask(), session.store.tiers["tokens"].sum()
-    real = measuring.greedy
+    real = measure.greedy
 
     def slow(*args):
         time.sleep(0.5)
         return real(*args)
 
-    monkeypatch.setattr(measuring, "greedy", slow)
+    monkeypatch.setattr(measure, "greedy", slow)
     events = []
     with session.events.tap(events.append):
         result = ask(fidelity=True)
@@ -109,13 +109,13 @@ def test_what_is_measured_is_remembered_for_the_model(blended):
 
 def test_a_stop_while_measuring_leaves_the_result(blended, monkeypatch):
     session, ask = blended
-    real = measuring.greedy
+    real = measure.greedy
 
     def stopped(*args):
         session.stop()
         return real(*args)
 
-    monkeypatch.setattr(measuring, "greedy", stopped)
+    monkeypatch.setattr(measure, "greedy", stopped)
     result = ask(fidelity=True)
 
     assert result.fidelity is None

@@ -8,8 +8,8 @@ import torch
 from nbkv.errors import BadOption
 from nbkv.events import Bus, Evicted
 from nbkv.kv import KV, Space
-from nbkv.models.cache import GrowingCache
-from nbkv.stores.lines import Line
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.stores.base import Line
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.spec import open_store, parse_size
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from nbkv.tasks.diffusing import CURRICULUM, drill, fill
-from nbkv.tasks.noising import END, IGNORED, MASK, Drill, Sheet, collate
-from nbkv.tasks.training import encoder
 from nbkv.tasks.vocabulary import tokens
+from nbkv.training.diffusion_reader import CURRICULUM, drill, fill
+from nbkv.training.masked_batches import END, IGNORED, MASK, Drill, Sheet, collate
+from nbkv.training.reader import encoder
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nbkv.families.outside import Outside
-from nbkv.families.sparse import pick
-from nbkv.families.staleness import Staleness
-from nbkv.models.attention import Attention
+from nbkv.families.attention.context_attention import Outside
+from nbkv.families.attention.head_drift import Staleness
+from nbkv.families.attention.topk_keys import pick
+from nbkv.models.attention.layer import Attention
 
 ROWS, OUTSIDE, HEADS, GROUPS = 4, 60, 2, 3
 

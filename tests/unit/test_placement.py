@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import nbkv
 from nbkv.errors import BadOption, LoadError
-from nbkv.models.cache import GrowingCache
-from nbkv.models.fingerprint import fingerprint
-from nbkv.models.placement import run_device
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.identity.devices import run_device
+from nbkv.models.identity.fingerprint import fingerprint
 
 PARTS = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head", *(f"model.layers.{i}" for i in range(4)))
 MAPS = {
@@ -98,7 +98,7 @@ def test_what_lies_on_disk_is_part_of_the_fingerprint(load, folder, model_of, tm
 def test_requests_do_not_read_the_weights_again(load, words, monkeypatch):
     session, read = load(**MAPS["a layer on disk"]), []
     session.generate(words(9), max_new_tokens=2)
-    monkeypatch.setattr("nbkv.models.fingerprint.fingerprint", lambda _model: read.append(1))
+    monkeypatch.setattr("nbkv.models.identity.fingerprint.fingerprint", lambda _model: read.append(1))
     for seed in range(3):
         session.generate(words(9, seed=seed), max_new_tokens=2)
 

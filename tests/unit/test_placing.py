@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from nbkv.families.placing import Piece, Placing, PlacingAhead
+from nbkv.families.blend.layerwise import Piece, Placing, PlacingAhead
 from nbkv.kv import KV
-from nbkv.models.cache import GrowingCache
+from nbkv.models.caches.growing import GrowingCache
 from nbkv.rope import HALVES, Rope, Turning
 
 LAYERS = 5

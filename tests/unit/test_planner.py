@@ -9,10 +9,10 @@ import pytest
 import nbkv
 from nbkv import cli
 from nbkv.errors import BadOption
-from nbkv.families import planner
-from nbkv.families.forms import all_kv_bytes, parse
-from nbkv.families.planner import Way, able, pick
-from nbkv.families.rates import Rates
+from nbkv.families.residual import planner
+from nbkv.families.residual.bandwidth import Rates
+from nbkv.families.residual.forms import all_kv_bytes, parse
+from nbkv.families.residual.planner import Way, able, pick
 
 FEW = {"num_key_value_heads": 1}  # a layer's input is twice its K and V
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import nbkv
-from nbkv.models.cache import GrowingCache
-from nbkv.models.projection import Catching, learn, project_kv
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.projection.project import Catching, learn, project_kv
 
 
 def inputs_of(adapter, ids, cache):

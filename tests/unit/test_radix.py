@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from nbkv.radix import RadixTree
+from nbkv.stores.radix import RadixTree
 
 
 def longest(known, ids):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from nbkv_kernels import dense_attention
 
-from nbkv.models import masks, weights
-from nbkv.models.attention import computed_by, watched
-from nbkv.models.cache import GrowingCache
-from nbkv.models.probe import adapt
+from nbkv.models.attention import masks, weights
+from nbkv.models.attention.intercept import computed_by, watched
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.probing.probe import adapt
 from nbkv.models.work import Work
 
 IDS = torch.arange(3, 103) * 7 % 60
@@ -134,12 +134,14 @@ def test_a_prompt_of_a_block_diffusion_model_runs_in_one_pass_where_it_needs_no_
 
 def decoded(adapter, monkeypatch, *, least):
     """Return the logits of ten tokens that are run one by one, and how many layers attended over ranges."""
-    module, passes = importlib.import_module("nbkv.models.ranged"), []
+    module, passes = importlib.import_module("nbkv.models.attention.ranges"), []
     monkeypatch.setattr(module, "_WIDE", least)
     monkeypatch.setattr(module, "_HALF", least)
     with monkeypatch.context() as patched:
-        attend = importlib.import_module("nbkv.models.attention").row_attention
-        patched.setattr("nbkv.models.attention.row_attention", lambda *a, **b: passes.append(1) or attend(*a, **b))
+        attend = importlib.import_module("nbkv.models.attention.intercept").row_attention
+        patched.setattr(
+            "nbkv.models.attention.intercept.row_attention", lambda *a, **b: passes.append(1) or attend(*a, **b)
+        )
         cache = GrowingCache()
         adapter.forward(IDS[:90], cache, start=0)
         rows = [adapter.forward(IDS[at : at + 1], cache, start=at)[-1] for at in range(90, 100)]

@@ -6,7 +6,7 @@ import pytest
 
 import nbkv
 from nbkv.tasks import chat, ledger, report
-from nbkv.tasks.reading import right
+from nbkv.training.batch_scoring import right
 
 FOLDER = Path(nbkv.__file__).parent / "models" / "bundled" / "tiny"
 

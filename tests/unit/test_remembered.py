@@ -8,8 +8,8 @@ import torch
 import nbkv
 from nbkv import cli
 from nbkv.models import loading
-from nbkv.models.probe import probe
-from nbkv.models.record import Record
+from nbkv.models.identity.record import Record
+from nbkv.models.probing.probe import probe
 
 
 @pytest.fixture

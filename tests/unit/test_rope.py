@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from nbkv.kv import KV
-from nbkv.models.cache import GrowingCache
-from nbkv.models.probe import adapt
-from nbkv.models.relocation import alone, looked_at
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.probing.probe import adapt
+from nbkv.models.probing.rotary import alone, looked_at
 from nbkv.rope import HALVES, NEIGHBOURS, Rope, Turning
 
 MOVABLE = (

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nbkv.families.rows import BLOCK, Quantised, Rows, quantised_bytes
+from nbkv.families.residual.row_buffer import BLOCK, Quantised, Rows, quantised_bytes
 
 
 def filled(rows, pieces):

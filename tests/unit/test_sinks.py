@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 import nbkv
-from nbkv.models import sinks
-from nbkv.models.remembered import Verdicts
+from nbkv.models.identity.verdicts import Verdicts
+from nbkv.session import sinks
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from nbkv.models.probe import adapt
+from nbkv.models.probing.probe import adapt
 
 SMALL = {
     "vocab_size": 199,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import nbkv
+from nbkv.studies.chunks import OURS, measure, specs
+from nbkv.studies.oracle import oracle
+from nbkv.studies.statistics import interval, markdown, not_above, verdicts
 from nbkv.tasks import ledger
-from nbkv.tasks.compared import interval, markdown, not_above, verdicts
-from nbkv.tasks.oracle import oracle
-from nbkv.tasks.tables import OURS, measure, specs
 
 AT = f"{OURS}"  # its default budget is 0.2
 

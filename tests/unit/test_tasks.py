@@ -11,11 +11,11 @@ import pytest
 
 import nbkv
 from nbkv.errors import BadOption
+from nbkv.studies.oracle import oracle
 from nbkv.tasks import Dialogue, chat, evaluate, ledger, report
 from nbkv.tasks.evaluate import is_correct, normal
-from nbkv.tasks.notes import MAX_LINES
-from nbkv.tasks.oracle import oracle
 from nbkv.tasks.vocabulary import tokens
+from nbkv.tasks.writer import MAX_LINES
 
 WORD = re.compile(r"[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
 MAKERS = {

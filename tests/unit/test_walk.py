@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import nbkv
-from nbkv.models.cache import GrowingCache
-from nbkv.models.fingerprint import fingerprint
-from nbkv.models.probe import adapt
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.identity.fingerprint import fingerprint
+from nbkv.models.probing.probe import adapt
 
 
 def ids_of(n=40, seed=3):

@@ -12,7 +12,7 @@ import pytest
 import nbkv
 from nbkv.widgets import dashboard, playground
 from nbkv.widgets.choices import choices, spec
-from nbkv.widgets.pace import Pace
+from nbkv.widgets.throttle import Pace
 
 NOTES = "Nina pays in krona . The lamp cost her 48 . Omar keeps the blue box ."
 VIEW = "application/vnd.jupyter.widget-view+json"

@@ -1,0 +1,184 @@
+"""Attention that is kept from one denoising pass over a block to the next, as far as that pays.
+
+A strategy of this family says which passes may reuse what an earlier one kept. Prompts are prefilled as under
+``prefix``. A finished block is committed by a pass of the model's own over its clean tokens, which reads exact KV only:
+what stays in the cache is the exact KV of the tokens that were decoded, whatever the denoising passes saw.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from nbkv.events import Fallback
+from nbkv.families.attention.context_attention import Outside
+from nbkv.families.attention.speedup import OFF, ON, PLAIN, PLAIN_FIRST, REFRESHED, REUSED, Gain, Times
+from nbkv.families.prefix.base import Prefix
+from nbkv.models.attention.intercept import Meter, computed_by
+from nbkv.models.attention.layer import Policy
+from nbkv.timing import settle, timed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from nbkv.context import Context, Request
+    from nbkv.models.adapter import ModelAdapter
+    from nbkv.models.diffusion.block import Block
+    from nbkv.models.work import Work
+    from nbkv.strategy import Prefilled
+
+_FAITHFUL = 0.9  # mean cosine below which a note is due; the paper has 0.95 and more
+
+
+@dataclass(eq=False)
+class Answer:
+    """One answer under way: what is kept, whether reuse is on in the present block, and what was done so far.
+
+    ``stale`` counts the tokens that have changed since everything was last computed, when ``fresh`` were the block's
+    ids; in the pass before these were ``last``. ``heads`` are the K/V heads of each layer
+    that no pass reuses, and while ``learning`` them nothing is reused at all. ``seconds`` is what attention took in the
+    passes that are not plain.
+    """
+
+    outside: Outside
+    gain: Gain
+    heads: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    learning: bool = False
+    mode: str = ON
+    stale: int = 0
+    fresh: torch.Tensor | None = None
+    last: torch.Tensor | None = None
+    passes: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    blocks: int = 0
+    off: int = 0
+    why: str = ""
+
+
+@dataclass(kw_only=True, repr=False)
+class KeptAttention(Prefix):
+    """Reuse attention to the keys before a block between passes; hooks: ``begun``, ``reuses`` and ``reusing``."""
+
+    family: ClassVar[str] = "attention"
+    exact: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("blockwise", "prefix", "attention")
+
+    @abstractmethod
+    def begun(self, times: Times, exempt: frozenset[int], ctx: Context) -> Answer:
+        """Return an answer's state before its first pass.
+
+        ``times`` is what is known of earlier answers' passes; ``exempt`` layers are to keep the model's own attention.
+        """
+
+    @abstractmethod
+    def reuses(self, block: Block, answer: Answer) -> bool:
+        """Return whether this pass may reuse what an earlier pass over ``block`` kept."""
+
+    @abstractmethod
+    def reusing(self, block: Block, answer: Answer) -> Policy:
+        """Return what computes the attention of a pass that reuses."""
+
+    def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
+        """Run one pass, plain, refreshed or reused, and time it."""
+        if not isinstance(prefilled.own, Answer):
+            times = Times.of(ctx.verdicts.get(self._times(ctx)))
+            prefilled.own = self.begun(times, _windowed(ctx.adapter), ctx)
+        answer: Answer = prefilled.own
+        if not block.step:
+            self._begin(block, answer, ctx)
+        kind = self._kind(block, answer)
+        policy = answer.outside.refresh if kind == REFRESHED else self.reusing(block, answer)
+        settle(ctx.adapter)
+        clock = timed()
+        with nullcontext(Meter()) if kind == PLAIN else computed_by(ctx.adapter.config, policy) as meter:
+            logits = super().denoise(block, prefilled, ctx, work)
+        settle(ctx.adapter)
+        answer.gain.times.add(kind, block.start, clock())
+        answer.seconds += meter.seconds
+        answer.passes[kind] += 1
+        answer.last = block.ids
+        return logits
+
+    def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
+        """Keep the exact KV of prompt and answer, remember the times, and say what was found."""
+        answer = prefilled.own
+        super().commit(prefilled, ids, request, ctx)
+        if not isinstance(answer, Answer):  # not a single pass was run
+            return
+        ctx.verdicts.hold(self._times(ctx), answer.gain.times.to_dict())
+        prefilled.figures |= _figures(answer, ctx)
+        if answer.passes[REUSED] and not answer.heads and (answer.outside.staleness.cosine or 1.0) < _FAITHFUL:
+            was = f"kept attention had changed to a cosine of {answer.outside.staleness.cosine:.2f} when computed again"
+            prefilled.notes.append(f"{was}: other answers than without it are likely")
+        if answer.off:
+            on = answer.blocks - answer.off
+            prefilled.notes.append(f"attention was reused in {on} of {answer.blocks} blocks: {answer.why}")
+
+    def _begin(self, block: Block, answer: Answer, ctx: Context) -> None:
+        answer.outside.forget()
+        answer.blocks += 1
+        answer.mode = ON if answer.learning else answer.gain.begin(block.start)
+        if answer.mode == OFF:
+            answer.off += 1
+            if not answer.why:
+                answer.why = _reason(answer.gain, block.start)
+                ctx.tell(Fallback, why=f"{self.name} is off: {answer.why}")
+
+    def _kind(self, block: Block, answer: Answer) -> str:
+        """Return the kind of this pass; the rule is asked also where it is not followed, to know what it would do."""
+        if answer.learning:
+            return REFRESHED
+        answer.stale = len(block.ids)
+        if block.step and answer.fresh is not None:
+            answer.stale = int(torch.ne(block.ids, answer.fresh).sum())
+            answer.stale = max(answer.stale, int(block.conditioning is not None))  # what it is told changes too
+        reuse = bool(block.step) and answer.fresh is not None and self.reuses(block, answer)
+        answer.gain.asked(block.start, reuse=reuse)
+        if not reuse:
+            answer.fresh = block.ids
+        if answer.mode == OFF:  # what the rule would do goes on being counted
+            return PLAIN
+        if answer.mode == PLAIN_FIRST and not block.step:
+            return PLAIN
+        if reuse and not answer.outside.empty:
+            return REUSED
+        answer.fresh = block.ids
+        return REFRESHED
+
+    def _times(self, ctx: Context) -> str:
+        return f"passes@{self.spec}@{ctx.adapter.capabilities.blockwise}@{ctx.model}"
+
+
+def _figures(answer: Answer, ctx: Context) -> dict[str, Any]:
+    """Return what ``result.decoding`` says about the passes of ``answer``."""
+    total, found = answer.passes.total(), answer.outside.staleness
+    return {
+        "passes": dict(answer.passes),
+        "reuse_rate": answer.passes[REUSED] / total if total else 0.0,
+        "off_blocks": answer.off,
+        "computed_heads": sum(map(len, answer.heads.values())),
+        "drift_cosine": found.cosine,
+        "drift_lse": found.lse,
+        "attention_s": answer.seconds if ctx.adapter.device.type == "cpu" else None,
+    }
+
+
+def _windowed(adapter: ModelAdapter) -> frozenset[int]:
+    """Return the layers that see a window or chunk only: what is outside of a block is short there."""
+    known = adapter.capabilities
+    kinds = zip(known.layer_types, known.windows, strict=True)
+    return frozenset(i for i, (kind, window) in enumerate(kinds) if window is not None or kind != "full_attention")
+
+
+def _reason(gain: Gain, at: int) -> str:
+    share = gain.share(at)
+    if not share:
+        return "so many tokens are revealed in each pass that none could reuse"
+    reused, refreshed, without = (gain.times.seconds(kind, at) * 1000 for kind in (REUSED, REFRESHED, PLAIN))
+    took = f"after {at} tokens a pass takes {without:.2f} ms without, {refreshed:.2f} refreshed, {reused:.2f} reused"
+    return f"{took}, and {share:.0%} could reuse"

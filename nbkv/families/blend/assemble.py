@@ -1,0 +1,94 @@
+"""From a request to a prompt on the bench: what the store, or the strategy itself, has of it, and where that goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nbkv.context import Context, Request
+from nbkv.families.blend.layerwise import Held, Piece, Placing, PlacingAhead
+from nbkv.families.blend.partial import Mix, Placed
+from nbkv.families.prefix.base import encode
+from nbkv.kv import Span
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.work import Work
+from nbkv.result import Chunk
+
+Spot = tuple[Chunk, int]  # a chunk and where in the prompt it begins
+
+
+def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, *, upto: int | None = None) -> Mix:
+    """Return the prompt with everything placed that the store has: an exact prefix, then chunks at their positions.
+
+    The prefix is taken from the first ``upto`` tokens only (None: from all but what must run). Where ``held`` has KV
+    for the chunk that begins at a position, that is placed. A canonical chunk that has left the store, or was never
+    encoded for its place in a diffusion block, is encoded again, and a note says so; of an answer used as a chunk only
+    what the store still has is placed.
+    """
+    ids, work = request.ids, ctx.work()
+    notes: list[str] = []
+    held = held or {}
+    own = {start: each for start, each in held.items() if each.kv is not None}
+    stored = [each for each in request.prompt.chunks if each[1] not in own]
+    encoded = _encode_missing(stored, ctx.store.holds(ctx.space(), ids[:upto]), ctx, work, notes)
+    cache = GrowingCache(len(ids) + request.max_new_tokens)
+    assert ctx.adapter.rope is not None  # noqa: S101
+    kind = Placing if ctx.adapter.device.type == "cpu" else PlacingAhead
+    placing = kind(cache, ctx.adapter.rope, len(ids))
+    try:
+        known = ctx.store.holds(ctx.space(), ids[:upto])
+        prefix = min(known, ctx.adapter.reusable(len(ids)))
+        if prefix:
+            for at, kv in placing.held.enter_context(ctx.store.reading(ctx.space(), ids[:prefix])):
+                placing.add(Piece(kv, at, at))
+        placed = []
+        for chunk, start, stop in request.prompt.chunks:
+            if stop <= prefix:
+                continue
+            one = own.get(start)
+            span = _stored(chunk, start, prefix, ctx, placing) if one is None else _own(one, start, prefix, placing)
+            if span.length:
+                placed.append(Placed(chunk, span, encoded=one is None and (chunk, start) in encoded))
+        placing.begin()
+    except BaseException:
+        placing.close()
+        raise
+    works = work, ctx.work()
+    tensor = ctx.adapter.tensor(ids)
+    return Mix(ctx.adapter, tensor, cache, prefix, known, placed, *works, ctx.pieces, placing, notes, held)
+
+
+def _encode_missing(
+    chunks: Sequence[tuple[Chunk, int, int]], known: int, ctx: Context, work: Work, notes: list[str]
+) -> list[Spot]:
+    encoded: list[Spot] = []
+    whole = ctx.adapter.capabilities.whole
+    for chunk, start, stop in chunks:
+        path = chunk.path(start, ctx.adapter.capabilities.block)
+        if chunk.lineage == "canonical" and stop > known and ctx.store.holds(ctx.space(), path) < whole(len(path)):
+            encode(path, ctx, work)
+            encoded.append((chunk, start))
+            moved = len(path) > len(chunk.sink) + len(chunk)
+            why = "stands at another place in its block than before" if moved else "had left the store"
+            notes.append(f"chunk {chunk.name!r} {why} and was encoded again")
+    return encoded
+
+
+def _stored(chunk: Chunk, start: int, prefix: int, ctx: Context, placing: Placing) -> Span:
+    """Have what the store has of ``chunk`` put where it stands, from ``start`` on; ``prefix`` first rows are there."""
+    block = ctx.adapter.capabilities.block or 1
+    path = chunk.path(start, ctx.adapter.capabilities.block)
+    behind = len(path) - len(chunk)
+    first = -(-max(start, prefix) // block) * block  # a block that the chunk shares with what is before it must run
+    stop = first
+    for at, kv in placing.held.enter_context(ctx.store.reading(ctx.space(), path, behind + first - start)):
+        placing.add(Piece(kv, at, start + at - behind))
+        stop = start + at - behind + kv.length
+    return Span(first, stop)
+
+
+def _own(held: Held, start: int, prefix: int, placing: Placing) -> Span:
+    """Have a strategy's own KV put where it stands, from ``start`` on; ``prefix`` first rows are there."""
+    assert held.kv is not None  # noqa: S101
+    skipped = max(0, prefix - start)
+    placing.add(Piece(held.kv[skipped:], held.base + skipped, start + skipped))
+    return Span(start + skipped, start + held.kv.length)

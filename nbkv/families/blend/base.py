@@ -1,0 +1,116 @@
+"""Chunk blending: chunks encoded elsewhere are put where the prompt wants them, and some rows are run again in place.
+
+Everything lives in one coordinate system, absolute positions in the prompt: where KV is placed, which rows are
+selected, where they are scattered and what they may see. What a method adds is the hook ``select``.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from nbkv.context import Context, Request
+from nbkv.events import Reused
+from nbkv.families.blend.assemble import lay
+from nbkv.families.blend.layerwise import Held
+from nbkv.families.blend.partial import Mix
+from nbkv.families.fallback import in_full
+from nbkv.families.options import check_share
+from nbkv.result import Provenance
+from nbkv.strategy import Prefilled, Strategy
+from nbkv.timing import timed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(kw_only=True, repr=False)
+class Blend(Strategy):
+    """Reuse chunks at any position, recompute the rows that ``select`` names; approximate below the full budget.
+
+    Each leaf declares ``budget``, the share of reused tokens that is recomputed, with its paper's default; it is no
+    field here so that a leaf decides what its first option is.
+    """
+
+    family: ClassVar[str] = "blend"
+    exact: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("prefix", "relocation", "walk")
+    aliases: ClassVar[dict[str, str]] = {"recompute_ratio": "budget"}
+
+    if TYPE_CHECKING:
+        budget: float | None
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that is no share."""
+        check_share("budget", self.budget)
+
+    def at_full_budget(self) -> Strategy | None:
+        """Return this strategy recomputing every reused token."""
+        return replace(self, budget=1.0)
+
+    @abstractmethod
+    def select(self, mix: Mix) -> torch.Tensor:
+        """Return the positions ``[k]`` of reused rows to recompute, ``mix.room(budget)`` of them at most.
+
+        Passes made to find out go through ``mix``, which counts them as selection.
+        """
+
+    def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, Held]]:  # noqa: ARG002
+        """Return the request with the spans to place, and what to place there, by first position.
+
+        What is not named is placed from the store: a chunk's canonical KV.
+        """
+        return request, {}
+
+    def run(self, mix: Mix, chosen: torch.Tensor) -> torch.Tensor:
+        """Run the rows ``chosen`` and all without KV; return the logits ``[V]`` after the last token."""
+        return mix.finish(chosen)
+
+    def prefill(self, request: Request, ctx: Context) -> Prefilled:
+        """Place what is known, select, run the selected rows and all that had no KV."""
+        if len(request.ids) > ctx.adapter.capabilities.stable_context:
+            return in_full(self, request, ctx, "no chunk reuse")
+        clock = timed()
+        request, held = self.supply(request, ctx)
+        mix = lay(request, ctx, held)
+        load_s, clock = clock(), timed()
+        for _, span, _ in mix.placed:
+            ctx.tell(Reused, start=span.start, stop=span.stop, tier=ctx.store.name)
+        with closing(mix.placing):
+            chosen = mix.reused if self.budget == 1 else self.select(mix)
+            select_s = clock()
+            logits = self.run(mix, chosen)
+        mix.cache.truncate(ctx.adapter.capabilities.whole(mix.length))
+        return Prefilled(
+            cache=mix.cache,
+            logits=logits,
+            provenance=provenance(mix, chosen),
+            rows=mix.rows_work,
+            select=mix.select_work,
+            load_s=load_s,
+            select_s=select_s,
+            notes=mix.notes,
+            deviation=None if mix.deviated is None else mix.deviated.cpu().numpy(),
+            own=mix,
+        )
+
+
+def provenance(mix: Mix, chosen: torch.Tensor) -> NDArray[np.uint8]:
+    """Return where each row's KV finally came from, if the rows ``chosen`` were run again in all layers left."""
+    sources = np.full(mix.length, Provenance.FRESH, dtype=np.uint8)
+    sources[: mix.prefix] = Provenance.PREFIX
+    sources[mix.reused.cpu().numpy()] = Provenance.CHUNK
+    again = torch.cat([chosen, mix.last]).cpu().numpy()
+    usable = sources != Provenance.FRESH
+    usable[: mix.known] = True
+    sources[again[usable[again]]] = Provenance.RECOMPUTED
+    for _, span, encoded in mix.placed:
+        if encoded:
+            sources[span.start : span.stop] = Provenance.FRESH
+    return sources

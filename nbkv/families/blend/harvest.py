@@ -1,0 +1,84 @@
+"""Blending with KV harvested from real prompts: what a request computed is kept for later ones of the same session.
+
+Harvested KV was made while attending to the rest of its prompt, some of it approximate KV itself. It is kept
+apart from the store, on the session's own shelf, and found only by the strategy, session, tenant and model it was made
+with: a chunk harvested from one user's prompt can carry that user's instructions into another's (HijackKV).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nbkv.context import Context, Request
+from nbkv.families.blend.base import Blend
+from nbkv.families.blend.layerwise import Held
+from nbkv.families.blend.partial import Mix
+from nbkv.families.options import check_share
+from nbkv.kv import Space
+from nbkv.strategy import Prefilled
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Kept(Held):
+    """KV harvested from a prompt, and the space in which alone it may be used again."""
+
+    space: Space
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the KV."""
+        return 0 if self.kv is None else self.kv.nbytes
+
+
+@dataclass(kw_only=True, repr=False)
+class Harvest(Blend):
+    """Keep what ``harvest`` names after each request; what is ``worth`` least goes first when there is no more room.
+
+    Each leaf declares ``store_share``: how many bytes may be kept, as a share of the store's limit and besides it.
+    """
+
+    if TYPE_CHECKING:
+        store_share: float
+
+    def __post_init__(self) -> None:
+        """Refuse shares out of range."""
+        if self.budget is not None:
+            check_share("budget", self.budget)
+        check_share("store_share", self.store_share)
+
+    @abstractmethod
+    def harvest(self, mix: Mix, ids: Sequence[int], request: Request, ctx: Context) -> Sequence[Kept]:
+        """Return all that is kept from now on; ``mix.cache`` holds the KV of ``ids``, prompt and answer, so far."""
+
+    @abstractmethod
+    def worth(self, kept: Kept) -> float:
+        """Return what keeping it is worth."""
+
+    def space(self, ctx: Context) -> Space:
+        """Return where this strategy's KV belongs."""
+        return ctx.space(f"approx:{self.name}")
+
+    def kept(self, ctx: Context) -> Sequence[Kept]:
+        """Return what earlier requests of this session left, of every space."""
+        return tuple(ctx.shelf.get(self.name, ()))
+
+    def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
+        """Keep what is harvested, within the limit."""
+        mix = prefilled.own
+        # without a mix the prompt was run in full; another cache means that all tokens were turned by other angles
+        if not request.keep or mix is None or prefilled.cache is not mix.cache:
+            return
+        left, limit = list(self.harvest(mix, ids, request, ctx)), int(self.store_share * ctx.store.limit)
+        nbytes = sum(one.nbytes for one in left)
+        older = {id(one) for one in self.kept(ctx)}
+        # what this request left goes last: it has had no time yet to be of use
+        for one in sorted(left, key=lambda one: (id(one) not in older, self.worth(one))):
+            if nbytes <= limit:
+                break
+            left.remove(one)
+            nbytes -= one.nbytes
+        ctx.shelf[self.name] = tuple(left)
+        prefilled.notes.append(f"{self.name} keeps {len(left)} spans for this session ({nbytes / 2**20:.1f} MiB)")

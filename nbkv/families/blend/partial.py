@@ -1,0 +1,217 @@
+"""A prompt on the bench: what of it has KV already, in one working cache, and the passes that may be run over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from nbkv import ops, selection
+from nbkv.families.blend.layerwise import Held, Placing
+from nbkv.kv import Span
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.attention.intercept import OnAttention, watched
+from nbkv.models.caches.growing import GrowingCache, Pair
+from nbkv.models.work import Front, Work
+from nbkv.result import Chunk
+
+_ENDS = (".", "!", "?", "\n", "。", "!", "?")
+
+
+class Placed(NamedTuple):
+    """A chunk and the rows its KV was put at; ``encoded``: during this request, so that they count as fresh."""
+
+    chunk: Chunk
+    span: Span
+    encoded: bool
+
+
+@dataclass(eq=False)
+class Mix:
+    """One prompt of ``length`` tokens whose KV comes from several places; all rows are absolute positions.
+
+    ``prefix`` first tokens are an exact prefix (``known`` would be, but for the last row); ``reused`` ``[R]`` are rows
+    ``placed`` from chunks; ``fresh`` ``[F]`` are rows without KV; ``last`` ``[1]`` is the prompt's last row, which
+    always runs. ``cache`` holds all of it, each layer from the moment it runs (``placing``). ``held`` is what the
+    strategy supplied, by first position; ``found`` is what it learned on the way and needs again; ``deviated`` ``[n]``
+    is how far each row was from what was cached when last compared (nan: never).
+    """
+
+    adapter: ModelAdapter
+    ids: torch.Tensor
+    cache: GrowingCache
+    prefix: int
+    known: int
+    placed: list[Placed]
+    rows_work: Work
+    select_work: Work
+    pieces: Callable[[Sequence[int]], tuple[str, ...]]
+    placing: Placing
+    notes: list[str] = field(default_factory=list)
+    held: Mapping[int, Held] = field(default_factory=dict)
+    found: dict[str, torch.Tensor] = field(default_factory=dict)
+    deviated: torch.Tensor | None = None
+    _rows: torch.Tensor | None = None
+    _front: Front | None = None
+
+    def __post_init__(self) -> None:
+        """Sort all rows into those with and without KV."""
+        held = torch.zeros(self.length, dtype=torch.bool)
+        for _, span, _ in self.placed:
+            held[span.start : span.stop] = True
+        self.reused = held.nonzero().flatten().to(self.adapter.device)
+        held[: self.prefix] = True
+        self.fresh = (~held).nonzero().flatten().to(self.adapter.device)
+        self.last = torch.tensor([self.length - 1], device=self.adapter.device)
+
+    @property
+    def length(self) -> int:
+        """Return the number of prompt tokens."""
+        return len(self.ids)
+
+    @property
+    def question(self) -> torch.Tensor:
+        """Return the rows behind the last reused one, or the last row of all if nothing stands there."""
+        stop = self.placed[-1].span.stop if self.placed else self.prefix
+        behind = self.fresh[self.fresh >= stop]
+        return behind if len(behind) else self.last
+
+    def sentences(self, longest: int) -> list[Span]:
+        """Return the reused rows as sentences: cut behind marks of an end, at chunk borders, after ``longest`` rows."""
+        spans = []
+        for _, span, _ in self.placed:
+            start = span.start
+            texts = self.pieces(self.ids[span.start : span.stop].tolist())
+            for at, text in enumerate(texts, span.start):
+                ended = text.rstrip(" \t").endswith(_ENDS) or at + 1 == span.stop
+                if ended or at + 1 - start >= longest:
+                    spans.append(Span(start, at + 1))
+                    start = at + 1
+        return spans
+
+    def room(self, budget: float) -> int:
+        """Return how many rows ``budget``, a share of the reused ones, allows."""
+        return selection.count(budget, len(self.reused))
+
+    @property
+    def n_layers(self) -> int:
+        """Return the number of layers."""
+        return self.adapter.n_layers
+
+    # passes
+
+    def begin(self, rows: torch.Tensor) -> torch.Tensor:
+        """Take ``rows`` through the layers from the first one on, with all rows without KV; return them all."""
+        self._rows, self._front = self._with_fresh(rows), None
+        return self._rows
+
+    def advance(self, stop: int, *, select: bool) -> torch.Tensor:
+        """Run the rows under way up to layer ``stop``, counted as selection or not; return them."""
+        assert self._rows is not None  # noqa: S101
+        work = self.select_work if select else self.rows_work
+        front = self.adapter.advance(
+            self.ids[self._rows],
+            self._rows,
+            self.cache,
+            stop=stop,
+            since=self._front,
+            work=work,
+            before=self.placing.need,
+        )
+        self._stand(front)
+        return self._rows
+
+    def narrow(self, rows: torch.Tensor) -> None:
+        """Go on with ``rows`` only, and those without KV."""
+        assert self._rows is not None  # noqa: S101
+        wanted = self._with_fresh(rows)
+        kept = torch.isin(self._rows, wanted)
+        self._rows = self._rows[kept]
+        self._front = None if self._front is None else self._front.keep(kept.nonzero().flatten())
+
+    def finish(self, rows: torch.Tensor) -> torch.Tensor:
+        """Run ``rows`` and those without KV through all layers left; return the logits ``[V]`` after the last token."""
+        if self._rows is None:
+            self.begin(rows)
+        else:
+            self.narrow(rows)
+        assert self._rows is not None  # noqa: S101
+        some = self.ids[self._rows]
+        before = self.placing.need
+        return self.adapter.recompute(
+            some, self._rows, self.cache, since=self._front, work=self.rows_work, before=before
+        )[-1]
+
+    def deviation(self, layer: int, side: str = "kv", power: int = 2) -> torch.Tensor:
+        """Run the rows under way until ``layer`` has made their K/V; return how far these are from the cached.
+
+        As ``comparing`` has it, counted as selection. The rows that go on run that layer; no other row has to.
+        """
+        assert self._rows is not None  # noqa: S101
+        some, since = self.ids[self._rows], self._front
+        with self.comparing(layer, side, power) as distance:
+            options: dict[str, Any] = {"work": self.select_work, "before": self.placing.need}
+            self._stand(self.adapter.look(some, self._rows, self.cache, layer=layer, since=since, **options))
+        return distance
+
+    @contextmanager
+    def comparing(self, layer: int, side: str = "kv", power: int = 2) -> Iterator[torch.Tensor]:
+        """Within the block, find how far the K/V that rows get in ``layer`` are from the cached ones.
+
+        Float32 ``[n]`` by position: differences to the ``power`` summed over heads and dimensions, of keys (``k``),
+        values (``v``) or both; 0 for rows that did not run.
+        """
+        distance = torch.zeros(self.length, device=self.ids.device)
+        rows = self._rows
+        assert rows is not None  # noqa: S101
+
+        sides = ["kv".index(name) for name in side]
+
+        def compare(cached: Pair, fresh: Pair, at: torch.Tensor) -> None:
+            gaps = ops.kv_deviation(tuple(cached[i] for i in sides), tuple(fresh[i] for i in sides), at, power=power)
+            distance.index_copy_(0, rows, gaps.to(distance.device))
+
+        with self.cache.watching(layer, compare):
+            yield distance
+        if self.deviated is None:
+            self.deviated = torch.full_like(distance, torch.nan)
+        compared = rows[torch.isin(rows, self.reused)]
+        self.deviated[compared] = distance[compared]
+
+    def watching(self, on_attention: OnAttention, of: torch.Tensor) -> AbstractContextManager[None]:
+        """Within the block ``on_attention`` is shown, layer by layer, what rows ``of`` attend to as they are run.
+
+        Its ``rows`` are indices into the rows under way.
+        """
+        assert self._rows is not None  # noqa: S101
+        which = torch.isin(self._rows, of).nonzero().flatten()
+        return watched(self.adapter.config, which, on_attention)
+
+    def scout(self, on_attention: OnAttention, of: torch.Tensor | None = None, stop: int | None = None) -> None:
+        """Run the rows without KV over what is placed, through the layers before ``stop`` (None: all).
+
+        ``on_attention`` is shown what rows ``of`` (None: the question) attend to. Counted as selection; what the pass
+        writes is written again by ``finish``.
+        """
+        self.begin(self.last)
+        assert self._rows is not None  # noqa: S101
+        rows = self._rows
+        with self.watching(on_attention, self.question if of is None else of):
+            if stop is None or stop >= self.n_layers:
+                before = self.placing.need
+                self.adapter.recompute(self.ids[rows], rows, self.cache, work=self.select_work, before=before)
+            else:
+                self.advance(stop, select=True)
+        self._rows = self._front = None
+
+    def _stand(self, front: Front) -> None:
+        """Let the rows under way go on from ``front``."""
+        # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
+        self._front = None if self.adapter.capabilities.shared_kv else front
+
+    def _with_fresh(self, rows: torch.Tensor) -> torch.Tensor:
+        together: torch.Tensor = torch.cat([rows, self.fresh, self.last]).unique()
+        return together

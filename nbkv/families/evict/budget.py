@@ -1,0 +1,34 @@
+"""How many tokens' K/V an eviction strategy may hold, said as a share of the sequence or as a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from nbkv.models.caches.evicting import UNBOUNDED
+
+_STEPS = 32  # a share's budget grows in steps of this part of what it is after the prompt, so that buffers seldom move
+
+
+@dataclass(frozen=True)
+class Budget:
+    """``keep`` tokens (an int), or the share ``keep`` (a float) of the sequence so far, prompt and answer together.
+
+    A share is rounded up. Behind the ``prompt`` it was begun with, it grows in steps, and is never above the share.
+    """
+
+    keep: float
+    prompt: int
+
+    def slots(self, seen: int) -> int:
+        """Return how many slots a layer may hold when ``seen`` tokens have come by."""
+        if isinstance(self.keep, int):
+            return self.keep
+        if self.keep == 1.0:
+            return UNBOUNDED
+        most, begun = self._share(seen), self._share(self.prompt)
+        step = max(1, begun // _STEPS)
+        return most if most <= begun else begun + (most - begun) // step * step
+
+    def _share(self, tokens: int) -> int:
+        return max(1, ceil(self.keep * tokens - 1e-9))

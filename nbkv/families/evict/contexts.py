@@ -1,0 +1,80 @@
+"""Compressed caches held on a session's shelf, so that prompts which begin alike go on from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nbkv.errors import BadOption
+from nbkv.kv import Space
+from nbkv.models.caches.evicting import KeptCache
+from nbkv.prompts.prompt import Prompt
+from nbkv.stores.scratch import Shelf
+
+_KINDS = ("none", "chunks", "turns")
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    spec: str
+    space: Space
+    ids: tuple[int, ...]
+    cache: KeptCache
+
+    def begins(self, ids: Sequence[int]) -> bool:
+        """Return whether these tokens are the beginning of ``ids``, with at least one more behind them."""
+        return len(self.ids) < len(ids) and self.ids == tuple(ids[: len(self.ids)])
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """What one strategy, written ``spec``, holds in one ``space``: at most ``limit`` caches by the name ``name``.
+
+    KV made under other options, or of another model, is never given.
+    """
+
+    shelf: Shelf
+    name: str
+    spec: str
+    space: Space
+    limit: int
+
+    def take(self, ids: Sequence[int]) -> KeptCache | None:
+        """Return a copy of the longest cache held of first tokens of ``ids``, but not of all; None if there is none."""
+        held = self._held()
+        fitting = [one for one in held if (one.spec, one.space) == (self.spec, self.space) and one.begins(ids)]
+        if not fitting:
+            return None
+        best = max(fitting, key=lambda one: len(one.ids))
+        self.shelf[self.name] = [*(one for one in held if one is not best), best]
+        return best.cache.copy()
+
+    def put(self, ids: Sequence[int], cache: KeptCache) -> None:
+        """Hold ``cache`` of the tokens ``ids``; the one used least recently goes when there are too many."""
+        mine = _Held(self.spec, self.space, tuple(ids), cache)
+        others = [one for one in self._held() if (one.spec, one.space, one.ids) != (mine.spec, mine.space, mine.ids)]
+        self.shelf[self.name] = [*others, mine][-self.limit :]
+
+    def _held(self) -> list[_Held]:
+        return list(self.shelf.get(self.name, ()))
+
+
+def boundary(context: str | int, prompt: Prompt) -> int:
+    """Return how many first tokens of ``prompt`` are compressed by themselves; all of them where there is no boundary.
+
+    At least one token is left behind a boundary: its logits are needed.
+    """
+    n = len(prompt.ids)
+    if isinstance(context, int):
+        return min(context, n - 1) or n
+    if context == "chunks" and prompt.chunks:
+        return min(prompt.chunks[-1][2], n - 1) or n
+    return n
+
+
+def check_context(value: object) -> None:
+    """Raise ``BadOption`` unless ``value`` says where a context ends."""
+    if value in _KINDS or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return
+    message = f"context={value!r} is not accepted: context is {', '.join(_KINDS)}, or a number of tokens >= 1"
+    raise BadOption(message)

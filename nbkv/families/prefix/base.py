@@ -1,0 +1,160 @@
+"""Prefix reuse: the longest stored prefix is continued in place, only the rest of the prompt is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from nbkv.context import Context, Request
+from nbkv.events import Fallback, Reused
+from nbkv.families.prefix import state_checkpoints
+from nbkv.models.caches.branch import BranchCache
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.recurrent import StateCache
+from nbkv.models.work import Work
+from nbkv.result import Provenance
+from nbkv.stores.base import Lease
+from nbkv.strategy import Prefilled, Strategy
+from nbkv.timing import timed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ROOM = (
+    512  # a new line has room for half of its first request again, at least this many tokens: chats then grow in place
+)
+
+
+@dataclass(kw_only=True, repr=False)
+class Prefix(Strategy):
+    """Continue the longest prefix that the store holds; the hooks are ``reusable`` and ``every``."""
+
+    family: ClassVar[str] = "prefix"
+    needs: ClassVar[tuple[str, ...]] = ("prefix",)
+
+    def reusable(self, ids: Sequence[int], ctx: Context) -> int:
+        """Return how many first tokens of ``ids`` may be reused if known; what gives the next logits must run."""
+        adapter = ctx.adapter
+        return adapter.reusable(len(ids)) if len(ids) <= adapter.capabilities.stable_context else 0
+
+    def every(self, n: int, ctx: Context) -> int:
+        """Return every how many tokens of a prompt of ``n`` recurrent layers' states are kept too; 0: nowhere."""
+        return state_checkpoints.segment(n, ctx.adapter.capabilities, ctx.store.limit)
+
+    def prefill(self, request: Request, ctx: Context) -> Prefilled:
+        """Take what is known of the prompt, run what is not."""
+        clock, ids = timed(), request.ids
+        lease = _take(ids, self.reusable(ids, ctx), ctx)
+        cache, matched = lease.line.buffer, lease.matched
+        assert isinstance(cache, GrowingCache)  # noqa: S101
+        needed = len(ids) + request.max_new_tokens
+        room = max(_ROOM, (needed - cache.base) // 2)
+        cache.reserve(min(needed + room, max(needed, ctx.adapter.capabilities.context)))
+        load_s = clock()
+        if matched:
+            ctx.tell(Reused, start=0, stop=matched, tier=ctx.store.name)
+        rows = ctx.work()
+        try:
+            ran = self._run(request, lease, ctx, rows)
+        except BaseException:
+            ctx.store.discard(lease)
+            raise
+        return Prefilled(
+            cache=cache,
+            logits=ran.logits,
+            provenance=_provenance(len(ids), lease, cache),
+            rows=rows,
+            load_s=load_s,
+            notes=[*_notes(len(ids), lease, ctx), *_alone(ran.alone, clock() - load_s, ctx)],
+            lease=lease,
+        )
+
+    def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> state_checkpoints.Ran:
+        """Run what the leased line lacks; of a model with states, keep some on the way."""
+        adapter, cache, ids = ctx.adapter, lease.line.buffer, request.ids
+        if not isinstance(cache, StateCache):
+            return state_checkpoints.Ran(adapter.prefill(ids, cache, start=lease.matched, work=work))  # type: ignore[arg-type]
+        stops = (
+            state_checkpoints.cuts(len(ids), lease, adapter.capabilities, self.every(len(ids), ctx))
+            if request.keep
+            else []
+        )
+        ran = state_checkpoints.run(adapter, ids, cache, stops, work)
+        lease.made = state_checkpoints.checkpoints(ran.states, adapter)
+        return ran
+
+    def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
+        """Keep the prompt's and the answer's KV where they are, and states where they were cloned and at the end."""
+        assert prefilled.lease is not None  # noqa: S101
+        stable, buffer = ctx.adapter.capabilities.stable_context, prefilled.lease.line.buffer
+        if request.keep and len(request.ids) <= stable:
+            kept = ids[: min(stable, buffer.length)]
+            states = [buffer.release()] if isinstance(buffer, StateCache) else []
+            ctx.store.give(prefilled.lease, kept, state_checkpoints.checkpoints(states, ctx.adapter))
+        else:
+            ctx.store.discard(prefilled.lease)
+
+
+def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
+    """Make sure that the KV of ``ids`` from the first token on are in the store; run and count what was missing."""
+    lease = _take(ids, len(ids), ctx)
+    cache, matched = lease.line.buffer, lease.matched
+    assert isinstance(cache, GrowingCache)  # noqa: S101
+    try:
+        if matched < len(ids):
+            ctx.adapter.prefill(ids, cache, start=matched, work=work or ctx.work())
+    except BaseException:
+        ctx.store.discard(lease)
+        raise
+    states = [cache.release()] if isinstance(cache, StateCache) else []
+    ctx.store.give(lease, ids, state_checkpoints.checkpoints(states, ctx.adapter))
+    return len(ids) - matched
+
+
+def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:
+    """Lease what is known of ``ids``; of a model with recurrent layers, up to where states were kept."""
+    found = ctx.adapter.capabilities
+    states_from = state_checkpoints.least(len(ids), found) if found.states else None
+    branch_at = ctx.adapter.branch_at if found.branches else None
+    lease = ctx.store.take(ctx.space(), ids, limit, ctx.adapter.growing, states_from=states_from, branch_at=branch_at)
+    if isinstance(cache := lease.line.buffer, StateCache):
+        try:
+            cache.resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
+        except BaseException:  # no memory for another clone
+            ctx.store.discard(lease)
+            raise
+    return lease
+
+
+def _provenance(n: int, lease: Lease, cache: GrowingCache) -> NDArray[np.uint8]:
+    provenance = np.full(n, Provenance.FRESH, dtype=np.uint8)
+    provenance[: lease.matched] = Provenance.PREFIX
+    if lease.known == n or isinstance(cache, StateCache):
+        provenance[lease.matched : lease.known] = Provenance.RECOMPUTED
+    return provenance
+
+
+def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
+    found, notes = ctx.adapter.capabilities, []
+    if lease.copied:
+        notes.append(f"copied {lease.copied} tokens of KV to branch off a shared prefix")
+    if isinstance(cache := lease.line.buffer, BranchCache):
+        shared = f"{cache.base} tokens of KV are read where another branch keeps them"
+        notes.append(f"{shared}: attention in {len(cache.pieces) + 1} parts")
+    if n > found.stable_context:
+        notes.append("no prefix reuse: beyond its trained length this model's KV depends on the prompt's length")
+    if found.states and lease.branch > lease.matched:
+        notes.append(f"{lease.branch - lease.matched} known tokens were run again: no states were kept behind them")
+    return notes
+
+
+def _alone(tokens: int, seconds: float, ctx: Context) -> list[str]:
+    if tokens <= 1:
+        return []
+    why = "this model's layers ignore their states in longer passes"
+    note = f"{tokens} tokens were run one by one, in {seconds:.2f} s of prefill: {why}"
+    ctx.tell(Fallback, why=note)
+    return [note]

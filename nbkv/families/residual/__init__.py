@@ -1,0 +1,1 @@
+"""Older tokens are held in a form from which their K/V are restored."""

@@ -1,0 +1,164 @@
+"""Residual recompute: the newest tokens keep K/V, older ones are held in a form from which K/V are restored.
+
+The newest request's sequence stays in the session; one that goes on from it goes on from what is held. There is only
+one, since the point is to need little memory.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from nbkv.context import Context, Request
+from nbkv.errors import UnsupportedModel
+from nbkv.events import Reused
+from nbkv.families.fallback import in_full
+from nbkv.families.residual.forms import HOST, INPUT, LATENT, Form, all_kv_bytes, parse
+from nbkv.families.residual.planner import plan, too_large
+from nbkv.families.residual.sequence import Bounded
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.work import Work
+from nbkv.result import Provenance
+from nbkv.strategy import Prefilled, Strategy
+
+_SAMPLE = 256  # older tokens on which forms are compared for ``form="auto"``
+
+
+@dataclass(eq=False)
+class Held:
+    """What a session keeps of its last sequence, and how it was made."""
+
+    model: str
+    spec: str
+    sequence: Bounded
+
+
+@dataclass(kw_only=True, repr=False)
+class Restoring(Strategy):
+    """Keep K/V of the newest tokens, restore older ones when their layer needs them; the hook is ``held_as``."""
+
+    family: ClassVar[str] = "residual"
+    needs: ClassVar[tuple[str, ...]] = ("prefix", "walk", "causal", "per_token")
+
+    keep: float = 0.25
+    rows: int | None = None
+
+    @abstractmethod
+    def held_as(self, adapter: ModelAdapter, ctx: Context | None) -> Form:
+        """Return the form older tokens are held in; without a request under way (``ctx``) nothing is measured."""
+
+    def room(self, total: int) -> int:
+        """Return how many of ``total`` tokens keep K/V: a share, rounded down, or a number; at least the newest."""
+        return max(1, int(self.keep * total)) if isinstance(self.keep, float) else min(self.keep, total)
+
+    def check(self, adapter: ModelAdapter) -> None:
+        """Raise ``UnsupportedModel`` also where the form would cost more than the K/V it stands for."""
+        super().check(adapter)
+        refuse(self.held_as(adapter, None), adapter)
+
+    def prefill(self, request: Request, ctx: Context) -> Prefilled:
+        """Go on from what is held of the prompt, and run the rest."""
+        ids, stable = request.ids, ctx.adapter.capabilities.stable_context
+        if len(ids) + request.max_new_tokens > stable:
+            return in_full(self, request, ctx, "residual: computed in full and kept whole")
+        sequence = self._sequence(request, ctx)
+        sequence.cache.peak = 0
+        known = _common(sequence.ids, ids)
+        matched = min(known, len(ids) - 1)
+        sequence.truncate(matched)
+        provenance = np.full(len(ids), Provenance.FRESH, dtype=np.uint8)
+        provenance[:matched] = Provenance.PREFIX
+        provenance[: sequence.cache.old] = _source(sequence.form)
+        if known == len(ids):
+            provenance[matched:] = Provenance.RECOMPUTED
+        if matched:
+            ctx.tell(Reused, start=0, stop=matched, tier="session")
+        rows = ctx.work()
+        logits = sequence.forward(ids[matched:], rows)
+        return Prefilled(cache=sequence.cache, logits=logits, provenance=provenance, rows=rows, own=sequence)
+
+    def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
+        """Run one token; older K/V are restored for it, layer by layer."""
+        sequence = prefilled.own
+        if not isinstance(sequence, Bounded) or prefilled.cache is not sequence.cache:
+            return super().step(token, at, prefilled, ctx, work)
+        return sequence.forward([token], work)
+
+    def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:  # noqa: ARG002
+        """Let the session keep the sequence, unless it was broken off or is nobody's business."""
+        sequence = prefilled.own
+        if not isinstance(sequence, Bounded):
+            return
+        prefilled.notes.append(_told(sequence))
+        if request.keep and not sequence.busy and prefilled.cache is sequence.cache:
+            ctx.shelf[self.name] = Held(ctx.model, self.spec, sequence)
+
+    def _sequence(self, request: Request, ctx: Context) -> Bounded:
+        """Return the session's sequence if it was made in this way and ``request`` may go on with it, else a new one.
+
+        It is taken out: what a request breaks off is not found again.
+        """
+        held: Held | None = ctx.shelf.get(self.name)
+        if held is None or (held.model, held.spec) != (ctx.model, self.spec):
+            return self._new(ctx)
+        if not request.keep:
+            return held.sequence.copy()
+        del ctx.shelf[self.name]
+        return held.sequence
+
+    def _new(self, ctx: Context) -> Bounded:
+        return Bounded(ctx.adapter, self.held_as(ctx.adapter, ctx), self.room, self.rows)
+
+
+def refuse(form: Form, adapter: ModelAdapter) -> None:
+    """Raise ``UnsupportedModel`` if a token costs more in ``form`` than its K/V."""
+    if why := too_large(form, adapter):
+        message = f"form={form.spec!r} is refused on {adapter.name}: {why} (form='ids' takes 4, form='auto' chooses)"
+        raise UnsupportedModel(message)
+
+
+def picked(ctx: Context) -> Form:
+    """Return the form the planner picks for the model, measured now if it is not known; it takes a while then."""
+    name = f"restoring@{ctx.model}@{torch.get_num_threads()}"
+    known = ctx.verdicts.get(name)
+    if known is None:
+        most = min(ctx.adapter.capabilities.context, ctx.adapter.capabilities.stable_context) - 1
+        known = plan(ctx.adapter, min(_SAMPLE, most)).pick
+        ctx.verdicts.put(name, known)
+    return parse(known, ctx.adapter.n_layers)
+
+
+def _source(form: Form) -> Provenance:
+    """Return where K/V of older tokens come from in ``form``, the dearest way of any layer."""
+    if form.runs:
+        return Provenance.RECOMPUTED
+    return Provenance.CORRECTED if {INPUT, LATENT} & set(form.sources) else Provenance.PREFIX
+
+
+def _common(known: Sequence[int], ids: Sequence[int]) -> int:
+    """Return how many first tokens are the same."""
+    return next(
+        (at for at, pair in enumerate(zip(known, ids, strict=False)) if pair[0] != pair[1]), min(len(known), len(ids))
+    )
+
+
+def _told(sequence: Bounded) -> str:
+    adapter, form, old = sequence.adapter, sequence.form, sequence.cache.old
+    held = f"{old} of {sequence.length} tokens held as {form.spec} ({form.token_bytes(adapter):,} B a token"
+    same = ", in the same memory" if HOST in form.sources and adapter.device.type == "cpu" else ""
+    held += f" instead of {all_kv_bytes(adapter):,} B of K/V{same})"
+    return f"residual: {held}, restored for every token{_by(sequence)}"
+
+
+def _by(sequence: Bounded) -> str:
+    """Return which layers a kernel projected, and why not the others; nothing where no kernel was asked for."""
+    if not sequence.own_code:
+        return ""
+    own = [f", layer {index} by its own code: {why}" for index, why in sequence.own_code.items() if why]
+    projected = len(sequence.own_code)
+    return f"; K/V of {projected - len(own)} of {projected} projected layers by one kernel{''.join(own[:1])}"

@@ -1,0 +1,201 @@
+"""The restore planner: what each form costs on this model, device and link, measured now, and which one to take.
+
+The choice is the fastest exact form among those that leave at least half of the K/V's memory on the device free. Forms
+may differ from layer to layer: ``first(m)`` computes the lower layers again and keeps the K/V of the others, ``mix(m)``
+projects some layers while those between them are loaded, as many as lets both finish together (HCache, arXiv
+2410.05004, section 4.2). How many comes from the times of the pure forms; what is then compared is measured.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from nbkv.errors import BadOption, UnsupportedModel
+from nbkv.families.residual.bandwidth import Rates, rates
+from nbkv.families.residual.forms import ID_BYTES, LATENT, Form, all_kv_bytes, kv_bytes, parse
+from nbkv.families.residual.sequence import Bounded
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.projection.project import Catching
+from nbkv.timing import settle, timed
+
+MOST = 0.5  # of the K/V's bytes: the most a form that is picked may take on the device
+_REPEAT = 3
+_FINALISTS = 3  # pure forms that are timed again beside the mixtures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One form: bytes a token takes in all and on the device, and the seconds to restore every layer once.
+
+    ``seconds`` is None where the form is ``refused``, with the reason.
+    """
+
+    form: str
+    exact: bool
+    token_bytes: int
+    device_bytes: int
+    seconds: float | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What it costs to hold ``tokens`` older tokens in each form, and the ``pick``.
+
+    ``kv_bytes`` are those of one token's K/V. Every decoded token waits for a restoration, besides its own pass.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    tokens: int
+    kv_bytes: int
+    rates: Rates
+    ways: tuple[Way, ...]
+    pick: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-able data."""
+        return {"kind": "plan"} | asdict(self)
+
+    def __repr__(self) -> str:
+        """Return the table as text."""
+        return str(importlib.import_module("nbkv.show").plan_text(self.to_dict()))
+
+    def _repr_html_(self) -> str:
+        return str(importlib.import_module("nbkv.show").plan_html(self.to_dict()))
+
+
+def plan(adapter: ModelAdapter, tokens: int = 1024) -> Plan:
+    """Measure every form on ``tokens`` made-up older tokens, and pick. Raises ``UnsupportedModel``, ``BadOption``."""
+    _check(adapter, tokens)
+    whole = all_kv_bytes(adapter)
+    ways = timed_ways(adapter, [way(adapter, spec) for spec in _pure(adapter)], tokens)
+    best = sorted(able(ways, whole), key=lambda each: each.seconds or 0.0)[:_FINALISTS]
+    # what is compared must have been timed in turns: on a busy machine one minute is not like the next
+    last = timed_ways(adapter, [*best, *(way(adapter, spec) for spec in _mixed(adapter, ways))], tokens)
+    ways = [*(each for each in ways if each not in best), *last]
+    device = torch.cuda.get_device_name(adapter.device) if adapter.device.type == "cuda" else "CPU"
+    return Plan(
+        model=adapter.name,
+        device=f"{device}, {torch.get_num_threads()} threads" if device == "CPU" else device,
+        dtype=str(adapter.dtype).removeprefix("torch."),
+        tokens=tokens,
+        kv_bytes=whole,
+        rates=rates(adapter, tokens),
+        ways=tuple(ways),
+        pick=pick(last, whole),
+    )
+
+
+def way(adapter: ModelAdapter, spec: str) -> Way:
+    """Return what ``spec`` costs in bytes, not yet timed; refused where it takes more than K/V or is not possible."""
+    form = parse(spec, adapter.n_layers)
+    sizes = {"token_bytes": form.token_bytes(adapter), "device_bytes": form.device_bytes(adapter)}
+    return Way(form=spec, exact=form.exact, **sizes, refused=too_large(form, adapter))
+
+
+def too_large(form: Form, adapter: ModelAdapter) -> str:
+    """Return why ``form`` is no use: it takes more than the K/V it stands for; empty if it does not."""
+    mine, theirs = form.token_bytes(adapter), all_kv_bytes(adapter)
+    return f"{mine:,} bytes a token, more than the {theirs:,} bytes of its K/V" if mine - ID_BYTES > theirs else ""
+
+
+def able(ways: Sequence[Way], whole: int, most: float = MOST) -> list[Way]:
+    """Return the exact ways that were timed and take at most ``most`` of ``whole`` bytes on the device."""
+    room = most * whole + ID_BYTES
+    return [each for each in ways if each.exact and each.seconds is not None and each.device_bytes <= room]
+
+
+def pick(ways: Sequence[Way], whole: int) -> str:
+    """Return the form of the fastest way that may be picked."""
+    return min(able(ways, whole), key=lambda each: each.seconds or 0.0).form
+
+
+def timed_ways(adapter: ModelAdapter, ways: Sequence[Way], tokens: int) -> list[Way]:
+    """Return ``ways`` with the least seconds a restoration took (others only add to it); they take turns."""
+    made: dict[str, Bounded] = {}
+    refused = {each.form: each.refused for each in ways}
+    for each in ways:
+        if not each.refused:
+            try:
+                made[each.form] = made_up(adapter, parse(each.form, adapter.n_layers), tokens)
+            except UnsupportedModel as reason:
+                refused[each.form] = str(reason)
+    seconds: dict[str, list[float]] = {spec: [] for spec in made}
+    for number in range(1 + _REPEAT):
+        for spec, sequence in made.items():
+            took = restoring(sequence)
+            if number:
+                seconds[spec].append(took)
+    return [
+        Way(**asdict(each) | {"seconds": min(seconds[each.form])})
+        if each.form in made
+        else Way(**asdict(each) | {"refused": refused[each.form]})
+        for each in ways
+    ]
+
+
+def restoring(sequence: Bounded) -> float:
+    """Return the seconds in which the older K/V of every layer are restored once."""
+    settle(sequence.adapter)
+    clock = timed()
+    sequence.restore()
+    settle(sequence.adapter)
+    return clock()
+
+
+def made_up(adapter: ModelAdapter, form: Form, tokens: int) -> Bounded:
+    """Return a sequence of ``tokens`` older tokens and a kept one; ids and what is held are random."""
+    sequence = Bounded(adapter, form, lambda _: 1)
+    vocabulary, known = adapter.config.vocab_size, adapter.capabilities
+    sequence.ids.extend((7919 * i) % vocabulary for i in range(1, tokens + 2))
+    width = adapter.calls(adapter.tensor([0]), Catching(), start=0)[0].hidden
+    options: dict[str, Any] = {"dtype": adapter.dtype}
+    for index, layer in enumerate(sequence.cache.layers):
+        device = torch.device(adapter.devices[index])
+        if held := sequence.held[index]:
+            shape = (*width.shape[:-2], tokens + 1, width.shape[-1])
+            if form.sources[index] == LATENT:
+                shape = (1, tokens + 1, form.latent_rank(adapter, index))
+            held.add(torch.randn(shape, device=device, **options))
+        if kv_bytes(adapter, index):
+            sides = [(known.kv_heads[index], size[index]) for size in (known.key_dim, known.value_dim)]
+            kept = tokens + 1 if layer.keeps_all else 1
+            layer.window = tuple(torch.randn(1, heads, kept, dim, device=device, **options) for heads, dim in sides)  # type: ignore[assignment]
+            layer.old, layer.is_initialized = tokens + 1 - kept, True
+            for side, (heads, dim) in zip(sequence.hosts[index] or (), sides, strict=False):
+                side.add(torch.randn(1, heads, tokens, dim, **options))
+    return sequence
+
+
+def _pure(adapter: ModelAdapter) -> list[str]:
+    every = [f"every({k})" for k in (2, 4, 8) if k < adapter.n_layers]
+    return ["ids", "start(0)", *every, "layers", "int8", "int4", "latent", "host"]
+
+
+def _mixed(adapter: ModelAdapter, ways: Sequence[Way]) -> list[str]:
+    """Return the mixtures worth a try: as much as may stay kept, and as much loaded as hides behind projecting."""
+    seconds, n = {each.form: each.seconds for each in ways}, adapter.n_layers
+    mixed = [f"first({n - int(MOST * n)})"] if n > 1 else []
+    project, load = seconds.get("layers"), seconds.get("host")
+    if project and load and 0 < (m := round(n * load / (load + project))) < n:
+        mixed.append(f"mix({m})")
+    return mixed
+
+
+def _check(adapter: ModelAdapter, tokens: int) -> None:
+    known = adapter.capabilities
+    for need in ("prefix", "walk", "causal", "per_token"):
+        if not getattr(known, need):
+            message = f"nothing to plan for {adapter.name}: {known.why_not(need)}"
+            raise UnsupportedModel(message)
+    most = min(known.context, known.stable_context) - 1
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= most:
+        message = f"tokens={tokens!r} is not accepted: tokens is a whole number between 1 and {most} on this model"
+        raise BadOption(message)

@@ -1,0 +1,1 @@
+"""What each way of serving a prompt is expected to cost."""

@@ -1,0 +1,175 @@
+"""What work costs on this model and device: measured once, remembered, and corrected by how long requests really take.
+
+A pass over some rows costs a fixed overhead, a part for each row, and a part for each pair of a row and a key (its
+attention); KV that is put elsewhere costs a part for each token. That is all a choice between strategies needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from nbkv.context import Context
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.strategy import Strategy
+from nbkv.timing import settle, timed
+
+_SHORT = 16  # rows of the shortest pass that is timed
+_LONGEST = 1024  # and of the longest
+_PATIENCE = 0.2  # seconds the longest pass may be expected to take
+_REPEAT = 2  # the best of this many counts: a busy machine only ever adds time
+_WEIGHT = 0.25  # of a request in the running correction
+_FARTHEST = 3.0  # a correction is between a third and this
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Seconds: ``overhead`` of a pass, per ``row``, per ``pair`` of a row and a key; per token to ``move`` or ``copy``.
+
+    Moved are tokens of chunks, whose keys are turned to other positions; copied are those of a prefix.
+    """
+
+    overhead: float
+    row: float
+    pair: float
+    move: float = 0.0
+    copy: float = 0.0
+
+    def run(self, rows: int, keys: int) -> float:
+        """Return the seconds of a pass of ``rows`` over ``keys`` tokens in all, themselves included."""
+        return self.overhead + self.rows(rows, keys) if rows else 0.0
+
+    def rows(self, rows: int, keys: int) -> float:
+        """Return what ``rows`` more in a pass over ``keys`` tokens cost in seconds."""
+        return rows * (self.row + self.pair * keys)
+
+
+def costs(ctx: Context) -> Costs:
+    """Return the costs on ``ctx``'s model, measured now if they are not known; it takes a second or two then."""
+    known = ctx.verdicts.get(_name(ctx))
+    if known is None:
+        known = asdict(measure(ctx.adapter))
+        ctx.verdicts.put(_name(ctx), known)
+    return Costs(**known)
+
+
+def are_known(ctx: Context) -> bool:
+    """Return whether the costs on ``ctx``'s model have been measured."""
+    return ctx.verdicts.get(_name(ctx)) is not None
+
+
+def _name(ctx: Context) -> str:
+    return f"costs@{ctx.model}@{torch.get_num_threads()}"
+
+
+def measure(adapter: ModelAdapter) -> Costs:
+    """Time passes of several lengths and moving KV about; needs a model that goes on from our cache."""
+    bench = _Bench(adapter)
+    shapes = bench.shapes()
+    seconds = [bench.forward(rows, keys) for rows, keys in shapes]
+    overhead, row, pair = _fit(shapes, seconds)
+    tokens = shapes[-1][1]
+    return Costs(overhead=overhead, row=row, pair=pair, move=bench.moving(tokens), copy=bench.copying(tokens))
+
+
+class _Bench:
+    """Passes over made-up tokens on a cache of their own."""
+
+    def __init__(self, adapter: ModelAdapter) -> None:
+        self._adapter = adapter
+        self._cache = GrowingCache(_LONGEST)
+        known = adapter.capabilities
+        self._longest = max(2, min(_LONGEST, known.context - 1, known.stable_context))
+        vocabulary = adapter.config.vocab_size
+        self._ids = adapter.tensor([(7919 * i) % vocabulary for i in range(1, self._longest + 1)])
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """Return the rows and keys to time: three lengths from nothing, and few rows behind the longest."""
+        short = min(_SHORT, self._longest // 2)
+        self.forward(short, short)  # the first pass of all also sets things up
+        room = int(short * _PATIENCE / self.forward(short, short))
+        longest = max(min(self._longest, room), min(self._longest, 4 * short), short)
+        return [(short, short), ((short + longest) // 2, (short + longest) // 2), (longest, longest), (short, longest)]
+
+    def forward(self, rows: int, keys: int) -> float:
+        """Return the seconds of a pass of the last ``rows`` of ``keys`` tokens."""
+        if self._cache.length < keys - rows:
+            self._pass(self._cache.length, keys - rows)
+
+        def once() -> None:
+            self._cache.truncate(keys - rows)
+            self._pass(keys - rows, keys)
+
+        return self._time(once)
+
+    def moving(self, tokens: int) -> float:
+        """Return the seconds per token of turning KV to other positions and writing it elsewhere."""
+        rope, old = self._adapter.rope, torch.arange(tokens)
+        if rope is None:
+            return 0.0
+        return self._time(lambda: self._write(tokens, lambda kv: rope.move(kv, old, old + 1))) / tokens
+
+    def copying(self, tokens: int) -> float:
+        """Return the seconds per token of writing KV elsewhere."""
+        return self._time(lambda: self._write(tokens, lambda kv: kv)) / tokens
+
+    def _write(self, tokens: int, change: Callable[..., object]) -> None:
+        GrowingCache(tokens).write(0, change(self._cache.read(0, tokens)))  # type: ignore[arg-type]
+
+    def _pass(self, start: int, stop: int) -> None:
+        self._adapter.forward(self._ids[start:stop], self._cache, start=start)
+
+    def _time(self, work: Callable[[], None]) -> float:
+        seconds = []
+        for _ in range(_REPEAT):
+            settle(self._adapter)
+            clock = timed()
+            work()
+            settle(self._adapter)
+            seconds.append(clock())
+        return min(seconds)
+
+
+def _fit(shapes: Sequence[tuple[int, int]], seconds: Sequence[float]) -> tuple[float, float, float]:
+    """Return overhead, cost per row and per pair that explain ``seconds`` best, relative to each; none is negative."""
+    columns = np.array([(1.0, rows, rows * keys) for rows, keys in shapes])
+    weights = 1 / np.maximum(np.array(seconds), 1e-9)
+    kept, found = [0, 1, 2], np.zeros(3)
+    while kept:
+        solved = np.linalg.lstsq(columns[:, kept] * weights[:, None], np.ones(len(seconds)), rcond=None)[0]
+        if (solved >= 0).all():
+            found[kept] = solved
+            break
+        del kept[int(solved.argmin())]
+    return float(found[0]), float(found[1]), float(found[2])
+
+
+def token_bytes(adapter: ModelAdapter) -> int:
+    """Return the bytes of one token's KV over all layers."""
+    known = adapter.capabilities
+    sides = zip(known.kv_heads, known.key_dim, known.value_dim, strict=True)
+    return sum(heads * (key + value) for heads, key, value in sides) * adapter.dtype.itemsize
+
+
+def pace(ctx: Context, strategy: Strategy) -> float:
+    """Return how many times longer than expected requests served by ``strategy`` have taken, on average.
+
+    Exact strategies share one figure: what they run is of one kind, and its cost was measured.
+    """
+    return float(ctx.verdicts.get(_pace(ctx, strategy)) or 1.0)
+
+
+def learn_pace(ctx: Context, strategy: Strategy, expected: float, took: float) -> None:
+    """Let a request that ``took`` seconds instead of ``expected`` (uncorrected) count in ``pace``, bounded."""
+    if expected > 0:
+        seen = min(_FARTHEST, max(1 / _FARTHEST, took / expected))
+        known = pace(ctx, strategy)
+        ctx.verdicts.hold(_pace(ctx, strategy), known + _WEIGHT * (seen - known))
+
+
+def _pace(ctx: Context, strategy: Strategy) -> str:
+    return f"pace@{'exact' if strategy.exact else strategy.spec}@{ctx.model}"

@@ -1,0 +1,61 @@
+"""What the store knows of a prompt before anything is run, and what each way of using it is expected to cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nbkv import selection
+from nbkv.context import Context, Request
+from nbkv.families.routing.cost_model import Costs
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A prompt of ``length`` tokens: ``prefix`` first ones are known, ``placed`` behind them are rows of chunks.
+
+    ``missing`` are the lengths (with sinks) of chunks that have left the store and would have to be encoded first.
+    """
+
+    length: int
+    prefix: int
+    placed: int
+    missing: tuple[int, ...] = ()
+
+    def in_full(self, costs: Costs) -> float:
+        """Return the seconds expected for computing everything."""
+        return costs.run(self.length, self.length)
+
+    def by_prefix(self, costs: Costs) -> float:
+        """Return the seconds expected for continuing the known prefix."""
+        return costs.copy * self.prefix + costs.run(self.length - self.prefix, self.length)
+
+    def by_blend(self, costs: Costs, budget: float) -> float:
+        """Return the seconds expected for placing chunks, a pass of the question over them, and the rows to run.
+
+        The pass of the question is what ``passage`` and ``prophet`` make; other leaves are learnt from their requests.
+        """
+        fresh = max(1, self.length - self.prefix - self.placed)
+        encode = sum(costs.run(tokens, tokens) for tokens in self.missing)
+        load = costs.copy * self.prefix + costs.move * self.placed
+        rows = fresh + selection.count(budget, self.placed)
+        return load + encode + costs.run(fresh, self.length) + costs.run(rows, self.length)
+
+
+def look(request: Request, ctx: Context) -> Outlook:
+    """Return what is known of ``request``'s prompt; reads the store's index, no KV."""
+    ids = request.ids
+    if len(ids) > ctx.adapter.capabilities.stable_context:  # then nothing of it may be reused
+        return Outlook(len(ids), 0, 0)
+    known = ctx.adapter.capabilities
+    prefix = min(ctx.store.holds(ctx.space(), ids), ctx.adapter.reusable(len(ids)))
+    placed, missing = 0, set()
+    for chunk, start, stop in request.prompt.chunks:
+        if stop <= prefix:
+            continue
+        path = chunk.path(start, known.block)
+        held = ctx.store.holds(ctx.space(), path)
+        if held < known.whole(len(path)) and chunk.lineage == "canonical":
+            missing.add(path)
+            held = known.whole(len(path))
+        placed += max(0, held - (len(path) - len(chunk)) - max(0, prefix - start))
+    return Outlook(len(ids), prefix, placed, tuple(len(path) for path in missing))

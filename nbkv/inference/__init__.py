@@ -1,0 +1,1 @@
+"""The decode loops, and how one request is run from prompt to result."""

@@ -1,0 +1,210 @@
+"""Runs one request: strategy, decode loop, events, result; what generate, stream and compare share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from nbkv.context import Context, Engine, Request
+from nbkv.events import Finished, Started
+from nbkv.inference.by_block import ByBlock
+from nbkv.inference.by_canvas import ByCanvas
+from nbkv.inference.by_token import ByToken
+from nbkv.inference.loop import Loop, Task
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.sampling import Sampling
+from nbkv.prompts.prompt import Prompt
+from nbkv.prompts.text_stream import TextStream
+from nbkv.result import Compute, Provenance, Result, Timing
+from nbkv.stopping import Stopped
+from nbkv.strategy import Prefilled, Strategy
+
+
+@dataclass
+class Run:
+    """One request under way: iterate ``pieces``, then read ``result`` (set also if it was interrupted or abandoned).
+
+    ``after(run, strategy)`` is called when an answer is complete, with the strategy that served it, and gives the
+    result with what it adds.
+    """
+
+    engine: Engine
+    strategy: Strategy
+    prompt: Prompt
+    sampling: Sampling
+    number: int = 0
+    keep: bool = True
+    after: Callable[[Run, Strategy], Result] | None = None
+    result: Result | None = None
+    _model: str = ""
+    _tokens: list[int] = field(default_factory=list)
+    _marks: dict[str, float] = field(default_factory=dict)
+    _at_first: int = 0
+
+    def pieces(self) -> Generator[str]:
+        """Yield the answer's text as it becomes certain."""
+        self._mark("start")
+        engine, request = self.engine, self._request()
+        engine.bus.emit(Started(**self._who(), strategy=self.strategy.spec, prompt=len(request.ids)))
+        ctx = engine.context(self.number)
+        self._model = ctx.model
+        text = TextStream(engine.codec, self.sampling.stop)
+        try:
+            prefilled = self.strategy.prefill(request, ctx)
+        except Stopped:
+            self._finish("interrupted", text, None)
+            return
+        self._mark("prefilled")
+        request = replace(request, max_new_tokens=min(request.max_new_tokens, self._room(prefilled)))
+        reason = "interrupted"
+        try:
+            with self.strategy.decoding(prefilled, ctx):
+                for piece, why in self._loop(prefilled, request, ctx, text):
+                    reason = why or reason
+                    yield piece
+        except Stopped:
+            reason = "interrupted"
+        finally:
+            if engine.adapter.fingerprint != ctx.model:  # an adapter was switched between two pieces of a stream
+                request = replace(request, keep=False)
+                prefilled.notes.append("the model was changed while it answered: nothing of this request was kept")
+            self.strategy.commit(prefilled, (*request.ids, *self._tokens), request, ctx)
+            self._finish(reason, text, prefilled)
+        if rest := text.finish():
+            yield rest
+
+    def _loop(
+        self, prefilled: Prefilled, request: Request, ctx: Context, text: TextStream
+    ) -> Iterator[tuple[str, str | None]]:
+        """Yield ``(piece, reason)`` for each token or block; the last one has a reason to finish."""
+        task = Task(self.strategy, prefilled, request, ctx, self.sampling)
+        loop = loop_of(ctx.adapter)
+        return loop(task, text, self.engine, self._tokens, lambda: self._mark("token")).pieces()
+
+    def _request(self) -> Request:
+        return Request(self.prompt, min(self.sampling.max_new_tokens, self._room()), keep=self.keep)
+
+    def _room(self, prefilled: Prefilled | None = None) -> int:
+        """Return how many tokens of the answer fit behind the prompt and what a strategy added to it."""
+        extra = 0 if prefilled is None else prefilled.extra
+        return self.engine.adapter.capabilities.context - len(self.prompt.ids) - extra
+
+    def _finish(self, reason: str, text: TextStream, prefilled: Prefilled | None) -> None:
+        self._mark("end")
+        n, n_layers = len(self.prompt.ids), self.engine.adapter.n_layers
+        compute, kv_bytes = Compute(), {}
+        if prefilled is not None:
+            select, rows = (work.token_layers / (n * n_layers) for work in (prefilled.select, prefilled.rows))
+            compute = Compute(share=select + rows, select=select, rows=rows)
+            held = _bytes(prefilled) + self.engine.adapter.capabilities.state_bytes
+            kv_bytes = {self.engine.store.name if prefilled.lease else "working": held}
+            if beside := getattr(prefilled.cache, "beside", None):
+                kv_bytes["restorable"] = beside()
+            if peak := getattr(prefilled.cache, "peak", 0):
+                kv_bytes["peak"] = peak
+        fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
+        served = (prefilled and prefilled.by) or self.strategy
+        self.result = Result(
+            text=text.text,
+            token_ids=tuple(self._tokens),
+            prompt_ids=self.prompt.ids,
+            finish_reason=reason,
+            strategy=self.strategy.spec,
+            model=self.engine.adapter.name,
+            fingerprint=self._model,
+            timing=self._timing(prefilled),
+            provenance=fresh if prefilled is None else prefilled.provenance,
+            kept=np.ones(n, dtype=np.bool_) if prefilled is None or prefilled.kept is None else prefilled.kept,
+            deviation=None if prefilled is None else prefilled.deviation,
+            compute=compute,
+            kv_bytes=kv_bytes,
+            notes=self._notes(prefilled),
+            prompt_pieces=self.engine.codec.pieces(self.prompt.ids),
+            chunks=tuple((chunk.name, start, stop) for chunk, start, stop in self.prompt.chunks),
+            lineage="exact" if served.exact else f"approx:{served.name}",
+            decoding=None if prefilled is None or not prefilled.figures else prefilled.figures,
+        )
+        if self.after is not None and reason != "interrupted":
+            self.result = self.after(self, served)
+        self.engine.bus.emit(Finished(**self._who(), result=summary(self.result)))
+
+    def _notes(self, prefilled: Prefilled | None) -> tuple[str, ...]:
+        notes = [*self.engine.notes, *self.prompt.notes]
+        room = self._room(prefilled)
+        if room < self.sampling.max_new_tokens:
+            notes.append(f"answer limited to {room} tokens by the model's context")
+        if prefilled is None:
+            notes.append("interrupted during prefill: nothing of this prompt was kept")
+        else:
+            notes.extend(prefilled.notes)
+        if self.sampling.temperature == 0 and (self.sampling.top_p or self.sampling.top_k):
+            notes.append("greedy: top_p and top_k play no part at temperature 0")
+        return tuple(notes)
+
+    def _timing(self, prefilled: Prefilled | None) -> Timing:
+        start, end = self._marks["start"], self._marks["end"]
+        first, last = self._marks.get("first", end), self._marks.get("token", end)
+        decode_s = last - first if self._tokens else 0.0
+        later = len(self._tokens) - self._at_first
+        load_s, select_s = (prefilled.load_s, prefilled.select_s) if prefilled else (0.0, 0.0)
+        return Timing(
+            ttft_s=first - start,
+            load_s=load_s,
+            select_s=select_s,
+            prefill_s=max(0.0, self._marks.get("prefilled", end) - start - load_s - select_s),
+            decode_s=decode_s,
+            total_s=end - start,
+            tpot_s=decode_s / later if later else 0.0,
+        )
+
+    def _mark(self, name: str) -> None:
+        self._marks[name] = time.perf_counter()
+        if name == "token":
+            self._at_first = self._at_first or len(self._tokens)
+            self._marks.setdefault("first", self._marks[name])
+
+    def _who(self) -> dict[str, Any]:
+        return {"session": self.engine.session, "request": self.number}
+
+
+def summary(result: Result) -> dict[str, object]:
+    """Return the figures of ``result``: counts, times and words, and spans of tokens, but no token lists."""
+    tokens, timing = result.tokens, result.timing
+    return {
+        "strategy": result.strategy,
+        "prompt": tokens.prompt,
+        "reused": tokens.reused,
+        "recomputed": tokens.recomputed,
+        "fresh": tokens.fresh,
+        "hit_rate": result.hit_rate,
+        "compute_share": result.compute.share,
+        "ttft_s": timing.ttft_s,
+        "tpot_s": timing.tpot_s,
+        "total_s": timing.total_s,
+        "generated": len(result.token_ids),
+        "finish_reason": result.finish_reason,
+        "kl": result.fidelity.kl if result.fidelity else None,
+        "top1": result.fidelity.top1 if result.fidelity else None,
+        "notes": "; ".join(result.notes),
+        "provenance": result.spans,
+        "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in result.chunks],
+    }
+
+
+def _bytes(prefilled: Prefilled) -> int:
+    layers = getattr(prefilled.cache, "layers", ())
+    sides = [side for layer in layers for side in (getattr(layer, "keys", None), getattr(layer, "values", None))]
+    own = sum(side.numel() * side.element_size() for side in sides if isinstance(side, torch.Tensor))
+    return own + getattr(prefilled.cache, "shared_bytes", 0)
+
+
+def loop_of(adapter: ModelAdapter) -> type[Loop]:
+    """Return how answers of ``adapter``'s model are decoded."""
+    if adapter.canvas is not None:
+        return ByCanvas
+    return ByToken if adapter.recipe is None else ByBlock

@@ -1,0 +1,1 @@
+"""What a layer's attention sees, and how it is computed."""

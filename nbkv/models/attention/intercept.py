@@ -1,0 +1,143 @@
+"""Stands in for the attention function of a model while its layers run: to look at it, or to compute it another way.
+
+Transformers' attention modules hand queries and keys, rotated and with the cache joined, to the function that the
+AttentionInterface names. For the length of a ``with`` block another function has that place; it may call the one it
+stands for, before it shows the weights of a few query rows to whoever asked, or not at all. Functions stand in for each
+other; below all of them is the model's own, or ours where a pass was given ranges of keys in place of a mask.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from nbkv.models.attention.layer import Attended, Attention, Policy
+from nbkv.models.attention.masks import Ranges
+from nbkv.models.attention.weights import in_strips
+from nbkv.ops import row_attention
+
+_STANDS_IN = "+nbkv"  # what the name of a function ends in that has the place of another
+
+
+OnAttention = Callable[[Attended], object]
+# Called with a layer's index when its attention begins; returns the mask it is to use.
+MaskOf = Callable[[int], torch.Tensor | None]
+
+
+@dataclass
+class Meter:
+    """The seconds that attention took, of all layers so far; on a GPU only those of asking for it."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def watched(
+    config: Any,  # noqa: ANN401
+    which: torch.Tensor,
+    on_attention: OnAttention,
+    mask_of: MaskOf | None = None,
+    at_once: int | None = None,
+) -> Iterator[None]:
+    """Within the block ``on_attention`` is shown, for each layer, the weights of the query rows at indices ``which``.
+
+    It is called several times a layer where there are many rows: with ``at_once`` of them, or with so many that their
+    weights take no more memory than the layer's K/V. ``config`` is the text decoder's. ``mask_of`` gives each layer its
+    mask, where layers differ in what they hold; without a mask of the caller's, models make none for an attention
+    function that is wrapped.
+    """
+
+    def look(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        *tensors, mask = states
+        if mask_of is not None:
+            mask = mask_of(module.layer_idx)
+        given = own(module, *tensors, mask, **kwargs)
+        seen = _attention(module, *tensors, **kwargs)
+        for rows, weights in in_strips(seen, mask, which.to(seen.query.device), at_once):
+            on_attention(Attended(seen.layer, rows, weights, seen.value[0], given[0][0, rows]))
+        return given
+
+    with standing_in(config, look):
+        yield
+
+
+@contextmanager
+def computed_by(config: Any, policy: Policy) -> Iterator[Meter]:  # noqa: ANN401
+    """Within the block ``policy`` computes the attention of each layer, without a mask: every row sees every key.
+
+    A layer for which it gives None keeps the model's own function, with the mask of that. ``config`` is the text
+    decoder's. Gives what sums up the time.
+    """
+
+    def compute(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        began = time.perf_counter()
+        out = policy(_attention(module, *states[:3], **kwargs))
+        given = own(module, *states, **kwargs) if out is None else (out.transpose(1, 2).contiguous(), None)
+        meter.seconds += time.perf_counter() - began
+        return given
+
+    meter = Meter()
+    with standing_in(config, compute):
+        yield meter
+
+
+@contextmanager
+def standing_in(config: Any, function: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401
+    """Within the block ``function(own, module, query, key, value, mask, …)`` stands in for ``own``, that of ``config``.
+
+    What it hands to ``own`` as a mask may be ``Ranges``; whoever stands below hands them on.
+    """
+    name = config._attn_implementation  # noqa: SLF001  (the only name transformers gives it)
+    instead = name + _STANDS_IN
+
+    def called(module: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return function(partial(_call, name), module, *args, **kwargs)
+
+    ALL_ATTENTION_FUNCTIONS.register(instead, called)
+    config._attn_implementation = instead  # noqa: SLF001
+    try:
+        yield
+    finally:
+        config._attn_implementation = name  # noqa: SLF001
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(instead, None)  # noqa: SLF001  (there is no way to unregister)
+
+
+def implementation(config: Any) -> str:  # noqa: ANN401
+    """Return the name of the attention function in use, also while others stand in for it."""
+    return str(config._attn_implementation).split(_STANDS_IN, maxsplit=1)[0]  # noqa: SLF001
+
+
+def _function(own: str, module: Any) -> Any:  # noqa: ANN401
+    if own == "eager":  # it is no entry of the interface: each family has its own
+        return sys.modules[type(module).__module__].__dict__["eager_attention_forward"]
+    return ALL_ATTENTION_FUNCTIONS[own]
+
+
+def _call(name: str, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Call the function ``name``; over ranges of keys ours in place of a model's own, which knows masks only."""
+    mask = states[3]
+    if not isinstance(mask, Ranges) or name.endswith(_STANDS_IN):
+        return _function(name, module)(module, *states, **kwargs)
+    seen = _attention(module, *states[:3], **kwargs)
+    options: dict[str, Any] = {"scale": seen.scale, "softcap": seen.softcap, "sinks": seen.sinks}
+    out = row_attention(seen.query, seen.key, seen.value, mask.upper, mask.lower, **options)[0]
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _attention(
+    module: Any,  # noqa: ANN401
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    **kwargs: Any,  # noqa: ANN401
+) -> Attention:
+    scale = float(kwargs.get("scaling") or getattr(module, "scaling", None) or query.shape[-1] ** -0.5)
+    return Attention(module.layer_idx, query, key, value, scale, kwargs.get("softcap"), kwargs.get("s_aux"))

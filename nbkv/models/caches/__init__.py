@@ -1,0 +1,1 @@
+"""What a model writes its K/V and states into."""

@@ -1,0 +1,1 @@
+"""What a model is, and what was found out about it."""

@@ -1,0 +1,1 @@
+"""K and V from a layer's input, without running the layer."""

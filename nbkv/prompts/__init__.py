@@ -1,0 +1,1 @@
+"""From what a user writes to token ids, and back to text."""

@@ -1,0 +1,388 @@
+"""The session: a loaded model, a store and a strategy, and every way of asking them for something."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from nbkv.context import Engine
+from nbkv.errors import BadOption, NbkvError, UnsupportedModel
+from nbkv.events import Bus
+from nbkv.families.residual import planner
+from nbkv.inference.run import Run
+from nbkv.models.loading import Loaded, load_model
+from nbkv.models.sampling import Sampling, sampling
+from nbkv.prompts import prompt as prompts
+from nbkv.result import Chunk, Comparison, Result
+from nbkv.roster import roster
+from nbkv.session.chat import Chat
+from nbkv.session.chunks import make_chunk
+from nbkv.session.compare import compare
+from nbkv.session.lock import Gate
+from nbkv.session.measure import Yardstick
+from nbkv.session.stats import Meter, Stats
+from nbkv.session.stream import Stream
+from nbkv.session.verify import Report, verify
+from nbkv.stopping import Stopper
+from nbkv.stores.memory import MemoryStore
+from nbkv.stores.spec import check_spec, open_store
+from nbkv.strategy import Strategy, parse, split
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedModel
+
+    from nbkv.families.residual.planner import Plan
+
+_numbers = count(1)
+
+
+def load(
+    model: str | Path | PreTrainedModel,
+    *,
+    strategy: str | Strategy = "prefix",
+    store: str | MemoryStore = "memory",
+    tenant: str = "default",
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    model_kwargs: dict[str, Any] | None = None,
+    tokenizer: Any = None,  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
+    name: str | None = None,
+    fidelity_every: int = 0,
+    block_size: int | None = None,
+) -> Session:
+    """Return a session on ``model``: a bundled name, a hub id, a folder, or a loaded model with its ``tokenizer``.
+
+    ``strategy`` is a registered name, ``"name(option=value)"`` or a Strategy object; ``store`` a specification such as
+    ``"memory?device=4GiB"``. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own on a GPU. ``model_kwargs``
+    go to ``from_pretrained``. ``fidelity_every=n`` measures every n-th request against full (0: none). ``block_size``
+    chooses the block of a block-diffusion model among those it was made for. Raises ``LoadError``, ``UnknownName``,
+    ``BadOption``, ``UnsupportedModel``.
+    """
+    chosen, yardstick = parse(strategy), Yardstick(fidelity_every)
+    if isinstance(store, str):
+        check_spec(store)
+    given: dict[str, Any] = {"device": device, "dtype": dtype, "model_kwargs": model_kwargs, "block_size": block_size}
+    loaded = load_model(model, tokenizer=tokenizer, **given)
+    return Session(loaded, chosen, store, tenant=tenant, name=name, yardstick=yardstick)
+
+
+class Session:
+    """One model with its store and strategy; one request at a time."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        strategy: Strategy,
+        store: str | MemoryStore,
+        *,
+        tenant: str,
+        name: str | None,
+        yardstick: Yardstick,
+    ) -> None:
+        """Use ``load`` instead."""
+        strategy.check(loaded.adapter)
+        self.name = name or f"{loaded.name}-{next(_numbers)}"
+        self.model_name = loaded.name
+        self.events = Bus()
+        self.chunks: dict[str, Chunk] = {}
+        self.last: Result | Comparison | None = None
+        self._strategy = strategy
+        self._stopper = Stopper()
+        self._meter = Meter()
+        self.events.add(self._meter)
+        opened = open_store(store, self.events, *loaded.adapter.devices)
+        self._engine: Engine | None = Engine(
+            loaded.adapter,
+            loaded.codec,
+            opened,
+            self.events,
+            self._stopper,
+            self.name,
+            tenant,
+            loaded.notes,
+            loaded.verdicts,
+        )
+        self._gate = Gate(self.name, self._stopper)
+        self._verdicts = loaded.verdicts
+        self._yardstick = yardstick
+        self._count = 0
+        roster.add(self)
+
+    # asking
+
+    def generate(
+        self,
+        prompt: prompts.PromptLike,
+        *,
+        strategy: str | Strategy | None = None,
+        stop: str | Sequence[str] | None = None,
+        match: str | None = None,
+        force: bool = False,
+        fidelity: bool = False,
+        **options: Any,  # noqa: ANN401
+    ) -> Result:
+        """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
+
+        ``options``: ``max_new_tokens`` (64), ``temperature`` (0: greedy), ``seed``, ``top_p``, ``top_k``,
+        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``; for block-diffusion models ``unmask``, such
+        as ``"dynamic(threshold=0.9)"``, ``"static(steps=4)"``, ``"entropy(bound=0.1)"``, ``"sequential"``: which masked
+        tokens a pass fills. ``match="auto"`` also takes this session's chunks for given where they stand in plain text
+        with all of their own token ids (at its borders text may be tokenised differently). ``force`` runs a strategy
+        that failed its self-check. ``fidelity`` measures KL and top-1 agreement against full on this prompt, after the
+        answer and not counted in its timing.
+        Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
+        returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
+        """
+        given: dict[str, Any] = {"stop": stop, "match": match, "force": force, "fidelity": fidelity}
+        stream = self.stream(prompt, strategy=strategy, **given, **options)
+        for _ in stream:
+            pass
+        assert stream.result is not None  # noqa: S101
+        return stream.result
+
+    def stream(
+        self,
+        prompt: prompts.PromptLike,
+        *,
+        strategy: str | Strategy | None = None,
+        stop: str | Sequence[str] | None = None,
+        match: str | None = None,
+        force: bool = False,
+        fidelity: bool = False,
+        **options: Any,  # noqa: ANN401
+    ) -> Stream:
+        """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
+        engine, wanted = self._open(), self._wanted(stop, options)
+        chosen, built, number = self._chosen(strategy, force=force), self._prompt(prompt, match), self._next_number()
+        run = Run(engine, chosen, built, wanted, number, after=self._yardstick.after(number, asked=fidelity))
+        return Stream(run, self._gate, self._remember)
+
+    def chat(self, system: str | None = None) -> Chat:
+        """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result."""
+        self._open()
+        return Chat(self, system)
+
+    def chunk(self, text: str, *, name: str | None = None, sink: str = "auto") -> Chunk:
+        """Encode ``text`` once and keep its KV in the store; the same name with new text replaces the chunk.
+
+        ``sink``: what it is encoded behind; the sink's KV is dropped at use. ``auto`` is the tokenizer's BOS (else one
+        dummy token), or a primer where a measurement of this model asks for one; ``bos``, ``none``, ``dummy`` (four
+        dummy tokens) and ``primer`` (BOS and neutral text) insist. Raises ``BadPrompt`` and ``BadOption``.
+        """
+        engine, name = self._open(), name or f"chunk{len(self.chunks) + 1}"
+        with self._gate.request():
+            made = make_chunk(engine, self._verdicts, text, name, sink)
+        known = self.chunks.get(name)
+        if known == made:
+            return known
+        if known is not None:
+            made = replace(made, notes=(*made.notes, f"replaces another chunk named {name!r}"))
+        self.chunks[name] = made
+        return made
+
+    def compare(
+        self,
+        prompt: prompts.PromptLike,
+        strategies: str | Sequence[str | Strategy] = ("full", "prefix"),
+        *,
+        repeat: int = 3,
+        stop: str | Sequence[str] | None = None,
+        match: str | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Comparison:
+        """Run one prompt under several strategies, in turns, ``repeat`` times each, and measure all against ``full``.
+
+        Every run finds the store as it is and leaves it so, and none counts in ``stats`` or ``history``. Options are
+        those of ``generate``.
+        """
+        engine = self._open()
+        if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
+            message = f"repeat={repeat!r} is not accepted: repeat is a whole number >= 1"
+            raise BadOption(message)
+        wanted, ids = self._wanted(stop, options), self._prompt(prompt, match)
+        chosen = [self._chosen(one) for one in split(strategies)]
+        with self._gate.request():
+            table = compare(replace(engine, bus=Bus()), chosen, ids, wanted, repeat)
+        self.last = table
+        return table
+
+    def verify(self, strategy: str | Strategy | Sequence[str | Strategy] | None = None) -> Report:
+        """Check this model's walk, cache, relocation and ``strategy`` against its own plain forward; return the table.
+
+        Several strategies make one table, in which one the model cannot serve is a row with the reason. The verdict is
+        remembered for this model; a strategy that failed is refused from then on, unless asked for with ``force=True``.
+        """
+        engine = self._open()
+        several = not (strategy is None or isinstance(strategy, (str, Strategy)))
+        chosen = [parse(one) for one in strategy] if several else [self._chosen(strategy, force=True)]  # type: ignore[union-attr,arg-type]
+        with self._gate.request():
+            report = verify(engine, chosen)
+        for one in chosen:
+            self._verdicts.put(self._verdict_name(one), report.failed(one.spec))
+        return report
+
+    def plan(self, tokens: int = 1024) -> Plan:
+        """Measure what it costs to hold ``tokens`` older tokens in each form of ``residual``; it may take minutes.
+
+        Raises ``BadOption`` and ``UnsupportedModel``.
+        """
+        engine = self._open()
+        with self._gate.request():
+            return planner.plan(engine.adapter, tokens)
+
+    # looking and switching
+
+    @property
+    def strategy(self) -> Strategy:
+        """Return the strategy used when a call names none."""
+        return self._strategy
+
+    def use(self, strategy: str | Strategy, *, force: bool = False) -> Strategy:
+        """Switch to ``strategy`` for the calls that name none; the store stays."""
+        self._strategy = self._chosen(strategy, force=force)
+        return self._strategy
+
+    @property
+    def store(self) -> MemoryStore:
+        """Return the store; ``store.tiers`` is its table."""
+        return self._open().store
+
+    def use_store(self, store: str | MemoryStore) -> MemoryStore:
+        """Replace the store by an empty one; chunks keep their text and are encoded again when used."""
+        engine = self._open()
+        opened = open_store(store, self.events, *engine.adapter.devices)
+        with self._gate.request():
+            engine.store.close()
+            self._engine = Engine(**{**vars(engine), "store": opened})
+        return opened
+
+    @property
+    def adapter(self) -> Any:  # noqa: ANN401  (ModelAdapter; typed loosely for users who only read .model)
+        """Return the model as nbkv runs it; ``adapter.model`` is the transformers model."""
+        return self._open().adapter
+
+    @property
+    def tokenizer(self) -> Any:  # noqa: ANN401
+        """Return the model's tokenizer."""
+        return self._open().codec.tokenizer
+
+    @property
+    def has_template(self) -> bool:
+        """Return whether prompts can be messages."""
+        return self._open().codec.has_template
+
+    @property
+    def stats(self) -> Stats:
+        """Return the running figures of this session."""
+        tiers = self._engine.store.figures() if self._engine else []
+        return self._meter.stats(
+            session=self.name,
+            model=self.model_name,
+            strategy=self._strategy.spec,
+            tiers=tiers,
+            evictions=sum(int(tier["evictions"]) for tier in tiers),
+        )
+
+    def history(self) -> pd.DataFrame:
+        """Return one row for each finished request."""
+        return self._meter.frame()
+
+    @property
+    def busy(self) -> bool:
+        """Return whether a request is under way, in whatever thread."""
+        return self._gate.busy
+
+    def stop(self) -> None:
+        """End the request under way at the next layer or token; from any thread."""
+        self._stopper.stop()
+
+    # life
+
+    def close(self) -> None:
+        """Free the model and the KV in memory; the session cannot be asked any more."""
+        if self._engine is None:
+            return
+        roster.remove(self)
+        device = self._engine.adapter.device
+        self._engine.store.close()
+        self._engine = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @property
+    def closed(self) -> bool:
+        """Return whether ``close`` was called."""
+        return self._engine is None
+
+    def __enter__(self) -> Self:
+        """Return the session."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the session."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return name, model, strategy and whether it is closed."""
+        state = "closed" if self.closed else f"{self.model_name}, {self._strategy.spec}"
+        return f"<Session {self.name!r}: {state}>"
+
+    # inside
+
+    def _open(self) -> Engine:
+        if self._engine is None:
+            message = f"session {self.name!r} is closed; load the model again"
+            raise NbkvError(message)
+        return self._engine
+
+    def _chosen(self, strategy: str | Strategy | None, *, force: bool = False) -> Strategy:
+        chosen = self._strategy if strategy is None else parse(strategy)
+        chosen.check(self._open().adapter)
+        failed = None if force else self._verdicts.get(self._verdict_name(chosen))
+        if failed:
+            message = (
+                f"{chosen.spec} failed its self-check on {self.model_name} ({failed}); force=True runs it all the same"
+            )
+            raise UnsupportedModel(message)
+        return chosen
+
+    def _wanted(self, stop: str | Sequence[str] | None, options: dict[str, Any]) -> Sampling:
+        wanted, adapter = sampling(stop, options), self._open().adapter
+        if adapter.canvas is not None:
+            adapter.canvas.check(wanted)
+        if wanted.unmask is not None and adapter.capabilities.causal:
+            message = (
+                f"unmask={wanted.unmask!r}: {self.model_name} decodes token by token, it masks nothing (leave it out)"
+            )
+            raise BadOption(message)
+        return wanted
+
+    def _verdict_name(self, strategy: Strategy) -> str:
+        return f"{strategy.spec}@{self._open().adapter.fingerprint}"
+
+    def _prompt(self, prompt: prompts.PromptLike, match: str | None = None) -> prompts.Prompt:
+        engine = self._open()
+        if match not in {None, "auto"}:
+            message = f"match={match!r} is not accepted: match is None or 'auto'"
+            raise BadOption(message)
+        built = prompts.build(engine.codec, prompt, engine.adapter.fingerprint, engine.eos)
+        engine.fits(len(built.ids))
+        if match is None:
+            return built
+        own = [chunk for chunk in self.chunks.values() if chunk.model == engine.adapter.fingerprint]
+        return prompts.matched(built, own, engine.keeps)
+
+    def _next_number(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _remember(self, result: Result) -> None:
+        self.last = result

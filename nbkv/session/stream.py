@@ -1,0 +1,73 @@
+"""An answer as it is made: pieces of text to iterate over, and the Result at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Self
+
+from nbkv.inference.run import Run
+from nbkv.result import Result
+from nbkv.session.lock import Gate
+
+
+class Stream:
+    """The text of an answer, piece by piece; ``result`` is there when it ends, is closed or is interrupted."""
+
+    def __init__(self, run: Run, gate: Gate, on_end: Callable[[Result], None]) -> None:
+        """Use ``Session.stream`` instead; ``on_end`` is given the Result."""
+        self._run, self._gate, self._on_end = run, gate, on_end
+        self._pieces: Generator[str] | None = None
+        self._done = False
+
+    @property
+    def result(self) -> Result | None:
+        """Return the Result once the answer has ended."""
+        return self._run.result
+
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> str:
+        """Return the next piece of text; a Ctrl-C raises ``KeyboardInterrupt`` with ``.result``."""
+        if self._done:
+            raise StopIteration
+        if self._pieces is None:
+            self._gate.enter()
+            self._pieces = self._run.pieces()
+        try:
+            with self._gate.working():
+                return next(piece for piece in self._pieces if piece)
+        except StopIteration:
+            self._end()
+            if self._gate.interrupted:
+                raise self._interrupt(KeyboardInterrupt()) from None
+            raise
+        except KeyboardInterrupt as error:  # the second one: a store operation may have been cut in two
+            self._run.engine.store.clear()
+            self._end()
+            raise self._interrupt(error) from None
+        except BaseException:
+            self._end()
+            raise
+
+    def close(self) -> None:
+        """End the answer here; what was decoded stays in ``result``."""
+        if not self._done and self._pieces is not None:
+            self._pieces.close()
+            self._end()
+        self._done = True
+
+    def __del__(self) -> None:
+        """Close an abandoned stream, so that the session is free again."""
+        self.close()
+
+    def _end(self) -> None:
+        self._done = True
+        if self.result is not None:
+            self._on_end(self.result)
+        self._gate.leave()
+
+    def _interrupt(self, error: KeyboardInterrupt) -> KeyboardInterrupt:
+        error.result = self.result  # type: ignore[attr-defined]
+        return error

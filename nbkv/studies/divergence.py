@@ -1,0 +1,72 @@
+"""One prompt and full's own answer, token by token under a strategy: where it would go another way, and how far."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nbkv.context import Request
+from nbkv.fidelity import kl
+from nbkv.prompts.prompt import Prompt
+from nbkv.strategy import Strategy, parse
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """``logits`` ``[n, V]`` before each of ``n`` answer tokens; ``first_s`` the seconds before the first of them.
+
+    ``step_s``: the median seconds of one more. ``held``: the bytes of K/V after the last one, and of what others are
+    restored from; ``peak`` the most at any moment.
+    """
+
+    logits: torch.Tensor
+    first_s: float
+    step_s: float
+    held: int
+    peak: int
+
+    def picks(self) -> list[int]:
+        """Return the greedy token at each place."""
+        return [int(token) for token in self.logits.argmax(dim=-1)]
+
+    def distance(self, full: Trace) -> float:
+        """Return the mean KL(full || this) over the answer's tokens, in nats."""
+        return statistics.fmean(kl(a, b) for a, b in zip(full.logits, self.logits, strict=True))
+
+
+def trace(session: Any, prompt: Any, tokens: Sequence[int], strategy: str | Strategy, *, keep: bool = False) -> Trace:  # noqa: ANN401
+    """Run ``prompt`` (or its ids, a ``Prompt``) under ``strategy``, feed it the answer ``tokens``; return what it says.
+
+    A greedy answer is ``tokens`` exactly if every pick is. ``keep``: what the strategy holds for later prompts stays.
+    """
+    engine, chosen = session._open(), parse(strategy)  # noqa: SLF001
+    built = prompt if isinstance(prompt, Prompt) else session._prompt(prompt)  # noqa: SLF001
+    ctx, request = engine.context(), Request(built, len(tokens), keep=keep)
+    chosen.check(engine.adapter)
+    began = time.perf_counter()
+    prefilled = chosen.prefill(request, ctx)
+    first_s = time.perf_counter() - began
+    rows, times, at = [prefilled.logits], [], len(request.ids) + prefilled.extra
+    try:
+        with chosen.decoding(prefilled, ctx):
+            for count, token in enumerate(tokens[:-1]):
+                began = time.perf_counter()
+                rows.append(chosen.step(token, at + count, prefilled, ctx))
+                times.append(time.perf_counter() - began)
+    finally:
+        chosen.commit(prefilled, (*request.ids, *tokens), request, ctx)
+    beside = getattr(prefilled.cache, "beside", int)
+    held = sum(_nbytes(layer) for layer in getattr(prefilled.cache, "layers", ())) + beside()
+    peak = getattr(prefilled.cache, "peak", held)
+    logits = torch.stack([row.float() for row in rows])
+    return Trace(logits, first_s, statistics.median(times or [0.0]), held, peak)
+
+
+def _nbytes(layer: Any) -> int:  # noqa: ANN401
+    sides = (getattr(layer, "keys", None), getattr(layer, "values", None))
+    return sum(side.numel() * side.element_size() for side in sides if isinstance(side, torch.Tensor))
