@@ -18,7 +18,7 @@ from nbkv.prompts.tokenizer import Codec
 from nbkv.result import Chunk
 from nbkv.stopping import Stopper
 from nbkv.stores.memory import MemoryStore
-from nbkv.stores.scratch import Shelf
+from nbkv.stores.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Context:
     request: int = 0
     on_layer: Callable[[int, int], None] | None = None
     pieces: Callable[[Sequence[int]], tuple[str, ...]] = lambda ids: ("",) * len(ids)
-    shelf: Shelf = field(default_factory=Shelf)
+    shelf: Scratch = field(default_factory=Scratch)
     verdicts: Verdicts = field(default_factory=Verdicts)
 
     def space(self, lineage: str = "exact") -> Space:
@@ -83,7 +83,7 @@ class Engine:
     tenant: str
     notes: tuple[str, ...] = ()
     verdicts: Verdicts = field(default_factory=Verdicts)
-    shelf: Shelf = field(default_factory=Shelf)
+    shelf: Scratch = field(default_factory=Scratch)
 
     def __post_init__(self) -> None:
         """Let what strategies keep for themselves go when the store is cleared."""

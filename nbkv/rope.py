@@ -19,7 +19,7 @@ HALVES, NEIGHBOURS = "halves", "neighbours"
 
 
 @dataclass(frozen=True, eq=False)
-class Turning:
+class Rotation:
     """Which key dimensions of a layer are rotary, and how fast each pair turns.
 
     ``frequencies`` float32 ``[width / 2]`` in radians a position, as the model has them; the pairs are formed inside
@@ -63,7 +63,7 @@ class Turning:
 class Rope:
     """The rotary geometry of every layer; None where a layer's keys do not depend on position."""
 
-    layers: tuple[Turning | None, ...]
+    layers: tuple[Rotation | None, ...]
 
     def move(self, kv: KV, old: torch.Tensor, new: torch.Tensor) -> KV:
         """Return ``kv`` with the keys of its tokens moved from positions ``old`` ``[T]`` to ``new`` ``[T]``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from nbkv.bench.measure import Row, table
+from nbkv.bench.measure import BenchRow, table
 from nbkv.errors import BadOption, UnknownName, closest
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(
     context: int | None = None,
     rounds: int = 5,
     peers: bool = True,
-) -> list[Row]:
+) -> list[BenchRow]:
     """Run the ``chosen`` benchmarks (all of them by default) and return their rows, one a baseline.
 
     ``shape`` replaces the model shape a benchmark is defined for, ``context`` its number of cached tokens, ``rounds``
@@ -62,7 +62,7 @@ def run(
         if value is not None and value < 1:
             message = f"{what}={value} is not accepted: {what} is a whole number >= 1"
             raise BadOption(message)
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     for name in wanted:
         rows += importlib.import_module(_HOME[name]).run(shape=shape, context=context, rounds=rounds, peers=peers)
     return rows

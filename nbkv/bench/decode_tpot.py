@@ -12,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import nbkv
 from nbkv.bench.agreement import reference
-from nbkv.bench.measure import CONTEXT, Candidate, Row, interleaved
+from nbkv.bench.measure import CONTEXT, BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, make
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Clock(BaseStreamer):
         """Do nothing at the end."""
 
 
-def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (no peer decodes)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (no peer decodes)
     """Measure nbkv's decode loop against ``generate`` on the same ready prompt."""
     context = context or CONTEXT
     bench = make(shape or "s06", torch.float32)
@@ -48,13 +48,13 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
         tokens = session.generate(bench.text(ids), max_new_tokens=NEW).token_ids
         refused = wanted.differs(tokens) or wanted.differs(_generate(bench, ids)[0])
         if refused:
-            return [Row(name=NAME, regime=regime, against=GENERATE, refused=refused)]
+            return [BenchRow(name=NAME, regime=regime, against=GENERATE, refused=refused)]
         seconds = interleaved(_candidates(bench, session, ids), rounds)
     ours, theirs, floor = seconds["ours"], seconds[GENERATE], seconds["floor"]
-    return [Row(name=NAME, regime=regime, against=GENERATE, baseline=theirs, ours=ours, floor=floor)]
+    return [BenchRow(name=NAME, regime=regime, against=GENERATE, baseline=theirs, ours=ours, floor=floor)]
 
 
-def _candidates(bench: Bench, session: Session, ids: list[int]) -> list[Candidate]:
+def _candidates(bench: Bench, session: Session, ids: list[int]) -> list[TimedCandidate]:
     model, text, known = bench.model, bench.text(ids), ids[:-1]
     prefix, ready = DynamicCache(config=model.config), session.adapter.new_cache(len(ids) + NEW)
     with torch.no_grad():
@@ -80,9 +80,9 @@ def _candidates(bench: Bench, session: Session, ids: list[int]) -> list[Candidat
         return _per_token(times)
 
     return [
-        Candidate("ours", ours),
-        Candidate(GENERATE, theirs, lambda: copy.deepcopy(prefix)),
-        Candidate("floor", floor),
+        TimedCandidate("ours", ours),
+        TimedCandidate(GENERATE, theirs, lambda: copy.deepcopy(prefix)),
+        TimedCandidate("floor", floor),
     ]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import nbkv
-from nbkv.bench.measure import WARM_UP, Candidate, Row, interleaved
+from nbkv.bench.measure import WARM_UP, BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, make
 from nbkv.kv import KV
 from nbkv.models.caches.growing import GrowingCache
@@ -37,7 +37,7 @@ _SETTLES = 6  # answers after which the switch knows what passes cost
 
 
 @dataclass(frozen=True)
-class Work:
+class DiffusionWorkload:
     """How many rows a pass has, how many tokens it reveals, and how many the answer has."""
 
     block: int
@@ -50,17 +50,17 @@ class Work:
         return f"static(steps={self.block // self.revealed})"
 
 
-WORKS = (Work(4, 1, 16), Work(32, 1, 32), Work(32, 4, 32))
+WORKS = (DiffusionWorkload(4, 1, 16), DiffusionWorkload(32, 1, 32), DiffusionWorkload(32, 4, 32))
 
 
-def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (no peer decodes in blocks)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (no peer decodes in blocks)
     """Measure each work at each context; say for each work from which context on keeping attention pays."""
     bench = make(shape or "far", torch.float32)
     bench.model.config.mask_token_id, bench.model.config.block_size = bench.vocab - 1, max(w.block for w in WORKS)
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     for work in WORKS:
         with nbkv.load(bench.model, tokenizer=bench.tokenizer, block_size=work.block) as session:
-            found = [_Setting(bench, session, work, length) for length in ((context,) if context else CONTEXTS)]
+            found = [_Regime(bench, session, work, length) for length in ((context,) if context else CONTEXTS)]
             for setting in found:
                 rows += setting.rows(rounds)
         pays = [setting.context for setting in found if setting.pays]
@@ -70,27 +70,27 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
     return rows
 
 
-class _Setting:
+class _Regime:
     """One work after one context."""
 
-    def __init__(self, bench: Bench, session: Session, work: Work, context: int) -> None:
+    def __init__(self, bench: Bench, session: Session, work: DiffusionWorkload, context: int) -> None:
         self.context, self.pays = context // work.block * work.block, False
         self._bench, self._session, self._work = bench, session, work
         self._ids = [token % (bench.vocab - 1) for token in bench.ids(self.context, seed=context)]
         self._attention: dict[str, list[float]] = defaultdict(list)
 
-    def rows(self, rounds: int) -> list[Row]:
+    def rows(self, rounds: int) -> list[BenchRow]:
         """Return whole answers against both ways without a cache, and the attention in them."""
         work, name = self._work, SPECS["ours"]
         regime = self._bench.regime(context=self.context, block=work.block, revealed=work.revealed, rounds=rounds)
-        row = Row(name=NAME, regime=regime | {"kv": "made up"}, against=OWN, strategy=name)
+        row = BenchRow(name=NAME, regime=regime | {"kv": "made up"}, against=OWN, strategy=name)
         self._fill()
         if self._answer(OWN).token_ids != self._answer(TWO_PARTS).token_ids:
             return [replace(row, refused="tau=1 gives other tokens")]
         for _ in range(_SETTLES):
             self._answer("ours")
         self._attention.clear()
-        seconds = interleaved([Candidate(each, partial(self._timed, each)) for each in SPECS], rounds)
+        seconds = interleaved([TimedCandidate(each, partial(self._timed, each)) for each in SPECS], rounds)
         self.pays = seconds["kept"] < min(seconds[OWN], seconds[TWO_PARTS])
         row = replace(row, ours=seconds["ours"])
         parts = {each: median(spent[WARM_UP:]) for each, spent in self._attention.items()}

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from functools import partial
 
-from nbkv.bench.measure import Candidate, Row, interleaved
+from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
 
 NAME = "import"
 _SHELL = "from IPython.core.interactiveshell import InteractiveShell as S; shell = S.instance()"
@@ -17,18 +17,18 @@ _PAIRS = {
 }
 
 
-def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (no model is loaded)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (no model is loaded)
     """Measure both starts in processes of their own; the note is the difference."""
     regime = {"python": platform.python_version(), "device": platform.machine(), "rounds": rounds}
     rows = []
     for against, (bare, ours) in _PAIRS.items():
         if _loads_torch(ours):
-            rows.append(Row(name=NAME, regime=regime, against=against, refused="torch is loaded by it"))
+            rows.append(BenchRow(name=NAME, regime=regime, against=against, refused="torch is loaded by it"))
             continue
-        candidates = [Candidate("ours", partial(_timed, ours)), Candidate("bare", partial(_timed, bare))]
+        candidates = [TimedCandidate("ours", partial(_timed, ours)), TimedCandidate("bare", partial(_timed, bare))]
         seconds = interleaved(candidates, rounds)
         rows.append(
-            Row(
+            BenchRow(
                 name=NAME,
                 regime=regime,
                 against=against,

@@ -14,7 +14,7 @@ CONTEXT = 2048  # cached tokens, where nothing else is asked for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BenchRow:
     """One comparison: ``baseline``, ``ours`` and ``floor`` are medians in seconds, ``against`` names the baseline.
 
     ``ratio`` is ours over the baseline and ``floor_ratio`` ours over the floor: below one is faster. ``refused`` says
@@ -50,7 +50,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TimedCandidate:
     """Something to time: ``prepare`` is not timed and its return value is what ``work`` gets."""
 
     name: str
@@ -58,7 +58,7 @@ class Candidate:
     prepare: Callable[[], Any] = field(default=lambda: None)
 
 
-def interleaved(candidates: list[Candidate], rounds: int) -> dict[str, float]:
+def interleaved(candidates: list[TimedCandidate], rounds: int) -> dict[str, float]:
     """Return each candidate's median seconds over ``rounds`` rounds in which they take turns, after a warm-up.
 
     A candidate's ``work`` may return its own figure in seconds (a float), for what is a part of what it does.
@@ -76,7 +76,7 @@ def interleaved(candidates: list[Candidate], rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[BenchRow]) -> str:
     """Return rows as text: one line each, under the regime they were measured in."""
     lines, regime = [], None
     for row in rows:
@@ -89,7 +89,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _line(row: Row) -> str:
+def _line(row: BenchRow) -> str:
     if row.refused or row.missing:
         word = f"refused: {row.refused}" if row.refused else f"not measured: {row.missing}"
         return f"against {row.against}: {word}"

@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 import nbkv
-from nbkv.bench.measure import Candidate, Row, interleaved
+from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import TINY, Bench, make
 
 NAME, PROMPT, NEW = "overhead", 32, 16
@@ -17,7 +17,7 @@ AT_ONCE = 5  # requests that are timed together: one takes so little that whatev
 BY_HAND = "the same forward calls by hand"
 
 
-def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (a request of fixed size)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (a request of fixed size)
     """Measure a request under ``full`` against its forward calls alone; the note is the difference."""
     bench = make(shape or TINY, torch.float32)
     regime = bench.regime(prompt=PROMPT, new=NEW, requests=AT_ONCE, rounds=rounds)
@@ -26,15 +26,15 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
     with nbkv.load(bench.model, tokenizer=bench.tokenizer, strategy="full") as session:
         tokens = list(session.generate(text, max_new_tokens=NEW).token_ids)
         if tokens != _by_hand(bench, ids):
-            return [Row(name=NAME, regime=regime, against=BY_HAND, refused="other tokens than by hand")]
+            return [BenchRow(name=NAME, regime=regime, against=BY_HAND, refused="other tokens than by hand")]
         candidates = [
-            Candidate("ours", lambda _: _seconds(lambda: session.generate(text, max_new_tokens=NEW))),
-            Candidate(BY_HAND, lambda _: _seconds(lambda: _by_hand(bench, ids))),
+            TimedCandidate("ours", lambda _: _seconds(lambda: session.generate(text, max_new_tokens=NEW))),
+            TimedCandidate(BY_HAND, lambda _: _seconds(lambda: _by_hand(bench, ids))),
         ]
         seconds = interleaved(candidates, rounds)
     ours, hand = seconds["ours"], seconds[BY_HAND]
     more = f"{(ours - hand) * 1000:.1f} ms more a request"
-    return [Row(name=NAME, regime=regime, against=BY_HAND, baseline=hand, ours=ours, floor=hand, notes=(more,))]
+    return [BenchRow(name=NAME, regime=regime, against=BY_HAND, baseline=hand, ours=ours, floor=hand, notes=(more,))]
 
 
 def _seconds(request: Callable[[], object]) -> float:

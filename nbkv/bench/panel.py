@@ -11,7 +11,7 @@ from typing import Any
 
 from jupyter_client.manager import start_new_kernel
 
-from nbkv.bench.measure import Candidate, Row, interleaved
+from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
 from nbkv.lab import CONTROL, TARGET
 
 NAME, NEW = "panel", 100
@@ -33,12 +33,12 @@ print(made, time.perf_counter() - start, time.process_time() - work)
 """
 
 
-def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (the bundled reader)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (the bundled reader)
     """Measure ``NEW`` generated tokens with the panel's messages and without; notes: how many, and processor time."""
-    with Kernel.started() as kernel:
+    with PanelKernel.started() as kernel:
         candidates = [
-            Candidate("ours", lambda _: kernel.generate("ours"), kernel.listen),
-            Candidate(CLOSED, lambda _: kernel.generate(CLOSED), kernel.leave),
+            TimedCandidate("ours", lambda _: kernel.generate("ours"), kernel.listen),
+            TimedCandidate(CLOSED, lambda _: kernel.generate(CLOSED), kernel.leave),
         ]
         seconds = interleaved(candidates, rounds * PIECES)
         regime = {"model": "tiny", "new": NEW, "rounds": rounds * PIECES, "threads": kernel.threads}
@@ -47,11 +47,13 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
             f"{kernel.states} states were sent in {rounds * PIECES + 1} generations",
             f"processor time of the kernel: {ours:.3f} s = {ours / alone:.3f} x {CLOSED}",
         )
-    row = Row(name=NAME, regime=regime, against=CLOSED, baseline=seconds[CLOSED], ours=seconds["ours"], notes=notes)
+    row = BenchRow(
+        name=NAME, regime=regime, against=CLOSED, baseline=seconds[CLOSED], ours=seconds["ours"], notes=notes
+    )
     return [row]
 
 
-class Kernel:
+class PanelKernel:
     """A kernel with a session, and a front end that answers the comm or closes it."""
 
     def __init__(self, client: Any) -> None:  # noqa: ANN401  (jupyter_client is typed in part)
@@ -65,7 +67,7 @@ class Kernel:
 
     @classmethod
     @contextmanager
-    def started(cls) -> Iterator[Kernel]:
+    def started(cls) -> Iterator[PanelKernel]:
         """Start a kernel for the length of a ``with`` block."""
         manager, client = start_new_kernel(kernel_name="python3")
         try:

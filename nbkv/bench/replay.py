@@ -11,7 +11,7 @@ import torch
 
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.caches.growing import GrowingCache
-from nbkv.models.work import Front
+from nbkv.models.work import LayerFront
 from nbkv.models.work import Work as Counter
 
 
@@ -42,7 +42,7 @@ def recording(adapter: ModelAdapter) -> Iterator[list[Pass]]:
     """Within the block, note every pass over rows that ``adapter`` is asked for."""
     passes: list[Pass] = []
 
-    def note(rows: torch.Tensor, since: Front | None, stop: int) -> None:
+    def note(rows: torch.Tensor, since: LayerFront | None, stop: int) -> None:
         kept = None
         if since is not None and len(passes[-1].rows) != len(rows):
             kept = torch.isin(passes[-1].rows, rows).nonzero().flatten()
@@ -53,11 +53,11 @@ def recording(adapter: ModelAdapter) -> Iterator[list[Pass]]:
         note(rows, kwargs.get("since"), adapter.n_layers)
         return ModelAdapter.recompute(adapter, ids, rows, *args, **kwargs)
 
-    def advance(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> Front:  # noqa: ANN401
+    def advance(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> LayerFront:  # noqa: ANN401
         note(rows, kwargs.get("since"), kwargs["stop"])
         return ModelAdapter.advance(adapter, ids, rows, *args, **kwargs)
 
-    def look(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> Front:  # noqa: ANN401
+    def look(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> LayerFront:  # noqa: ANN401
         front = ModelAdapter.look(adapter, ids, rows, *args, **kwargs)  # asks for an advance
         passes[-1] = replace(passes[-1], looks=True)
         return front
@@ -72,7 +72,7 @@ def recording(adapter: ModelAdapter) -> Iterator[list[Pass]]:
 
 def run_again(adapter: ModelAdapter, ids: torch.Tensor, cache: GrowingCache, passes: Sequence[Pass]) -> torch.Tensor:
     """Run ``passes`` over ``cache``, which holds the whole prompt ``ids``; return the last pass's logits ``[V]``."""
-    front: Front | None = None
+    front: LayerFront | None = None
     logits = None
     for each in passes:
         since = front if each.start else None

@@ -12,10 +12,10 @@ import torch
 
 import nbkv
 from nbkv.bench.agreement import reference
-from nbkv.bench.measure import WARM_UP, Row
+from nbkv.bench.measure import WARM_UP, BenchRow
 from nbkv.bench.models import Bench, make
 from nbkv.families.residual.forms import parse
-from nbkv.families.residual.planner import Plan, Way, able, made_up, plan, restoring
+from nbkv.families.residual.planner import FormCost, Plan, able, made_up, plan, restoring
 from nbkv.models.adapter import ModelAdapter
 from nbkv.timing import settle, timed
 
@@ -25,27 +25,27 @@ NEW, KEPT = 6, 16
 FULL, SAME_TIER = "full prefill", "K/V copied from host memory"
 
 
-def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (no peer restores)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (no peer restores)
     """Measure the planner's pick against the fastest form, a full prefill, and K/V from the host."""
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     for each in (shape,) if shape else SHAPES:
         rows += _run(make(each, torch.float32), context or CONTEXT, rounds)
     return rows
 
 
-def _run(bench: Bench, context: int, rounds: int) -> list[Row]:
+def _run(bench: Bench, context: int, rounds: int) -> list[BenchRow]:
     regime = bench.regime(tokens=context, rounds=rounds)
     with nbkv.load(bench.model, tokenizer=bench.tokenizer, strategy="full") as session:
         found = plan(session.adapter, min(SAMPLE, context))
         if why := _differs(bench, session, found, min(SAMPLE, context)):
-            return [Row(name=NAME, regime=regime, against=FULL, strategy=found.pick, refused=why)]
+            return [BenchRow(name=NAME, regime=regime, against=FULL, strategy=found.pick, refused=why)]
         seconds = _seconds(session.adapter, found, bench.ids(context, seed=1), rounds)
     fastest = min((each for each in able(found.ways, found.kv_bytes)), key=lambda each: seconds[each.form]).form
     notes = tuple(_note(each, found, seconds) for each in found.ways)
     against = {f"the fastest measured form, {fastest}": fastest, FULL: FULL, SAME_TIER: "host"}
     ours = seconds[found.pick]
     return [
-        Row(
+        BenchRow(
             name=NAME,
             regime=regime,
             against=name,
@@ -93,7 +93,7 @@ def _prefill(adapter: ModelAdapter, ids: list[int]) -> float:
     return clock()
 
 
-def _note(way: Way, found: Plan, seconds: dict[str, float]) -> str:
+def _note(way: FormCost, found: Plan, seconds: dict[str, float]) -> str:
     share = f"{way.token_bytes:,} B a token = {way.token_bytes / found.kv_bytes:.2f} x K/V"
     if way.refused:
         return f"{way.form}: refused, {way.refused}"

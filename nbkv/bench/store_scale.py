@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import torch
 
-from nbkv.bench.measure import Candidate, Row, interleaved
+from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
 from nbkv.kv import KV, Space
 from nbkv.stores.memory import MemoryStore
 
@@ -105,7 +105,7 @@ class Filled:
         return "" if (gone, held) == (len(new), self.tokens) else f"{gone} of {len(new)} evicted, {held} tokens kept"
 
 
-def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (no model is loaded)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (no model is loaded)
     """Measure ``LOOKUPS`` requests in stores of each size against the smallest; ``context``: the tokens of an entry."""
     tokens = context or TOKENS
     regime = {"device": platform.machine(), "tokens": tokens, "lookups": LOOKUPS, "rounds": rounds}
@@ -114,7 +114,7 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
     with _uncollected():
         stores = [filled(entries, tokens) for entries in sizes]
         gc.freeze()
-        rows = _rows("found", stores, regime, lambda one: Candidate(str(one.entries), one.found))
+        rows = _rows("found", stores, regime, lambda one: TimedCandidate(str(one.entries), one.found))
         for one in stores:
             one.store.limit = one.store.nbytes
         rows += _rows("evicting", stores, regime, _evicting)
@@ -122,11 +122,13 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
     return rows + [_row(regime, f"in {entries}", missing=why) for entries in SIZES if entries > room]
 
 
-def _evicting(one: Filled) -> Candidate:
-    return Candidate(str(one.entries), one.evicting, lambda: [one.fresh() for _ in range(LOOKUPS)])
+def _evicting(one: Filled) -> TimedCandidate:
+    return TimedCandidate(str(one.entries), one.evicting, lambda: [one.fresh() for _ in range(LOOKUPS)])
 
 
-def _rows(what: str, stores: list[Filled], regime: dict[str, object], of: Callable[[Filled], Candidate]) -> list[Row]:
+def _rows(
+    what: str, stores: list[Filled], regime: dict[str, object], of: Callable[[Filled], TimedCandidate]
+) -> list[BenchRow]:
     candidates = [of(one) for one in stores]
     wrong = {each.name: each.work(each.prepare()) for each in candidates}
     seconds = interleaved(candidates, int(str(regime["rounds"])))
@@ -141,8 +143,8 @@ def _rows(what: str, stores: list[Filled], regime: dict[str, object], of: Callab
     return rows
 
 
-def _row(regime: dict[str, object], strategy: str, **figures: Any) -> Row:  # noqa: ANN401  (fields of a row)
-    return Row(name=NAME, regime=regime, against=f"{SIZES[0]} entries", strategy=strategy, **figures)
+def _row(regime: dict[str, object], strategy: str, **figures: Any) -> BenchRow:  # noqa: ANN401  (fields of a row)
+    return BenchRow(name=NAME, regime=regime, against=f"{SIZES[0]} entries", strategy=strategy, **figures)
 
 
 def filled(entries: int, tokens: int) -> Filled:

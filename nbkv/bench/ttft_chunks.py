@@ -11,7 +11,7 @@ import torch
 
 import nbkv
 from nbkv.bench.agreement import Reference, reference
-from nbkv.bench.measure import CONTEXT, Candidate, Row, interleaved
+from nbkv.bench.measure import CONTEXT, BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, make
 from nbkv.bench.replay import Pass, flops, ready, recording, run_again, token_layers
 from nbkv.errors import UnsupportedModel
@@ -26,7 +26,7 @@ STRATEGIES = ("cacheblend(0.15)", "prophet(0.20)", "epic(16)", "blend(0.20)")
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
+class ChunkWorkload:
     """One prompt to measure: chunks in the store, a question behind them, all its ids, and the right answer."""
 
     session: Session
@@ -56,7 +56,7 @@ class Work:
         return seconds, stream.result.token_ids[0]
 
 
-def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (no peer)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (no peer)
     """Measure chunk strategies against ``full`` and against the forwards they consist of, one row each."""
     cuda = torch.cuda.is_available()
     n_chunks, context = (16, context or 16_384) if cuda else (8, context or CONTEXT)
@@ -67,7 +67,7 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
         work = _prepare(bench, session, n_chunks, length)
         rows, passes = [], {}
         for spec in STRATEGIES:
-            row = Row(name=NAME, regime=regime, against=FULL, strategy=spec)
+            row = BenchRow(name=NAME, regime=regime, against=FULL, strategy=spec)
             try:
                 passes[spec], refused = _checked(work, spec)
                 rows.append(replace(row, refused=refused))
@@ -85,7 +85,7 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
         ]
 
 
-def _prepare(bench: Bench, session: Session, n_chunks: int, length: int) -> Work:
+def _prepare(bench: Bench, session: Session, n_chunks: int, length: int) -> ChunkWorkload:
     """Encode the chunks, and find a question whose first answered token plain transformers decides clearly."""
     pieces = [bench.ids(length, seed=1 + number) for number in range(n_chunks)]
     base = [token for piece in pieces for token in piece]
@@ -95,14 +95,14 @@ def _prepare(bench: Bench, session: Session, n_chunks: int, length: int) -> Work
         if wanted.decisive:
             break
     chunks = [session.chunk(_part(bench, piece), name=f"chunk{number}") for number, piece in enumerate(pieces)]
-    return Work(session, chunks, _part(bench, question), base + question, wanted)
+    return ChunkWorkload(session, chunks, _part(bench, question), base + question, wanted)
 
 
 def _part(bench: Bench, ids: list[int]) -> str:
     return f" {bench.text(ids)}"  # parts are joined as they are: without the space two words would become one
 
 
-def _checked(work: Work, spec: str) -> tuple[list[Pass], str]:
+def _checked(work: ChunkWorkload, spec: str) -> tuple[list[Pass], str]:
     """Return the passes that ``spec`` makes on this prompt, and why its figures could not be trusted ("": they can)."""
     whole = parse(spec).at_full_budget()
     if whole is None:
@@ -122,7 +122,7 @@ def _checked(work: Work, spec: str) -> tuple[list[Pass], str]:
     return passes, ""
 
 
-def _candidates(work: Work, sound: dict[str, list[Pass]], given: dict[str, set[int]]) -> list[Candidate]:
+def _candidates(work: ChunkWorkload, sound: dict[str, list[Pass]], given: dict[str, set[int]]) -> list[TimedCandidate]:
     adapter = work.session.adapter
     ids, cache = adapter.tensor(work.ids), ready(adapter, work.ids)
 
@@ -134,13 +134,13 @@ def _candidates(work: Work, sound: dict[str, list[Pass]], given: dict[str, set[i
     def again(passes: list[Pass], _: object) -> int:
         return int(run_again(adapter, ids, cache, passes).argmax())
 
-    candidates = [Candidate(FULL, partial(first, FULL))]
+    candidates = [TimedCandidate(FULL, partial(first, FULL))]
     for spec, passes in sound.items():
-        candidates += [Candidate(spec, partial(first, spec)), Candidate(_floor(spec), partial(again, passes))]
+        candidates += [TimedCandidate(spec, partial(first, spec)), TimedCandidate(_floor(spec), partial(again, passes))]
     return candidates
 
 
-def _measured(row: Row, seconds: dict[str, float], given: dict[str, set[int]], ideal: float) -> Row:
+def _measured(row: BenchRow, seconds: dict[str, float], given: dict[str, set[int]], ideal: float) -> BenchRow:
     for spec in (FULL, row.strategy):
         if len(given[spec]) != 1:
             return replace(row, refused=f"{spec} gave {len(given[spec])} different tokens in its rounds")

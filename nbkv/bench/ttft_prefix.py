@@ -16,7 +16,7 @@ from transformers import DynamicCache
 import nbkv
 from nbkv.bench import long_branches
 from nbkv.bench.agreement import Reference, reference
-from nbkv.bench.measure import CONTEXT, WARM_UP, Candidate, Row, interleaved
+from nbkv.bench.measure import CONTEXT, WARM_UP, BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, half, make
 from nbkv.bench.peer import PEER, Missing, kvboost
 
@@ -29,7 +29,7 @@ FULL, COPY = "transformers full prefill", "transformers + deepcopy of the prefix
 Ask = Callable[[str, int], dict[str, Any]]
 
 
-def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:
     """Measure nbkv's ``prefix`` against a full prefill, a copied prefix cache, and KVBoost if ``peers``."""
     context = context or CONTEXT
     bench = make(shape or "s06", half())
@@ -40,21 +40,21 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
         ids, wanted = _decided(bench, base)
         refused = _differs(session, bench.text(ids), wanted, len(base))
         if refused:
-            return [Row(name=NAME, regime=regime, against=FULL, refused=refused)]
+            return [BenchRow(name=NAME, regime=regime, against=FULL, refused=refused)]
         candidates = _candidates(bench, session, base)
-        peer = Row(name=NAME, regime=regime, against=PEER)
+        peer = BenchRow(name=NAME, regime=regime, against=PEER)
         if peers:
             try:
                 ask = stack.enter_context(kvboost(bench.shape, regime["dtype"], regime["threads"]))
                 ask(bench.text(base), 1)
                 peer = _check_peer(ask(bench.text(ids), CHECKED), wanted, peer)
-                candidates.append(Candidate(PEER, lambda text: ask(text, 1)["ttft_s"], candidates[0].prepare))
+                candidates.append(TimedCandidate(PEER, lambda text: ask(text, 1)["ttft_s"], candidates[0].prepare))
             except Missing as reason:
                 peer = replace(peer, missing=str(reason))
         seconds = interleaved(candidates, rounds)
         held = _held(session, bench, context, branches=rounds + WARM_UP)
         held = (*held, long_branches.held(session.adapter, context, context + NEW))
-    rows = [Row(name=NAME, regime=regime, against=against) for against in (FULL, COPY)]
+    rows = [BenchRow(name=NAME, regime=regime, against=against) for against in (FULL, COPY)]
     rows = [replace(row, baseline=seconds[row.against], notes=held if row.against == COPY else ()) for row in rows]
     if peers:
         rows.append(replace(peer, baseline=seconds.get(PEER)))
@@ -89,7 +89,7 @@ def _held(session: Session, bench: Bench, context: int, *, branches: int) -> tup
     return (f"{branches} branches: {mine / 2**20:.0f} MiB in the store, {theirs / 2**20:.0f} MiB as copies",)
 
 
-def _check_peer(answer: dict[str, Any], wanted: Reference, row: Row) -> Row:
+def _check_peer(answer: dict[str, Any], wanted: Reference, row: BenchRow) -> BenchRow:
     """Return ``row`` with what is to be known about the peer's ``answer``.
 
     Its first token must be the reference's. That its later tokens differ does not touch the time to the first one,
@@ -106,7 +106,7 @@ def _check_peer(answer: dict[str, Any], wanted: Reference, row: Row) -> Row:
     return replace(row, notes=tuple(notes))
 
 
-def _candidates(bench: Bench, session: Session, base: list[int]) -> list[Candidate]:
+def _candidates(bench: Bench, session: Session, base: list[int]) -> list[TimedCandidate]:
     model, device = bench.model, bench.model.device
     prefix = DynamicCache(config=model.config)
     ready = session.adapter.new_cache(len(base) + 2 * NEW)
@@ -137,8 +137,8 @@ def _candidates(bench: Bench, session: Session, base: list[int]) -> list[Candida
         forward(ids, ready)
 
     return [
-        Candidate("ours", ours, lambda: bench.text(base + fresh())),
-        Candidate(FULL, lambda ids: forward(base + ids, DynamicCache(config=model.config)), fresh),
-        Candidate(COPY, lambda ids: forward(ids, copy.deepcopy(prefix)), fresh),
-        Candidate("floor", floor, fresh),
+        TimedCandidate("ours", ours, lambda: bench.text(base + fresh())),
+        TimedCandidate(FULL, lambda ids: forward(base + ids, DynamicCache(config=model.config)), fresh),
+        TimedCandidate(COPY, lambda ids: forward(ids, copy.deepcopy(prefix)), fresh),
+        TimedCandidate("floor", floor, fresh),
     ]

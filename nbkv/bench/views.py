@@ -16,14 +16,14 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 
 import nbkv
-from nbkv.bench.measure import Candidate, Row, interleaved
+from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import TINY, make
 from nbkv.widgets import dashboard
 
 NAME, TOKENS, AGAINST = "views", 2000, "no dashboard"
 
 
-def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[Row]:  # noqa: ARG001  (one prompt of fixed size)
+def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (one prompt of fixed size)
     """Generate ``TOKENS`` tokens on each side, in turns, with a dashboard on display and without."""
     told, updates = _in_kernel(f"import nbkv.bench.views as v; print(v.measured({shape or TINY!r}, {rounds}))")
     found = json.loads(told)
@@ -34,7 +34,7 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
         f"{updates / found['shown_s']:.1f} updates a second",
     )
     regime = found["regime"]
-    return [Row(name=NAME, regime=regime, against=AGAINST, baseline=bare, ours=shown, floor=bare, notes=notes)]
+    return [BenchRow(name=NAME, regime=regime, against=AGAINST, baseline=bare, ours=shown, floor=bare, notes=notes)]
 
 
 def measured(shape: str, rounds: int) -> str:
@@ -55,7 +55,7 @@ def measured(shape: str, rounds: int) -> str:
                 view.close()
             return took
 
-        candidates = [Candidate("ours", generate, lambda: dashboard(session)), Candidate(AGAINST, generate)]
+        candidates = [TimedCandidate("ours", generate, lambda: dashboard(session)), TimedCandidate(AGAINST, generate)]
         seconds = interleaved(candidates, rounds)
     regime = bench.regime(prompt=32, new=new, rounds=rounds)
     medians = [statistics.median(side) for side in cpu]  # of the whole process, whoever else uses the machine

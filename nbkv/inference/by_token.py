@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import torch
 
 from nbkv.events import Fallback
-from nbkv.inference.loop import Loop
+from nbkv.inference.loop import DecodeLoop
 from nbkv.models.sampling import Chooser
 from nbkv.models.work import Unfollowed, Work
 
 _QUICK_S = 0.1  # after a token that took less, a stop can wait for the end of the next one
 
 
-class ByToken(Loop):
+class ByToken(DecodeLoop):
     """Each token is chosen from the logits after the one before."""
 
     def pieces(self) -> Iterator[tuple[str, str | None]]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from nbkv.context import Request
-from nbkv.inference.loop import Task
-from nbkv.inference.run import Run
+from nbkv.inference.loop import AnswerTask
+from nbkv.inference.run import RequestRun
 from nbkv.models.diffusion.block import opened
 
 
-def forced(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+def forced(task: AnswerTask, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     """Return the logits ``[V]`` of the first answer token, and what is picked at each of ``tokens``, which are forced.
 
     Token by token given those before; by block or canvas, in its first pass, given the blocks before.
@@ -22,7 +22,7 @@ def forced(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     return _forced_tokens(task, tokens) if task.ctx.adapter.recipe is None else _forced_blocks(task, tokens)
 
 
-def _forced_canvases(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+def _forced_canvases(task: AnswerTask, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     canvas, every, at, rows = task.ctx.adapter.canvas, (*task.request.ids, *tokens), len(task.request.ids), []
     assert canvas is not None  # noqa: S101
     while at < len(every):
@@ -35,7 +35,7 @@ def _forced_canvases(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, l
     return said[0], said.argmax(dim=-1).tolist()
 
 
-def _forced_tokens(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+def _forced_tokens(task: AnswerTask, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     logits, picked = task.prefilled.logits, []
     for count, token in enumerate(tokens):
         picked.append(int(logits.argmax()))
@@ -45,7 +45,7 @@ def _forced_tokens(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, lis
     return task.prefilled.logits, picked
 
 
-def _forced_blocks(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+def _forced_blocks(task: AnswerTask, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     adapter, every = task.ctx.adapter, (*task.request.ids, *tokens)
     recipe, at = adapter.recipe, len(task.request.ids)
     assert recipe is not None  # noqa: S101
@@ -65,7 +65,7 @@ def _forced_blocks(task: Task, tokens: Sequence[int]) -> tuple[torch.Tensor, lis
     return said[0], said.argmax(dim=-1).tolist()
 
 
-def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+def follow(run: RequestRun, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     """Return the next-token logits ``[V]`` after ``run``'s prompt, and what it would pick at each of full's ``tokens``.
 
     The strategy runs as always, decode stage included, but is fed ``tokens`` instead of its own picks; nothing is kept.
@@ -74,7 +74,7 @@ def follow(run: Run, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     ctx = run.engine.context(run.number)
     request = Request(run.prompt, len(tokens), keep=False)
     prefilled = run.strategy.prefill(request, ctx)
-    task = Task(run.strategy, prefilled, request, ctx, run.sampling)
+    task = AnswerTask(run.strategy, prefilled, request, ctx, run.sampling)
     try:
         with run.strategy.decoding(prefilled, ctx):
             return forced(task, tokens)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class AnswerTask:
     """A prompt that has been run, and how its answer is wanted."""
 
     strategy: Strategy
@@ -46,10 +46,10 @@ class Task:
 
 
 @dataclass(eq=False)
-class Loop:
+class DecodeLoop:
     """One answer under way: ``tokens`` grows, ``mark`` is called for each piece that is ready to be shown."""
 
-    task: Task
+    task: AnswerTask
     text: TextStream
     engine: Engine
     tokens: list[int]
@@ -73,7 +73,7 @@ class Loop:
         return piece, "stop" if ended else "length" if len(self.tokens) == self.task.request.max_new_tokens else None
 
 
-class ByPasses(Loop):
+class ByPasses(DecodeLoop):
     """What loops share that fill many tokens together, in several passes."""
 
     def _work(self) -> Work:

@@ -15,7 +15,7 @@ from nbkv.events import Finished, Started
 from nbkv.inference.by_block import ByBlock
 from nbkv.inference.by_canvas import ByCanvas
 from nbkv.inference.by_token import ByToken
-from nbkv.inference.loop import Loop, Task
+from nbkv.inference.loop import AnswerTask, DecodeLoop
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.sampling import Sampling
 from nbkv.prompts.prompt import Prompt
@@ -26,7 +26,7 @@ from nbkv.strategy import Prefilled, Strategy
 
 
 @dataclass
-class Run:
+class RequestRun:
     """One request under way: iterate ``pieces``, then read ``result`` (set also if it was interrupted or abandoned).
 
     ``after(run, strategy)`` is called when an answer is complete, with the strategy that served it, and gives the
@@ -39,7 +39,7 @@ class Run:
     sampling: Sampling
     number: int = 0
     keep: bool = True
-    after: Callable[[Run, Strategy], Result] | None = None
+    after: Callable[[RequestRun, Strategy], Result] | None = None
     result: Result | None = None
     _model: str = ""
     _tokens: list[int] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Run:
         self, prefilled: Prefilled, request: Request, ctx: Context, text: TextStream
     ) -> Iterator[tuple[str, str | None]]:
         """Yield ``(piece, reason)`` for each token or block; the last one has a reason to finish."""
-        task = Task(self.strategy, prefilled, request, ctx, self.sampling)
+        task = AnswerTask(self.strategy, prefilled, request, ctx, self.sampling)
         loop = loop_of(ctx.adapter)
         return loop(task, text, self.engine, self._tokens, lambda: self._mark("token")).pieces()
 
@@ -203,7 +203,7 @@ def _bytes(prefilled: Prefilled) -> int:
     return own + getattr(prefilled.cache, "shared_bytes", 0)
 
 
-def loop_of(adapter: ModelAdapter) -> type[Loop]:
+def loop_of(adapter: ModelAdapter) -> type[DecodeLoop]:
     """Return how answers of ``adapter``'s model are decoded."""
     if adapter.canvas is not None:
         return ByCanvas

@@ -14,7 +14,7 @@ INTERVAL = 0.1  # seconds between two states
 _log = logging.getLogger(__name__)
 
 
-class Wire:
+class StateComm:
     """Sends ``state()`` after ``wake``, once somebody has answered; full states, so that a lost one does not matter."""
 
     def __init__(self, state: Callable[[], dict[str, Any]], receive: Callable[[Any], None]) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import comm
 
-from nbkv.lab.comm import Wire
-from nbkv.lab.session_state import Card
-from nbkv.lab.sessions_state import Board
+from nbkv.lab.comm import StateComm
+from nbkv.lab.session_state import SessionState
+from nbkv.lab.sessions_state import SessionsState
 from nbkv.roster import Roster, roster
 
 CONTROL = "nbkv.ctl"
@@ -26,8 +26,8 @@ class Lab:
     def __init__(self, later: Callable[[Callable[[], None]], object], sessions: Roster = roster) -> None:
         """Do nothing before ``open``."""
         self._later = later
-        self._wire = Wire(self._state, self.receive)
-        self._board = Board(sessions, lambda: self._wire.heard, self._wire.wake)
+        self._wire = StateComm(self._state, self.receive)
+        self._board = SessionsState(sessions, lambda: self._wire.heard, self._wire.wake)
 
     def open(self) -> None:
         """Listen to the sessions and offer the comm."""
@@ -64,13 +64,13 @@ class Lab:
         line.on_msg(lambda message: self.receive(message["content"]["data"]))
         self.receive(opening["content"]["data"])
 
-    def _stop(self, card: Card) -> None:
+    def _stop(self, card: SessionState) -> None:
         session = card.session()
         if session is not None:
             card.stopping = True
             session.stop()
 
-    def _clear(self, card: Card) -> None:
+    def _clear(self, card: SessionState) -> None:
         session = card.session()
         if session is not None and not session.closed:
             session.store.clear()

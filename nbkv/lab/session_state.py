@@ -20,7 +20,7 @@ FIGURES = ("strategy", "prompt", "reused", "recomputed", "fresh", "hit_rate", "c
 ENDS = ("total_s", "generated", "finish_reason", "kl", "top1")
 
 
-class Card:
+class SessionState:
     """Hears one session; ``state`` is plain small data. What is asked of it is guarded by whoever owns it."""
 
     def __init__(self, number: int, session: Any) -> None:  # noqa: ANN401  (a Session, one floor that is not needed here)

@@ -9,19 +9,19 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from nbkv.events import Bus, Event, Layer, Listener, Token
-from nbkv.lab.session_state import Card
+from nbkv.lab.session_state import SessionState
 from nbkv.roster import Roster
 
 
-class Seat(NamedTuple):
+class WatchedSession(NamedTuple):
     """A session's card, and who listens where to keep it up to date."""
 
-    card: Card
+    card: SessionState
     bus: Bus
     ear: Listener
 
 
-class Board:
+class SessionsState:
     """Listens to the sessions of a roster and says when something changed; ``state`` may be asked from any thread.
 
     ``watched`` tells whether anybody looks: while nobody does, events that come by the token cost a question only.
@@ -31,7 +31,7 @@ class Board:
         """Show nothing before ``open``."""
         self._roster, self._watched, self._changed = roster, watched, changed
         self._lock = threading.Lock()
-        self._seats: dict[int, Seat] = {}
+        self._seats: dict[int, WatchedSession] = {}
         self._numbers = count(1)
         self._active = 0
 
@@ -58,7 +58,7 @@ class Board:
             sessions = [seat.card.state() for seat in self._seats.values()]
             return {"nbkv": 1, "active": self._active, "sessions": sessions}
 
-    def card(self, number: int) -> Card | None:
+    def card(self, number: int) -> SessionState | None:
         """Return one session's card, if it is still open."""
         seat = self._seats.get(number)
         return None if seat is None else seat.card
@@ -78,8 +78,8 @@ class Board:
         self._changed()
 
     def _add(self, session: Any) -> None:  # noqa: ANN401
-        card = Card(next(self._numbers), session)
-        seat = Seat(card, session.events, partial(self._hear, card))
+        card = SessionState(next(self._numbers), session)
+        seat = WatchedSession(card, session.events, partial(self._hear, card))
         with self._lock:
             self._seats[card.number] = seat
             self._active = card.number
@@ -91,7 +91,7 @@ class Board:
         if seat is not None:
             seat.bus.drop(seat.ear)
 
-    def _hear(self, card: Card, event: Event) -> None:
+    def _hear(self, card: SessionState, event: Event) -> None:
         watched = self._watched()
         if not watched and isinstance(event, (Token, Layer)):
             return

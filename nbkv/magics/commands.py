@@ -17,7 +17,7 @@ from nbkv.magics.options import command, option
 from nbkv.magics.sessions import Sessions
 from nbkv.magics.stream_output import has_front_end, live
 from nbkv.magics.template import fill, prompt_of
-from nbkv.magics.views import Shown
+from nbkv.magics.views import Views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ class KVMagics(Magics):
         super().__init__(shell)
         self.shell: InteractiveShell = shell
         self.sessions = Sessions()
-        self.shown = Shown(shell)
+        self.shown = Views(shell)
         self.streamed: Result | None = None  # its text stands in the terminal already
         self.matcher = matcher(self)
         self.lab: Lab | None = None  # the panel's other end, where there is a front end

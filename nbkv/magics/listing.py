@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Table:
+class WordTable:
     """Words in rows and columns."""
 
     title: str
@@ -25,7 +25,7 @@ class Table:
 class Listing:
     """Tables, one below the other."""
 
-    tables: tuple[Table, ...]
+    tables: tuple[WordTable, ...]
 
     def __repr__(self) -> str:
         """Return the tables as text."""
@@ -48,7 +48,7 @@ def listing(sessions: Sessions) -> Listing:
     from nbkv.models.loading import bundled  # noqa: PLC0415
 
     known = nbkv.strategies()
-    strategies = Table(
+    strategies = WordTable(
         "Strategies", tuple(map(str, known.columns)), tuple(tuple(map(str, row)) for row in known.values)
     )
     found = [(name, sessions.get(name)) for name in sessions.names]
@@ -56,5 +56,5 @@ def listing(sessions: Sessions) -> Listing:
         (f"{name}{' (current)' if name == sessions.current_name else ''}", session.model_name, str(session.strategy))
         for name, session in found
     )
-    models = Table("Bundled models", ("model",), tuple((name,) for name in bundled()))
-    return Listing((strategies, Table("Sessions", ("session", "model", "strategy"), rows), models))
+    models = WordTable("Bundled models", ("model",), tuple((name,) for name in bundled()))
+    return Listing((strategies, WordTable("Sessions", ("session", "model", "strategy"), rows), models))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     View = Dashboard | Playground
 
 
-class Shown:
+class Views:
     """The views on display. A live view hides its picture; the picture follows at the end of each cell.
 
     The view itself is not displayed anew: a front end would build it again each time.

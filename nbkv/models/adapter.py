@@ -19,18 +19,18 @@ from nbkv.models.attention.intercept import implementation
 from nbkv.models.attention.ranges import ranged, reads_once
 from nbkv.models.caches.branch import BranchCache, branched
 from nbkv.models.caches.growing import GrowingCache, TokenLog
-from nbkv.models.caches.opaque import HeldCache
+from nbkv.models.caches.opaque import OpaqueCache
 from nbkv.models.caches.recurrent import StateCache, ours
 from nbkv.models.capabilities import Capabilities
-from nbkv.models.diffusion.canvas import Canvas
+from nbkv.models.diffusion.canvas import CanvasDecoder
 from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.identity.devices import compute_dtype, input_device, run_device
 from nbkv.models.identity.fingerprint import Identity
 from nbkv.models.identity.record import Record
-from nbkv.models.input_embeddings import stand_in
+from nbkv.models.input_embeddings import embeddings_work
 from nbkv.models.probing.eviction import why_not
-from nbkv.models.walk import Call, Halted, Runner, Stretch, Walk
-from nbkv.models.work import Front, Unfollowed, Work, begin
+from nbkv.models.walk import Halted, LayerCall, LayerRange, Runner, Walk
+from nbkv.models.work import LayerFront, Unfollowed, Work, begin
 from nbkv.rope import Rope
 
 AnyCache = Cache | TokenLog
@@ -54,7 +54,7 @@ class ModelAdapter:
     tells_positions: bool = True
     rope: Rope | None = None
     recipe: Recipe | None = None
-    canvas: Canvas | None = None
+    canvas: CanvasDecoder | None = None
 
     def __post_init__(self) -> None:
         """Learn which optional arguments the model's forward takes."""
@@ -98,7 +98,7 @@ class ModelAdapter:
     @cached_property
     def takes_embeddings(self) -> bool:
         """Return whether embeddings can be given in place of token ids (``models.soft``); tried at the first ask."""
-        return stand_in(self)
+        return embeddings_work(self)
 
     @cached_property
     def why_no_dropping(self) -> str:
@@ -146,7 +146,7 @@ class ModelAdapter:
 
     def stateful(self, reserve: int = 0) -> StateCache:
         """Return an empty cache for states, proved or not; raises ``TypeError`` for layers that it has none for."""
-        return HeldCache() if self._hands_back else StateCache(ours(self.family_cache(), reserve), reserve)
+        return OpaqueCache() if self._hands_back else StateCache(ours(self.family_cache(), reserve), reserve)
 
     def family_cache(self) -> Cache:
         """Return an empty cache of the kind transformers makes for this model."""
@@ -255,14 +255,14 @@ class ModelAdapter:
             start += len(part)
         return torch.cat(logits[-keep:])
 
-    def calls(self, ids: torch.Tensor, cache: Cache, *, start: int) -> list[Call]:
+    def calls(self, ids: torch.Tensor, cache: Cache, *, start: int) -> list[LayerCall]:
         """Return how the model calls each layer for tokens ``ids`` ``[n]`` at ``start …``; none is run.
 
         All hold the same hidden states, those before the first layer. Needs the walk.
         """
-        taken: list[Call] = []
+        taken: list[LayerCall] = []
 
-        def take(calls: Sequence[Call]) -> torch.Tensor:
+        def take(calls: Sequence[LayerCall]) -> torch.Tensor:
             taken.extend(calls)
             raise Halted(calls[0].hidden, 0)
 
@@ -281,7 +281,7 @@ class ModelAdapter:
         rows: torch.Tensor,
         cache: GrowingCache,
         *,
-        since: Front | None = None,
+        since: LayerFront | None = None,
         keep: int = 1,
         work: Work | None = None,
         before: Callable[[int], None] | None = None,
@@ -293,7 +293,7 @@ class ModelAdapter:
         (``UnsupportedModel`` is the strategy's to raise).
         """
         first, hidden = begin(since, work)
-        stretch = Stretch(first, self.n_layers, hidden, before)
+        stretch = LayerRange(first, self.n_layers, hidden, before)
         with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             return self._run(ids, rows, cache, keep=keep, mask=mask, work=work, stretch=stretch)
 
@@ -314,16 +314,18 @@ class ModelAdapter:
         *,
         stop: int,
         work: Work,
-        since: Front | None = None,
+        since: LayerFront | None = None,
         before: Callable[[int], None] | None = None,
-    ) -> Front:
+    ) -> LayerFront:
         """Run the same rows up to layer ``stop`` only, and return where they stand; needs the walk."""
         first, hidden = begin(since, work)
         with cache.writing(rows), self._seen(rows, max(cache.length, int(rows.max()) + 1)) as mask:
             try:
-                self._run(ids, rows, cache, keep=1, mask=mask, work=work, stretch=Stretch(first, stop, hidden, before))
+                self._run(
+                    ids, rows, cache, keep=1, mask=mask, work=work, stretch=LayerRange(first, stop, hidden, before)
+                )
             except Halted as halted:
-                return Front(halted.hidden, halted.layer, halted.known)
+                return LayerFront(halted.hidden, halted.layer, halted.known)
         message = f"layers end at {self.n_layers}, and a pass that stops at {stop} is no part of one"
         raise ValueError(message)
 
@@ -335,9 +337,9 @@ class ModelAdapter:
         *,
         layer: int,
         work: Work,
-        since: Front | None = None,
+        since: LayerFront | None = None,
         before: Callable[[int], None] | None = None,
-    ) -> Front:
+    ) -> LayerFront:
         """Run the same rows up to ``layer`` and make their K/V there, no more; return where they stand: before it."""
         with cache.ending(layer):
             return self.advance(ids, rows, cache, stop=layer + 1, work=work, since=since, before=before)
@@ -364,12 +366,12 @@ class ModelAdapter:
         keep: int,
         mask: torch.Tensor | dict[str, torch.Tensor] | None,
         work: Work | None,
-        stretch: Stretch | None = None,
+        stretch: LayerRange | None = None,
         runner: Runner | None = None,
     ) -> torch.Tensor:
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": not isinstance(cache, TokenLog)}
         if asked["use_cache"]:
-            asked[self._cache_name] = cache.held if isinstance(cache, HeldCache) else cache
+            asked[self._cache_name] = cache.held if isinstance(cache, OpaqueCache) else cache
         if self.tells_positions and "position_ids" in self._accepts:
             asked["position_ids"] = positions[None]
         if "logits_to_keep" in self._accepts:
@@ -379,7 +381,7 @@ class ModelAdapter:
         stepping = self._stepping(work, stretch, runner)
         with torch.no_grad(), self.evaluating(), stepping or nullcontext():
             given = self.model(**asked)
-        if isinstance(cache, HeldCache):
+        if isinstance(cache, OpaqueCache):
             cache.take(given[self._cache_name])
         logits: torch.Tensor = given.logits[0, -keep:]
         if work is not None and stepping is None:
@@ -387,7 +389,7 @@ class ModelAdapter:
         return logits
 
     def _stepping(
-        self, work: Work | None, stretch: Stretch | None, runner: Runner | None
+        self, work: Work | None, stretch: LayerRange | None, runner: Runner | None
     ) -> AbstractContextManager[None] | None:
         """Return in what a forward walks; None where it cannot, or nobody follows it and it runs all layers."""
         whole = isinstance(work, Unfollowed) and stretch is None and runner is None

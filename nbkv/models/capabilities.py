@@ -107,8 +107,8 @@ def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None)
     A model that decodes in blocks of ``block`` tokens has room for whole ones, while its KV do not depend on length.
     """
     n_layers = int(config.num_hidden_layers)
-    types = tuple(setting(config, "layer_types") or _uniform(config) * n_layers)
-    heads = int(setting(config, "num_attention_heads", 0) or 0)
+    types = tuple(config_value(config, "layer_types") or _uniform(config) * n_layers)
+    heads = int(config_value(config, "num_attention_heads", 0) or 0)
     kv_heads = tuple(int(k.shape[0]) for k in kv.keys) if kv else ()
     rope = rope_kind(config)
     context, stable = _context(config), _stable_context(config, rope)
@@ -118,18 +118,18 @@ def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None)
         n_layers=n_layers,
         layer_types=types,
         windows=tuple(_window(config, kind, layer) for layer, kind in enumerate(types)),
-        attention_chunk=setting(config, "attention_chunk_size"),
+        attention_chunk=config_value(config, "attention_chunk_size"),
         positions=_positions(config, model),
         rope=rope,
-        partial_rotary=float(setting(config, "partial_rotary_factor") or 1.0),
+        partial_rotary=float(config_value(config, "partial_rotary_factor") or 1.0),
         kv_heads=kv_heads,
         key_dim=tuple(int(k.shape[-1]) for k in kv.keys) if kv else (),
         value_dim=tuple(int(v.shape[-1]) for v in kv.values) if kv else (),
         groups=heads // most if (most := max(kv_heads, default=0)) else 1,
-        softcap=setting(config, "attn_logit_softcapping"),
-        latent=setting(config, "kv_lora_rank") is not None,
+        softcap=config_value(config, "attn_logit_softcapping"),
+        latent=config_value(config, "kv_lora_rank") is not None,
         recurrent=recurrent(types),
-        shared_kv=bool(setting(config, "num_kv_shared_layers")),
+        shared_kv=bool(config_value(config, "num_kv_shared_layers")),
         context=context,
         stable_context=stable,
         rope_switch=stable if rope and "longrope" in rope and block is None else None,
@@ -138,7 +138,7 @@ def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None)
     )
 
 
-def setting(config: Any, name: str, default: Any = None, layer: int = 0) -> Any:  # noqa: ANN401
+def config_value(config: Any, name: str, default: Any = None, layer: int = 0) -> Any:  # noqa: ANN401
     """Return ``config.name``, of ``layer`` where a config gives it for each layer apart."""
     try:
         return getattr(config, name, default)
@@ -153,7 +153,7 @@ def recurrent(types: tuple[str, ...]) -> bool:
 
 def rope_kind(config: Any) -> str | None:  # noqa: ANN401
     """Return the rotary kind named by ``config`` (``default`` if unnamed; kinds joined where layer types differ)."""
-    parameters = setting(config, "rope_parameters")
+    parameters = config_value(config, "rope_parameters")
     if not parameters:
         return None
     if "rope_type" in parameters:
@@ -163,11 +163,11 @@ def rope_kind(config: Any) -> str | None:  # noqa: ANN401
 
 
 def _window(config: Any, kind: str, layer: int) -> int | None:  # noqa: ANN401
-    return setting(config, "sliding_window", layer=layer) if "sliding" in kind else None
+    return config_value(config, "sliding_window", layer=layer) if "sliding" in kind else None
 
 
 def _context(config: Any) -> int:  # noqa: ANN401
-    told = int(setting(config, "max_position_embeddings", 0) or setting(config, "n_positions") or 0)
+    told = int(config_value(config, "max_position_embeddings", 0) or config_value(config, "n_positions") or 0)
     return told if told > 0 else 2**31
 
 
@@ -176,19 +176,19 @@ def _stable_context(config: Any, rope: str | None) -> int:  # noqa: ANN401
         return _context(config)
     parameters = config.rope_parameters
     original = parameters.get("original_max_position_embeddings")
-    original = original or setting(config, "original_max_position_embeddings") or config.max_position_embeddings
+    original = original or config_value(config, "original_max_position_embeddings") or config.max_position_embeddings
     return int(original) - ("dynamic" in rope)  # dynamic NTK: at the original length itself the angles may still be old
 
 
 def _uniform(config: Any) -> tuple[str]:  # noqa: ANN401
-    return ("sliding_attention",) if setting(config, "sliding_window") else ("full_attention",)
+    return ("sliding_attention",) if config_value(config, "sliding_window") else ("full_attention",)
 
 
 def _positions(config: Any, model: nn.Module) -> str:  # noqa: ANN401
-    if setting(config, "alibi") or getattr(config, "model_type", "") in {"bloom", "mpt"}:
+    if config_value(config, "alibi") or getattr(config, "model_type", "") in {"bloom", "mpt"}:
         return "alibi"
     names = {type(module).__name__ for module in model.modules()}
-    if any("Rotary" in name for name in names) or setting(config, "rotary_dim"):
+    if any("Rotary" in name for name in names) or config_value(config, "rotary_dim"):
         return "rotary"
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     learned = len(embeddings) > 1

@@ -38,7 +38,7 @@ def embeddings(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     return embedded
 
 
-def stand_in(adapter: Any) -> bool:  # noqa: ANN401  (a ModelAdapter, which remembers the answer)
+def embeddings_work(adapter: Any) -> bool:  # noqa: ANN401  (a ModelAdapter, which remembers the answer)
     """Return whether embeddings can stand in for token ids: the same logits whatever the ids below them are.
 
     Not where layers look at the ids themselves, as those with per-layer inputs (Gemma 3n) do.

@@ -9,7 +9,7 @@ import torch
 
 from nbkv.models.attention.intercept import OnAttention, implementation, watched
 from nbkv.models.attention.masks import by_slot
-from nbkv.models.caches.evicting import KeptCache
+from nbkv.models.caches.evicting import EvictingCache
 
 if TYPE_CHECKING:
     from nbkv.models.adapter import ModelAdapter
@@ -20,7 +20,7 @@ _AT_ONCE = 256  # rows looked at together: some methods pool over a window of th
 def run(
     adapter: ModelAdapter,
     ids: torch.Tensor,
-    cache: KeptCache,
+    cache: EvictingCache,
     *,
     see: OnAttention,
     look: int = 0,

@@ -50,7 +50,7 @@ class Layers:
 
 
 @dataclass
-class Call:
+class LayerCall:
     """How a model called one of its layers: the hidden states it gave, and everything else."""
 
     hidden: torch.Tensor
@@ -58,13 +58,13 @@ class Call:
     kwargs: dict[str, Any]
 
 
-Runner = Callable[[Sequence[Call]], torch.Tensor]  # runs the layers of one forward; returns what the head gets
+Runner = Callable[[Sequence[LayerCall]], torch.Tensor]  # runs the layers of one forward; returns what the head gets
 
 
-class _Seat(nn.Module):
+class _LayerStandIn(nn.Module):
     """Stands in for one layer; every attribute it lacks is the layer's own."""
 
-    def __init__(self, layer: nn.Module, returns: int | None, arrive: Callable[[Call], torch.Tensor]) -> None:
+    def __init__(self, layer: nn.Module, returns: int | None, arrive: Callable[[LayerCall], torch.Tensor]) -> None:
         super().__init__()
         self.__dict__["_layer"] = layer  # not a submodule: state_dict and hooks must not see it twice
         self._returns = returns
@@ -79,12 +79,12 @@ class _Seat(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Take the call as it is: a module's own way there looks for hooks that a seat never has, at every token."""
         hidden = args[0] if args else kwargs.pop("hidden_states")
-        hidden = self._arrive(Call(hidden, args[1:], kwargs))
+        hidden = self._arrive(LayerCall(hidden, args[1:], kwargs))
         return hidden if self._returns is None else (hidden, *(None,) * (self._returns - 1))
 
 
 @dataclass(frozen=True)
-class Stretch:
+class LayerRange:
     """Which layers a forward runs, ``[first, last)``, and with which hidden states it begins (None: the embeddings).
 
     ``before(index)`` is called when a layer is about to run.
@@ -115,12 +115,13 @@ class Walk:
         """Prepare a seat for every layer of ``layers``."""
         self._name, self._parent = layers.name, layers.parent
         self._own = layers.modules
-        self._calls: list[Call] = []
+        self._calls: list[LayerCall] = []
         self._on_layer: OnLayer | None = None
-        self._stretch = Stretch(0, len(self._own))
+        self._stretch = LayerRange(0, len(self._own))
         self._runner: Runner | None = None
         self._seats = nn.ModuleList(
-            _Seat(layer, returns, self._arrive) for layer, returns in zip(self._own, layers.returns, strict=True)
+            _LayerStandIn(layer, returns, self._arrive)
+            for layer, returns in zip(self._own, layers.returns, strict=True)
         )
 
     @property
@@ -130,7 +131,7 @@ class Walk:
 
     @contextmanager
     def stepping(
-        self, on_layer: OnLayer | None, stretch: Stretch | None = None, runner: Runner | None = None
+        self, on_layer: OnLayer | None, stretch: LayerRange | None = None, runner: Runner | None = None
     ) -> Iterator[None]:
         """Within the block a forward of the model walks; ``on_layer(index, rows)`` follows each layer and may raise.
 
@@ -138,7 +139,7 @@ class Walk:
         of all layers instead, and runs them itself, through ``layer``.
         """
         self._calls, self._on_layer = [], on_layer
-        self._stretch, self._runner = stretch or Stretch(0, len(self._own)), runner
+        self._stretch, self._runner = stretch or LayerRange(0, len(self._own)), runner
         self._parent._modules[self._name] = self._seats  # noqa: SLF001  (a swap must not run Module.__setattr__)
         try:
             yield
@@ -146,13 +147,13 @@ class Walk:
             self._parent._modules[self._name] = self._own  # noqa: SLF001
             self._calls, self._on_layer, self._runner = [], None, None
 
-    def layer(self, index: int, call: Call, hidden: torch.Tensor) -> torch.Tensor:
+    def layer(self, index: int, call: LayerCall, hidden: torch.Tensor) -> torch.Tensor:
         """Run the model's own layer ``index`` on ``hidden`` as ``call`` says, and return what comes out."""
         out = self._own[index](hidden, *call.args, **call.kwargs)
         given: torch.Tensor = out[0] if isinstance(out, tuple) else out
         return given
 
-    def _arrive(self, call: Call) -> torch.Tensor:
+    def _arrive(self, call: LayerCall) -> torch.Tensor:
         self._calls.append(call)
         if len(self._calls) < len(self._own):
             return call.hidden

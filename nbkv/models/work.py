@@ -28,7 +28,7 @@ class Unfollowed(Work):
 
 
 @dataclass(frozen=True, eq=False)
-class Front:
+class LayerFront:
     """Hidden states ``[..., rows, H]`` of some rows that have been through the layers before ``layer``.
 
     ``known``: their K/V in ``layer`` were made too, and counted as if that layer had run.
@@ -38,12 +38,12 @@ class Front:
     layer: int
     known: bool = False
 
-    def keep(self, which: torch.Tensor) -> Front:
+    def keep(self, which: torch.Tensor) -> LayerFront:
         """Return the front of the rows at indices ``which`` of these."""
         return replace(self, hidden=self.hidden.index_select(-2, which.to(self.hidden.device)))
 
 
-def begin(since: Front | None, work: Work | None) -> tuple[int, torch.Tensor | None]:
+def begin(since: LayerFront | None, work: Work | None) -> tuple[int, torch.Tensor | None]:
     """Return the first layer that rows ``since`` a front run through, and with what; what was counted counts once."""
     if since is None:
         return 0, None

@@ -10,7 +10,7 @@ from typing import Any
 from nbkv.context import Engine
 from nbkv.fidelity import fidelity
 from nbkv.inference.forced import follow
-from nbkv.inference.run import Run
+from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Comparison, Result
@@ -31,10 +31,10 @@ def compare(
         for strategy in chosen:
             runs[strategy.spec].append(_once(engine, strategy, prompt, wanted))
     picked = greedy(engine, prompt)
-    reference = follow(Run(engine, full, prompt, wanted), picked)
+    reference = follow(RequestRun(engine, full, prompt, wanted), picked)
     results = []
     for strategy in chosen:
-        own = reference if strategy is full else follow(Run(engine, strategy, prompt, wanted), picked)
+        own = reference if strategy is full else follow(RequestRun(engine, strategy, prompt, wanted), picked)
         results.append(replace(_median(runs[strategy.spec]), fidelity=fidelity(reference, own)))
     rows = tuple(_row(result, runs[result.strategy], runs[full.spec]) for result in results)
     return Comparison(
@@ -43,7 +43,7 @@ def compare(
 
 
 def _once(engine: Engine, strategy: Strategy, prompt: Prompt, wanted: Sampling) -> Result:
-    run = Run(engine, strategy, prompt, wanted, keep=False)
+    run = RequestRun(engine, strategy, prompt, wanted, keep=False)
     for _ in run.pieces():
         pass
     assert run.result is not None  # noqa: S101

@@ -12,7 +12,7 @@ from nbkv.errors import NbkvError, OutOfMemory
 from nbkv.stopping import Stopped, Stopper
 
 
-class Gate:
+class SessionLock:
     """The entrance of one session: other threads wait, a second request of the same thread is refused."""
 
     def __init__(self, name: str, stopper: Stopper) -> None:

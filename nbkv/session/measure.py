@@ -10,10 +10,10 @@ import torch
 from nbkv.context import Engine
 from nbkv.errors import BadOption
 from nbkv.events import Bus
-from nbkv.families.routing.kl_history import learn_drift
+from nbkv.families.routing.kl_history import learn_kl
 from nbkv.fidelity import fidelity
 from nbkv.inference.forced import follow
-from nbkv.inference.run import Run
+from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Result
@@ -22,10 +22,10 @@ from nbkv.strategy import Strategy, parse
 
 _GREEDY = 32  # tokens of full that every strategy is asked to agree with
 
-After = Callable[[Run, Strategy], Result]
+After = Callable[[RequestRun, Strategy], Result]
 
 
-class Yardstick:
+class FidelityMeter:
     """Says which requests of a session are measured: those that ask for it, and every ``every``-th (0: no others)."""
 
     def __init__(self, every: int) -> None:
@@ -43,7 +43,7 @@ class Yardstick:
         return measured if asked or (self._every and number % self._every == 0) else None
 
 
-def measured(run: Run, served: Strategy) -> Result:
+def measured(run: RequestRun, served: Strategy) -> Result:
     """Return ``run``'s result with KL and top-1 agreement of ``served`` against full on the same prompt.
 
     Both are run again for it, which no timing counts and nobody hears of; nothing of it is kept in the store. A stop
@@ -55,20 +55,22 @@ def measured(run: Run, served: Strategy) -> Result:
         return _without(result, "the model was changed while it answered")
     try:
         picked = greedy(engine, run.prompt)
-        full, own = (follow(Run(engine, one, run.prompt, run.sampling), picked) for one in (parse("full"), served))
+        full, own = (
+            follow(RequestRun(engine, one, run.prompt, run.sampling), picked) for one in (parse("full"), served)
+        )
     except Stopped:
         return _without(result, "stopped")
     except torch.OutOfMemoryError:
         return _without(result, "the device is out of memory")
     found = fidelity(full, own)
     if not served.exact:
-        learn_drift(engine.verdicts, result.fingerprint, served.spec, found.kl)
+        learn_kl(engine.verdicts, result.fingerprint, served.spec, found.kl)
     return replace(result, fidelity=found)
 
 
 def greedy(engine: Engine, prompt: Prompt) -> list[int]:
     """Return the first greedy tokens of full after ``prompt``; raises ``Stopped``."""
-    run = Run(engine, parse("full"), prompt, Sampling(max_new_tokens=_GREEDY), keep=False)
+    run = RequestRun(engine, parse("full"), prompt, Sampling(max_new_tokens=_GREEDY), keep=False)
     for _ in run.pieces():
         pass
     assert run.result is not None  # noqa: S101

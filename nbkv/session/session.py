@@ -15,7 +15,7 @@ from nbkv.context import Engine
 from nbkv.errors import BadOption, NbkvError, UnsupportedModel
 from nbkv.events import Bus
 from nbkv.families.residual import planner
-from nbkv.inference.run import Run
+from nbkv.inference.run import RequestRun
 from nbkv.models.loading import Loaded, load_model
 from nbkv.models.sampling import Sampling, sampling
 from nbkv.prompts import prompt as prompts
@@ -24,8 +24,8 @@ from nbkv.roster import roster
 from nbkv.session.chat import Chat
 from nbkv.session.chunks import make_chunk
 from nbkv.session.compare import compare
-from nbkv.session.lock import Gate
-from nbkv.session.measure import Yardstick
+from nbkv.session.lock import SessionLock
+from nbkv.session.measure import FidelityMeter
 from nbkv.session.stats import Meter, Stats
 from nbkv.session.stream import Stream
 from nbkv.session.verify import Report, verify
@@ -65,7 +65,7 @@ def load(
     chooses the block of a block-diffusion model among those it was made for. Raises ``LoadError``, ``UnknownName``,
     ``BadOption``, ``UnsupportedModel``.
     """
-    chosen, yardstick = parse(strategy), Yardstick(fidelity_every)
+    chosen, yardstick = parse(strategy), FidelityMeter(fidelity_every)
     if isinstance(store, str):
         check_spec(store)
     given: dict[str, Any] = {"device": device, "dtype": dtype, "model_kwargs": model_kwargs, "block_size": block_size}
@@ -84,7 +84,7 @@ class Session:
         *,
         tenant: str,
         name: str | None,
-        yardstick: Yardstick,
+        yardstick: FidelityMeter,
     ) -> None:
         """Use ``load`` instead."""
         strategy.check(loaded.adapter)
@@ -109,7 +109,7 @@ class Session:
             loaded.notes,
             loaded.verdicts,
         )
-        self._gate = Gate(self.name, self._stopper)
+        self._gate = SessionLock(self.name, self._stopper)
         self._verdicts = loaded.verdicts
         self._yardstick = yardstick
         self._count = 0
@@ -161,7 +161,7 @@ class Session:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
         engine, wanted = self._open(), self._wanted(stop, options)
         chosen, built, number = self._chosen(strategy, force=force), self._prompt(prompt, match), self._next_number()
-        run = Run(engine, chosen, built, wanted, number, after=self._yardstick.after(number, asked=fidelity))
+        run = RequestRun(engine, chosen, built, wanted, number, after=self._yardstick.after(number, asked=fidelity))
         return Stream(run, self._gate, self._remember)
 
     def chat(self, system: str | None = None) -> Chat:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Self
 
-from nbkv.inference.run import Run
+from nbkv.inference.run import RequestRun
 from nbkv.result import Result
-from nbkv.session.lock import Gate
+from nbkv.session.lock import SessionLock
 
 
 class Stream:
     """The text of an answer, piece by piece; ``result`` is there when it ends, is closed or is interrupted."""
 
-    def __init__(self, run: Run, gate: Gate, on_end: Callable[[Result], None]) -> None:
+    def __init__(self, run: RequestRun, gate: SessionLock, on_end: Callable[[Result], None]) -> None:
         """Use ``Session.stream`` instead; ``on_end`` is given the Result."""
         self._run, self._gate, self._on_end = run, gate, on_end
         self._pieces: Generator[str] | None = None

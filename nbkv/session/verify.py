@@ -19,7 +19,7 @@ from nbkv.models.diffusion.block import opened
 from nbkv.models.probing.rotary import alone, looked_at
 from nbkv.prompts.prompt import Prompt
 from nbkv.stores.memory import MemoryStore
-from nbkv.stores.scratch import Shelf
+from nbkv.stores.scratch import Scratch
 from nbkv.strategy import Prefilled, Strategy
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def verify(engine: Engine, strategies: Sequence[Strategy]) -> Report:
     A strategy the model cannot serve is a row that says why; it fails nothing.
     """
     adapter = engine.adapter
-    scratch = replace(engine, store=MemoryStore(limit=2**40), bus=Bus(), shelf=Shelf())
+    scratch = replace(engine, store=MemoryStore(limit=2**40), bus=Bus(), shelf=Scratch())
     first, second = _prompts(adapter.config.vocab_size, adapter.capabilities)
     plain = {ids: _plain(engine, ids) for ids in (first, second)}
     limit = _FP32_LIMIT if adapter.dtype == torch.float32 else _half_limit(engine, first, plain[first])

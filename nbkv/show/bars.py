@@ -14,7 +14,7 @@ LABEL = 24  # characters
 LETTER = 14  # pixels that a letter needs
 
 
-class Part(NamedTuple):
+class TimingPart(NamedTuple):
     """A part of the TTFT: its name, seconds, colour and letter."""
 
     name: str
@@ -33,17 +33,17 @@ REST = ("decode", "#8a8f98", "D")  # of the first token: what is left when the p
 COLOURS = {name: colour for name, _, colour, _ in PARTS} | {REST[0]: REST[1]}
 
 
-def parts(timing: dict[str, Any]) -> list[Part]:
+def parts(timing: dict[str, Any]) -> list[TimingPart]:
     """Return the parts of ``timing``'s TTFT; they sum to it.
 
     Where the parts are not known (a history keeps the sum only) there is one part without a letter.
     """
     total = float(timing.get("ttft_s") or 0.0)
     if not any(key in timing for _, key, _, _ in PARTS):
-        return [Part("", total, COLOURS["load"], "")]
-    found = [Part(name, float(timing.get(key) or 0.0), colour, letter) for name, key, colour, letter in PARTS]
+        return [TimingPart("", total, COLOURS["load"], "")]
+    found = [TimingPart(name, float(timing.get(key) or 0.0), colour, letter) for name, key, colour, letter in PARTS]
     name, colour, letter = REST
-    return [*found, Part(name, max(0.0, total - sum(part.value for part in found)), colour, letter)]
+    return [*found, TimingPart(name, max(0.0, total - sum(part.value for part in found)), colour, letter)]
 
 
 def ttft_html(rows: Sequence[tuple[str, dict[str, Any]]], title: str = "Time to first token") -> str:
@@ -61,7 +61,7 @@ def _row(label: str, timing: dict[str, Any], scale: float) -> str:
     return f"<tr>{name}{row}</tr>"
 
 
-def _segment(part: Part, label: str, scale: float) -> str:
+def _segment(part: TimingPart, label: str, scale: float) -> str:
     width = scale * part.value
     letter = part.letter if width > LETTER else ""
     told = escape(f"{label} {part.name} {seconds(part.value)}".strip())
@@ -72,10 +72,12 @@ def _segment(part: Part, label: str, scale: float) -> str:
 
 def _legend(rows: Sequence[tuple[str, dict[str, Any]]], longest: float) -> str:
     used = {part.name for _, timing in rows for part in _visible(timing, WIDTH / longest)}
-    known = [Part(name, 0, colour, letter) for name, _, colour, letter in PARTS] + [Part(REST[0], 0, *REST[1:])]
+    known = [TimingPart(name, 0, colour, letter) for name, _, colour, letter in PARTS] + [
+        TimingPart(REST[0], 0, *REST[1:])
+    ]
     shown = [f"{chip(part.letter, part.colour)} {part.name}" for part in known if part.name in used]
     return f"<p>{' '.join(shown)}</p>" if shown else ""
 
 
-def _visible(timing: dict[str, Any], scale: float) -> list[Part]:
+def _visible(timing: dict[str, Any], scale: float) -> list[TimingPart]:
     return [part for part in parts(timing) if part.value * scale > 0.3]  # noqa: PLR2004  (a third of a pixel)

@@ -16,7 +16,7 @@ LABEL, CHARACTER, LINE = 24, 7.0, 14.0
 _TEXT = f"position:absolute;font-size:11px;line-height:{LINE:.0f}px;white-space:nowrap"
 
 
-class Box(NamedTuple):
+class LabelBox(NamedTuple):
     """A rectangle that is already written on."""
 
     left: float
@@ -24,7 +24,7 @@ class Box(NamedTuple):
     top: float
     bottom: float
 
-    def meets(self, other: Box) -> bool:
+    def meets(self, other: LabelBox) -> bool:
         """Whether two rectangles overlap."""
         apart_x = self.right < other.left or other.right < self.left
         return not (apart_x or self.bottom < other.top or other.bottom < self.top)
@@ -70,7 +70,7 @@ def _axes(low: int, high: int, widest: float) -> list[str]:
 
 def _points(points: list[tuple[float, float, dict[str, Any]]]) -> list[str]:
     """Draw each point, and its label where that covers nothing drawn before; else only hovering tells the name."""
-    marks, taken = [], [Box(x - 5, x + 5, y - 5, y + 5) for x, y, _ in points]
+    marks, taken = [], [LabelBox(x - 5, x + 5, y - 5, y + 5) for x, y, _ in points]
     for x, y, row in points:
         told = escape(f"{row['strategy']}: KL {nats(row['kl'])}, {share(row['compute_share'])} computed")
         dot = "width:10px;height:10px;border-radius:5px;background-color:#2f7fd0;z-index:1"
@@ -84,12 +84,12 @@ def _points(points: list[tuple[float, float, dict[str, Any]]]) -> list[str]:
     return marks
 
 
-def _places(x: float, y: float, label: str) -> list[Box]:
+def _places(x: float, y: float, label: str) -> list[LabelBox]:
     """Return where a label may stand, best first: right of its point, then left, each also somewhat above or below."""
     width = CHARACTER * len(label)
     right = [(x + 9, y + dy) for dy in (0, -LINE, LINE, -2 * LINE, -3 * LINE)]
     left = [(x - 9 - width, y + dy) for dy in (0, -LINE, LINE, -2 * LINE, -3 * LINE, -4 * LINE)]
-    return [Box(at, at + width, middle - LINE / 2, middle + LINE / 2 - 1) for at, middle in (*right, *left)]
+    return [LabelBox(at, at + width, middle - LINE / 2, middle + LINE / 2 - 1) for at, middle in (*right, *left)]
 
 
 def _word(text: str, left: float, top: float, more: str = "") -> str:

@@ -14,7 +14,7 @@ from nbkv.show.page import bounded
 from nbkv.show.units import cut, plural, share
 
 
-class Look(NamedTuple):
+class SourceStyle(NamedTuple):
     """How tokens of one source are drawn: letter and meaning in the legend, line below, colour of bar, of ground."""
 
     letter: str
@@ -31,11 +31,11 @@ class Look(NamedTuple):
 
 
 SOURCES = {
-    "PREFIX": Look("P", "reused as prefix", "2px solid", "#2f7fd0", "rgba(38,120,210,0.26)"),
-    "CHUNK": Look("C", "reused from a chunk", "3px double", "#1f9d64", "rgba(20,150,90,0.26)"),
-    "CORRECTED": Look("A", "reused and adjusted", "2px dashed", "#9a5cc9", "rgba(150,80,200,0.27)"),
-    "RECOMPUTED": Look("R", "recomputed", "2px dotted", "#d98100", "rgba(230,130,0,0.32)"),
-    "FRESH": Look("F", "fresh", "", "#8a8f98", "rgba(128,128,128,0.13)"),
+    "PREFIX": SourceStyle("P", "reused as prefix", "2px solid", "#2f7fd0", "rgba(38,120,210,0.26)"),
+    "CHUNK": SourceStyle("C", "reused from a chunk", "3px double", "#1f9d64", "rgba(20,150,90,0.26)"),
+    "CORRECTED": SourceStyle("A", "reused and adjusted", "2px dashed", "#9a5cc9", "rgba(150,80,200,0.27)"),
+    "RECOMPUTED": SourceStyle("R", "recomputed", "2px dotted", "#d98100", "rgba(230,130,0,0.32)"),
+    "FRESH": SourceStyle("F", "fresh", "", "#8a8f98", "rgba(128,128,128,0.13)"),
 }
 EACH_TOKEN = 160  # up to this prompt length every token has its own mark
 MAX_SEGMENTS = 80  # of longer ones: fifty results have to fit into a notebook of 2 MB

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from nbkv.kv import KV, Space
 from nbkv.stores.radix import Node
-from nbkv.stores.state_checkpoints import Checkpoint
+from nbkv.stores.state_checkpoints import StateCheckpoint
 
 
 class Buffer(Protocol):
@@ -48,7 +48,7 @@ class Branch(Buffer, Protocol):
 
 
 @dataclass(eq=False)
-class Line:
+class PathBuffer:
     """A buffer and the tree nodes that live in it.
 
     Invariant: for each of its nodes the buffer holds the K/V of the path to that node, from the buffer's base on, so
@@ -77,7 +77,7 @@ class Line:
         return max((node.stop for node in self.nodes), default=0)
 
 
-Home = Line | KV
+Home = PathBuffer | KV
 
 
 @dataclass
@@ -99,12 +99,12 @@ class Lease:
     """
 
     space: Space
-    line: Line
+    line: PathBuffer
     matched: int
     known: int
     nodes: list[Node[Home]]
     copied: int
     branch: int = 0
-    checkpoint: Checkpoint | None = None
-    made: tuple[Checkpoint, ...] = ()
-    reads: tuple[tuple[Line, int], ...] = ()
+    checkpoint: StateCheckpoint | None = None
+    made: tuple[StateCheckpoint, ...] = ()
+    reads: tuple[tuple[PathBuffer, int], ...] = ()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nbkv.stores.base import Line
+from nbkv.stores.base import PathBuffer
 
 
-class Ledger:
+class BufferLedger:
     """Lines, with the bytes they took when their last lease ended; what is on lease may grow, and is asked each time.
 
     A line without nodes is none of the ledger's, unless it is on lease.
@@ -15,12 +15,12 @@ class Ledger:
 
     def __init__(self) -> None:
         """Start without lines."""
-        self._bytes: dict[Line, int] = {}
+        self._bytes: dict[PathBuffer, int] = {}
         self._sum = 0
-        self._leased: set[Line] = set()
-        self._loose: set[Line] = set()  # not on lease now, but since they were last fitted
+        self._leased: set[PathBuffer] = set()
+        self._loose: set[PathBuffer] = set()  # not on lease now, but since they were last fitted
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[PathBuffer]:
         """Yield every line."""
         yield from (*self._leased, *self._bytes)
 
@@ -29,13 +29,13 @@ class Ledger:
         """Return the bytes allocated by all lines, used or not."""
         return self._sum + sum(line.buffer.nbytes for line in self._leased)
 
-    def lease(self, line: Line) -> None:
+    def lease(self, line: PathBuffer) -> None:
         """Have ``line``, new or known, on lease."""
         self._forget(line)
         self._leased.add(line)
         line.leased = True
 
-    def settle(self, line: Line) -> None:
+    def settle(self, line: PathBuffer) -> None:
         """End the lease of ``line``."""
         self._leased.discard(line)
         line.leased = False
@@ -50,7 +50,7 @@ class Ledger:
             self._count(line)
         self._loose.clear()
 
-    def shrink(self, line: Line) -> None:
+    def shrink(self, line: PathBuffer) -> None:
         """Give back what a node that left ``line`` took."""
         if line.leased:
             return
@@ -69,11 +69,11 @@ class Ledger:
         for line in self._leased:
             line.nodes.clear()
 
-    def _count(self, line: Line) -> None:
+    def _count(self, line: PathBuffer) -> None:
         now = line.buffer.nbytes
         self._sum += now - self._bytes.get(line, 0)
         self._bytes[line] = now
 
-    def _forget(self, line: Line) -> None:
+    def _forget(self, line: PathBuffer) -> None:
         self._loose.discard(line)
         self._sum -= self._bytes.pop(line, 0)

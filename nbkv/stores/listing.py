@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nbkv.kv import KV, Space
-from nbkv.stores.base import Home, Line
+from nbkv.stores.base import Home, PathBuffer
 from nbkv.stores.radix import Node, RadixTree
-from nbkv.stores.state_checkpoints import Checkpoints
+from nbkv.stores.state_checkpoints import StateCheckpoints
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _COLUMNS = ["tokens", "own_tokens", "bytes", "state_bytes", "in_line", "lineage", "tenant", "used"]
 
 
-def sequences(trees: Mapping[Space, RadixTree[Home]], checkpoints: Checkpoints) -> pd.DataFrame:
+def sequences(trees: Mapping[Space, RadixTree[Home]], checkpoints: StateCheckpoints) -> pd.DataFrame:
     """Return one row for each leaf of ``trees``, the most recently used first.
 
     ``bytes`` are those of its own tokens' K/V, ``state_bytes`` those of all checkpoints from its first token on.
@@ -29,7 +29,7 @@ def sequences(trees: Mapping[Space, RadixTree[Home]], checkpoints: Checkpoints) 
             len(node.ids),
             own_bytes(node),
             sum(checkpoints.bytes_of(above) for above in node.path),
-            isinstance(node.payload, Line),
+            isinstance(node.payload, PathBuffer),
             space.lineage,
             space.tenant,
             node.used,

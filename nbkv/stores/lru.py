@@ -11,7 +11,7 @@ from nbkv.stores.radix import Node
 _SPARE = 64  # entries of nodes that are gone, besides as many as there are others
 
 
-class Recency:
+class LRULeaves:
     """A heap with one entry a leaf, as old as when it was made: a leaf used since then goes back when it comes up.
 
     Leaves on lease and nodes that are no leaves any more are left out as they come up. Whoever frees one adds it again.

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space
 from nbkv.stores import prefix_sharing
-from nbkv.stores.base import Branch, Buffer, Counts, Home, Lease, Line
-from nbkv.stores.buffers import Ledger
+from nbkv.stores.base import Branch, Buffer, Counts, Home, Lease, PathBuffer
+from nbkv.stores.buffers import BufferLedger
 from nbkv.stores.listing import own_bytes, sequences
-from nbkv.stores.lru import Recency
+from nbkv.stores.lru import LRULeaves
 from nbkv.stores.radix import Node, RadixTree
-from nbkv.stores.scratch import Shelves
-from nbkv.stores.state_checkpoints import Checkpoint, Checkpoints, least_worth
+from nbkv.stores.scratch import ScratchSpaces
+from nbkv.stores.state_checkpoints import StateCheckpoint, StateCheckpoints, least_worth
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,15 +40,15 @@ class MemoryStore:
     bus: Bus = field(default_factory=Bus)
     name: str = "memory"
     counts: Counts = field(default_factory=Counts)
-    shelves: Shelves = field(default_factory=Shelves)
+    shelves: ScratchSpaces = field(default_factory=ScratchSpaces)
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
         """Start empty."""
         self._trees: dict[Space, RadixTree[Home]] = {}
-        self._lines = Ledger()
-        self._leaves = Recency()
-        self._checkpoints = Checkpoints()
+        self._lines = BufferLedger()
+        self._leaves = LRULeaves()
+        self._checkpoints = StateCheckpoints()
         self._tails = 0  # bytes of nodes with memory of their own
         self._lock = threading.RLock()
 
@@ -90,7 +90,7 @@ class MemoryStore:
             self.counts.misses += not matched
             return lease
 
-    def give(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[Checkpoint] = ()) -> None:
+    def give(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[StateCheckpoint] = ()) -> None:
         """Keep what the leased line now holds, ``ids`` from its first token on, and end the lease.
 
         ``checkpoints`` and those the lease has ``made`` are kept at their positions among these tokens.
@@ -135,7 +135,7 @@ class MemoryStore:
                     begin, home = max(node.start, start), node.payload
                     kv = (
                         home.buffer.read(begin, node.stop)
-                        if isinstance(home, Line)
+                        if isinstance(home, PathBuffer)
                         else home[slice(begin - node.start, None)]
                     )
                     pieces.append((begin, kv))
@@ -212,20 +212,20 @@ class MemoryStore:
         matched: int,
         new: Callable[[], Buffer],
         branch_at: Callable[[int], Branch] | None,
-    ) -> tuple[Line, int]:
+    ) -> tuple[PathBuffer, int]:
         """Return the line to write on and how many tokens of the path it holds, or reads elsewhere, already."""
         for node in reversed(path):
             line = node.payload
-            if isinstance(line, Line) and not line.leased and node.stop >= line.read_to:
+            if isinstance(line, PathBuffer) and not line.leased and node.stop >= line.read_to:
                 if line.base and branch_at is None:
                     continue
                 outgoing = sum(len(other.ids) for other in line.nodes if other.start >= node.stop)
                 if outgoing + matched - node.stop <= matched:
                     return line, node.stop
         base = prefix_sharing.base(path) if branch_at else 0
-        return Line(branch_at(base) if branch_at and base else new()), base
+        return PathBuffer(branch_at(base) if branch_at and base else new()), base
 
-    def _displace(self, line: Line, held: int) -> int:
+    def _displace(self, line: PathBuffer, held: int) -> int:
         """Copy out the nodes of ``line`` behind ``held``, so that it can be written there; return the tokens copied."""
         moved = 0
         for node in [node for node in line.nodes if node.start >= held]:
@@ -236,14 +236,16 @@ class MemoryStore:
         line.buffer.truncate(held)
         return moved
 
-    def _fill(self, line: Line, path: list[Node[Home]], held: int) -> int:
+    def _fill(self, line: PathBuffer, path: list[Node[Home]], held: int) -> int:
         """Copy the nodes of ``path`` from ``held`` on into ``line``; return the tokens copied."""
         copied = 0
         for node in path:
             if node.start < held or node.payload is None:
                 continue
             home = node.payload
-            line.buffer.write(node.start, home.buffer.read(node.start, node.stop) if isinstance(home, Line) else home)
+            line.buffer.write(
+                node.start, home.buffer.read(node.start, node.stop) if isinstance(home, PathBuffer) else home
+            )
             if isinstance(home, KV):
                 self._settle(node, line)
             copied += len(node.ids)
@@ -257,11 +259,11 @@ class MemoryStore:
         before = [node for node in lease.nodes if node.start < line.base]
         pieces = [replace(piece, stop=min(piece.stop, line.base)) for piece in prefix_sharing.pieces(before)]
         line.buffer.share([piece.read() for piece in pieces])
-        lease.reads = tuple((piece.home, piece.stop) for piece in pieces if isinstance(piece.home, Line))
+        lease.reads = tuple((piece.home, piece.stop) for piece in pieces if isinstance(piece.home, PathBuffer))
         for home, stop in lease.reads:
             home.readers.append(stop)
 
-    def _settle(self, node: Node[Home], line: Line) -> None:
+    def _settle(self, node: Node[Home], line: PathBuffer) -> None:
         """Let ``node`` live in ``line``, which holds its tokens, and free the memory of its own."""
         if isinstance(node.payload, KV):
             self._tails -= node.payload.nbytes
@@ -270,7 +272,7 @@ class MemoryStore:
 
     def _on_split(self, upper: Node[Home], lower: Node[Home]) -> None:
         home = upper.payload
-        if isinstance(home, Line):
+        if isinstance(home, PathBuffer):
             home.nodes.add(upper)
         elif home is not None:  # copies, so that evicting one half frees its memory
             upper.payload, lower.payload = home[: len(upper.ids)].compact(), home[len(upper.ids) :].compact()
@@ -309,7 +311,7 @@ class MemoryStore:
         worths = [hung.candidate(node, own_bytes(node)) for node in found]
         return found[least_worth(worths, self.alpha)] if found else None
 
-    def _hang(self, tree: RadixTree[Home], ids: Sequence[int], checkpoint: Checkpoint) -> None:
+    def _hang(self, tree: RadixTree[Home], ids: Sequence[int], checkpoint: StateCheckpoint) -> None:
         states = checkpoint.states
         if not states.at or states.at > len(ids):
             return

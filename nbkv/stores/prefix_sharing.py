@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nbkv.kv import KV
-from nbkv.stores.base import Home, Line
+from nbkv.stores.base import Home, PathBuffer
 from nbkv.stores.radix import Node
 
 PART = 512  # tokens whose copy one more part of the attention is worth
 
 
 @dataclass(frozen=True)
-class Piece:
+class SharedSpan:
     """Tokens ``[start, stop)`` of a path that lie together in ``home``."""
 
     home: Home
@@ -27,20 +27,20 @@ class Piece:
 
     def read(self) -> KV:
         """Return a view of them."""
-        if isinstance(self.home, Line):
+        if isinstance(self.home, PathBuffer):
             return self.home.buffer.read(self.start, self.stop)
         return self.home[: self.stop - self.start]
 
 
-def pieces(path: Sequence[Node[Home]]) -> list[Piece]:
+def pieces(path: Sequence[Node[Home]]) -> list[SharedSpan]:
     """Return where the tokens of ``path`` lie; neighbours in one line are one piece."""
-    found: list[Piece] = []
+    found: list[SharedSpan] = []
     for node in path:
         assert node.payload is not None  # noqa: S101
-        if found and isinstance(node.payload, Line) and found[-1].home is node.payload:
-            found[-1] = Piece(node.payload, found[-1].start, node.stop)
+        if found and isinstance(node.payload, PathBuffer) and found[-1].home is node.payload:
+            found[-1] = SharedSpan(node.payload, found[-1].start, node.stop)
         else:
-            found.append(Piece(node.payload, node.start, node.stop))
+            found.append(SharedSpan(node.payload, node.start, node.stop))
     return found
 
 

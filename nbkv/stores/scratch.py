@@ -6,18 +6,18 @@ import weakref
 from typing import Any
 
 
-class Shelf(dict[str, Any]):
+class Scratch(dict[str, Any]):
     """One session's own things, by the name of the strategy that put them there; no other session can reach it."""
 
 
-class Shelves:
+class ScratchSpaces:
     """The shelves of the sessions that use a store, for as long as those live."""
 
     def __init__(self) -> None:
         """Know none."""
-        self._known: list[weakref.ref[Shelf]] = []
+        self._known: list[weakref.ref[Scratch]] = []
 
-    def add(self, shelf: Shelf) -> None:
+    def add(self, shelf: Scratch) -> None:
         """Remember ``shelf``, once."""
         self._known = [ref for ref in self._known if ref() is not None and ref() is not shelf]
         self._known.append(weakref.ref(shelf))

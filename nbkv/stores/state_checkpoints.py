@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from nbkv.stores.radix import Node
 
 
-class States(Protocol):
-    """States after ``at`` tokens; ``nbkv.models.caches.recurrent.States`` is one."""
+class StateSnapshot(Protocol):
+    """States after ``at`` tokens; ``nbkv.models.caches.recurrent.LayerStates`` is one."""
 
     @property
     def at(self) -> int:
@@ -27,34 +27,34 @@ class States(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Checkpoint:
+class StateCheckpoint:
     """States, and the FLOPs of the prefill that made them, from the first token on."""
 
-    states: States
+    states: StateSnapshot
     flops: float
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EvictionCandidate:
     """Something that may be evicted: when it was used last, and the FLOPs it saves for each byte."""
 
     used: int
     efficiency: float
 
 
-class Checkpoints:
+class StateCheckpoints:
     """Which nodes have one."""
 
     def __init__(self) -> None:
         """Know none."""
-        self._at: dict[Node[Any], Checkpoint] = {}
+        self._at: dict[Node[Any], StateCheckpoint] = {}
         self.nbytes = 0  # of all of them
 
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self._at)
 
-    def of(self, node: Node[Any]) -> Checkpoint | None:
+    def of(self, node: Node[Any]) -> StateCheckpoint | None:
         """Return the one behind ``node``, or None."""
         return self._at.get(node)
 
@@ -63,7 +63,7 @@ class Checkpoints:
         found = self._at.get(node)
         return 0 if found is None else found.states.nbytes
 
-    def put(self, node: Node[Any], checkpoint: Checkpoint) -> bool:
+    def put(self, node: Node[Any], checkpoint: StateCheckpoint) -> bool:
         """Hang ``checkpoint`` behind ``node`` if none hangs there yet, and return whether it was so."""
         if node in self._at:
             return False
@@ -90,9 +90,9 @@ class Checkpoints:
         """Return whether ``node`` may be evicted: a leaf, or states on the way to one other node; no branch point."""
         return not node.leases and (not node.children or (len(node.children) == 1 and node in self._at))
 
-    def candidate(self, node: Node[Any], kv_bytes: int) -> Candidate:
+    def candidate(self, node: Node[Any], kv_bytes: int) -> EvictionCandidate:
         """Return what evicting ``node`` would lose; ``kv_bytes`` are those of its tokens, which go with a leaf only."""
-        return Candidate(node.used, self._efficiency(node, 0 if node.children else kv_bytes))
+        return EvictionCandidate(node.used, self._efficiency(node, 0 if node.children else kv_bytes))
 
     def _efficiency(self, node: Node[Any], kv_bytes: int) -> float:
         """Return the FLOPs that the checkpoint behind ``node`` saves for each byte that goes with it.
@@ -107,7 +107,7 @@ class Checkpoints:
         return (mine.flops - start) / max(1, mine.states.nbytes + kv_bytes)
 
 
-def least_worth(candidates: Sequence[Candidate], alpha: float) -> int:
+def least_worth(candidates: Sequence[EvictionCandidate], alpha: float) -> int:
     """Return the index of the candidate worth least: recency + ``alpha`` x FLOPs saved per byte, both scaled to 1.
 
     Without checkpoints, or at ``alpha`` 0, that is the least recently used. Marconi tunes alpha on the requests it

@@ -17,8 +17,8 @@ from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Bus, Fallback
 from nbkv.families.routing.cost_model import are_known, costs, learn_pace, pace
-from nbkv.families.routing.estimate import Outlook, look
-from nbkv.families.routing.kl_history import drift, learn_drift
+from nbkv.families.routing.estimate import Estimate, look
+from nbkv.families.routing.kl_history import kl_history, learn_kl
 from nbkv.fidelity import kl
 from nbkv.models.diffusion.block import Block
 from nbkv.models.work import Work
@@ -30,7 +30,7 @@ _FIRST = 3  # prompts on which a blend is measured before it serves under a boun
 _EVERY = 16  # and then each time it would have served this many
 
 
-class _Choice(NamedTuple):
+class _ServingOption(NamedTuple):
     """One way to serve a prompt: the seconds expected by the model of costs, and as corrected by experience."""
 
     strategy: Strategy
@@ -38,12 +38,12 @@ class _Choice(NamedTuple):
     expected: float
 
 
-class _Decision(NamedTuple):
+class _RoutingDecision(NamedTuple):
     """Who serves, who else could have, ``why`` not the blend where chunks are there for one, whether to measure it."""
 
-    chosen: _Choice
-    others: tuple[_Choice, ...]
-    blend: _Choice
+    chosen: _ServingOption
+    others: tuple[_ServingOption, ...]
+    blend: _ServingOption
     why: str = ""
     measure: bool = False
 
@@ -133,21 +133,21 @@ class Auto(Strategy):
         if prefilled.by is not None:
             prefilled.by.commit(prefilled, ids, request, ctx)
 
-    def _decide(self, outlook: Outlook, ctx: Context) -> _Decision:
+    def _decide(self, outlook: Estimate, ctx: Context) -> _RoutingDecision:
         """Return who serves a prompt of which the store knows ``outlook``."""
         full, prefix, blend = self._choices(outlook, ctx)
         # full keeps nothing, so it must be clearly cheaper: where KV loads slower than it is computed
         exact = full if full.expected < _WORTH * prefix.expected else prefix
         other = prefix if exact is full else full
         if not outlook.placed:
-            return _Decision(exact, (other,), blend)
+            return _RoutingDecision(exact, (other,), blend)
         why = self._against(blend, exact, ctx)
         measure = not why and self._is_due(blend, ctx)
         if why or measure or (why := self._too_far(blend, ctx)):
-            return _Decision(exact, (other, blend), blend, why, measure)
-        return _Decision(blend, (full, prefix), blend)
+            return _RoutingDecision(exact, (other, blend), blend, why, measure)
+        return _RoutingDecision(blend, (full, prefix), blend)
 
-    def _choices(self, outlook: Outlook, ctx: Context) -> tuple[_Choice, _Choice, _Choice]:
+    def _choices(self, outlook: Estimate, ctx: Context) -> tuple[_ServingOption, _ServingOption, _ServingOption]:
         """Return full, prefix and the blend with what they are expected to take."""
         measured, blend = costs(ctx), parse(self.blend)
         budget: float = blend.budget  # type: ignore[attr-defined]  # looked at when it was made
@@ -156,10 +156,10 @@ class Auto(Strategy):
             (parse("prefix"), outlook.by_prefix(measured)),
             (blend, outlook.by_blend(measured, budget)),
         )
-        full, prefix, mixed = (_Choice(way, seconds, seconds * pace(ctx, way)) for way, seconds in ways)
+        full, prefix, mixed = (_ServingOption(way, seconds, seconds * pace(ctx, way)) for way, seconds in ways)
         return full, prefix, mixed
 
-    def _against(self, blend: _Choice, exact: _Choice, ctx: Context) -> str:
+    def _against(self, blend: _ServingOption, exact: _ServingOption, ctx: Context) -> str:
         """Return why the blend may not or need not serve; empty if nothing speaks against it."""
         if refusal := _refusal(blend.strategy, ctx):
             return refusal
@@ -167,17 +167,17 @@ class Auto(Strategy):
             return "below break-even"
         return ""
 
-    def _is_due(self, blend: _Choice, ctx: Context) -> bool:
+    def _is_due(self, blend: _ServingOption, ctx: Context) -> bool:
         """Return whether the blend is to be measured on this prompt; counts the prompts it would serve."""
         if self.max_kl is None:
             return False
         name = f"turns@{blend.strategy.spec}@{ctx.model}"
         turn = int(ctx.verdicts.get(name) or 0) + 1
         ctx.verdicts.hold(name, turn)
-        return drift(ctx.verdicts, ctx.model, blend.strategy.spec).n < _FIRST or turn % _EVERY == 0
+        return kl_history(ctx.verdicts, ctx.model, blend.strategy.spec).n < _FIRST or turn % _EVERY == 0
 
-    def _too_far(self, blend: _Choice, ctx: Context) -> str:
-        known = drift(ctx.verdicts, ctx.model, blend.strategy.spec)
+    def _too_far(self, blend: _ServingOption, ctx: Context) -> str:
+        known = kl_history(ctx.verdicts, ctx.model, blend.strategy.spec)
         if self.max_kl is None or known.mean <= self.max_kl:
             return ""
         return f"its mean KL of {known.mean:.2g} on {known.n} prompts is above max_kl={self.max_kl:g}"
@@ -199,7 +199,7 @@ def _serve(strategy: Strategy, request: Request, ctx: Context) -> Prefilled:
     return prefilled
 
 
-def _timed(chosen: _Choice, request: Request, ctx: Context) -> Prefilled:
+def _timed(chosen: _ServingOption, request: Request, ctx: Context) -> Prefilled:
     """Let the choice run the prompt, and learn from how long it takes."""
     clock = timed()
     prefilled = _serve(chosen.strategy, request, ctx)
@@ -222,11 +222,11 @@ def _count(tried: Prefilled, blend: Strategy, prefilled: Prefilled, said: torch.
     """Let what was ``tried`` count as selection, and its distance from what was served, and ``said``, in the mean."""
     prefilled.select.token_layers += tried.select.token_layers + tried.rows.token_layers
     distance = kl(said, tried.logits)
-    known = learn_drift(ctx.verdicts, ctx.model, blend.spec, distance)
+    known = learn_kl(ctx.verdicts, ctx.model, blend.spec, distance)
     mean = f"mean of {known.n}: {known.mean:.2g}"
     return f"auto: measured {blend.spec} on this prompt, KL {distance:.2g} ({mean}), the exact answer was at hand"
 
 
-def _say(way: _Choice) -> str:
+def _say(way: _ServingOption) -> str:
     seconds = f"{way.expected:.3f} s" if way.expected >= 0.01 else f"{way.expected * 1e3:.2g} ms"  # noqa: PLR2004
     return f"{way.strategy.spec}, {seconds}"

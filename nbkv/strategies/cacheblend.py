@@ -10,7 +10,7 @@ import torch
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption
 from nbkv.families.blend.base import Blend
-from nbkv.families.blend.partial import Mix
+from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_share
 from nbkv.families.routing.cost_model import costs, token_bytes
 from nbkv.selection import best, count
@@ -68,20 +68,20 @@ class CacheBlend(Blend):
         prefilled.notes.append(f"{over}: budget {budget:.2g}")
         return prefilled
 
-    def select(self, mix: Mix) -> torch.Tensor:
+    def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return the rows that deviate most at the last check layer of those that did at the ones before."""
-        room = mix.room(self.budget)
-        layers = [layer for layer in self.check_layers if layer < mix.n_layers - 1]
+        room = partial.room(self.budget)
+        layers = [layer for layer in self.check_layers if layer < partial.n_layers - 1]
         if not room or not layers:
-            return mix.reused[:room]
-        rows = mix.reused
-        mix.begin(rows)
+            return partial.reused[:room]
+        rows = partial.reused
+        partial.begin(rows)
         for index, layer in enumerate(layers):
-            scores = mix.deviation(layer, self.deviation)
+            scores = partial.deviation(layer, self.deviation)
             left = len(layers) - 1 - index
             # each check but the last keeps a bit more than the budget: evenly spaced shares down to it
             keep = room + count(left / len(layers), min(room, len(rows) - room))
             kept = best(scores[rows], rows, keep)
-            mix.narrow(kept)
+            partial.narrow(kept)
             rows = kept
         return rows

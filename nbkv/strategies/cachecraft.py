@@ -17,9 +17,9 @@ import torch
 
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption
-from nbkv.families.blend.harvest import Harvest, Kept
-from nbkv.families.blend.layerwise import Held
-from nbkv.families.blend.partial import Mix
+from nbkv.families.blend.harvest import Harvest, HarvestedKV
+from nbkv.families.blend.layerwise import SpanKV
+from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_count
 from nbkv.kv import KV, Span
 from nbkv.models.attention.layer import Attended
@@ -29,7 +29,7 @@ from nbkv.selection import best, count
 Ids = tuple[int, ...]
 
 
-class Part(NamedTuple):
+class PromptPart(NamedTuple):
     """A chunk, or the text between two chunks, by its token ids; where it stands in a prompt."""
 
     ids: Ids
@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Variant(Kept):
+class Variant(HarvestedKV):
     """Chunk ``ids`` as it was in a prompt: its KV, the parts ``before`` it, and what its tokens attended to.
 
     ``inter`` ``[T, parts]`` and ``intra`` ``[T]`` are attention weights; ``uses`` counts the requests that took it.
@@ -75,10 +75,10 @@ class Variant(Kept):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Choice(Held):
+class VariantChoice(SpanKV):
     """What was chosen for the chunk that is part ``index`` of ``parts``: a variant, or None for its canonical KV."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
     index: int
     name: str
     cfo: float
@@ -136,7 +136,7 @@ class CacheCraft(Harvest):
 
     # which variant
 
-    def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, Held]]:
+    def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, SpanKV]]:
         """Return for each chunk the variant with the lowest CFO."""
         parts, mine = split(request.prompt), self._variants(ctx)
         names = {start: chunk.name for chunk, start, _ in request.prompt.chunks}
@@ -146,14 +146,16 @@ class CacheCraft(Harvest):
             if part.span.start in names
         }
 
-    def _choose(self, parts: tuple[Part, ...], index: int, name: str, variants: Sequence[Variant]) -> Choice:
+    def _choose(
+        self, parts: tuple[PromptPart, ...], index: int, name: str, variants: Sequence[Variant]
+    ) -> VariantChoice:
         now = [earlier.ids for earlier in parts[:index]]
         cfo, variant = self.need(None, now), None
         for one in variants:
             if one.ids == parts[index].ids and (needs := self.need(one, now)) < cfo:
                 cfo, variant = needs, one
         kv, base = (None, 0) if variant is None else (variant.kv, variant.base)
-        return Choice(kv=kv, base=base, parts=parts, index=index, name=name, cfo=cfo, variant=variant)
+        return VariantChoice(kv=kv, base=base, parts=parts, index=index, name=name, cfo=cfo, variant=variant)
 
     def need(self, variant: Variant | None, now: Sequence[Ids]) -> float:
         """Return the CFO of ``variant`` (None: canonical) behind the parts ``now`` (eq 12)."""
@@ -162,59 +164,65 @@ class CacheCraft(Harvest):
         fits = variant.overlap(now) * (1 - disorder(variant.before, now))
         return fix_overhead(self.alpha, variant.cci, fits)
 
-    def select(self, mix: Mix) -> torch.Tensor:
+    def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return of each chunk the rows that need it, as many as its CFO or the budget says."""
-        chosen = choices(mix)
-        rows = [mix.reused[(mix.reused >= one.span.start) & (mix.reused < one.span.stop)] for one in chosen]
+        chosen = choices(partial)
+        rows = [partial.reused[(partial.reused >= one.span.start) & (partial.reused < one.span.stop)] for one in chosen]
         sizes = [count(one.cfo, len(some)) for one, some in zip(chosen, rows, strict=True)]
         if self.budget is not None:
             lengths = [len(some) for some in rows]
-            sizes = scaled([one.cfo for one in chosen], lengths, mix.room(self.budget))
+            sizes = scaled([one.cfo for one in chosen], lengths, partial.room(self.budget))
         if chosen:
             each = (f"{one.name} {one.cfo:.2f}{'' if one.variant is None else ' (harvested)'}" for one in chosen)
-            mix.notes.append(f"CFO by chunk: {', '.join(each)}")
+            partial.notes.append(f"CFO by chunk: {', '.join(each)}")
         picked = [
             best(one.scores[(some - one.span.start).cpu()].to(some.device), some, size)
             for one, some, size in zip(chosen, rows, sizes, strict=True)
         ]
-        return torch.cat([mix.reused[:0], *picked])
+        return torch.cat([partial.reused[:0], *picked])
 
     # what is learned on the way
 
-    def run(self, mix: Mix, chosen: torch.Tensor) -> torch.Tensor:
+    def run(self, partial: PartialPrefill, chosen: torch.Tensor) -> torch.Tensor:
         """Run the rows, and note which parts of the prompt those of chunks attend to."""
-        looking = choices(mix)
+        looking = choices(partial)
         if not looking:
-            return super().run(mix, chosen)
-        rows, parts = mix.begin(chosen), looking[0].parts
-        belongs = torch.zeros(mix.length, len(parts), device=rows.device)
+            return super().run(partial, chosen)
+        rows, parts = partial.begin(chosen), looking[0].parts
+        belongs = torch.zeros(partial.length, len(parts), device=rows.device)
         for index, part in enumerate(parts):
             belongs[part.span.start : part.span.stop, index] = 1
-        seen = torch.zeros(mix.length, len(parts), device=rows.device)
+        seen = torch.zeros(partial.length, len(parts), device=rows.device)
 
         def see(one: Attended) -> None:
             attended = one.weights.mean(dim=0).to(rows.device) @ belongs
-            seen.index_add_(0, rows[one.rows.to(rows.device)], attended / mix.n_layers)
+            seen.index_add_(0, rows[one.rows.to(rows.device)], attended / partial.n_layers)
 
         inside = torch.cat([torch.arange(one.span.start, one.span.stop) for one in looking]).to(rows.device)
-        with mix.watching(see, inside):
-            logits = super().run(mix, chosen)
-        ran = torch.zeros(mix.length, dtype=torch.bool)
+        with partial.watching(see, inside):
+            logits = super().run(partial, chosen)
+        ran = torch.zeros(partial.length, dtype=torch.bool)
         ran[rows.cpu()] = True
-        mix.found |= {"seen": seen.cpu(), "ran": ran}
+        partial.found |= {"seen": seen.cpu(), "ran": ran}
         return logits
 
-    def harvest(self, mix: Mix, ids: Sequence[int], request: Request, ctx: Context) -> Sequence[Kept]:  # noqa: ARG002
+    def harvest(
+        self,
+        partial: PartialPrefill,
+        ids: Sequence[int],  # noqa: ARG002
+        request: Request,  # noqa: ARG002
+        ctx: Context,
+    ) -> Sequence[HarvestedKV]:
         """Return all variants with the new ones; of more than ``variants`` of a chunk the least worth is left out."""
         every = list(self.kept(ctx))
-        for one in choices(mix):
+        for one in choices(partial):
             if one.variant is not None:
                 every = [
                     replace(v, uses=v.uses + 1) if v is one.variant else v for v in every if isinstance(v, Variant)
                 ]
-            if one.span.start < mix.prefix or not mix.found["ran"][one.span.start : one.span.stop].any():
+            if one.span.start < partial.prefix or not partial.found["ran"][one.span.start : one.span.stop].any():
                 continue
-            new = self._variant(one, mix, ctx)
+            new = self._variant(one, partial, ctx)
             same = [v for v in every if isinstance(v, Variant) and (v.space, v.ids) == (new.space, new.ids)]
             again = [v for v in same if v.before == new.before]
             new = replace(new, uses=1 + sum(v.uses for v in again))
@@ -223,7 +231,7 @@ class CacheCraft(Harvest):
             every = [v for v in every if v not in gone] + [new] * bool(self.variants)
         return every
 
-    def worth(self, kept: Kept) -> float:
+    def worth(self, kept: HarvestedKV) -> float:
         """Return how often it was used, less what had to be recomputed in it on the whole."""
         return kept.uses * (1 - kept.cci) if isinstance(kept, Variant) else 0.0
 
@@ -231,10 +239,10 @@ class CacheCraft(Harvest):
         space = self.space(ctx)
         return [one for one in self.kept(ctx) if isinstance(one, Variant) and one.space == space]
 
-    def _variant(self, one: Choice, mix: Mix, ctx: Context) -> Variant:
+    def _variant(self, one: VariantChoice, partial: PartialPrefill, ctx: Context) -> Variant:
         """Return the chunk as it is now, with what is known of its attention."""
         start, stop = one.span
-        seen, ran = mix.found["seen"][start:stop], mix.found["ran"][start:stop, None]
+        seen, ran = partial.found["seen"][start:stop], partial.found["ran"][start:stop, None]
         earlier = [part.ids for part in one.parts[: one.index]]
         before = tuple(dict.fromkeys(earlier))
         columns = [seen[:, [i for i, part in enumerate(earlier) if part == each]].sum(dim=1) for each in before]
@@ -248,7 +256,7 @@ class CacheCraft(Harvest):
             old_intra = one.variant.intra
         return Variant(
             space=self.space(ctx),
-            kv=mix.cache.read(start, stop).compact(),
+            kv=partial.cache.read(start, stop).compact(),
             base=start,
             ids=one.parts[one.index].ids,
             before=before,
@@ -257,19 +265,25 @@ class CacheCraft(Harvest):
         )
 
 
-def choices(mix: Mix) -> list[Choice]:
+def choices(partial: PartialPrefill) -> list[VariantChoice]:
     """Return what was chosen for the chunks of a prompt that lie behind its exact prefix, in order."""
-    return [one for _, one in sorted(mix.held.items()) if isinstance(one, Choice) and one.span.stop > mix.prefix]
+    return [
+        one
+        for _, one in sorted(partial.held.items())
+        if isinstance(one, VariantChoice) and one.span.stop > partial.prefix
+    ]
 
 
-def split(prompt: Prompt) -> tuple[Part, ...]:
+def split(prompt: Prompt) -> tuple[PromptPart, ...]:
     """Return the chunks of ``prompt`` and the text between them; what begins like the chunks' sink is no part."""
     # every token looks at a sink, whatever else there is: counted, it would make all prompts alike
     sink, front = (prompt.chunks[0][0].sink, prompt.ids[: prompt.chunks[0][1]]) if prompt.chunks else ((), ())
     differ = (at for at, (one, other) in enumerate(zip(front, sink, strict=False)) if one != other)
     begin = next(differ, min(len(front), len(sink)))
     edges = sorted({begin, len(prompt.ids), *(edge for _, *span in prompt.chunks for edge in span)})
-    return tuple(Part(prompt.ids[start:stop], Span(start, stop)) for start, stop in pairwise(edges) if start >= begin)
+    return tuple(
+        PromptPart(prompt.ids[start:stop], Span(start, stop)) for start, stop in pairwise(edges) if start >= begin
+    )
 
 
 def disorder(before: Sequence[Ids], now: Sequence[Ids]) -> float:

@@ -9,7 +9,7 @@ import torch
 
 from nbkv.errors import BadOption
 from nbkv.families.blend.base import Blend
-from nbkv.families.blend.partial import Mix
+from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_count, check_share
 from nbkv.selection import first
 from nbkv.strategy import Strategy
@@ -43,15 +43,15 @@ class Epic(Blend):
         """Return this strategy recomputing every reused token."""
         return replace(self, first_k=type(self).first_k, budget=1.0)
 
-    def select(self, mix: Mix) -> torch.Tensor:
+    def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return the first rows of each chunk."""
-        spans = [span for _, span, _ in mix.placed if span.start]
+        spans = [span for _, span, _ in partial.placed if span.start]
         if self.budget is None:
-            return torch.tensor(first(spans, self.first_k), dtype=torch.long, device=mix.ids.device)
-        room, rows = mix.room(self.budget), []
+            return torch.tensor(first(spans, self.first_k), dtype=torch.long, device=partial.ids.device)
+        room, rows = partial.room(self.budget), []
         for span, share in zip(spans, _shares([span.length for span in spans], room), strict=True):
             rows += list(range(span.start, span.start + share))
-        return torch.tensor(rows, dtype=torch.long, device=mix.ids.device)
+        return torch.tensor(rows, dtype=torch.long, device=partial.ids.device)
 
 
 def _shares(lengths: list[int], room: int) -> list[int]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from nbkv.errors import BadOption
-from nbkv.families.attention.base import Answer, KeptAttention
-from nbkv.families.attention.context_attention import Outside
-from nbkv.families.attention.head_drift import CALIBRATION, Staleness, changing, known_heads, learn_heads
-from nbkv.families.attention.speedup import Gain, Times
+from nbkv.families.attention.base import AttentionReuse, DenoisedAnswer
+from nbkv.families.attention.context_attention import ContextAttention
+from nbkv.families.attention.head_drift import CALIBRATION, HeadDrift, changing, known_heads, learn_heads
+from nbkv.families.attention.speedup import PassTimes, ReuseSwitch
 from nbkv.registry import strategies as registry
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _LSE = 0.05  # nats: the released code's bound on a head's mean change of lse
 
 
 @dataclass(kw_only=True, repr=False)
-class FlashBlock(KeptAttention):
+class FlashBlock(AttentionReuse):
     """Reuse what the keys before a block gave its rows until ``tau`` tokens have been revealed since.
 
     The first pass over a block computes everything. A later one merges kept attention with fresh attention inside the
@@ -88,20 +88,22 @@ class FlashBlock(KeptAttention):
         """Return this with a refresh in every pass."""
         return replace(self, tau=1)
 
-    def begun(self, times: Times, exempt: frozenset[int], ctx: Context) -> Answer:
+    def begun(self, times: PassTimes, exempt: frozenset[int], ctx: Context) -> DenoisedAnswer:
         """Return an answer's state; heads are to be learned if a bound on them is set and they are not known."""
-        answer = Answer(Outside(exempt, self.density, self.residual), Gain(times, self.min_gain))
+        answer = DenoisedAnswer(
+            ContextAttention(exempt, self.density, self.residual), ReuseSwitch(times, self.min_gain)
+        )
         if self.threshold is not None and (known := known_heads(ctx)) is not None:
             answer.heads = changing(known, ctx, self.threshold, _LSE)
         elif self.threshold is not None:
             answer.learning = True
-            answer.outside.staleness = ctx.shelf.setdefault(self.name, Staleness())
+            answer.outside.staleness = ctx.shelf.setdefault(self.name, HeadDrift())
         return answer
 
     def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one pass; where it was the last that heads had to be learned from, remember them."""
         logits = super().denoise(block, prefilled, ctx, work)
-        answer: Answer = prefilled.own
+        answer: DenoisedAnswer = prefilled.own
         if answer.learning and answer.outside.staleness.compared >= CALIBRATION:
             assert self.threshold is not None  # noqa: S101
             found = learn_heads(ctx, answer.outside.staleness)
@@ -112,11 +114,11 @@ class FlashBlock(KeptAttention):
             prefilled.notes.append(why)
         return logits
 
-    def reuses(self, block: Block, answer: Answer) -> bool:  # noqa: ARG002
+    def reuses(self, block: Block, answer: DenoisedAnswer) -> bool:  # noqa: ARG002
         """Return whether fewer than ``tau`` tokens have changed since attention was last refreshed."""
         return answer.stale < self.tau
 
-    def reusing(self, block: Block, answer: Answer) -> Policy:
+    def reusing(self, block: Block, answer: DenoisedAnswer) -> Policy:
         """Return the policy that merges what was kept, computed again for heads and rows as the options say."""
         rows = None
         if self.revealed == "recompute" and answer.last is not None:

@@ -9,7 +9,7 @@ import torch
 
 from nbkv.families.evict.base import Evict
 from nbkv.families.options import check_share
-from nbkv.models.caches.evicting import KeptLayer
+from nbkv.models.caches.evicting import EvictingLayer
 
 
 @dataclass(kw_only=True, repr=False)
@@ -34,11 +34,11 @@ class H2O(Evict):
         """Return all rows."""
         return n
 
-    def see(self, layer: KeptLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:  # noqa: ARG002
+    def see(self, layer: EvictingLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:  # noqa: ARG002
         """Add up what each slot receives."""
         layer.mark("received").add_(weights.sum(dim=(1, 2)))
 
-    def worth(self, layer: KeptLayer, at: int, room: int) -> torch.Tensor:
+    def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
         """Return the attention received, the newest tokens above all."""
         newest = layer.positions >= at - int(self.recent * room)
         return layer.mark("received").masked_fill(newest, float("inf"))

@@ -15,7 +15,7 @@ from nbkv.errors import BadOption, BadPrompt, UnsupportedModel
 from nbkv.events import Reused
 from nbkv.families.blend.assemble import lay
 from nbkv.families.blend.base import provenance
-from nbkv.families.blend.partial import Mix
+from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
 from nbkv.families.options import check_count
 from nbkv.models.adapter import ModelAdapter
@@ -111,20 +111,20 @@ class KVLink(Strategy):
             return in_full(self, request, ctx, "no chunk reuse")
         clock = timed()
         wide = Request(Prompt(plan.ids, plan.chunks), request.max_new_tokens)
-        mix = lay(wide, ctx, upto=plan.chunks[0][1] - plan.opened if plan.chunks else None)
+        partial = lay(wide, ctx, upto=plan.chunks[0][1] - plan.opened if plan.chunks else None)
         load_s = clock()
-        for _, span, _ in mix.placed:
+        for _, span, _ in partial.placed:
             start = int(np.searchsorted(plan.where, span.start))
             ctx.tell(Reused, start=start, stop=start + span.length, tier=ctx.store.name)
-        with closing(mix.placing), _given(ctx.adapter, mix, plan, links):
-            logits = mix.finish(mix.reused[:0])
+        with closing(partial.placing), _given(ctx.adapter, partial, plan, links):
+            logits = partial.finish(partial.reused[:0])
         return Prefilled(
-            cache=mix.cache,
+            cache=partial.cache,
             logits=logits,
-            provenance=provenance(mix, mix.reused[:0])[plan.where],
-            rows=mix.rows_work,
+            provenance=provenance(partial, partial.reused[:0])[plan.where],
+            rows=partial.rows_work,
             load_s=load_s,
-            notes=[*mix.notes, *self._notes(plan, mix, links, ctx)],
+            notes=[*partial.notes, *self._notes(plan, partial, links, ctx)],
             extra=len(plan.added),
         )
 
@@ -147,7 +147,7 @@ class KVLink(Strategy):
             )
             raise UnsupportedModel(message)
 
-    def _plan(self, prompt: Prompt, adapter: ModelAdapter, links: Links | None) -> _Plan:
+    def _plan(self, prompt: Prompt, adapter: ModelAdapter, links: Links | None) -> _LinkedPrompt:
         chunks = [place for place in prompt.chunks if place[0].lineage == "canonical"]
         slots = _SLOTS if links is None else links.slots
         if len(chunks) > slots:
@@ -167,13 +167,13 @@ class KVLink(Strategy):
             raise BadPrompt(message)
         return plan
 
-    def _notes(self, plan: _Plan, mix: Mix, links: Links | None, ctx: Context) -> list[str]:
+    def _notes(self, plan: _LinkedPrompt, partial: PartialPrefill, links: Links | None, ctx: Context) -> list[str]:
         notes, n = [], len(plan.chunks)
         if n:
             marks = f" and {_MARKS} marks" if plan.opened else ""
             tokens = len(plan.added) - _MARKS * plan.opened
             notes.append(f"{tokens} link tokens{marks} run for {n} chunk{'s' if n > 1 else ''}")
-        if sum(span.length for _, span, _ in mix.placed) < sum(len(chunk) for chunk, _, _ in plan.chunks):
+        if sum(span.length for _, span, _ in partial.placed) < sum(len(chunk) for chunk, _, _ in plan.chunks):
             notes.append("chunks that the store could not hold were run as text, and saw what stands before them")
         if links is None and any(chunk.sink for chunk, _, _ in plan.chunks):
             notes.append("KVLink checkpoints were trained on chunks encoded bare: make them with sink='none'")
@@ -183,7 +183,7 @@ class KVLink(Strategy):
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
+class _LinkedPrompt:
     """A prompt with its link tokens between: ``where`` ``[n_prompt]`` its own tokens stand, ``added`` the others.
 
     ``chunks`` with their spans there; ``opened`` is 1 if a mark stands before the first of them, else 0.
@@ -201,7 +201,7 @@ def _spread(
     chunks: Sequence[tuple[Chunk, int, int]],
     links: Sequence[Sequence[int]],
     marks: Sequence[int],
-) -> _Plan:
+) -> _LinkedPrompt:
     """Return ``ids`` with ``links[i]`` behind ``chunks[i]``, and ``marks`` around them all."""
     wide: list[int] = []
     where: list[int] = []
@@ -219,13 +219,15 @@ def _spread(
     where += range(len(wide), len(wide) + len(ids) - done)
     wide += ids[done:]
     added = sorted(set(range(len(wide))) - set(where))
-    return _Plan(tuple(wide), tuple(spans), np.array(where), added, int(bool(chunks and marks)))
+    return _LinkedPrompt(tuple(wide), tuple(spans), np.array(where), added, int(bool(chunks and marks)))
 
 
-def _given(adapter: ModelAdapter, mix: Mix, plan: _Plan, links: Links | None) -> AbstractContextManager[None]:
+def _given(
+    adapter: ModelAdapter, partial: PartialPrefill, plan: _LinkedPrompt, links: Links | None
+) -> AbstractContextManager[None]:
     """Return what gives link tokens without ids their embeddings in the pass over all rows without KV."""
     if links is None or not plan.added:
         return nullcontext()
-    rows = torch.cat([mix.fresh, mix.last]).unique()
+    rows = torch.cat([partial.fresh, partial.last]).unique()
     at = torch.isin(rows, torch.tensor(plan.added, device=rows.device)).nonzero().flatten()
     return soft(adapter.model, at, links.vectors[: len(plan.chunks)].flatten(0, 1))

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from nbkv.context import Context, Request
-from nbkv.families.blend.harvest import Harvest, Kept
-from nbkv.families.blend.layerwise import Held
-from nbkv.families.blend.partial import Mix
+from nbkv.families.blend.harvest import Harvest, HarvestedKV
+from nbkv.families.blend.layerwise import SpanKV
+from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_count
 from nbkv.kv import KV
 from nbkv.models.attention.intercept import watched
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Earlier(Kept):
+class EarlierPrompt(HarvestedKV):
     """A prompt and its answer as they were run, in order of ``turn``; ``marks`` are hashes of windows of ``ids``."""
 
     kv: KV
@@ -72,7 +72,7 @@ class KVShare(Harvest):
 
     # spans of earlier prompts
 
-    def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, Held]]:
+    def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, SpanKV]]:
         """Return the request with the runs that earlier prompts had too, between the chunks it was given."""
         ids, given = np.array(request.ids), request.prompt.chunks
         earlier, held, chunks = self._earlier(ctx), {}, list(given)
@@ -81,75 +81,81 @@ class KVShare(Harvest):
             taken[start:stop] = True
         known, marks = [one.ids for one in earlier], [one.marks for one in earlier]
         for at, which, start, length in apart(find(ids, known, marks, self.shortest), taken, self.shortest):
-            held[at] = Held(kv=earlier[which].kv[start : start + length], base=start)
+            held[at] = SpanKV(kv=earlier[which].kv[start : start + length], base=start)
             own = request.ids[at : at + length]
             span = Chunk(name="", text="", token_ids=own, sink=(), model=ctx.model, lineage=self.space(ctx).lineage)
             chunks.append((span, at, at + length))
         found = replace(request.prompt, chunks=tuple(sorted(chunks, key=lambda chunk: chunk[1])))
         return replace(request, prompt=found), held
 
-    def harvest(self, mix: Mix, ids: Sequence[int], request: Request, ctx: Context) -> Sequence[Kept]:  # noqa: ARG002
+    def harvest(
+        self,
+        partial: PartialPrefill,
+        ids: Sequence[int],
+        request: Request,  # noqa: ARG002
+        ctx: Context,
+    ) -> Sequence[HarvestedKV]:
         """Return what is known with this prompt and its answer, in place of those that it only continues."""
-        length = min(len(ids), mix.cache.length)
+        length = min(len(ids), partial.cache.length)
         new, space = np.array(ids[:length]), self.space(ctx)
         left = [one for one in self.kept(ctx) if not (one.space == space and _begins(new, one))]
-        turn = 1 + max((one.turn for one in left if isinstance(one, Earlier)), default=0)
-        kv, marks = mix.cache.read(0, length).compact(), rolling(new, self.shortest)
-        return [*left, Earlier(space=space, kv=kv, ids=new, marks=marks, turn=turn)]
+        turn = 1 + max((one.turn for one in left if isinstance(one, EarlierPrompt)), default=0)
+        kv, marks = partial.cache.read(0, length).compact(), rolling(new, self.shortest)
+        return [*left, EarlierPrompt(space=space, kv=kv, ids=new, marks=marks, turn=turn)]
 
-    def worth(self, kept: Kept) -> float:
+    def worth(self, kept: HarvestedKV) -> float:
         """Return when it was run: the oldest go first."""
-        return kept.turn if isinstance(kept, Earlier) else 0
+        return kept.turn if isinstance(kept, EarlierPrompt) else 0
 
-    def _earlier(self, ctx: Context) -> list[Earlier]:
+    def _earlier(self, ctx: Context) -> list[EarlierPrompt]:
         space = self.space(ctx)
-        return [one for one in self.kept(ctx) if isinstance(one, Earlier) and one.space == space]
+        return [one for one in self.kept(ctx) if isinstance(one, EarlierPrompt) and one.space == space]
 
     # which rows
 
-    def select(self, mix: Mix) -> torch.Tensor:
+    def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return the rows with the highest deviation at the check layer (DHD, prefill stage)."""
-        room, layer = mix.room(self.budget), self._layer(mix)
-        if not len(mix.reused) or layer < 0 or not (room or self.decode_tokens):
-            return mix.reused[:room]
-        mix.begin(mix.reused)
+        room, layer = partial.room(self.budget), self._layer(partial)
+        if not len(partial.reused) or layer < 0 or not (room or self.decode_tokens):
+            return partial.reused[:room]
+        partial.begin(partial.reused)
         if layer:
-            mix.advance(layer, select=True)
-        received = torch.zeros(mix.length, device=mix.ids.device)
+            partial.advance(layer, select=True)
+        received = torch.zeros(partial.length, device=partial.ids.device)
 
         def see(seen: Attended) -> None:
             if seen.layer == layer:
                 received.add_(seen.weights.sum(dim=(0, 1)).to(received.device))
 
-        with mix.watching(see, torch.arange(mix.length, device=mix.ids.device)):
-            with mix.comparing(layer, "v", power=1) as moved:
-                mix.advance(layer + 1, select=True)
-            mix.found["moved"] = moved
-        return best(deviation(received, moved)[mix.reused], mix.reused, room)
+        with partial.watching(see, torch.arange(partial.length, device=partial.ids.device)):
+            with partial.comparing(layer, "v", power=1) as moved:
+                partial.advance(layer + 1, select=True)
+            partial.found["moved"] = moved
+        return best(deviation(received, moved)[partial.reused], partial.reused, room)
 
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one decoded token, then the rows it shows to deviate most (DHD, decode stage)."""
-        mix = prefilled.own
-        moved = None if mix is None or prefilled.cache is not mix.cache else mix.found.get("moved")
+        partial = prefilled.own
+        moved = None if partial is None or prefilled.cache is not partial.cache else partial.found.get("moved")
         left = (prefilled.provenance == Provenance.CHUNK).nonzero()[0]
         if moved is None or not self.decode_tokens or not len(left):
             return super().step(token, at, prefilled, ctx, work)
         rows, received = torch.from_numpy(left).to(moved.device), torch.zeros_like(moved)
 
         def see(seen: Attended) -> None:
-            if seen.layer == self._layer(mix):
-                received.add_(seen.weights[:, 0, : mix.length].sum(dim=0).to(received.device))
+            if seen.layer == self._layer(partial):
+                received.add_(seen.weights[:, 0, : partial.length].sum(dim=0).to(received.device))
 
         with watched(ctx.adapter.config, torch.tensor([0]), see):
             logits = super().step(token, at, prefilled, ctx, work)
         again = best(deviation(received, moved)[rows], rows, self.decode_tokens)
-        ctx.adapter.recompute(mix.ids[again], again, mix.cache, work=prefilled.rows)
+        ctx.adapter.recompute(partial.ids[again], again, partial.cache, work=prefilled.rows)
         prefilled.provenance[again.cpu().numpy()] = Provenance.RECOMPUTED
         return logits
 
-    def _layer(self, mix: Mix) -> int:
+    def _layer(self, partial: PartialPrefill) -> int:
         """Return the check layer; the last layer cannot be one, since nothing would be left to save behind it."""
-        return min(self.check_layer, mix.n_layers - 2)
+        return min(self.check_layer, partial.n_layers - 2)
 
 
 def deviation(received: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
@@ -157,6 +163,6 @@ def deviation(received: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
     return received * moved
 
 
-def _begins(new: Ids, one: Kept) -> bool:
+def _begins(new: Ids, one: HarvestedKV) -> bool:
     """Return whether ``one`` is the beginning of ``new``."""
-    return isinstance(one, Earlier) and len(one.ids) <= len(new) and bool((new[: len(one.ids)] == one.ids).all())
+    return isinstance(one, EarlierPrompt) and len(one.ids) <= len(new) and bool((new[: len(one.ids)] == one.ids).all())

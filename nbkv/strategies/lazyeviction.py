@@ -10,7 +10,7 @@ import torch
 from nbkv.errors import BadOption
 from nbkv.families.evict.base import Evict
 from nbkv.families.options import check_count
-from nbkv.models.caches.evicting import KeptLayer
+from nbkv.models.caches.evicting import EvictingLayer
 
 _PART = 4  # of the budget, the window takes at most this part where the budget is small
 _NEWER = 1e-6  # between slots that are worth the same, the one used later stays
@@ -53,7 +53,7 @@ class LazyEviction(Evict):
         """Return the window."""
         return min(self.window, max(1, limit // _PART))
 
-    def see(self, layer: KeptLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:
+    def see(self, layer: EvictingLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:
         """Note when slots are used, row by row of time: how long ago they came (TS) and the longest interval (MRI)."""
         used = weights.amax(dim=1) > self.alpha
         positions = layer.positions
@@ -69,7 +69,7 @@ class LazyEviction(Evict):
         longest.copy_(torch.maximum(longest, gaps.amax(dim=1)))
         since.copy_(times[:, -1] - positions)
 
-    def worth(self, layer: KeptLayer, at: int, room: int) -> torch.Tensor:
+    def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
         """Return H1 + H2, the newest window above all."""
         positions = layer.positions
         last = positions + layer.mark("since", torch.int32)

@@ -15,7 +15,7 @@ import torch
 
 from nbkv.errors import BadOption
 from nbkv.families.blend.base import Blend
-from nbkv.families.blend.partial import Mix
+from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_count, check_share
 from nbkv.models.attention.layer import Attended
 from nbkv.registry import strategies as registry
@@ -28,8 +28,8 @@ _WEAK, _SMALL = 0.3, 0.2
 class _Strongest:
     """The largest weight that each row was ever given, over layers, heads and rows that look."""
 
-    def __init__(self, mix: Mix) -> None:
-        self._scores = torch.zeros(mix.length, device=mix.ids.device)
+    def __init__(self, partial: PartialPrefill) -> None:
+        self._scores = torch.zeros(partial.length, device=partial.ids.device)
 
     def __call__(self, seen: Attended) -> None:
         torch.maximum(self._scores, seen.weights.amax(dim=(0, 1)).to(self._scores.device), out=self._scores)
@@ -72,29 +72,29 @@ class Passage(Blend):
             message = f"looking={self.looking!r} is not accepted: one of {', '.join(_LOOKING)}"
             raise BadOption(message)
 
-    def select(self, mix: Mix) -> torch.Tensor:
+    def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return the rows of the best sentences; the hop's rows have been through their layers then."""
-        room = mix.room(self.budget)
+        room = partial.room(self.budget)
         if not room:
-            return mix.reused[:0]
+            return partial.reused[:0]
         share = self.share if self.share is not None else _WEAK if self.budget <= _SMALL else 0.0
-        scores = _Strongest(mix)
-        mix.scout(scores, mix.last if self.looking == "last" else mix.question)
-        chosen = whole(scores.of(mix.reused), mix.reused, mix.sentences(self.longest), room, share=share)
+        scores = _Strongest(partial)
+        partial.scout(scores, partial.last if self.looking == "last" else partial.question)
+        chosen = whole(scores.of(partial.reused), partial.reused, partial.sentences(self.longest), room, share=share)
         if self.hop:
-            self._early(mix, chosen, max(1, round(self.depth * mix.n_layers)))
+            self._early(partial, chosen, max(1, round(self.depth * partial.n_layers)))
         return chosen
 
-    def _early(self, mix: Mix, chosen: torch.Tensor, depth: int) -> None:
+    def _early(self, partial: PartialPrefill, chosen: torch.Tensor, depth: int) -> None:
         """Run what the chosen rows attend to in the first ``depth`` layers through these layers, with them."""
-        scores = _Strongest(mix)
-        mix.begin(chosen)
-        with mix.watching(scores, chosen):
-            mix.advance(depth, select=True)
-        others = mix.reused[~torch.isin(mix.reused, chosen)]
-        hops = best(scores.of(others), others, mix.room(self.hop))
-        mix.begin(torch.cat([chosen, hops]))
-        mix.advance(depth, select=False)
+        scores = _Strongest(partial)
+        partial.begin(chosen)
+        with partial.watching(scores, chosen):
+            partial.advance(depth, select=True)
+        others = partial.reused[~torch.isin(partial.reused, chosen)]
+        hops = best(scores.of(others), others, partial.room(self.hop))
+        partial.begin(torch.cat([chosen, hops]))
+        partial.advance(depth, select=False)
 
 
 registry.alias("blend", Passage.name)  # the best chunk strategy by our own tables (docs/chunks.md)

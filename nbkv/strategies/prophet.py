@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from nbkv.families.blend.base import Blend
-from nbkv.families.blend.partial import Mix
+from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_count, check_share
 from nbkv.selection import best, count, first, windows
 
@@ -38,18 +38,18 @@ class Prophet(Blend):
         for name in ("window", "hits", "first_k"):
             check_count(name, getattr(self, name))
 
-    def select(self, mix: Mix) -> torch.Tensor:
+    def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return the rows with the highest mean attention of the question."""
-        room = mix.room(self.budget)
+        room = partial.room(self.budget)
         if not room:
-            return mix.reused[:0]
-        scores = torch.zeros(mix.length, device=mix.ids.device)
-        mix.scout(lambda seen: scores.add_(seen.weights.sum(dim=(0, 1)).to(scores.device)))
-        heads = first([span for _, span, _ in mix.placed if span.start], self.first_k)[:room]
+            return partial.reused[:0]
+        scores = torch.zeros(partial.length, device=partial.ids.device)
+        partial.scout(lambda seen: scores.add_(seen.weights.sum(dim=(0, 1)).to(scores.device)))
+        heads = first([span for _, span, _ in partial.placed if span.start], self.first_k)[:room]
         scores[heads] = float("inf")
-        picked = best(scores[mix.reused], mix.reused, room)
+        picked = best(scores[partial.reused], partial.reused, room)
         if not self.window:
             return picked
-        grouped = windows(picked, mix.reused, self.window, self.hits)
+        grouped = windows(picked, partial.reused, self.window, self.hits)
         # windows may hold more than the budget: then the best rows of them
         return best(scores[grouped], grouped, min(room, count(1.0, len(grouped)))) if len(grouped) else picked

@@ -10,7 +10,7 @@ import torch
 from nbkv.errors import BadOption
 from nbkv.families.evict.base import Evict
 from nbkv.families.options import check_count
-from nbkv.models.caches.evicting import KeptLayer
+from nbkv.models.caches.evicting import EvictingLayer
 
 _AT_ONCE = 256  # rows that vote must be shown together
 _VOTED = -10.0  # below 0, which is what slots have that stand in no vote
@@ -51,7 +51,7 @@ class SnapKV(Evict):
         """Return the observation window."""
         return min(n, self.window)
 
-    def see(self, layer: KeptLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:
+    def see(self, layer: EvictingLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:
         """Count the votes: attention of the window's rows, added up, and the highest of each slot's neighbours."""
         received = weights.sum(dim=(1, 2))
         order = layer.positions.long().argsort(dim=-1)
@@ -60,7 +60,7 @@ class SnapKV(Evict):
         votes = layer.mark("votes").scatter_(1, order, pooled / received.sum().clamp(min=1e-9) + _VOTED)
         votes.masked_fill_(layer.positions >= int(rows[0]), 0.0)
 
-    def worth(self, layer: KeptLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
+    def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
         """Return the votes; slots that stand in none come after all that do, the newest last."""
         votes = layer.mark("votes")
         return torch.where(votes < 0, votes, layer.positions.float())

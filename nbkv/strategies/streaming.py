@@ -9,7 +9,7 @@ import torch
 
 from nbkv.families.evict.base import Evict
 from nbkv.families.options import check_count
-from nbkv.models.caches.evicting import KeptLayer
+from nbkv.models.caches.evicting import EvictingLayer
 
 
 @dataclass(kw_only=True, repr=False)
@@ -30,7 +30,7 @@ class Streaming(Evict):
         super().__post_init__()
         check_count("sinks", self.sinks)
 
-    def worth(self, layer: KeptLayer, at: int, room: int) -> torch.Tensor:
+    def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
         """Return the positions, those of the sinks (as many as there is room for) above all."""
         positions = layer.positions
         return positions.float().masked_fill(positions < min(self.sinks, room - 1), float(at))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from nbkv.families.evict.base import Evict
-from nbkv.models.caches.evicting import KeptLayer
+from nbkv.models.caches.evicting import EvictingLayer
 
 
 @dataclass(kw_only=True, repr=False)
@@ -28,10 +28,10 @@ class Tova(Evict):
         """Return the last row."""
         return min(n, 1)
 
-    def see(self, layer: KeptLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:  # noqa: ARG002
+    def see(self, layer: EvictingLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:  # noqa: ARG002
         """Note what the last row attends to."""
         layer.mark("last").copy_(weights[:, :, -1].mean(dim=1))
 
-    def worth(self, layer: KeptLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
+    def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
         """Return the last row's attention."""
         return layer.mark("last").clone()

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from nbkv.families.evict.base import Evict
-from nbkv.models.caches.evicting import KeptLayer
+from nbkv.models.caches.evicting import EvictingLayer
 
 
 @dataclass(kw_only=True, repr=False)
@@ -19,6 +19,6 @@ class Window(Evict):
     paper: ClassVar[str] = "window attention, arXiv 2309.17453, figure 1b"
     summary: ClassVar[str] = "keep the newest tokens only"
 
-    def worth(self, layer: KeptLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
+    def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
         """Return the positions: the oldest go first."""
         return layer.positions.float()

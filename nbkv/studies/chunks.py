@@ -18,7 +18,7 @@ import numpy as np
 
 from nbkv.fidelity import kl
 from nbkv.inference.forced import follow
-from nbkv.inference.run import Run
+from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.registry import strategies
 from nbkv.strategy import parse
@@ -121,7 +121,7 @@ def _meet(session: Any, prompt: list[Any], strategy: Any) -> None:  # noqa: ANN4
 
 def _logits(session: Any, prompt: list[Any], strategy: Any) -> Any:  # noqa: ANN401
     """Return the logits ``[V]`` after the prompt; nothing is kept or counted."""
-    run = Run(session._open(), parse(strategy), session._prompt(prompt), Sampling(max_new_tokens=1))  # noqa: SLF001
+    run = RequestRun(session._open(), parse(strategy), session._prompt(prompt), Sampling(max_new_tokens=1))  # noqa: SLF001
     return follow(run, [0])[0]
 
 

@@ -19,7 +19,7 @@ import torch
 
 from nbkv.families.evict.base import Evict
 from nbkv.models.attention.layer import Attended
-from nbkv.models.caches.evicting import KeptCache, KeptLayer
+from nbkv.models.caches.evicting import EvictingCache, EvictingLayer
 from nbkv.models.passes import run
 from nbkv.strategy import Strategy, parse
 from nbkv.studies.divergence import trace
@@ -113,11 +113,11 @@ def calibrate(
     return {"alpha": alpha, "window": max(1, window), "share": float((longest > 0).float().mean())}
 
 
-def _whole_run(session: Any, prompt: Any, tokens: Sequence[int], alpha: float) -> KeptCache:  # noqa: ANN401
+def _whole_run(session: Any, prompt: Any, tokens: Sequence[int], alpha: float) -> EvictingCache:  # noqa: ANN401
     """Return the cache of prompt and answer, nothing dropped, with what LazyEviction has noted."""
     adapter, ids = session.adapter, (*session._prompt(prompt).ids, *tokens)  # noqa: SLF001
     lazy: LazyEviction = parse(f"lazyeviction(alpha={alpha})")  # type: ignore[assignment]
-    cache = KeptCache(adapter.n_layers)
+    cache = EvictingCache(adapter.n_layers)
 
     def see(seen: Attended) -> None:
         layer = cache.layers[seen.layer]
@@ -169,7 +169,7 @@ def _looks(session: Any, prompt: Any, tokens: Sequence[int]) -> list[torch.Tenso
     Of query heads that share a K/V head the highest.
     """
     adapter, ids = session.adapter, (*session._prompt(prompt).ids, *tokens)  # noqa: SLF001
-    cache = KeptCache(adapter.n_layers)
+    cache = EvictingCache(adapter.n_layers)
     found: dict[int, torch.Tensor] = {}
 
     def see(seen: Attended) -> None:
@@ -182,13 +182,13 @@ def _looks(session: Any, prompt: Any, tokens: Sequence[int]) -> list[torch.Tenso
 
 
 @dataclass(kw_only=True, repr=False)
-class _Knowing(Evict):
+class _FutureAttention(Evict):
     """Keep what the rest of the answer will attend to most: ``future`` holds, by layer, ``[H_k, answer, n]``."""
 
     future: list[torch.Tensor] = field(default_factory=list)
     prompt: int = 0
 
-    def worth(self, layer: KeptLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
+    def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
         """Return the most that any row to come attends to each slot."""
         future = self.future[layer.index]
         ahead = future[:, min(at - self.prompt, future.shape[1] - 1)]
@@ -210,7 +210,7 @@ class Foresight:
         n = len(session._prompt(prompt).ids)  # noqa: SLF001
         # from each row of the answer on, the most of all rows behind it
         rows = [looks[:, n:].flip(1).cummax(dim=1).values.flip(1) for looks in _looks(session, prompt, tokens)]
-        return _Knowing(keep=self.keep, future=rows, prompt=n)
+        return _FutureAttention(keep=self.keep, future=rows, prompt=n)
 
 
 def specs(found: dict[str, float], keeps: Sequence[float] = KEEPS) -> list[str | Foresight]:

@@ -13,7 +13,7 @@ from nbkv.families.blend.base import Blend
 if TYPE_CHECKING:
     import torch
 
-    from nbkv.families.blend.partial import Mix
+    from nbkv.families.blend.partial import PartialPrefill
     from nbkv.strategy import Strategy
     from nbkv.tasks.items import Item, Place
 
@@ -21,7 +21,7 @@ ORACLES = ("line", "chunk", "giving")
 
 
 @dataclass(kw_only=True, repr=False)
-class Given(Blend):
+class GivenRows(Blend):
     """Recompute the reused ones of the positions ``rows``; not registered, since nobody knows them beforehand."""
 
     rows: tuple[int, ...] = ()
@@ -40,15 +40,15 @@ class Given(Blend):
         """Return None: an oracle has no budget."""
         return None
 
-    def select(self, mix: Mix) -> torch.Tensor:
+    def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return the given rows."""
         import torch  # noqa: PLC0415  (tasks load without torch)
 
-        rows = torch.tensor(sorted(self.rows), dtype=torch.long, device=mix.ids.device)
-        return rows[torch.isin(rows, mix.reused)]
+        rows = torch.tensor(sorted(self.rows), dtype=torch.long, device=partial.ids.device)
+        return rows[torch.isin(rows, partial.reused)]
 
 
-def oracle(kind: str) -> Callable[[Any, Item, list[Any]], Given]:
+def oracle(kind: str) -> Callable[[Any, Item, list[Any]], GivenRows]:
     """Return what makes an oracle for an item, to be given to ``evaluate`` as the strategy.
 
     ``line``: the lines asked for; ``chunk``: each line's chunk up to the line; ``giving``: from the sentence that gives
@@ -58,8 +58,8 @@ def oracle(kind: str) -> Callable[[Any, Item, list[Any]], Given]:
         message = f"unknown oracle {kind!r} (known: {', '.join(ORACLES)})"
         raise UnknownName(message)
 
-    def make(session: Any, item: Item, prompt: list[Any]) -> Given:  # noqa: ANN401  (a Session, its prompt's parts)
-        known = _Rows(session, item, prompt)
+    def make(session: Any, item: Item, prompt: list[Any]) -> GivenRows:  # noqa: ANN401  (a Session, its prompt's parts)
+        known = _RowMap(session, item, prompt)
         rows: set[int] = set()
         for evidence in item.oracle:
             for line in evidence.asked:
@@ -70,12 +70,12 @@ def oracle(kind: str) -> Callable[[Any, Item, list[Any]], Given]:
                     "giving": min([known.start(line), *(known.start(place) for place in evidence.giving)]),
                 }
                 rows.update(range(begin[kind], stop))
-        return Given(rows=tuple(rows), label=kind)
+        return GivenRows(rows=tuple(rows), label=kind)
 
     return make
 
 
-class _Rows:
+class _RowMap:
     """From characters of a chunk's text to rows of the prompt."""
 
     def __init__(self, session: Any, item: Item, prompt: list[Any]) -> None:  # noqa: ANN401

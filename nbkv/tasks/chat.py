@@ -7,7 +7,7 @@ from typing import Final
 from nbkv.errors import BadOption
 from nbkv.tasks.items import Dialogue, Evidence, Place
 from nbkv.tasks.questions import NOTED, ask
-from nbkv.tasks.writer import Line, check_size, cut, place, write_notes
+from nbkv.tasks.writer import NoteLine, check_size, cut, place, write_notes
 
 FEWEST_TURNS: Final = 6
 MOST_TURNS: Final = 20
@@ -49,7 +49,7 @@ def _dialogue(rng: Random, chunks: int, turns: int, length: int) -> Dialogue:
     return dialogue
 
 
-def _turn(rng: Random, dialogue: Dialogue, portion: str, notes: list[Line], target: int | None) -> None:
+def _turn(rng: Random, dialogue: Dialogue, portion: str, notes: list[NoteLine], target: int | None) -> None:
     question, answer, kind = "", NOTED, "noted"
     if target is not None:
         question, answer = ask(rng, notes[target])
@@ -59,7 +59,7 @@ def _turn(rng: Random, dialogue: Dialogue, portion: str, notes: list[Line], targ
     dialogue.kinds.append(kind)
 
 
-def _evidence(notes: list[Line], target: int | None, brings: list[int], length: int) -> Evidence:
+def _evidence(notes: list[NoteLine], target: int | None, brings: list[int], length: int) -> Evidence:
     def where(index: int) -> Place:
         # Portion number -> the turn that brought it; the portion stands at the turn's beginning.
         found = place(notes, index, length)

@@ -5,7 +5,7 @@ from random import Random
 from nbkv.errors import BadOption
 from nbkv.tasks.items import Evidence, Item
 from nbkv.tasks.questions import ask
-from nbkv.tasks.writer import CARRIED, HEADER, LOCAL, Line, check_size, cut, place, write_notes
+from nbkv.tasks.writer import CARRIED, HEADER, LOCAL, NoteLine, check_size, cut, place, write_notes
 
 MIXED: tuple[int, ...] = (1, 2, 3)
 """The distances that `distance=0` mixes."""
@@ -43,7 +43,7 @@ def _item(rng: Random, chunks: int, distance: int, length: int, *, carried: bool
     return Item(cut(notes, length), question, [answer], kind, [evidence], reach)
 
 
-def carried_notes(rng: Random, chunks: int, reach: int, length: int) -> tuple[list[Line], int]:
+def carried_notes(rng: Random, chunks: int, reach: int, length: int) -> tuple[list[NoteLine], int]:
     """Write notes with a line whose section was declared `reach` chunks before; give its index too."""
     chunk = rng.randrange(reach, chunks)
     head = (chunk - reach) * length + rng.randrange(length)
@@ -59,7 +59,7 @@ def _some_local(rng: Random, count: int, taken: dict[int, str]) -> dict[int, str
     return {rng.choice(free): LOCAL} if free else {}
 
 
-def _local_line(rng: Random, notes: list[Line], length: int) -> int:
+def _local_line(rng: Random, notes: list[NoteLine], length: int) -> int:
     def is_local(index: int) -> bool:
         line = notes[index]
         same_chunk = line.given is not None and line.given // length == index // length

@@ -6,7 +6,7 @@ from typing import Final
 from nbkv.errors import BadOption
 from nbkv.tasks.items import Evidence, Item
 from nbkv.tasks.questions import ask_everything
-from nbkv.tasks.writer import CARRIED, HEADER, Line, check_size, cut, place, write_notes
+from nbkv.tasks.writer import CARRIED, HEADER, NoteLine, check_size, cut, place, write_notes
 
 FEWEST: Final = 8
 """Fewest lines reported: 4 answer tokens each, 32 in all."""
@@ -42,7 +42,7 @@ def _spans(chunks: int, distance: int, length: int) -> list[range]:
     return [span for borders, span in crossed if borders == distance or (borders and not distance)]
 
 
-def section(rng: Random, count: int, span: range, length: int) -> list[Line]:
+def section(rng: Random, count: int, span: range, length: int) -> list[NoteLine]:
     """Write `count` lines of notes in which `span` is one person's section and nothing else."""
     forced = {span[0]: HEADER, **dict.fromkeys(span[1:], CARRIED)}
     if span.stop < count:

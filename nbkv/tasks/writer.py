@@ -44,7 +44,7 @@ _FILLERS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class NoteLine:
     """One line of notes and what it means.
 
     `text` ends with a space. `item` is empty for headers and fillers, `person` and `currency` are
@@ -66,20 +66,20 @@ class Line:
         return bool(self.item and self.currency)
 
 
-class Writer:
+class NoteWriter:
     """Writes lines one after another and remembers which declaration holds."""
 
     def __init__(self, rng: Random) -> None:
         """Draw all names and items of these notes from `rng`."""
         self.rng = rng
-        self.lines: list[Line] = []
+        self.lines: list[NoteLine] = []
         self._items = rng.sample(ITEMS, len(ITEMS))
         self._amounts = rng.sample(AMOUNTS, len(AMOUNTS))
         self._heads = rng.sample(NAMES, len(NAMES))
-        self._head: Line | None = None
+        self._head: NoteLine | None = None
         self._head_at: int | None = None
 
-    def write(self, form: str) -> Line:
+    def write(self, form: str) -> NoteLine:
         """Append one line of the form and return it."""
         line = {
             HEADER: self._header,
@@ -98,28 +98,28 @@ class Writer:
         """Whether items are left for one more line, those still promised apart."""
         return min(len(self._items), len(self._amounts)) > min(left, len(forced))
 
-    def _header(self) -> Line:
+    def _header(self) -> NoteLine:
         person, currency = self._heads.pop(), self._other_currency()
         text = f"Pay {person} {currency}. "
-        self._head = Line(text, HEADER, person=person, currency=currency)
+        self._head = NoteLine(text, HEADER, person=person, currency=currency)
         self._head_at = len(self.lines)
         return self._head
 
-    def _carried(self) -> Line:
+    def _carried(self) -> NoteLine:
         item, amount = self._items.pop(), self._amounts.pop()
         text = f"{item} {amount}. "
         if self._head is None:
-            return Line(text, CARRIED, item, amount)
+            return NoteLine(text, CARRIED, item, amount)
         person, currency = self._head.person, self._head.currency
-        return Line(text, CARRIED, item, amount, person, currency, self._head_at)
+        return NoteLine(text, CARRIED, item, amount, person, currency, self._head_at)
 
-    def _local(self) -> Line:
+    def _local(self) -> NoteLine:
         item, amount, currency = self._items.pop(), self._amounts.pop(), self._other_currency()
-        return Line(f"{item} {amount} {currency}. ", LOCAL, item, amount, currency=currency)
+        return NoteLine(f"{item} {amount} {currency}. ", LOCAL, item, amount, currency=currency)
 
-    def _filler(self) -> Line:
+    def _filler(self) -> NoteLine:
         text = self.rng.choice(_FILLERS).format(when=self.rng.choice(_WHEN))
-        return Line(text + " ", FILLER)
+        return NoteLine(text + " ", FILLER)
 
     def _other_currency(self) -> str:
         current = self._head.currency if self._head else ""
@@ -132,12 +132,12 @@ def write_notes(
     forced: Mapping[int, str] | None = None,
     quiet: Collection[int] = (),
     apart: int = SHORTEST,
-) -> list[Line]:
+) -> list[NoteLine]:
     """Write `count` lines; `forced` fixes forms by line index.
 
     No section opens at `quiet` lines, nor less than `apart` lines after or before another one.
     """
-    writer, forced = Writer(rng), forced or {}
+    writer, forced = NoteWriter(rng), forced or {}
     opened = -apart
     heads = [index for index, form in forced.items() if form == HEADER]
     share = rng.choice(_HEADER_SHARES)
@@ -160,13 +160,13 @@ def _form(rng: Random, header_share: float) -> str:
     return rng.choices((CARRIED, LOCAL, FILLER), (0.5, 0.3, 0.2))[0]
 
 
-def cut(lines: list[Line], length: int) -> list[str]:
+def cut(lines: list[NoteLine], length: int) -> list[str]:
     """Chunks of `length` lines each."""
     starts = range(0, len(lines), length)
     return ["".join(line.text for line in lines[at : at + length]) for at in starts]
 
 
-def place(lines: list[Line], index: int, length: int) -> Place:
+def place(lines: list[NoteLine], index: int, length: int) -> Place:
     """Where line `index` stands once the notes are cut into chunks of `length` lines."""
     chunk = index // length
     start = sum(len(line.text) for line in lines[chunk * length : index])

@@ -13,11 +13,11 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from nbkv.tasks.questions import ask, ask_everything
 from nbkv.tasks.report import FEWEST, MOST, section
-from nbkv.tasks.writer import CARRIED, HEADER, Line
+from nbkv.tasks.writer import CARRIED, HEADER, NoteLine
 from nbkv.training.examples import BOS, EOS, SYSTEM, Encode, layout
-from nbkv.training.masked_batches import IGNORED, MASK, Batch, Drill, Sheet, collate
+from nbkv.training.masked_batches import IGNORED, MASK, Batch, BatchRow, NotesDrill, collate
 from nbkv.training.reader import encoder, save_reader
-from nbkv.training.trainer import Run, Said, Stage, told
+from nbkv.training.trainer import Predictions, Stage, TrainingRun, told
 
 BLOCKS: Final = (4, 8)
 """Block sizes the reader is trained with, one or the other per batch; the first is the one it is stored with."""
@@ -62,27 +62,27 @@ def by_row(
 AttentionInterface.register("by_row", by_row)
 
 
-def drill(rng: Random, encode: Encode, lines: int) -> Drill:
+def drill(rng: Random, encode: Encode, lines: int) -> NotesDrill:
     """Write notes of `lines` lines; ask for all sections of carried lines, the longest first, then for every price."""
     notes = _notes(rng, lines)
     reports = [ask_everything(rng, told) for told in sorted(_sections(notes), key=len, reverse=True)]
     prices = [ask(rng, line) for line in notes if line.answerable]
     rng.shuffle(prices)
     begin = SYSTEM if rng.random() < 0.1 else ""  # noqa: PLR2004
-    return Drill(
+    return NotesDrill(
         [BOS, *encode(begin + "".join(line.text for line in notes))],
         [(encode(question), [*encode(answer), EOS]) for question, answer in [*reports, *prices]],
     )
 
 
-def _sections(notes: list[Line]) -> list[list[Line]]:
+def _sections(notes: list[NoteLine]) -> list[list[NoteLine]]:
     # A section that holds anything but carried lines is no report's.
     heads = [at for at, line in enumerate(notes) if line.form == HEADER]
     spans = [notes[at:end] for at, end in pairwise([*heads, len(notes)])]
     return [span for span in spans if span[1:] and all(line.form == CARRIED for line in span[1:])]
 
 
-def _notes(rng: Random, lines: int) -> list[Line]:
+def _notes(rng: Random, lines: int) -> list[NoteLine]:
     # Mostly with a section as long as those of `report`: long answers are learned from long answers.
     if lines < 3 or rng.random() < 0.3:  # noqa: PLR2004
         return layout(rng, lines)[0]
@@ -91,17 +91,17 @@ def _notes(rng: Random, lines: int) -> list[Line]:
     return section(rng, lines, range(head, head + size + 1), rng.randint(2, max(2, lines // 4)))
 
 
-def sheet(rng: Random, encode: Encode, stage: Stage, block: int) -> Sheet:
+def sheet(rng: Random, encode: Encode, stage: Stage, block: int) -> BatchRow:
     """Write one row of a batch: notes and as many questions about them as the stage's length holds."""
     low = 2 if rng.random() < 0.15 else max(2, stage.lines // 2)  # noqa: PLR2004
     made = drill(rng, encode, rng.randint(low, stage.lines))
-    written = Sheet(made.notes, block)
+    written = BatchRow(made.notes, block)
     for question, answer in made.asked:
         written.ask(rng, question, answer, _COPIES, stage.length)
     return written
 
 
-class Diffuser(Run):
+class Diffuser(TrainingRun):
     """The block-diffusion reader's run: `for line in diffuser.run(): ...` gives a record now and then."""
 
     curriculum: ClassVar = CURRICULUM
@@ -139,7 +139,7 @@ class Diffuser(Run):
         rows = [sheet(self.rng, self.encode, stage, block) for _ in range(stage.batch)]
         return collate(rows, max(len(row.ids) for row in rows))
 
-    def said(self, batch: Batch) -> Said:
+    def said(self, batch: Batch) -> Predictions:
         """Fill the masked tokens, each from what its block and the blocks before it show."""
         batch = batch.to(self.device)
         with torch.autocast(self.device, torch.bfloat16):
@@ -157,14 +157,14 @@ class Diffuser(Run):
         return torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, float("-inf"))
 
 
-def fill(head: torch.nn.Module, hidden: torch.Tensor, batch: Batch) -> Said:
+def fill(head: torch.nn.Module, hidden: torch.Tensor, batch: Batch) -> Predictions:
     """Say the masked tokens from the rows `hidden [B, T, width]` at their own places.
 
     A masked token behind a masked one is often anybody's guess, and decoding does not fill it yet: it counts less.
     """
     asked = batch.targets != IGNORED
     wanted, ready = batch.targets[asked], batch.ready[asked]
-    return Said(head(hidden[asked].float()), wanted, torch.where(ready, 1.0, _LATER), ready & told(wanted))
+    return Predictions(head(hidden[asked].float()), wanted, torch.where(ready, 1.0, _LATER), ready & told(wanted))
 
 
 def save_diffuser(model: PreTrainedModel, folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from nbkv.tasks.questions import NOTED, ask, ask_everything
 from nbkv.tasks.report import FEWEST, MOST
-from nbkv.tasks.writer import CARRIED, HEADER, SHORTEST, Line, write_notes
+from nbkv.tasks.writer import CARRIED, HEADER, SHORTEST, NoteLine, write_notes
 
 Encode = Callable[[str], list[int]]
 
@@ -59,11 +59,11 @@ def examination(rng: Random, encode: Encode, lines: int, length: int) -> Lesson:
     return lesson
 
 
-def _portion(lines: list[Line]) -> str:
+def _portion(lines: list[NoteLine]) -> str:
     return "".join(line.text for line in lines)
 
 
-def layout(rng: Random, lines: int) -> tuple[list[Line], list[range]]:
+def layout(rng: Random, lines: int) -> tuple[list[NoteLine], list[range]]:
     """Write notes with sections to report (given as well), free notes, or notes with one section of any length."""
     apart = rng.randint(max(SHORTEST, lines // 8), max(SHORTEST, lines // 3))
     if lines >= _SMALLEST and rng.random() < 0.7:  # noqa: PLR2004
@@ -90,7 +90,7 @@ def _questions(
     rng: Random,
     encode: Encode,
     lesson: Lesson,
-    known: list[Line],
+    known: list[NoteLine],
     *,
     asked: set[int],
     limit: int,
@@ -110,7 +110,7 @@ def _questions(
         asked.add(index)
 
 
-def _reach(line: Line, index: int) -> int:
+def _reach(line: NoteLine, index: int) -> int:
     return 1 if line.given is None else index - line.given
 
 

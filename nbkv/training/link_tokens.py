@@ -197,7 +197,7 @@ class Linker:
         return cache, positions[:, sink:].reshape(len(batch), -1), real.reshape(len(batch), -1)
 
 
-class _Rows(NamedTuple):
+class _LinkedRows(NamedTuple):
     """Rows that are run, and the token that each must say next; ids are 0 at link tokens.
 
     Rows of group 0 are seen by all behind them, those of group n by the n-th question and its answer only.
@@ -216,8 +216,8 @@ class _Rows(NamedTuple):
         self.wanted.extend([*[_IGNORED] * (len(ids) - len(wanted)), *wanted])
 
 
-def _rows(one: Exercise, front: Sequence[int], links: int, base: int) -> _Rows:
-    rows = _Rows([], [], [], [])
+def _rows(one: Exercise, front: Sequence[int], links: int, base: int) -> _LinkedRows:
+    rows = _LinkedRows([], [], [], [])
     rows.add(front, base)
     at = base + len(front)
     for chunk in one.chunks:

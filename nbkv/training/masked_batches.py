@@ -24,14 +24,14 @@ _ANY_ORDER: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Drill:
+class NotesDrill:
     """Notes as token ids, the start token first, and `(question, answer)` pairs; an answer ends with `</s>`."""
 
     notes: list[int]
     asked: list[tuple[list[int], list[int]]]
 
 
-class Sheet:
+class BatchRow:
     """One row of a batch while it is written: per token its id, position, branch, copy, and what it has to become.
 
     Branch 0 is the notes; copy 0 is clean, others are noisy. `targets` is the token at the very position (no shift)
@@ -114,7 +114,7 @@ class Batch:
         return Batch(*(getattr(self, name).to(device) for name in self.__slots__))
 
 
-def collate(sheets: list[Sheet], length: int) -> Batch:
+def collate(sheets: list[BatchRow], length: int) -> Batch:
     """Make a batch of rows with the same block size, padded to `length` tokens."""
 
     def stack(rows: Iterable[list[int]], padding: int) -> torch.Tensor:

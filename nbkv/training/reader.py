@@ -12,7 +12,7 @@ from nbkv.tasks.tokenizer import CONTEXT, PIECES, build_tokenizer
 from nbkv.tasks.vocabulary import SPECIAL, tokens
 from nbkv.training.examples import Encode, Lesson, examination
 from nbkv.training.initial_weights import seed_lookup
-from nbkv.training.trainer import Run, Said, Stage, told
+from nbkv.training.trainer import Predictions, Stage, TrainingRun, told
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def tensors(batch: list[Lesson], length: int) -> "tuple[torch.Tensor, torch.Tens
     return ids, asked
 
 
-class Trainer(Run):
+class Trainer(TrainingRun):
     """The reader's run: `for line in trainer.run(): ...` gives a record now and then."""
 
     curriculum: ClassVar = CURRICULUM
@@ -119,7 +119,7 @@ class Trainer(Run):
         stage = CURRICULUM[at]
         return tensors([_lesson(self.rng, self.encode, stage) for _ in range(stage.batch)], stage.length)
 
-    def said(self, batch: "tuple[torch.Tensor, torch.Tensor]") -> Said:
+    def said(self, batch: "tuple[torch.Tensor, torch.Tensor]") -> Predictions:
         """Predict the tokens that are asked for, each from those before it."""
         import torch
 
@@ -128,7 +128,7 @@ class Trainer(Run):
             hidden = self.body(input_ids=ids, use_cache=False).last_hidden_state
         wanted = ids[:, 1:][asked[:, 1:]]
         logits = self.model.lm_head(hidden[:, :-1][asked[:, 1:]].float())
-        return Said(logits, wanted, torch.ones_like(wanted, dtype=logits.dtype), told(wanted))
+        return Predictions(logits, wanted, torch.ones_like(wanted, dtype=logits.dtype), told(wanted))
 
 
 AUTOCAST: Final = 128

@@ -38,7 +38,7 @@ class Progress:
     accuracy: float = 0.0
 
 
-class Said(NamedTuple):
+class Predictions(NamedTuple):
     """What a model says where it is asked: `logits [N, V]`, the right tokens `[N]`, weights of the loss `[N]`.
 
     `counted [N]`: those by which the curriculum judges; words and numbers only, as full stops and end tokens are always
@@ -61,7 +61,7 @@ def rate(fraction: float, step: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / 100) * min(1.0, max(0.0, 1 - fraction) / 0.4)
 
 
-class Run(ABC):
+class TrainingRun(ABC):
     """A run on `curriculum`: `for line in run.run(): ...` gives a record now and then.
 
     Two in five batches repeat one of the last `review` stages.
@@ -101,7 +101,7 @@ class Run(ABC):
         """Draw a batch of stage `at` of the curriculum."""
 
     @abstractmethod
-    def said(self, batch: Any) -> Said:  # noqa: ANN401
+    def said(self, batch: Any) -> Predictions:  # noqa: ANN401
         """Run the model on a batch."""
 
     def run(self, every: int = 50) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from nbkv.events import Event, Token
 from nbkv.show.dashboard import dashboard_html, dashboard_text
 from nbkv.widgets.base import LiveView, script
 from nbkv.widgets.choices import choices, picked, spec
-from nbkv.widgets.history import Curves
+from nbkv.widgets.history import History
 
 if TYPE_CHECKING:
     from nbkv.session.session import Session
@@ -25,7 +25,7 @@ class Dashboard(LiveView):
 
     def __init__(self, session: Session) -> None:
         """Follow ``session`` from now on."""
-        self._session, self._curves = session, Curves(session)
+        self._session, self._curves = session, History(session)
         self._paused, self._said, self._choices = False, "", choices(session)
         self._listener = self._hear  # one object, which the bus knows again
         session.events.add(self._listener)

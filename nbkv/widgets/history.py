@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 POINTS = 60  # requests shown
 
 
-class Curves:
+class History:
     """Hears a session's events; ``state`` gives everything as small JSON-able data. Safe from any thread."""
 
     def __init__(self, session: Session) -> None:

@@ -12,7 +12,7 @@ from nbkv.context import Request
 from nbkv.families.blend.base import Blend
 from nbkv.fidelity import kl
 from nbkv.inference.forced import follow
-from nbkv.inference.run import Run
+from nbkv.inference.run import RequestRun
 from nbkv.prompts.prompt import Prompt
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
@@ -31,8 +31,8 @@ def logits_of(session, prompt, strategy):
     """Return the strategy's and full's next-token logits on ``prompt``."""
     engine, built = session._open(), session._prompt(prompt)
     wanted = nbkv.models.sampling.Sampling(max_new_tokens=1)
-    mine = follow(Run(engine, parse(strategy), built, wanted), [0])[0]
-    return mine, follow(Run(engine, parse("full"), built, wanted), [0])[0]
+    mine = follow(RequestRun(engine, parse(strategy), built, wanted), [0])[0]
+    return mine, follow(RequestRun(engine, parse("full"), built, wanted), [0])[0]
 
 
 def error(got, expected):

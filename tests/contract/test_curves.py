@@ -12,7 +12,7 @@ import nbkv
 from nbkv.families.blend.base import Blend
 from nbkv.fidelity import kl
 from nbkv.inference.forced import follow
-from nbkv.inference.run import Run
+from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.registry import strategies as registry
 from nbkv.strategy import parse
@@ -47,12 +47,12 @@ def distances(session, prompts, strategy):
     engine, found = session._open(), []
     for prompt in prompts:
         built = session._prompt(prompt)
-        run = Run(engine, parse("full"), built, Sampling(max_new_tokens=2))
+        run = RequestRun(engine, parse("full"), built, Sampling(max_new_tokens=2))
         amount = int(follow(run, [0])[0].argmax())
         longer = dataclasses.replace(built, ids=(*built.ids, amount))
         for asked in (built, longer):
             wanted = Sampling(max_new_tokens=1)
-            full, own = (follow(Run(engine, each, asked, wanted), [0])[0] for each in (parse("full"), strategy))
+            full, own = (follow(RequestRun(engine, each, asked, wanted), [0])[0] for each in (parse("full"), strategy))
             found.append(kl(full, own))
     return np.array(found)
 

@@ -11,7 +11,7 @@ import torch
 import nbkv
 from nbkv.context import Request
 from nbkv.inference.forced import follow
-from nbkv.inference.run import Run
+from nbkv.inference.run import RequestRun
 from nbkv.registry import strategies as registry
 from nbkv.strategy import parse
 
@@ -171,7 +171,7 @@ def test_an_answer_that_is_followed_is_stepped_as_it_is_decoded(session_of, word
     Counting.name = strategy
     from nbkv.models.sampling import Sampling
 
-    run = Run(session._engine, Counting(), asked, Sampling(max_new_tokens=4), keep=False)
+    run = RequestRun(session._engine, Counting(), asked, Sampling(max_new_tokens=4), keep=False)
     list(run.pieces())
     decoded, seen[:] = list(seen), []
     _, picked = follow(run, run.result.token_ids)

@@ -92,7 +92,9 @@ def measured(session, prompt, strategy):
 @pytest.fixture(params=FAMILIES)
 def read(request, make_model, make_tokenizer, words, monkeypatch):
     """A session, and a prompt of 2,171 tokens whose chunks the session's store holds."""
-    monkeypatch.setattr(assemble, "Placing", layerwise.PlacingAhead)  # as on a GPU: a layer more than on a CPU at times
+    monkeypatch.setattr(
+        assemble, "Placing", layerwise.AheadPlacement
+    )  # as on a GPU: a layer more than on a CPU at times
     monkeypatch.setattr(layerwise, "ThreadPoolExecutor", AtOnce)
     with nbkv.load(make_model(request.param, **FAMILIES[request.param]), tokenizer=make_tokenizer()) as session:
         chunks = [session.chunk(words(700, seed=i), name=str(i)) for i in range(3)]

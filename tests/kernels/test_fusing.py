@@ -11,11 +11,11 @@ from torch import nn
 import nbkv
 from nbkv.families.residual.forms import parse
 from nbkv.families.residual.planner import made_up
-from nbkv.families.residual.sequence import Bounded
+from nbkv.families.residual.sequence import BoundedSequence
 from nbkv.models.projection import kernel
-from nbkv.models.projection.kernel import ANGLES, Fused
+from nbkv.models.projection.kernel import ANGLES, FusedProjection
 from nbkv.models.projection.kernel_fit import ELSE, FEEDS, KEYS, NORM, fuse
-from nbkv.models.projection.project import Catching, learn, project_kv
+from nbkv.models.projection.project import CapturingCache, learn, project_kv
 
 YARN = {
     "rope_parameters": {
@@ -96,7 +96,7 @@ def test_logits_are_those_of_the_models_own_code(opened, launches, form):
     for kernels in ("torch", "triton"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NBKV_KERNELS", kernels)
-            sequence = Bounded(adapter, parse(form, 4), lambda _: 3, rows=20)
+            sequence = BoundedSequence(adapter, parse(form, 4), lambda _: 3, rows=20)
             found[kernels] = [sequence.forward(range(3, 60)), sequence.forward([7]), sequence.forward([9, 11])]
         assert bool(launches) == (kernels == "triton")
     assert torch.equal(found["torch"][0], found["triton"][0])
@@ -110,7 +110,7 @@ FITTING = ["llama", "mistral", "qwen2", "qwen3", "mixtral", "gemma2", "gemma3", 
 @pytest.mark.parametrize(("family", "changes"), [*((family, {}) for family in FITTING), ("llama", YARN)])
 def test_keys_and_values_are_the_layers_own(opened, family, changes):
     adapter = opened(family, **changes).adapter
-    calls, feeds = adapter.calls(adapter.tensor(range(5, 42)), Catching(), start=20), learn(adapter)
+    calls, feeds = adapter.calls(adapter.tensor(range(5, 42)), CapturingCache(), start=20), learn(adapter)
     hidden = torch.randn(calls[0].hidden.shape, generator=torch.Generator().manual_seed(1))
     for layer, call, reads, way in zip(adapter.walk.layers, calls, feeds, fuse(adapter, feeds), strict=True):
         own = project_kv(layer, call, hidden, reads)
@@ -125,7 +125,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_layers_own_code(opened, monkeypat
     adapter, wide = opened(family, torch.bfloat16).adapter, opened(family).adapter
     wide.model.load_state_dict(adapter.model.state_dict())
     ids, feeds = range(5, 70), learn(adapter)
-    calls, wider = (each.calls(each.tensor(ids), Catching(), start=0) for each in (adapter, wide))
+    calls, wider = (each.calls(each.tensor(ids), CapturingCache(), start=0) for each in (adapter, wide))
     hidden = torch.randn(calls[0].hidden.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     ways = fuse(adapter, feeds)
     for index, (call, way) in enumerate(zip(calls, ways, strict=True)):
@@ -164,7 +164,7 @@ def test_other_layers_are_left_to_their_own_code(session_of, words, launches, fa
 
 def test_layers_are_judged_one_by_one(session_of):
     adapter = session_of("smollm3", strategy="full").adapter  # every other layer has no rotary embedding
-    assert [isinstance(way, Fused) for way in fuse(adapter, learn(adapter))] == [True, False, True, False]
+    assert [isinstance(way, FusedProjection) for way in fuse(adapter, learn(adapter))] == [True, False, True, False]
 
 
 class Clamped(transformers.models.llama.modeling_llama.LlamaRMSNorm):
@@ -199,12 +199,12 @@ def half_floats(layer):
 def test_what_is_out_of_the_ordinary_is_not_fused(opened, change):
     adapter = opened("qwen3").adapter
     change(adapter.model if change is half_floats else adapter.walk.layers[0])
-    assert not isinstance(fuse(adapter, learn(adapter))[0], Fused)
+    assert not isinstance(fuse(adapter, learn(adapter))[0], FusedProjection)
 
 
 def test_somebody_who_listens_is_heard(opened, launches):
     adapter = opened("qwen3", **WIDE).adapter
-    sequence = Bounded(adapter, parse("layers", 4), lambda _: 1)
+    sequence = BoundedSequence(adapter, parse("layers", 4), lambda _: 1)
     sequence.forward(range(3, 40))
     heard = []
     handle = adapter.walk.layers[2].self_attn.register_forward_pre_hook(lambda *_: heard.append(1))
@@ -221,7 +221,7 @@ def test_somebody_who_listens_is_heard(opened, launches):
 
 def test_weights_are_read_when_they_are_used(opened):
     adapter = opened("llama").adapter
-    (call, *_), feeds = adapter.calls(adapter.tensor(range(5, 12)), Catching(), start=0), learn(adapter)
+    (call, *_), feeds = adapter.calls(adapter.tensor(range(5, 12)), CapturingCache(), start=0), learn(adapter)
     way, hidden = fuse(adapter, feeds)[0], torch.randn(call.hidden.shape)
     layer = adapter.walk.layers[0]
     with torch.no_grad():

@@ -9,13 +9,15 @@ import nbkv
 from nbkv.errors import BadOption
 from nbkv.events import Fallback
 from nbkv.families.routing import cost_model, kl_history
-from nbkv.families.routing.cost_model import Costs
+from nbkv.families.routing.cost_model import CostModel
 from nbkv.result import Provenance
 from nbkv.strategy import parse
 
-CHEAP = Costs(overhead=1e-4, row=1e-3, pair=1e-6, move=1e-6, copy=1e-7)  # passes cost by rows, KV nearly nothing
-SLOW_LOAD = Costs(overhead=1e-4, row=1e-3, pair=0.0, move=1.0, copy=1.0)  # KV arrives slower than it is computed
-HIGH_OVERHEAD = Costs(overhead=1.0, row=1e-4, pair=0.0, move=1e-6, copy=1e-7)  # the second pass of a blend never pays
+CHEAP = CostModel(overhead=1e-4, row=1e-3, pair=1e-6, move=1e-6, copy=1e-7)  # passes cost by rows, KV nearly nothing
+SLOW_LOAD = CostModel(overhead=1e-4, row=1e-3, pair=0.0, move=1.0, copy=1.0)  # KV arrives slower than it is computed
+HIGH_OVERHEAD = CostModel(
+    overhead=1.0, row=1e-4, pair=0.0, move=1e-6, copy=1e-7
+)  # the second pass of a blend never pays
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ def test_what_is_remembered_of_a_blend_decides_without_measuring(session_of, wor
     costing(CHEAP)
     session = session_of()
     for _ in range(3):
-        kl_history.learn_drift(session._verdicts, session.adapter.fingerprint, "passage", 0.5)
+        kl_history.learn_kl(session._verdicts, session.adapter.fingerprint, "passage", 0.5)
 
     assert blended(session, words, strategy="auto(max_kl=0.6)").lineage == "approx:passage"
     refused = blended(session, words, strategy="auto(max_kl=0.4)", seed=4)

@@ -9,8 +9,8 @@ import nbkv
 from nbkv.context import Request
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.families.evict.base import Evict
-from nbkv.families.evict.budget import Budget
-from nbkv.models.caches.evicting import KeptCache
+from nbkv.families.evict.budget import SlotBudget
+from nbkv.models.caches.evicting import EvictingCache
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
 from nbkv.strategy import parse
@@ -62,10 +62,10 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_a_budget_says_what_it_is_a_share_of():
-    assert [Budget(10, 100).slots(seen) for seen in (1, 100, 500)] == [10, 10, 10]
-    share = Budget(0.5, 100)
+    assert [SlotBudget(10, 100).slots(seen) for seen in (1, 100, 500)] == [10, 10, 10]
+    share = SlotBudget(0.5, 100)
     assert [share.slots(seen) for seen in (1, 11, 100, 101, 102, 120)] == [1, 6, 50, 51, 51, 60]
-    assert all(Budget(0.3, 1000).slots(seen) <= -(-3 * seen // 10) for seen in range(1, 3000))
+    assert all(SlotBudget(0.3, 1000).slots(seen) <= -(-3 * seen // 10) for seen in range(1, 3000))
 
 
 # memory
@@ -77,7 +77,7 @@ def test_never_above_keep(session, words, name, keep):
     strategy, prefilled, ctx = opened(session, words(70), f"{name}(keep={keep})")
     cache, n = prefilled.cache, 71
     for count in range(40):
-        limit = Budget(strategy.keep, n).slots(n + count)
+        limit = SlotBudget(strategy.keep, n).slots(n + count)
         assert all(layer.length <= layer.capacity <= limit for layer in cache.layers)
         assert allocated(cache) == cache.nbytes <= limit * SIDE * LAYERS
         strategy.step(5 + count, n + count, prefilled, ctx)
@@ -360,4 +360,4 @@ def test_an_answer_that_was_cut_off_is_not_carried_on_by_halves(session_of, word
     for _ in stream:
         pass
     held = session._engine.shelf["h2o"]
-    assert all(isinstance(entry.cache, KeptCache) and entry.cache.seen == len(entry.ids) for entry in held)
+    assert all(isinstance(entry.cache, EvictingCache) and entry.cache.seen == len(entry.ids) for entry in held)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nbkv.errors import BadOption
-from nbkv.models.caches.evicting import KeptLayer, Tally
+from nbkv.models.caches.evicting import ByteTally, EvictingLayer
 from nbkv.strategies.lazyeviction import importance
 from nbkv.strategy import parse
 
@@ -14,7 +14,7 @@ HEADS, GROUP = 2, 3
 
 
 def layer_of(n):
-    layer = KeptLayer(Tally())
+    layer = EvictingLayer(ByteTally())
     layer.update(torch.zeros(1, HEADS, n, 4), torch.zeros(1, HEADS, n, 4))
     return layer
 
@@ -115,7 +115,7 @@ def by_hand(given, alpha, n):
 @pytest.mark.parametrize("parts", [[40], [1] * 40, [7, 1, 20, 12]])
 def test_uses_and_intervals_are_the_papers_however_rows_come(parts):
     given, lazy = weights(40, 40), parse("lazyeviction(alpha=0.05)")
-    layer, at = KeptLayer(Tally()), 0
+    layer, at = EvictingLayer(ByteTally()), 0
     for part in parts:
         layer.update(torch.zeros(1, HEADS, part, 4), torch.zeros(1, HEADS, part, 4))
         lazy.see(layer, given[:, :, at : at + part, : at + part], torch.arange(at, at + part))

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 import nbkv
 from nbkv.errors import BadOption, BadPrompt, LoadError, UnsupportedModel
 from nbkv.inference.forced import follow
-from nbkv.inference.run import Run
+from nbkv.inference.run import RequestRun
 from nbkv.models.link_tokens import Links, read_links, write_links
 from nbkv.models.sampling import Sampling
 from nbkv.prompts import prompt as prompts
@@ -32,7 +32,7 @@ def weights(tmp_path):
 def next_logits(session, prompt, strategy):
     engine = session._engine
     built = prompts.build(engine.codec, prompt, engine.adapter.fingerprint, engine.eos)
-    return follow(Run(engine, parse(strategy), built, Sampling()), [0])[0]
+    return follow(RequestRun(engine, parse(strategy), built, Sampling()), [0])[0]
 
 
 class Dense:
@@ -353,7 +353,7 @@ def test_an_exception_leaves_the_embedding_as_it_was(session_of, words, weights,
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("nbkv.families.blend.partial.Mix.finish", boom)
+        patch.setattr("nbkv.families.blend.partial.PartialPrefill.finish", boom)
         with pytest.raises(ZeroDivisionError):
             session.generate(prompt, max_new_tokens=3)
     assert not session.adapter.model.get_input_embeddings()._forward_hooks

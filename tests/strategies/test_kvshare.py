@@ -112,13 +112,13 @@ def test_scores_are_attention_received_times_changed_values(make_model, tokenize
         naive = opened(session, prompt, "epic(first_k=0)")[1].cache.read(9, 39).values[layer]
         full = opened(session, prompt, "full")[1].cache.read(9, 39).values[layer]
         _, prefilled, _ = opened(session, prompt, f"kvshare(check_layer={layer})")
-        mix = prefilled.own
+        partial = prefilled.own
         moved = (naive - full).abs().sum(dim=(0, 2))
         model.set_attn_implementation("eager")
         with torch.no_grad():
-            received = model(mix.ids[None], output_attentions=True).attentions[layer][0].sum(dim=(0, 1))
+            received = model(partial.ids[None], output_attentions=True).attentions[layer][0].sum(dim=(0, 1))
 
-    assert torch.allclose(mix.found["moved"][9:39], moved, atol=1e-3, rtol=1e-3)
+    assert torch.allclose(partial.found["moved"][9:39], moved, atol=1e-3, rtol=1e-3)
     chosen = (prefilled.provenance[9:39] == Provenance.RECOMPUTED).nonzero()[0]
     assert len(chosen) == 6
     assert chosen.tolist() == sorted((received[9:39] * moved).topk(6).indices.tolist())
@@ -158,7 +158,7 @@ def test_they_are_those_the_token_attends_to_where_values_changed(make_model, to
         chunk = session.chunk(words(30, seed=1), name="c")
         strategy, prefilled, ctx = opened(session, [words(8, seed=2), chunk, words(5, seed=3)], "kvshare(budget=0)")
         before = prefilled.provenance.copy()
-        mix, weights = prefilled.own, []
+        partial, weights = prefilled.own, []
         from nbkv.models.attention.intercept import watched
 
         twin = opened(session, [words(8, seed=2), chunk, words(5, seed=3)], "kvshare(budget=0)")[1]
@@ -168,7 +168,7 @@ def test_they_are_those_the_token_attends_to_where_values_changed(make_model, to
 
     assert torch.equal(got, expected)  # this token saw the rows as they were, the next one will not
     picked = (prefilled.provenance != before).nonzero()[0].tolist()
-    scores = (weights[1][:44] * mix.found["moved"])[9:39]
+    scores = (weights[1][:44] * partial.found["moved"])[9:39]
     assert picked == sorted((9 + scores.topk(3).indices).tolist())
 
 

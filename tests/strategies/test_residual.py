@@ -13,7 +13,7 @@ import nbkv
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.families.residual.forms import all_kv_bytes, parse
 from nbkv.families.residual.planner import made_up
-from nbkv.families.residual.sequence import Bounded
+from nbkv.families.residual.sequence import BoundedSequence
 from nbkv.models.caches.restoring import RestoringCache
 
 EXACT = ["ids", "first(2)", "start(0)", "start(2)", "every(2)", "every(3)", "layers", "host", "mix(2)"]
@@ -98,7 +98,7 @@ def test_what_is_restored_with_the_rows_of_its_pass_is_the_same_bit_for_bit(wide
     """All of a prompt's tokens have become old, and all are restored at once: the shapes are those of the prompt."""
     ids = list(range(3, 90))
     full = logits(wide, "full", ids, [7])
-    sequence = Bounded(wide.adapter, parse(form, 6), lambda _: 0, rows=len(ids))
+    sequence = BoundedSequence(wide.adapter, parse(form, 6), lambda _: 0, rows=len(ids))
     assert torch.equal(sequence.forward(ids), full[0])
     assert sequence.cache.old == len(ids)
     assert torch.equal(sequence.forward([7]), full[1])

@@ -11,7 +11,7 @@ import torch
 import nbkv
 from nbkv import bench, cli
 from nbkv.bench.agreement import Reference
-from nbkv.bench.measure import Candidate, Row, interleaved, table
+from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved, table
 from nbkv.bench.models import make
 from nbkv.bench.replay import Pass, flops, ready, recording, run_again, token_layers
 from nbkv.bench.report import FIGURES, PAGE, page
@@ -27,18 +27,18 @@ def test_candidates_take_turns_after_a_warm_up():
     def work(name):
         return lambda ready: order.append((name, ready))
 
-    seconds = interleaved([Candidate("a", work("a"), lambda: "ready"), Candidate("b", work("b"))], rounds=3)
+    seconds = interleaved([TimedCandidate("a", work("a"), lambda: "ready"), TimedCandidate("b", work("b"))], rounds=3)
     assert order == [("a", "ready"), ("b", None)] * 4
     assert set(seconds) == {"a", "b"}
 
 
 def test_the_median_is_of_what_the_work_tells_without_the_warm_up():
     figures = iter([100.0, 3.0, 1.0, 2.0])
-    assert interleaved([Candidate("a", lambda _: next(figures))], rounds=3) == {"a": 2.0}
+    assert interleaved([TimedCandidate("a", lambda _: next(figures))], rounds=3) == {"a": 2.0}
 
 
 def test_rows_give_ratios_and_json():
-    row = Row(name="x", regime={"shape": "mini"}, against="theirs", baseline=2.0, ours=1.0, floor=0.8)
+    row = BenchRow(name="x", regime={"shape": "mini"}, against="theirs", baseline=2.0, ours=1.0, floor=0.8)
     assert row.to_dict().keys() >= KEYS
     assert row.to_dict()["ratio"] == 0.5
     assert row.to_dict()["floor_ratio"] == pytest.approx(1.25)
@@ -169,7 +169,7 @@ def test_chunks_are_measured_for_every_strategy(tmp_path, capsys):
         ("nbkv.bench.ttft_chunks.token_layers", lambda passes: -1, "it counts"),
         (
             "nbkv.families.blend.base.provenance",
-            lambda mix, chosen: np.zeros(mix.length, np.uint8),
+            lambda partial, chosen: np.zeros(partial.length, np.uint8),
             "tokens were fresh",
         ),
     ],
@@ -182,7 +182,7 @@ def test_chunks_that_are_not_sound_have_no_figures(monkeypatch, name, wrong, why
 
 def test_answers_that_change_from_round_to_round_are_refused(monkeypatch):
     answers = itertools.count()
-    monkeypatch.setattr("nbkv.bench.ttft_chunks.Work.first", lambda self, spec: (1.0, next(answers)))
+    monkeypatch.setattr("nbkv.bench.ttft_chunks.ChunkWorkload.first", lambda self, spec: (1.0, next(answers)))
     rows = bench.run(["ttft.chunks"], shape="mini", context=256, rounds=1)
     assert all("2 different tokens" in row.refused for row in rows)
 
@@ -224,7 +224,7 @@ def test_passes_run_again_are_what_was_run():
 def test_block_diffusion_is_measured_where_tau_1_gives_the_same_tokens(monkeypatch):
     from nbkv.bench import diffusion_flashblock as bench_of
 
-    monkeypatch.setattr(bench_of, "WORKS", (bench_of.Work(4, 1, 8),))
+    monkeypatch.setattr(bench_of, "WORKS", (bench_of.DiffusionWorkload(4, 1, 8),))
     monkeypatch.setattr(bench_of, "_SETTLES", 1)
     rows = bench.run(["diffusion.flashblock"], shape="mini", context=64, rounds=1, peers=False)
 
@@ -237,8 +237,8 @@ def test_block_diffusion_is_measured_where_tau_1_gives_the_same_tokens(monkeypat
 def test_block_diffusion_with_other_tokens_has_no_figures(monkeypatch):
     from nbkv.bench import diffusion_flashblock as bench_of
 
-    monkeypatch.setattr(bench_of, "WORKS", (bench_of.Work(4, 1, 8),))
-    monkeypatch.setattr(bench_of._Setting, "_answer", lambda self, which: SimpleNamespace(token_ids=(which,)))
+    monkeypatch.setattr(bench_of, "WORKS", (bench_of.DiffusionWorkload(4, 1, 8),))
+    monkeypatch.setattr(bench_of._Regime, "_answer", lambda self, which: SimpleNamespace(token_ids=(which,)))
     (row,) = bench.run(["diffusion.flashblock"], shape="mini", context=64, rounds=1, peers=False)
 
     assert "other tokens" in row.refused
@@ -271,7 +271,7 @@ def test_the_page_of_figures_is_made_from_the_committed_ones():
 
 
 def test_the_page_tells_why_there_is_no_figure():
-    row = Row(name="ttft.prefix", regime={"shape": "mini"}, against="another", missing="it gives wrong tokens")
+    row = BenchRow(name="ttft.prefix", regime={"shape": "mini"}, against="another", missing="it gives wrong tokens")
     told = page([row.to_dict()])
     assert "| nbkv | – | another | – | – | – |" in told
     assert "- another: not measured: it gives wrong tokens" in told

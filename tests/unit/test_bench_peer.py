@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from nbkv.bench.agreement import Reference
-from nbkv.bench.measure import Row
+from nbkv.bench.measure import BenchRow
 from nbkv.bench.peer import Missing, kvboost
 from nbkv.bench.ttft_prefix import _check_peer
 
-ROW = Row(name="ttft.prefix", regime={}, against="peer")
+ROW = BenchRow(name="ttft.prefix", regime={}, against="peer")
 WANTED = Reference(tokens=(1, 2, 3), gaps=(0.5, 0.5, 0.5), tolerance=0.01)
 
 

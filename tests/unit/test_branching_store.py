@@ -11,7 +11,7 @@ from nbkv.kv import KV, Space
 from nbkv.models.caches.branch import BranchCache
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.stores import prefix_sharing
-from nbkv.stores.base import Line
+from nbkv.stores.base import PathBuffer
 from nbkv.stores.memory import MemoryStore
 
 SPACE = Space("model", "float32")
@@ -57,7 +57,7 @@ def everything_is_true(store, open_leases=()):
         for node in tree.nodes():
             ids = [i for above in node.path for i in above.ids]
             home = node.payload
-            held = home.buffer.read(node.start, node.stop) if isinstance(home, Line) else home
+            held = home.buffer.read(node.start, node.stop) if isinstance(home, PathBuffer) else home
             assert same(held, truth(ids, node.start, node.stop))
             assert bool(node.leases) <= bool(open_leases)
     for line in store._lines:

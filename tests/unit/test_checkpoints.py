@@ -14,7 +14,7 @@ from nbkv.kv import KV, Space
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.spec import open_store
-from nbkv.stores.state_checkpoints import Candidate, Checkpoint, least_worth
+from nbkv.stores.state_checkpoints import EvictionCandidate, StateCheckpoint, least_worth
 
 SPACE = Space("model", "float32")
 
@@ -38,7 +38,7 @@ def kv(ids, start, stop):
 
 
 def at(*ids):
-    return Checkpoint(Told(ids), flops=float(len(ids)))
+    return StateCheckpoint(Told(ids), flops=float(len(ids)))
 
 
 def run(store, ids, *, ends=(), branch=False, states_from=0):
@@ -149,11 +149,11 @@ def test_an_inner_checkpoint_goes_and_leaves_its_tokens():
 
 
 def test_worth_is_recency_and_saving():
-    old_and_good, new_and_poor = Candidate(1, 10.0), Candidate(2, 1.0)
+    old_and_good, new_and_poor = EvictionCandidate(1, 10.0), EvictionCandidate(2, 1.0)
 
     assert least_worth([old_and_good, new_and_poor], 0.0) == 0
     assert least_worth([old_and_good, new_and_poor], 2.0) == 1
-    assert least_worth([Candidate(3, 0.0), Candidate(2, 0.0)], 1.0) == 1
+    assert least_worth([EvictionCandidate(3, 0.0), EvictionCandidate(2, 0.0)], 1.0) == 1
 
 
 @pytest.mark.parametrize(

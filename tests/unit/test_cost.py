@@ -4,8 +4,8 @@ import pytest
 
 from nbkv.context import Request
 from nbkv.families.routing import cost_model, estimate
-from nbkv.families.routing.cost_model import Costs
-from nbkv.families.routing.kl_history import Drift
+from nbkv.families.routing.cost_model import CostModel
+from nbkv.families.routing.kl_history import KLHistory
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
@@ -26,7 +26,7 @@ def test_a_measurement_leaves_no_trace_in_the_store(session_of):
 
 
 def test_a_line_is_found_again():
-    known = Costs(overhead=2e-3, row=1e-4, pair=3e-7)
+    known = CostModel(overhead=2e-3, row=1e-4, pair=3e-7)
     shapes = [(16, 16), (200, 200), (400, 400), (16, 400)]
     found = cost_model._fit(shapes, [known.run(*shape) for shape in shapes])
     assert found == pytest.approx((2e-3, 1e-4, 3e-7))
@@ -45,16 +45,16 @@ def test_the_outlook_counts_what_the_store_has(session_of, words):
     def look(parts):
         return estimate.look(Request(session._prompt(parts), 4), session._open().context())
 
-    assert look(words(9)) == estimate.Outlook(10, 1, 0)  # the BOS of the chunks is known
-    assert look([words(4), two, one, words(3)]) == estimate.Outlook(38, 1, 30)
-    assert look([one, two, words(3)]) == estimate.Outlook(34, 21, 10)
+    assert look(words(9)) == estimate.Estimate(10, 1, 0)  # the BOS of the chunks is known
+    assert look([words(4), two, one, words(3)]) == estimate.Estimate(38, 1, 30)
+    assert look([one, two, words(3)]) == estimate.Estimate(34, 21, 10)
     session.store.clear()
-    assert look([words(4), one]) == estimate.Outlook(25, 0, 20, (21,))
+    assert look([words(4), one]) == estimate.Estimate(25, 0, 20, (21,))
 
 
 def test_expectations_add_up():
-    costs = Costs(overhead=1.0, row=0.1, pair=0.0, move=0.01, copy=0.001)
-    known = estimate.Outlook(length=100, prefix=10, placed=60)
+    costs = CostModel(overhead=1.0, row=0.1, pair=0.0, move=0.01, copy=0.001)
+    known = estimate.Estimate(length=100, prefix=10, placed=60)
 
     assert known.in_full(costs) == pytest.approx(11.0)
     assert known.by_prefix(costs) == pytest.approx(0.01 + 1.0 + 9.0)
@@ -62,7 +62,7 @@ def test_expectations_add_up():
 
 
 def test_a_running_mean_forgets_slowly_and_survives_infinity():
-    seen = Drift().with_kl(1.0).with_kl(3.0)
+    seen = KLHistory().with_kl(1.0).with_kl(3.0)
     assert (seen.n, seen.mean, seen.largest) == (2, 2.0, 3.0)
     seen = seen.with_kl(float("inf"))
     for _ in range(400):

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from nbkv.families.attention.speedup import OFF, ON, PLAIN, PLAIN_FIRST, REFRESHED, REUSED, Gain, Times
+from nbkv.families.attention.speedup import OFF, ON, PLAIN, PLAIN_FIRST, REFRESHED, REUSED, PassTimes, ReuseSwitch
 
 
 def gain(*, plain, refreshed, reused, share, least=1.05, context=1000):
-    found = Gain(Times(), least)
+    found = ReuseSwitch(PassTimes(), least)
     for _ in range(3):
         found.times.add(PLAIN, context, plain)
         found.times.add(REFRESHED, context, refreshed)
@@ -45,12 +45,12 @@ def test_decisions_are_looked_at_again_now_and_then():
     assert modes.count(PLAIN_FIRST) == 4
     assert modes.count(ON) == 28
     assert [off.begin(1000) for _ in range(32)].count(ON) == 1
-    again = Gain(Times.of(json.loads(json.dumps(on.times.to_dict()))), 1.05)
+    again = ReuseSwitch(PassTimes.of(json.loads(json.dumps(on.times.to_dict()))), 1.05)
     assert [again.begin(1000) for _ in range(8)].count(PLAIN_FIRST) == 1  # also over answers of a block each
 
 
 def test_what_is_not_known_is_tried_in_turns():
-    found = Gain(Times(), 1.05)
+    found = ReuseSwitch(PassTimes(), 1.05)
 
     assert [found.begin(1000) for _ in range(4)] == [PLAIN_FIRST, ON, PLAIN_FIRST, ON]
     known = gain(plain=2.0, refreshed=2.0, reused=1.0, share=0.5)
@@ -69,16 +69,16 @@ def test_reuse_that_never_comes_up_is_not_waited_for_but_comes_back():
 
 def test_no_gain_asked_for_is_always_on():
     assert gain(plain=1.0, refreshed=9.0, reused=9.0, share=0.5, least=0).begin(1000) == ON
-    assert Gain(Times(), 0).begin(1000) == ON
+    assert ReuseSwitch(PassTimes(), 0).begin(1000) == ON
 
 
 def test_times_survive_json_and_only_the_latest_count():
-    times = Times()
+    times = PassTimes()
     for index in range(30):
         times.add(PLAIN, 500, float(index))
-    again = Times.of(json.loads(json.dumps(times.to_dict())))
+    again = PassTimes.of(json.loads(json.dumps(times.to_dict())))
 
     assert again.seconds(PLAIN, 500) == times.seconds(PLAIN, 500) == 22
     again.add(PLAIN, 500, 100.0)
     assert len(again.get(PLAIN, 500)) == 8
-    assert Times.of(None).seconds(PLAIN, 500) == float("inf")
+    assert PassTimes.of(None).seconds(PLAIN, 500) == float("inf")

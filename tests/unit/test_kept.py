@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nbkv.models.attention.intercept import watched
-from nbkv.models.caches.evicting import KeptCache
+from nbkv.models.caches.evicting import EvictingCache
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.passes import run
 from nbkv.models.probing.probe import adapt
@@ -34,7 +34,7 @@ def adapter_of(model_of):
 
 def filled(adapter, n, seed=0):
     ids = torch.randint(3, 190, (n,), generator=torch.Generator().manual_seed(seed))
-    cache = KeptCache(adapter.n_layers)
+    cache = EvictingCache(adapter.n_layers)
     run(adapter, ids, cache, see=nobody)
     return ids, cache
 

@@ -10,7 +10,7 @@ import torch
 import nbkv
 from nbkv.errors import UnsupportedModel
 from nbkv.inference.forced import follow
-from nbkv.inference.run import Run
+from nbkv.inference.run import RequestRun
 from nbkv.models.link_tokens import read_links
 from nbkv.models.sampling import Sampling
 from nbkv.prompts import prompt as prompts
@@ -43,7 +43,7 @@ def test_training_computes_what_inference_computes(tiny, tmp_path):
             built = prompts.build(
                 engine.codec, [*chunks, tiny.tokenizer.decode(question)], engine.adapter.fingerprint, engine.eos
             )
-            first, picked = follow(Run(engine, strategy, built, Sampling()), answer)
+            first, picked = follow(RequestRun(engine, strategy, built, Sampling()), answer)
             due = logits[at : at + len(answer)]
             assert float((first - due[0]).abs().max()) <= 1e-4 * max(1.0, float(first.abs().max()))
             assert picked == due.argmax(-1).tolist()

@@ -9,7 +9,7 @@ from nbkv.errors import BadOption
 from nbkv.events import Bus, Evicted
 from nbkv.kv import KV, Space
 from nbkv.models.caches.growing import GrowingCache
-from nbkv.stores.base import Line
+from nbkv.stores.base import PathBuffer
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.spec import open_store, parse_size
 
@@ -48,7 +48,7 @@ def everything_is_true(store):
         for node in tree.nodes():
             ids = [i for above in node.path for i in above.ids]
             home = node.payload
-            held = home.buffer.read(node.start, node.stop) if isinstance(home, Line) else home
+            held = home.buffer.read(node.start, node.stop) if isinstance(home, PathBuffer) else home
             assert same(held, truth(ids, node.start, node.stop))
             assert not node.leases
     for line in store._lines:
@@ -79,7 +79,7 @@ def test_random_traffic_never_gives_wrong_kv(limit):
 def accounts_are_right(store, leases):
     """Compare what is counted as it changes with what a look at everything says."""
     nodes = [node for tree in store._trees.values() for node in tree.nodes()]
-    homes = {node.payload for node in nodes if isinstance(node.payload, Line)}
+    homes = {node.payload for node in nodes if isinstance(node.payload, PathBuffer)}
     lines = homes | {lease.line for lease in leases}
     tails = sum(node.payload.nbytes for node in nodes if isinstance(node.payload, KV))
     assert len(list(store._lines)) == len(lines)

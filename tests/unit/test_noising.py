@@ -10,7 +10,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from nbkv.tasks.vocabulary import tokens
 from nbkv.training.diffusion_reader import CURRICULUM, drill, fill
-from nbkv.training.masked_batches import END, IGNORED, MASK, Drill, Sheet, collate
+from nbkv.training.masked_batches import END, IGNORED, MASK, BatchRow, NotesDrill, collate
 from nbkv.training.reader import encoder
 
 
@@ -26,7 +26,7 @@ def sheets(block, count=2, lines=9, length=220):
     rng = Random(block)
     for _ in range(count):
         made = drill(rng, encoder(), lines)
-        sheet = Sheet(made.notes, block)
+        sheet = BatchRow(made.notes, block)
         kept = [(q, a) for q, a in made.asked if sheet.ask(rng, q, a, 2, length)]
         assert kept
         yield made, kept, sheet
@@ -86,7 +86,7 @@ def test_masked_tokens_are_told_back_at_their_own_place(block):
 
 
 def test_a_row_is_never_longer_than_it_may_be():
-    sheet = Sheet([1, *range(20, 30)], 4)
+    sheet = BatchRow([1, *range(20, 30)], 4)
     assert not sheet.ask(Random(0), [40, 41], [42, 43, END], 1, 14)
     assert len(sheet.ids) == 8
     assert sheet.ask(Random(0), [40, 41], [42, 43, END], 1, 24)
@@ -95,8 +95,8 @@ def test_a_row_is_never_longer_than_it_may_be():
 
 
 def test_the_loss_is_that_of_masked_tokens_only(model):
-    made = Drill([1, *range(20, 31)], [([40, 41, 42], [50, 51, END])])
-    sheet = Sheet(made.notes, 4)
+    made = NotesDrill([1, *range(20, 31)], [([40, 41, 42], [50, 51, END])])
+    sheet = BatchRow(made.notes, 4)
     sheet.ask(Random(1), *made.asked[0], copies=1, length=64)
     batch = collate([sheet], 40)
     hidden = torch.randn(1, 40, 32, requires_grad=True)

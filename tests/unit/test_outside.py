@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nbkv.families.attention.context_attention import Outside
-from nbkv.families.attention.head_drift import Staleness
+from nbkv.families.attention.context_attention import ContextAttention
+from nbkv.families.attention.head_drift import HeadDrift
 from nbkv.families.attention.topk_keys import pick
 from nbkv.models.attention.layer import Attention
 
@@ -62,19 +62,19 @@ SINKS = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0, -3.0])
 def test_a_refresh_is_attention_to_everything(more, density):
     attention = layer(1, **more)
 
-    assert differ(Outside(density=density).refresh(attention), whole(attention)) < 1e-6
+    assert differ(ContextAttention(density=density).refresh(attention), whole(attention)) < 1e-6
 
 
 @pytest.mark.parametrize("density", [None, 0.2, 1.0])
 def test_rows_that_have_not_changed_may_reuse(density):
-    outside, attention = Outside(density=density), layer(1)
+    outside, attention = ContextAttention(density=density), layer(1)
     outside.refresh(attention)
 
     assert differ(outside.reusing()(attention), whole(attention)) < 1e-6
 
 
 def test_reuse_is_the_old_rows_attention_outside():
-    outside, old, new = Outside(), layer(1), layer(2)
+    outside, old, new = ContextAttention(), layer(1), layer(2)
     outside.refresh(old)
     got = outside.reusing()(new)
 
@@ -83,7 +83,7 @@ def test_reuse_is_the_old_rows_attention_outside():
 
 
 def test_revealed_rows_can_be_computed_again_and_are_kept():
-    outside, old, new = Outside(), layer(1), layer(2)
+    outside, old, new = ContextAttention(), layer(1), layer(2)
     outside.refresh(old)
     rows = torch.tensor([0, 2])
     for policy in (outside.reusing(rows), outside.reusing()):
@@ -97,7 +97,7 @@ def test_a_revealed_row_never_loses_what_is_outside():
     """The released kernel divides by the outside's mass without adding its output: the row all but vanishes."""
     attention = layer(1)
     attention.key[:, :, OUTSIDE:] -= 40 * attention.query[:, ::GROUPS]  # nearly all the mass is outside
-    outside = Outside()
+    outside = ContextAttention()
     full = outside.refresh(attention)
     for rows in (None, torch.tensor([3])):
         got = outside.reusing(rows)(attention)
@@ -107,7 +107,7 @@ def test_a_revealed_row_never_loses_what_is_outside():
 
 @pytest.mark.parametrize("density", [None, 0.3])
 def test_heads_that_change_are_computed_again(density):
-    outside, old, new = Outside(density=density), layer(1), layer(2)
+    outside, old, new = ContextAttention(density=density), layer(1), layer(2)
     outside.refresh(old)
     fresh = outside.reusing(heads={0: [1]})(new)
     kept = outside.reusing(heads={1: [0]})(layer(2))
@@ -136,7 +136,7 @@ def test_sparse_attention_reads_picked_keys_anew_and_merges_or_drops_the_rest():
     old, new = layer(1), layer(2)
     rest = pick(old, 0.2).rest
     seen = torch.cat([~rest, torch.ones(1, HEADS * GROUPS, 1, ROWS, dtype=torch.bool)], -1)
-    plain, residual = Outside(density=0.2, residual=False), Outside(density=0.2)
+    plain, residual = ContextAttention(density=0.2, residual=False), ContextAttention(density=0.2)
     for each in (plain, residual):
         assert differ(each.refresh(old), whole(old)) < 1e-6
 
@@ -149,7 +149,7 @@ def test_sparse_attention_reads_picked_keys_anew_and_merges_or_drops_the_rest():
 
 
 def test_the_picked_keys_stay_for_the_block():
-    outside = Outside(density=0.2)
+    outside = ContextAttention(density=0.2)
     outside.refresh(layer(1))
     before = outside._picked[0]
     outside.refresh(layer(2))
@@ -161,7 +161,7 @@ def test_the_picked_keys_stay_for_the_block():
 
 
 def test_layers_without_anything_outside_are_the_models_own():
-    attention, outside = layer(1), Outside(frozenset({1}))
+    attention, outside = layer(1), ContextAttention(frozenset({1}))
     bare = Attention(0, attention.query, attention.key[:, :, OUTSIDE:], attention.value[:, :, OUTSIDE:], 0.25)
 
     assert outside.refresh(bare) is None
@@ -171,14 +171,14 @@ def test_layers_without_anything_outside_are_the_models_own():
 
 
 def test_staleness_is_the_change_of_what_was_kept():
-    outside, old, new = Outside(), layer(1), layer(2)
+    outside, old, new = ContextAttention(), layer(1), layer(2)
     assert outside.staleness.cosine is outside.staleness.lse is None
     outside.refresh(old)
     outside.refresh(old)
     assert outside.staleness.cosine == pytest.approx(1)
     assert outside.staleness.lse == pytest.approx(0)
 
-    found = Staleness()
+    found = HeadDrift()
     one, other = ((o[:, :, :1], lse[:, :, :1]) for o, lse in (pair(old), pair(new)))
     found.add(0, one, other)
     cosines, moves = found.heads()["0"]
@@ -196,7 +196,7 @@ def test_half_precision(dtype):
     attention = layer(1)
     states = (attention.query, attention.key, attention.value)
     half = Attention(0, *(each.to(dtype) for each in states), 0.25)
-    outside = Outside()
+    outside = ContextAttention()
 
     assert outside.refresh(half).dtype == dtype
     assert outside._kept[0][0].dtype == torch.float32

@@ -5,10 +5,10 @@ import threading
 import pytest
 import torch
 
-from nbkv.families.blend.layerwise import Piece, Placing, PlacingAhead
+from nbkv.families.blend.layerwise import AheadPlacement, LayerwisePlacement, PlacedKV
 from nbkv.kv import KV
 from nbkv.models.caches.growing import GrowingCache
-from nbkv.rope import HALVES, Rope, Turning
+from nbkv.rope import HALVES, Rope, Rotation
 
 LAYERS = 5
 
@@ -22,15 +22,15 @@ def kv():
 
 @pytest.fixture
 def rope():
-    return Rope((Turning(torch.tensor([1.0, 0.1, 0.01, 0.001]), HALVES, 0),) * (LAYERS - 1) + (None,))
+    return Rope((Rotation(torch.tensor([1.0, 0.1, 0.01, 0.001]), HALVES, 0),) * (LAYERS - 1) + (None,))
 
 
-@pytest.mark.parametrize("kind", [Placing, PlacingAhead])
+@pytest.mark.parametrize("kind", [LayerwisePlacement, AheadPlacement])
 def test_every_layer_is_as_if_placed_at_once(kv, rope, kind):
     cache = GrowingCache()
     placing = kind(cache, rope, 30)
-    placing.add(Piece(kv, 3, 20))
-    placing.add(Piece(kv[0:4], 0, 0))
+    placing.add(PlacedKV(kv, 3, 20))
+    placing.add(PlacedKV(kv[0:4], 0, 0))
     placing.begin()
     for layer in range(LAYERS):
         placing.need(layer)
@@ -46,7 +46,7 @@ def test_every_layer_is_as_if_placed_at_once(kv, rope, kind):
 
 
 def test_one_layer_is_placed_ahead_and_no_more(kv, rope):
-    placing, placed = PlacingAhead(GrowingCache(), rope, 30, [Piece(kv, 0, 4)]), []
+    placing, placed = AheadPlacement(GrowingCache(), rope, 30, [PlacedKV(kv, 0, 4)]), []
     place = placing._place
     placing._place = lambda layer: (place(layer), placed.append(layer))
     placing.begin()
@@ -63,7 +63,7 @@ def test_one_layer_is_placed_ahead_and_no_more(kv, rope):
 
 def test_without_a_thread_no_layer_is_placed_ahead(kv, rope):
     cache = GrowingCache()
-    placing = Placing(cache, rope, 30, [Piece(kv, 0, 4)])
+    placing = LayerwisePlacement(cache, rope, 30, [PlacedKV(kv, 0, 4)])
     placing.begin()
     placing.need(2)
     placing.need(1)
@@ -71,10 +71,10 @@ def test_without_a_thread_no_layer_is_placed_ahead(kv, rope):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("nbkv-place")]
 
 
-@pytest.mark.parametrize("kind", [Placing, PlacingAhead])
+@pytest.mark.parametrize("kind", [LayerwisePlacement, AheadPlacement])
 @pytest.mark.parametrize("ends", ["last layer", "close"])
 def test_stores_and_the_thread_are_let_go(kv, rope, ends, kind):
-    placing, gone = kind(GrowingCache(), rope, 30, [Piece(kv, 0, 4)]), []
+    placing, gone = kind(GrowingCache(), rope, 30, [PlacedKV(kv, 0, 4)]), []
     placing.held.callback(gone.append, True)
     placing.begin()
     if ends == "close":
@@ -88,7 +88,7 @@ def test_stores_and_the_thread_are_let_go(kv, rope, ends, kind):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("nbkv-place")]
 
 
-@pytest.mark.parametrize("kind", [Placing, PlacingAhead])
+@pytest.mark.parametrize("kind", [LayerwisePlacement, AheadPlacement])
 def test_nothing_to_place_is_nothing_to_wait_for(rope, kind):
     cache = GrowingCache()
     placing = kind(cache, rope, 30)
@@ -99,7 +99,7 @@ def test_nothing_to_place_is_nothing_to_wait_for(rope, kind):
 
 
 def test_a_failure_in_the_thread_is_raised_where_the_layer_is_needed(kv, rope, monkeypatch):
-    placing = PlacingAhead(GrowingCache(), rope, 30, [Piece(kv, 0, 4)])
+    placing = AheadPlacement(GrowingCache(), rope, 30, [PlacedKV(kv, 0, 4)])
     placing.begin()
 
     def broken(_layer):

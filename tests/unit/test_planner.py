@@ -10,9 +10,9 @@ import nbkv
 from nbkv import cli
 from nbkv.errors import BadOption
 from nbkv.families.residual import planner
-from nbkv.families.residual.bandwidth import Rates
+from nbkv.families.residual.bandwidth import Bandwidths
 from nbkv.families.residual.forms import all_kv_bytes, parse
-from nbkv.families.residual.planner import Way, able, pick
+from nbkv.families.residual.planner import FormCost, able, pick
 
 FEW = {"num_key_value_heads": 1}  # a layer's input is twice its K and V
 
@@ -20,19 +20,21 @@ FEW = {"num_key_value_heads": 1}  # a layer's input is twice its K and V
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Rates are measured on megabytes, and a disk may be slow."""
-    given = Rates(memory=1e10, host=5e9, disk=1e9, gemm=1e11, rows=64)
+    given = Bandwidths(memory=1e10, host=5e9, disk=1e9, gemm=1e11, rows=64)
     monkeypatch.setattr(planner, "rates", lambda adapter, rows: given)
 
 
 def way(form, seconds, device, *, exact=True):
-    return Way(form=form, exact=exact, token_bytes=device, device_bytes=device, seconds=seconds)
+    return FormCost(form=form, exact=exact, token_bytes=device, device_bytes=device, seconds=seconds)
 
 
 def test_the_fastest_that_leaves_half_of_the_memory_free_is_picked():
     ways = [way("ids", 3.0, 4), way("layers", 1.0, 504), way("host", 0.1, 1004), way("int8", 0.5, 250, exact=False)]
     assert pick(ways, 1000) == "layers"
     assert pick([*ways, way("first(2)", 0.9, 505)], 1000) == "layers"
-    assert [each.form for each in able([*ways, Way(form="x", exact=True, token_bytes=1, device_bytes=1)], 1000)] == [
+    assert [
+        each.form for each in able([*ways, FormCost(form="x", exact=True, token_bytes=1, device_bytes=1)], 1000)
+    ] == [
         "ids",
         "layers",
     ]

@@ -7,7 +7,7 @@ from nbkv.kv import KV
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.probing.probe import adapt
 from nbkv.models.probing.rotary import alone, looked_at
-from nbkv.rope import HALVES, NEIGHBOURS, Rope, Turning
+from nbkv.rope import HALVES, NEIGHBOURS, Rope, Rotation
 
 MOVABLE = (
     "cohere cohere2 falcon gemma2 gemma3 gemma3n gemma4 glm4 gpt_neox granite llama mistral mixtral olmo2 olmoe phi "
@@ -35,7 +35,7 @@ def rotated(keys, positions, frequencies, pairing):
 @pytest.mark.parametrize("pairing", [HALVES, NEIGHBOURS])
 def test_a_turn_is_the_rotation_of_its_definition(pairing):
     keys = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
-    turning = Turning(torch.tensor([1.0, 0.3, 0.01, 0.002]), pairing, 2)
+    turning = Rotation(torch.tensor([1.0, 0.3, 0.01, 0.002]), pairing, 2)
     positions = torch.tensor([0, 3, 4, 90, 7])
     got = turning.turn(keys, *turning.angles(torch.zeros_like(positions), positions))
 
@@ -47,7 +47,7 @@ def test_a_turn_is_the_rotation_of_its_definition(pairing):
 def test_moves_compose_and_leave_values_alone():
     draw = torch.Generator().manual_seed(1)
     kv = KV((torch.randn(2, 6, 8, generator=draw),) * 2, (torch.randn(2, 6, 8, generator=draw),) * 2)
-    rope = Rope((Turning(torch.tensor([1.0, 0.1, 0.01, 0.001]), HALVES, 0), None))
+    rope = Rope((Rotation(torch.tensor([1.0, 0.1, 0.01, 0.001]), HALVES, 0), None))
     zero, there, far = torch.arange(6), torch.arange(6) + 40, torch.arange(6) * 3 + 900
     once, twice = rope.move(kv, zero, far), rope.move(rope.move(kv, zero, there), there, far)
 

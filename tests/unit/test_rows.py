@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nbkv.families.residual.row_buffer import BLOCK, Quantised, Rows, quantised_bytes
+from nbkv.families.residual.row_buffer import BLOCK, QuantisedRows, RowBuffer, quantised_bytes
 
 
 def filled(rows, pieces):
@@ -16,7 +16,7 @@ def filled(rows, pieces):
 @pytest.mark.parametrize("lead", [(1,), (1, 3), (4, 1)])
 def test_rows_come_back_as_they_went_in(lead):
     whole = torch.randn(*lead, 200, 8)
-    rows = filled(Rows(), whole.split([1, 70, 63, 1, 65], dim=-2))
+    rows = filled(RowBuffer(), whole.split([1, 70, 63, 1, 65], dim=-2))
     assert rows.length == 200
     for start, stop in ((0, 200), (0, 1), (63, 66), (130, 200)):
         assert torch.equal(rows.joined(start, stop), whole[..., start:stop, :])
@@ -24,7 +24,7 @@ def test_rows_come_back_as_they_went_in(lead):
 
 
 def test_memory_is_whole_blocks_and_is_given_back():
-    rows = filled(Rows(), torch.randn(1, 300, 8).split(50, dim=-2))
+    rows = filled(RowBuffer(), torch.randn(1, 300, 8).split(50, dim=-2))
     assert rows.nbytes == -(-300 // BLOCK) * BLOCK * 8 * 4
     rows.truncate(10)
     assert (rows.length, rows.nbytes) == (10, BLOCK * 8 * 4)
@@ -37,7 +37,7 @@ def test_memory_is_whole_blocks_and_is_given_back():
 @pytest.mark.parametrize(("bits", "width"), [(8, 128), (4, 128), (8, 48), (4, 96)])
 def test_quantised_rows_are_within_half_a_step(bits, width):
     whole = torch.randn(1, 64, width)
-    rows = Quantised(bits)
+    rows = QuantisedRows(bits)
     for piece in whole.split(20, dim=-2):
         rows.add(piece)
     got = rows.joined(0, 64)
@@ -48,6 +48,6 @@ def test_quantised_rows_are_within_half_a_step(bits, width):
 
 
 def test_rows_without_spread_come_back():
-    rows = Quantised(4)
+    rows = QuantisedRows(4)
     rows.add(torch.full((1, 3, 64), 2.5))
     assert torch.equal(rows.joined(0, 3), torch.full((1, 3, 64), 2.5))

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from nbkv.events import Fallback
-from nbkv.families.attention.context_attention import Outside
-from nbkv.families.attention.speedup import OFF, ON, PLAIN, PLAIN_FIRST, REFRESHED, REUSED, Gain, Times
+from nbkv.families.attention.context_attention import ContextAttention
+from nbkv.families.attention.speedup import OFF, ON, PLAIN, PLAIN_FIRST, REFRESHED, REUSED, PassTimes, ReuseSwitch
 from nbkv.families.prefix.base import Prefix
-from nbkv.models.attention.intercept import Meter, computed_by
+from nbkv.models.attention.intercept import AttentionTimer, computed_by
 from nbkv.models.attention.layer import Policy
 from nbkv.timing import settle, timed
 
@@ -36,7 +36,7 @@ _FAITHFUL = 0.9  # mean cosine below which a note is due; the paper has 0.95 and
 
 
 @dataclass(eq=False)
-class Answer:
+class DenoisedAnswer:
     """One answer under way: what is kept, whether reuse is on in the present block, and what was done so far.
 
     ``stale`` counts the tokens that have changed since everything was last computed, when ``fresh`` were the block's
@@ -45,8 +45,8 @@ class Answer:
     passes that are not plain.
     """
 
-    outside: Outside
-    gain: Gain
+    outside: ContextAttention
+    gain: ReuseSwitch
     heads: Mapping[int, Sequence[int]] = field(default_factory=dict)
     learning: bool = False
     mode: str = ON
@@ -61,7 +61,7 @@ class Answer:
 
 
 @dataclass(kw_only=True, repr=False)
-class KeptAttention(Prefix):
+class AttentionReuse(Prefix):
     """Reuse attention to the keys before a block between passes; hooks: ``begun``, ``reuses`` and ``reusing``."""
 
     family: ClassVar[str] = "attention"
@@ -69,33 +69,33 @@ class KeptAttention(Prefix):
     needs: ClassVar[tuple[str, ...]] = ("blockwise", "prefix", "attention")
 
     @abstractmethod
-    def begun(self, times: Times, exempt: frozenset[int], ctx: Context) -> Answer:
+    def begun(self, times: PassTimes, exempt: frozenset[int], ctx: Context) -> DenoisedAnswer:
         """Return an answer's state before its first pass.
 
         ``times`` is what is known of earlier answers' passes; ``exempt`` layers are to keep the model's own attention.
         """
 
     @abstractmethod
-    def reuses(self, block: Block, answer: Answer) -> bool:
+    def reuses(self, block: Block, answer: DenoisedAnswer) -> bool:
         """Return whether this pass may reuse what an earlier pass over ``block`` kept."""
 
     @abstractmethod
-    def reusing(self, block: Block, answer: Answer) -> Policy:
+    def reusing(self, block: Block, answer: DenoisedAnswer) -> Policy:
         """Return what computes the attention of a pass that reuses."""
 
     def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one pass, plain, refreshed or reused, and time it."""
-        if not isinstance(prefilled.own, Answer):
-            times = Times.of(ctx.verdicts.get(self._times(ctx)))
+        if not isinstance(prefilled.own, DenoisedAnswer):
+            times = PassTimes.of(ctx.verdicts.get(self._times(ctx)))
             prefilled.own = self.begun(times, _windowed(ctx.adapter), ctx)
-        answer: Answer = prefilled.own
+        answer: DenoisedAnswer = prefilled.own
         if not block.step:
             self._begin(block, answer, ctx)
         kind = self._kind(block, answer)
         policy = answer.outside.refresh if kind == REFRESHED else self.reusing(block, answer)
         settle(ctx.adapter)
         clock = timed()
-        with nullcontext(Meter()) if kind == PLAIN else computed_by(ctx.adapter.config, policy) as meter:
+        with nullcontext(AttentionTimer()) if kind == PLAIN else computed_by(ctx.adapter.config, policy) as meter:
             logits = super().denoise(block, prefilled, ctx, work)
         settle(ctx.adapter)
         answer.gain.times.add(kind, block.start, clock())
@@ -108,7 +108,7 @@ class KeptAttention(Prefix):
         """Keep the exact KV of prompt and answer, remember the times, and say what was found."""
         answer = prefilled.own
         super().commit(prefilled, ids, request, ctx)
-        if not isinstance(answer, Answer):  # not a single pass was run
+        if not isinstance(answer, DenoisedAnswer):  # not a single pass was run
             return
         ctx.verdicts.hold(self._times(ctx), answer.gain.times.to_dict())
         prefilled.figures |= _figures(answer, ctx)
@@ -119,7 +119,7 @@ class KeptAttention(Prefix):
             on = answer.blocks - answer.off
             prefilled.notes.append(f"attention was reused in {on} of {answer.blocks} blocks: {answer.why}")
 
-    def _begin(self, block: Block, answer: Answer, ctx: Context) -> None:
+    def _begin(self, block: Block, answer: DenoisedAnswer, ctx: Context) -> None:
         answer.outside.forget()
         answer.blocks += 1
         answer.mode = ON if answer.learning else answer.gain.begin(block.start)
@@ -129,7 +129,7 @@ class KeptAttention(Prefix):
                 answer.why = _reason(answer.gain, block.start)
                 ctx.tell(Fallback, why=f"{self.name} is off: {answer.why}")
 
-    def _kind(self, block: Block, answer: Answer) -> str:
+    def _kind(self, block: Block, answer: DenoisedAnswer) -> str:
         """Return the kind of this pass; the rule is asked also where it is not followed, to know what it would do."""
         if answer.learning:
             return REFRESHED
@@ -154,7 +154,7 @@ class KeptAttention(Prefix):
         return f"passes@{self.spec}@{ctx.adapter.capabilities.blockwise}@{ctx.model}"
 
 
-def _figures(answer: Answer, ctx: Context) -> dict[str, Any]:
+def _figures(answer: DenoisedAnswer, ctx: Context) -> dict[str, Any]:
     """Return what ``result.decoding`` says about the passes of ``answer``."""
     total, found = answer.passes.total(), answer.outside.staleness
     return {
@@ -175,7 +175,7 @@ def _windowed(adapter: ModelAdapter) -> frozenset[int]:
     return frozenset(i for i, (kind, window) in enumerate(kinds) if window is not None or kind != "full_attention")
 
 
-def _reason(gain: Gain, at: int) -> str:
+def _reason(gain: ReuseSwitch, at: int) -> str:
     share = gain.share(at)
     if not share:
         return "so many tokens are revealed in each pass that none could reuse"

@@ -13,14 +13,14 @@ from functools import partial
 
 import torch
 
-from nbkv.families.attention.head_drift import Staleness
-from nbkv.families.attention.topk_keys import Picked, pick
+from nbkv.families.attention.head_drift import HeadDrift
+from nbkv.families.attention.topk_keys import TopKeys, pick
 from nbkv.models.attention.layer import Attention, Policy
 from nbkv.ops import State, merge_states
 
 
 @dataclass(eq=False)
-class Outside:
+class ContextAttention:
     """The kept attention of one block's rows; ``staleness`` sums up over blocks.
 
     Layers that are ``exempt`` keep the model's own attention. With ``density`` that share of the keys, those the block
@@ -31,9 +31,9 @@ class Outside:
     exempt: frozenset[int] = frozenset()
     density: float | None = None
     residual: bool = True
-    staleness: Staleness = field(default_factory=Staleness)
+    staleness: HeadDrift = field(default_factory=HeadDrift)
     _kept: dict[int, State] = field(default_factory=dict)
-    _picked: dict[int, Picked] = field(default_factory=dict)
+    _picked: dict[int, TopKeys] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:

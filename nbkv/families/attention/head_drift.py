@@ -15,7 +15,7 @@ Figures = dict[str, tuple[list[float], list[float]]]
 
 
 @dataclass(eq=False)
-class Staleness:
+class HeadDrift:
     """Comparisons of a layer's attention in one pass with that in a later one, summed up head by head.
 
     ``sums`` ``[2, H_q]`` of each layer: the cosine between old and new output, and the absolute change of lse (nats),
@@ -63,7 +63,7 @@ def known_heads(ctx: Context) -> Figures | None:
     return found
 
 
-def learn_heads(ctx: Context, found: Staleness) -> Figures:
+def learn_heads(ctx: Context, found: HeadDrift) -> Figures:
     """Remember and return what ``found`` says about the heads of ``ctx``'s model."""
     heads = found.heads()
     ctx.verdicts.put(_name(ctx), heads)

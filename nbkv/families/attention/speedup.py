@@ -24,13 +24,13 @@ _STEPS = 2  # sizes of context that are told apart for each doubling
 
 
 @dataclass(eq=False)
-class Times:
+class PassTimes:
     """The latest seconds of each kind of pass, and whether the refresh rule would reuse, for each size of context."""
 
     figures: dict[str, deque[float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, data: Mapping[str, Sequence[float]] | None) -> Times:
+    def of(cls, data: Mapping[str, Sequence[float]] | None) -> PassTimes:
         """Return the times that ``to_dict`` gave."""
         return cls({name: deque(values, _KEPT[name.split("@")[0]]) for name, values in (data or {}).items()})
 
@@ -52,13 +52,13 @@ class Times:
 
 
 @dataclass(eq=False)
-class Gain:
+class ReuseSwitch:
     """Decides block by block whether attention is reused: it must make passes ``least`` times as fast.
 
     ``least`` 0 asks for no gain: it is always reused.
     """
 
-    times: Times
+    times: PassTimes
     least: float
 
     def begin(self, context: int) -> str:

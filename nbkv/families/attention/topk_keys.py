@@ -11,7 +11,7 @@ from nbkv.models.attention.layer import Attention
 
 
 @dataclass(frozen=True, eq=False)
-class Picked:
+class TopKeys:
     """The ``N`` picked keys and values ``[1, H_k, N, D]`` of one layer, and bool ``[1, H_q, 1, T]``: the other keys."""
 
     key: torch.Tensor
@@ -19,7 +19,7 @@ class Picked:
     rest: torch.Tensor
 
 
-def pick(attention: Attention, density: float) -> Picked:
+def pick(attention: Attention, density: float) -> TopKeys:
     """Return the share ``density`` of the keys outside that each K/V head's queries attend to most, summed over rows.
 
     At least one key; the weights are those of the whole attention, the block's own keys included.
@@ -30,7 +30,7 @@ def pick(attention: Attention, density: float) -> Picked:
     best = weights.topk(max(1, math.ceil(density * outside)), dim=-1).indices.sort(dim=-1).values
     rest = torch.ones(heads, outside, dtype=torch.bool, device=best.device).scatter_(1, best, value=False)
     key, value = (_gathered(side, best) for side in (attention.key, attention.value))
-    return Picked(key, value, rest.repeat_interleave(groups, dim=0)[None, :, None])
+    return TopKeys(key, value, rest.repeat_interleave(groups, dim=0)[None, :, None])
 
 
 def _weights(attention: Attention) -> torch.Tensor:

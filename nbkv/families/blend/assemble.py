@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nbkv.context import Context, Request
-from nbkv.families.blend.layerwise import Held, Piece, Placing, PlacingAhead
-from nbkv.families.blend.partial import Mix, Placed
+from nbkv.families.blend.layerwise import AheadPlacement, LayerwisePlacement, PlacedKV, SpanKV
+from nbkv.families.blend.partial import PartialPrefill, PlacedChunk
 from nbkv.families.prefix.base import encode
 from nbkv.kv import Span
 from nbkv.models.caches.growing import GrowingCache
@@ -16,7 +16,9 @@ from nbkv.result import Chunk
 Spot = tuple[Chunk, int]  # a chunk and where in the prompt it begins
 
 
-def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, *, upto: int | None = None) -> Mix:
+def lay(
+    request: Request, ctx: Context, held: Mapping[int, SpanKV] | None = None, *, upto: int | None = None
+) -> PartialPrefill:
     """Return the prompt with everything placed that the store has: an exact prefix, then chunks at their positions.
 
     The prefix is taken from the first ``upto`` tokens only (None: from all but what must run). Where ``held`` has KV
@@ -32,14 +34,14 @@ def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, 
     encoded = _encode_missing(stored, ctx.store.holds(ctx.space(), ids[:upto]), ctx, work, notes)
     cache = GrowingCache(len(ids) + request.max_new_tokens)
     assert ctx.adapter.rope is not None  # noqa: S101
-    kind = Placing if ctx.adapter.device.type == "cpu" else PlacingAhead
+    kind = LayerwisePlacement if ctx.adapter.device.type == "cpu" else AheadPlacement
     placing = kind(cache, ctx.adapter.rope, len(ids))
     try:
         known = ctx.store.holds(ctx.space(), ids[:upto])
         prefix = min(known, ctx.adapter.reusable(len(ids)))
         if prefix:
             for at, kv in placing.held.enter_context(ctx.store.reading(ctx.space(), ids[:prefix])):
-                placing.add(Piece(kv, at, at))
+                placing.add(PlacedKV(kv, at, at))
         placed = []
         for chunk, start, stop in request.prompt.chunks:
             if stop <= prefix:
@@ -47,14 +49,14 @@ def lay(request: Request, ctx: Context, held: Mapping[int, Held] | None = None, 
             one = own.get(start)
             span = _stored(chunk, start, prefix, ctx, placing) if one is None else _own(one, start, prefix, placing)
             if span.length:
-                placed.append(Placed(chunk, span, encoded=one is None and (chunk, start) in encoded))
+                placed.append(PlacedChunk(chunk, span, encoded=one is None and (chunk, start) in encoded))
         placing.begin()
     except BaseException:
         placing.close()
         raise
     works = work, ctx.work()
     tensor = ctx.adapter.tensor(ids)
-    return Mix(ctx.adapter, tensor, cache, prefix, known, placed, *works, ctx.pieces, placing, notes, held)
+    return PartialPrefill(ctx.adapter, tensor, cache, prefix, known, placed, *works, ctx.pieces, placing, notes, held)
 
 
 def _encode_missing(
@@ -73,7 +75,7 @@ def _encode_missing(
     return encoded
 
 
-def _stored(chunk: Chunk, start: int, prefix: int, ctx: Context, placing: Placing) -> Span:
+def _stored(chunk: Chunk, start: int, prefix: int, ctx: Context, placing: LayerwisePlacement) -> Span:
     """Have what the store has of ``chunk`` put where it stands, from ``start`` on; ``prefix`` first rows are there."""
     block = ctx.adapter.capabilities.block or 1
     path = chunk.path(start, ctx.adapter.capabilities.block)
@@ -81,14 +83,14 @@ def _stored(chunk: Chunk, start: int, prefix: int, ctx: Context, placing: Placin
     first = -(-max(start, prefix) // block) * block  # a block that the chunk shares with what is before it must run
     stop = first
     for at, kv in placing.held.enter_context(ctx.store.reading(ctx.space(), path, behind + first - start)):
-        placing.add(Piece(kv, at, start + at - behind))
+        placing.add(PlacedKV(kv, at, start + at - behind))
         stop = start + at - behind + kv.length
     return Span(first, stop)
 
 
-def _own(held: Held, start: int, prefix: int, placing: Placing) -> Span:
+def _own(held: SpanKV, start: int, prefix: int, placing: LayerwisePlacement) -> Span:
     """Have a strategy's own KV put where it stands, from ``start`` on; ``prefix`` first rows are there."""
     assert held.kv is not None  # noqa: S101
     skipped = max(0, prefix - start)
-    placing.add(Piece(held.kv[skipped:], held.base + skipped, start + skipped))
+    placing.add(PlacedKV(held.kv[skipped:], held.base + skipped, start + skipped))
     return Span(start + skipped, start + held.kv.length)

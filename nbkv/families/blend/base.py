@@ -18,8 +18,8 @@ import torch
 from nbkv.context import Context, Request
 from nbkv.events import Reused
 from nbkv.families.blend.assemble import lay
-from nbkv.families.blend.layerwise import Held
-from nbkv.families.blend.partial import Mix
+from nbkv.families.blend.layerwise import SpanKV
+from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
 from nbkv.families.options import check_share
 from nbkv.result import Provenance
@@ -55,22 +55,22 @@ class Blend(Strategy):
         return replace(self, budget=1.0)
 
     @abstractmethod
-    def select(self, mix: Mix) -> torch.Tensor:
-        """Return the positions ``[k]`` of reused rows to recompute, ``mix.room(budget)`` of them at most.
+    def select(self, partial: PartialPrefill) -> torch.Tensor:
+        """Return the positions ``[k]`` of reused rows to recompute, ``partial.room(budget)`` of them at most.
 
-        Passes made to find out go through ``mix``, which counts them as selection.
+        Passes made to find out go through ``partial``, which counts them as selection.
         """
 
-    def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, Held]]:  # noqa: ARG002
+    def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, SpanKV]]:  # noqa: ARG002
         """Return the request with the spans to place, and what to place there, by first position.
 
         What is not named is placed from the store: a chunk's canonical KV.
         """
         return request, {}
 
-    def run(self, mix: Mix, chosen: torch.Tensor) -> torch.Tensor:
+    def run(self, partial: PartialPrefill, chosen: torch.Tensor) -> torch.Tensor:
         """Run the rows ``chosen`` and all without KV; return the logits ``[V]`` after the last token."""
-        return mix.finish(chosen)
+        return partial.finish(chosen)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Place what is known, select, run the selected rows and all that had no KV."""
@@ -78,39 +78,39 @@ class Blend(Strategy):
             return in_full(self, request, ctx, "no chunk reuse")
         clock = timed()
         request, held = self.supply(request, ctx)
-        mix = lay(request, ctx, held)
+        partial = lay(request, ctx, held)
         load_s, clock = clock(), timed()
-        for _, span, _ in mix.placed:
+        for _, span, _ in partial.placed:
             ctx.tell(Reused, start=span.start, stop=span.stop, tier=ctx.store.name)
-        with closing(mix.placing):
-            chosen = mix.reused if self.budget == 1 else self.select(mix)
+        with closing(partial.placing):
+            chosen = partial.reused if self.budget == 1 else self.select(partial)
             select_s = clock()
-            logits = self.run(mix, chosen)
-        mix.cache.truncate(ctx.adapter.capabilities.whole(mix.length))
+            logits = self.run(partial, chosen)
+        partial.cache.truncate(ctx.adapter.capabilities.whole(partial.length))
         return Prefilled(
-            cache=mix.cache,
+            cache=partial.cache,
             logits=logits,
-            provenance=provenance(mix, chosen),
-            rows=mix.rows_work,
-            select=mix.select_work,
+            provenance=provenance(partial, chosen),
+            rows=partial.rows_work,
+            select=partial.select_work,
             load_s=load_s,
             select_s=select_s,
-            notes=mix.notes,
-            deviation=None if mix.deviated is None else mix.deviated.cpu().numpy(),
-            own=mix,
+            notes=partial.notes,
+            deviation=None if partial.deviated is None else partial.deviated.cpu().numpy(),
+            own=partial,
         )
 
 
-def provenance(mix: Mix, chosen: torch.Tensor) -> NDArray[np.uint8]:
+def provenance(partial: PartialPrefill, chosen: torch.Tensor) -> NDArray[np.uint8]:
     """Return where each row's KV finally came from, if the rows ``chosen`` were run again in all layers left."""
-    sources = np.full(mix.length, Provenance.FRESH, dtype=np.uint8)
-    sources[: mix.prefix] = Provenance.PREFIX
-    sources[mix.reused.cpu().numpy()] = Provenance.CHUNK
-    again = torch.cat([chosen, mix.last]).cpu().numpy()
+    sources = np.full(partial.length, Provenance.FRESH, dtype=np.uint8)
+    sources[: partial.prefix] = Provenance.PREFIX
+    sources[partial.reused.cpu().numpy()] = Provenance.CHUNK
+    again = torch.cat([chosen, partial.last]).cpu().numpy()
     usable = sources != Provenance.FRESH
-    usable[: mix.known] = True
+    usable[: partial.known] = True
     sources[again[usable[again]]] = Provenance.RECOMPUTED
-    for _, span, encoded in mix.placed:
+    for _, span, encoded in partial.placed:
         if encoded:
             sources[span.start : span.stop] = Provenance.FRESH
     return sources

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from nbkv.context import Context, Request
 from nbkv.families.blend.base import Blend
-from nbkv.families.blend.layerwise import Held
-from nbkv.families.blend.partial import Mix
+from nbkv.families.blend.layerwise import SpanKV
+from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_share
 from nbkv.kv import Space
 from nbkv.strategy import Prefilled
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Kept(Held):
+class HarvestedKV(SpanKV):
     """KV harvested from a prompt, and the space in which alone it may be used again."""
 
     space: Space
@@ -50,28 +50,30 @@ class Harvest(Blend):
         check_share("store_share", self.store_share)
 
     @abstractmethod
-    def harvest(self, mix: Mix, ids: Sequence[int], request: Request, ctx: Context) -> Sequence[Kept]:
-        """Return all that is kept from now on; ``mix.cache`` holds the KV of ``ids``, prompt and answer, so far."""
+    def harvest(
+        self, partial: PartialPrefill, ids: Sequence[int], request: Request, ctx: Context
+    ) -> Sequence[HarvestedKV]:
+        """Return all that is kept from now on; ``partial.cache`` holds the KV of ``ids``, prompt and answer, so far."""
 
     @abstractmethod
-    def worth(self, kept: Kept) -> float:
+    def worth(self, kept: HarvestedKV) -> float:
         """Return what keeping it is worth."""
 
     def space(self, ctx: Context) -> Space:
         """Return where this strategy's KV belongs."""
         return ctx.space(f"approx:{self.name}")
 
-    def kept(self, ctx: Context) -> Sequence[Kept]:
+    def kept(self, ctx: Context) -> Sequence[HarvestedKV]:
         """Return what earlier requests of this session left, of every space."""
         return tuple(ctx.shelf.get(self.name, ()))
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep what is harvested, within the limit."""
-        mix = prefilled.own
-        # without a mix the prompt was run in full; another cache means that all tokens were turned by other angles
-        if not request.keep or mix is None or prefilled.cache is not mix.cache:
+        partial = prefilled.own
+        # None: the prompt was run in full; another cache: all tokens were turned by other angles meanwhile
+        if not request.keep or partial is None or prefilled.cache is not partial.cache:
             return
-        left, limit = list(self.harvest(mix, ids, request, ctx)), int(self.store_share * ctx.store.limit)
+        left, limit = list(self.harvest(partial, ids, request, ctx)), int(self.store_share * ctx.store.limit)
         nbytes = sum(one.nbytes for one in left)
         older = {id(one) for one in self.kept(ctx)}
         # what this request left goes last: it has had no time yet to be of use

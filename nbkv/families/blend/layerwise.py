@@ -19,7 +19,7 @@ from nbkv.rope import Rope
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Held:
+class SpanKV:
     """KV that a strategy has of a span, made with its first token at position ``base``; without ``kv``, the store's."""
 
     kv: KV | None = None
@@ -27,7 +27,7 @@ class Held:
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class PlacedKV:
     """KV of some tokens, made with the first of them at position ``base``, to stand from ``start`` on."""
 
     kv: KV
@@ -36,7 +36,7 @@ class Piece:
 
 
 @dataclass(eq=False)
-class Placing:
+class LayerwisePlacement:
     """What is put into ``cache``, which then holds ``length`` tokens in every layer; rows nobody fills are zeros.
 
     ``need(layer)`` returns when that layer is filled. Views into stores stay valid until ``close``.
@@ -45,7 +45,7 @@ class Placing:
     cache: GrowingCache
     rope: Rope
     length: int
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[PlacedKV] = field(default_factory=list)
     held: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class Placing:
         self._filled = 0
         self._angles: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: PlacedKV) -> None:
         """Have ``piece`` placed; before ``begin``."""
         self.pieces.append(piece)
 
@@ -97,7 +97,7 @@ class Placing:
         if layer == self._last:
             self._angles.clear()
 
-    def _put(self, layer: int, keys: torch.Tensor, values: torch.Tensor, piece: Piece) -> None:
+    def _put(self, layer: int, keys: torch.Tensor, values: torch.Tensor, piece: PlacedKV) -> None:
         turning = self.rope.layers[layer]
         if turning is None or piece.base == piece.start:
             self.cache.put(layer, piece.start, keys, values)
@@ -111,7 +111,7 @@ class Placing:
 
 
 @dataclass(eq=False)
-class PlacingAhead(Placing):
+class AheadPlacement(LayerwisePlacement):
     """The same in a thread of its own, one layer ahead of the layer that runs."""
 
     def __post_init__(self) -> None:

@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import torch
 
 from nbkv import ops, selection
-from nbkv.families.blend.layerwise import Held, Placing
+from nbkv.families.blend.layerwise import LayerwisePlacement, SpanKV
 from nbkv.kv import Span
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.intercept import OnAttention, watched
 from nbkv.models.caches.growing import GrowingCache, Pair
-from nbkv.models.work import Front, Work
+from nbkv.models.work import LayerFront, Work
 from nbkv.result import Chunk
 
 _ENDS = (".", "!", "?", "\n", "。", "!", "?")
 
 
-class Placed(NamedTuple):
+class PlacedChunk(NamedTuple):
     """A chunk and the rows its KV was put at; ``encoded``: during this request, so that they count as fresh."""
 
     chunk: Chunk
@@ -30,7 +30,7 @@ class Placed(NamedTuple):
 
 
 @dataclass(eq=False)
-class Mix:
+class PartialPrefill:
     """One prompt of ``length`` tokens whose KV comes from several places; all rows are absolute positions.
 
     ``prefix`` first tokens are an exact prefix (``known`` would be, but for the last row); ``reused`` ``[R]`` are rows
@@ -45,17 +45,17 @@ class Mix:
     cache: GrowingCache
     prefix: int
     known: int
-    placed: list[Placed]
+    placed: list[PlacedChunk]
     rows_work: Work
     select_work: Work
     pieces: Callable[[Sequence[int]], tuple[str, ...]]
-    placing: Placing
+    placing: LayerwisePlacement
     notes: list[str] = field(default_factory=list)
-    held: Mapping[int, Held] = field(default_factory=dict)
+    held: Mapping[int, SpanKV] = field(default_factory=dict)
     found: dict[str, torch.Tensor] = field(default_factory=dict)
     deviated: torch.Tensor | None = None
     _rows: torch.Tensor | None = None
-    _front: Front | None = None
+    _front: LayerFront | None = None
 
     def __post_init__(self) -> None:
         """Sort all rows into those with and without KV."""
@@ -207,7 +207,7 @@ class Mix:
                 self.advance(stop, select=True)
         self._rows = self._front = None
 
-    def _stand(self, front: Front) -> None:
+    def _stand(self, front: LayerFront) -> None:
         """Let the rows under way go on from ``front``."""
         # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
         self._front = None if self.adapter.capabilities.shared_kv else front
@@ -215,3 +215,6 @@ class Mix:
     def _with_fresh(self, rows: torch.Tensor) -> torch.Tensor:
         together: torch.Tensor = torch.cat([rows, self.fresh, self.last]).unique()
         return together
+
+
+Mix = PartialPrefill  # its name in version 0.1, by which strategies of other packages import it

@@ -17,13 +17,13 @@ import torch
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Evicted, Reused
-from nbkv.families.evict.budget import Budget
-from nbkv.families.evict.contexts import Contexts, boundary, check_context
+from nbkv.families.evict.budget import SlotBudget
+from nbkv.families.evict.contexts import CompressedContexts, boundary, check_context
 from nbkv.families.fallback import in_full
 from nbkv.families.options import check_count, check_keep
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.layer import Attended
-from nbkv.models.caches.evicting import KeptCache, KeptLayer
+from nbkv.models.caches.evicting import EvictingCache, EvictingLayer
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.passes import run
 from nbkv.models.work import Work
@@ -88,14 +88,14 @@ class Evict(Strategy):
         """Return how many of a pass's last rows, of ``n``, are to be shown to ``see``; none by default."""
         return 0
 
-    def see(self, layer: KeptLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:
+    def see(self, layer: EvictingLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:
         """Note what ``rows`` (positions ``[n]``) attend to: ``weights`` float32 ``[H_k, G, n, T]`` over the slots.
 
         ``G`` are the query heads that share a K/V head: what is noted must not grow with them.
         """
 
     @abstractmethod
-    def worth(self, layer: KeptLayer, at: int, room: int) -> torch.Tensor:
+    def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
         """Return what each slot is worth, ``[H, T]``, when position ``at`` is next and ``room`` slots may stay."""
 
     def spare(self, limit: int) -> int:  # noqa: ARG002
@@ -123,7 +123,7 @@ class Evict(Strategy):
         if n + request.max_new_tokens > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no eviction")
         known = None if self.context == "none" else self._contexts(ctx).take(request.ids)
-        cache = known or KeptCache(ctx.adapter.n_layers)
+        cache = known or EvictingCache(ctx.adapter.n_layers)
         prefilled = Prefilled(
             cache=cache,
             logits=torch.empty(0),
@@ -131,7 +131,7 @@ class Evict(Strategy):
             rows=ctx.work(),
             select=ctx.work(),
             load_s=clock(),
-            own=Budget(self.keep, n),
+            own=SlotBudget(self.keep, n),
         )
         split, begun = boundary(self.context, request.prompt), cache.seen
         if known is not None:
@@ -148,7 +148,7 @@ class Evict(Strategy):
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Make room for one decoded token, then run it."""
         cache = prefilled.cache
-        if not isinstance(cache, KeptCache):  # the prompt was run in full
+        if not isinstance(cache, EvictingCache):  # the prompt was run in full
             return super().step(token, at, prefilled, ctx, work)
         self._shrink(prefilled, ctx, coming=1)
         look = self.look(1) if self.follows else 0
@@ -157,7 +157,7 @@ class Evict(Strategy):
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Say what was kept, and hold it for the next turn where ``context`` asks for that."""
         cache = prefilled.cache
-        if not isinstance(cache, KeptCache):
+        if not isinstance(cache, EvictingCache):
             return
         prefilled.kept = cache.kept(len(request.ids)).numpy()
         held = f"{self.name}: {cache.share():.0%} of the K/V of {cache.seen} tokens held"
@@ -170,7 +170,7 @@ class Evict(Strategy):
     def _pass(self, ids: Sequence[int], prefilled: Prefilled, ctx: Context) -> torch.Tensor:
         """Run ``ids`` next, a stretch at a time, and drop what is too much after each; return the last logits."""
         cache, stretch = prefilled.cache, len(ids) if self.whole else self.stretch
-        assert isinstance(cache, KeptCache)  # noqa: S101
+        assert isinstance(cache, EvictingCache)  # noqa: S101
         logits = prefilled.logits
         for start in range(0, len(ids), stretch):
             part = ids[start : start + stretch]
@@ -179,7 +179,9 @@ class Evict(Strategy):
             self._shrink(prefilled, ctx)
         return logits
 
-    def _run(self, ids: Sequence[int], cache: KeptCache, ctx: Context, *, look: int, work: Work | None) -> torch.Tensor:
+    def _run(
+        self, ids: Sequence[int], cache: EvictingCache, ctx: Context, *, look: int, work: Work | None
+    ) -> torch.Tensor:
         start = cache.seen
 
         def see(seen: Attended) -> None:
@@ -198,7 +200,7 @@ class Evict(Strategy):
     def _shrink(self, prefilled: Prefilled, ctx: Context, coming: int = 0) -> None:
         """Drop what is worth least until each layer keeps its limit with ``coming`` tokens more."""
         cache = prefilled.cache
-        assert isinstance(cache, KeptCache)  # noqa: S101
+        assert isinstance(cache, EvictingCache)  # noqa: S101
         self._limit(prefilled, ctx, cache.seen + coming)
         before, slots = cache.nbytes, prefilled.own.slots(cache.seen + coming)
         windows = ctx.adapter.capabilities.windows
@@ -206,7 +208,7 @@ class Evict(Strategy):
         if most > 1:
             ctx.tell(Evicted, tokens=most, nbytes=before - cache.nbytes, tier="working")
 
-    def _fit(self, layer: KeptLayer, window: int | None, slots: int, coming: int = 0) -> int:
+    def _fit(self, layer: EvictingLayer, window: int | None, slots: int, coming: int = 0) -> int:
         """Drop what is worth least of one layer, if it holds too much; return how many slots of each head went."""
         before = layer.length
         if before + coming > layer.limit:
@@ -215,7 +217,7 @@ class Evict(Strategy):
             self._evict(layer, layer.limit - (spare if coming else 0), window)
         return before - layer.length
 
-    def _evict(self, layer: KeptLayer, room: int, window: int | None) -> None:
+    def _evict(self, layer: EvictingLayer, room: int, window: int | None) -> None:
         at = layer.seen
         worth = self.worth(layer, at, room)
         if self.per == "layer":
@@ -252,7 +254,7 @@ class Evict(Strategy):
     def _copy(self, source: object, n: int, prefilled: Prefilled, ctx: Context, *, look: int) -> None:
         """Take the K/V of the first ``n`` tokens of ``source``; without a ``look`` to come, drop layer by layer."""
         cache = prefilled.cache
-        assert isinstance(cache, KeptCache)  # noqa: S101
+        assert isinstance(cache, EvictingCache)  # noqa: S101
         assert isinstance(source, GrowingCache)  # noqa: S101
         self._limit(prefilled, ctx, n)
         kv, slots, windows = source.read(0, n), prefilled.own.slots(n), ctx.adapter.capabilities.windows
@@ -261,8 +263,8 @@ class Evict(Strategy):
             if not look:
                 self._fit(layer, window, slots)
 
-    def _contexts(self, ctx: Context) -> Contexts:
-        return Contexts(ctx.shelf, self.name, self.spec, ctx.space(f"approx:{self.name}"), self.contexts)
+    def _contexts(self, ctx: Context) -> CompressedContexts:
+        return CompressedContexts(ctx.shelf, self.name, self.spec, ctx.space(f"approx:{self.name}"), self.contexts)
 
 
 def _rerunnable(given: Prefilled) -> int:
@@ -278,7 +280,7 @@ def _first(request: Request, n: int) -> Request:
     return replace(request, prompt=replace(prompt, ids=prompt.ids[:n], chunks=chunks))
 
 
-def _reused(known: KeptCache, prefilled: Prefilled, ctx: Context) -> None:
+def _reused(known: EvictingCache, prefilled: Prefilled, ctx: Context) -> None:
     """Say that the first tokens are ``known``, compressed."""
     prefilled.provenance[: known.seen] = Provenance.PREFIX
     ctx.tell(Reused, start=0, stop=known.seen, tier="shelf")

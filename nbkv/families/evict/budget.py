@@ -11,7 +11,7 @@ _STEPS = 32  # a share's budget grows in steps of this part of what it is after 
 
 
 @dataclass(frozen=True)
-class Budget:
+class SlotBudget:
     """``keep`` tokens (an int), or the share ``keep`` (a float) of the sequence so far, prompt and answer together.
 
     A share is rounded up. Behind the ``prompt`` it was begun with, it grows in steps, and is never above the share.

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from nbkv.errors import BadOption
 from nbkv.kv import Space
-from nbkv.models.caches.evicting import KeptCache
+from nbkv.models.caches.evicting import EvictingCache
 from nbkv.prompts.prompt import Prompt
-from nbkv.stores.scratch import Shelf
+from nbkv.stores.scratch import Scratch
 
 _KINDS = ("none", "chunks", "turns")
 
 
 @dataclass(frozen=True, eq=False)
-class _Held:
+class _CompressedContext:
     spec: str
     space: Space
     ids: tuple[int, ...]
-    cache: KeptCache
+    cache: EvictingCache
 
     def begins(self, ids: Sequence[int]) -> bool:
         """Return whether these tokens are the beginning of ``ids``, with at least one more behind them."""
@@ -27,19 +27,19 @@ class _Held:
 
 
 @dataclass(frozen=True)
-class Contexts:
+class CompressedContexts:
     """What one strategy, written ``spec``, holds in one ``space``: at most ``limit`` caches by the name ``name``.
 
     KV made under other options, or of another model, is never given.
     """
 
-    shelf: Shelf
+    shelf: Scratch
     name: str
     spec: str
     space: Space
     limit: int
 
-    def take(self, ids: Sequence[int]) -> KeptCache | None:
+    def take(self, ids: Sequence[int]) -> EvictingCache | None:
         """Return a copy of the longest cache held of first tokens of ``ids``, but not of all; None if there is none."""
         held = self._held()
         fitting = [one for one in held if (one.spec, one.space) == (self.spec, self.space) and one.begins(ids)]
@@ -49,13 +49,13 @@ class Contexts:
         self.shelf[self.name] = [*(one for one in held if one is not best), best]
         return best.cache.copy()
 
-    def put(self, ids: Sequence[int], cache: KeptCache) -> None:
+    def put(self, ids: Sequence[int], cache: EvictingCache) -> None:
         """Hold ``cache`` of the tokens ``ids``; the one used least recently goes when there are too many."""
-        mine = _Held(self.spec, self.space, tuple(ids), cache)
+        mine = _CompressedContext(self.spec, self.space, tuple(ids), cache)
         others = [one for one in self._held() if (one.spec, one.space, one.ids) != (mine.spec, mine.space, mine.ids)]
         self.shelf[self.name] = [*others, mine][-self.limit :]
 
-    def _held(self) -> list[_Held]:
+    def _held(self) -> list[_CompressedContext]:
         return list(self.shelf.get(self.name, ()))
 
 

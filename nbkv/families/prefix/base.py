@@ -72,11 +72,11 @@ class Prefix(Strategy):
             lease=lease,
         )
 
-    def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> state_checkpoints.Ran:
+    def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> state_checkpoints.PrefillPass:
         """Run what the leased line lacks; of a model with states, keep some on the way."""
         adapter, cache, ids = ctx.adapter, lease.line.buffer, request.ids
         if not isinstance(cache, StateCache):
-            return state_checkpoints.Ran(adapter.prefill(ids, cache, start=lease.matched, work=work))  # type: ignore[arg-type]
+            return state_checkpoints.PrefillPass(adapter.prefill(ids, cache, start=lease.matched, work=work))  # type: ignore[arg-type]
         stops = (
             state_checkpoints.cuts(len(ids), lease, adapter.capabilities, self.every(len(ids), ctx))
             if request.keep

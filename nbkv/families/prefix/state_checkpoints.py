@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 
 from nbkv.models.adapter import ModelAdapter
-from nbkv.models.caches.recurrent import StateCache, States
+from nbkv.models.caches.recurrent import LayerStates, StateCache
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.work import Work
 from nbkv.stores.base import Lease
-from nbkv.stores.state_checkpoints import Checkpoint
+from nbkv.stores.state_checkpoints import StateCheckpoint
 
 _LEAST = 16  # tokens that a branch point must save: a pass of its own costs about as much
 _SEGMENT = 1024  # tokens, the least that a segment has unless it was asked for
@@ -57,27 +57,27 @@ def cuts(n: int, lease: Lease, found: Capabilities, every: int) -> list[int]:
     return sorted(at for at in wanted if at > lease.matched)
 
 
-class Ran(NamedTuple):
+class PrefillPass(NamedTuple):
     """The logits ``[V]`` after a prompt, states behind some of its tokens, and how many were run one by one."""
 
     logits: torch.Tensor
-    states: Sequence[States] = ()
+    states: Sequence[LayerStates] = ()
     alone: int = 0
 
 
-def run(adapter: ModelAdapter, ids: Sequence[int], cache: StateCache, stops: Sequence[int], work: Work) -> Ran:
+def run(adapter: ModelAdapter, ids: Sequence[int], cache: StateCache, stops: Sequence[int], work: Work) -> PrefillPass:
     """Run what ``cache`` lacks of ``ids``, and keep the states at ``stops``."""
     kept, first = [], cache.length or (*stops, len(ids))[0]
     for begin, stop in pairwise((cache.length, *stops, len(ids))):
         logits = adapter.forward(adapter.tensor(ids[begin:stop]), cache, start=begin, work=work)[-1]
         if stop < len(ids) and (states := cache.checkpoint()) is not None:
             kept.append(states)
-    return Ran(logits, kept, len(ids) - first if adapter.capabilities.states == "tokens" else 0)
+    return PrefillPass(logits, kept, len(ids) - first if adapter.capabilities.states == "tokens" else 0)
 
 
-def checkpoints(states: Sequence[States | None], adapter: ModelAdapter) -> tuple[Checkpoint, ...]:
+def checkpoints(states: Sequence[LayerStates | None], adapter: ModelAdapter) -> tuple[StateCheckpoint, ...]:
     """Return ``states`` with what it costs to make them."""
-    return tuple(Checkpoint(each, flops(each.at, adapter)) for each in states if each is not None)
+    return tuple(StateCheckpoint(each, flops(each.at, adapter)) for each in states if each is not None)
 
 
 def flops(n: int, adapter: ModelAdapter) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nbkv.families.residual.forms import input_width
+from nbkv.families.residual.forms import hidden_size
 from nbkv.models.adapter import ModelAdapter
 from nbkv.timing import settle, timed
 
@@ -19,7 +19,7 @@ _REPEAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
+class Bandwidths:
     """Bytes per second: within the device's memory, from the host to it, from disk; operations per second of a GEMM.
 
     From disk without the system's cache where it can be told to drop it. The GEMM is that of ``rows`` layer inputs
@@ -33,15 +33,15 @@ class Rates:
     rows: int
 
 
-def rates(adapter: ModelAdapter, rows: int) -> Rates:
+def rates(adapter: ModelAdapter, rows: int) -> Bandwidths:
     """Measure; it takes well below a second."""
-    width = input_width(adapter)
+    width = hidden_size(adapter)
     source = torch.zeros(_BYTES, dtype=torch.uint8, device=adapter.device)
     host = torch.zeros(_BYTES, dtype=torch.uint8, pin_memory=adapter.device.type == "cuda")
     target = torch.empty_like(source)
     left = torch.randn(rows, width, device=adapter.device, dtype=adapter.dtype)
     right = torch.randn(width, width, device=adapter.device, dtype=adapter.dtype)
-    return Rates(
+    return Bandwidths(
         memory=_BYTES / _best(adapter, lambda: target.copy_(source)),
         host=_BYTES / _best(adapter, lambda: target.copy_(host)),
         disk=_ON_DISK / _disk(),

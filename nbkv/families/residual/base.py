@@ -20,7 +20,7 @@ from nbkv.events import Reused
 from nbkv.families.fallback import in_full
 from nbkv.families.residual.forms import HOST, INPUT, LATENT, Form, all_kv_bytes, parse
 from nbkv.families.residual.planner import plan, too_large
-from nbkv.families.residual.sequence import Bounded
+from nbkv.families.residual.sequence import BoundedSequence
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.work import Work
 from nbkv.result import Provenance
@@ -30,12 +30,12 @@ _SAMPLE = 256  # older tokens on which forms are compared for ``form="auto"``
 
 
 @dataclass(eq=False)
-class Held:
+class HeldSequence:
     """What a session keeps of its last sequence, and how it was made."""
 
     model: str
     spec: str
-    sequence: Bounded
+    sequence: BoundedSequence
 
 
 @dataclass(kw_only=True, repr=False)
@@ -85,25 +85,25 @@ class Restoring(Strategy):
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one token; older K/V are restored for it, layer by layer."""
         sequence = prefilled.own
-        if not isinstance(sequence, Bounded) or prefilled.cache is not sequence.cache:
+        if not isinstance(sequence, BoundedSequence) or prefilled.cache is not sequence.cache:
             return super().step(token, at, prefilled, ctx, work)
         return sequence.forward([token], work)
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:  # noqa: ARG002
         """Let the session keep the sequence, unless it was broken off or is nobody's business."""
         sequence = prefilled.own
-        if not isinstance(sequence, Bounded):
+        if not isinstance(sequence, BoundedSequence):
             return
         prefilled.notes.append(_told(sequence))
         if request.keep and not sequence.busy and prefilled.cache is sequence.cache:
-            ctx.shelf[self.name] = Held(ctx.model, self.spec, sequence)
+            ctx.shelf[self.name] = HeldSequence(ctx.model, self.spec, sequence)
 
-    def _sequence(self, request: Request, ctx: Context) -> Bounded:
+    def _sequence(self, request: Request, ctx: Context) -> BoundedSequence:
         """Return the session's sequence if it was made in this way and ``request`` may go on with it, else a new one.
 
         It is taken out: what a request breaks off is not found again.
         """
-        held: Held | None = ctx.shelf.get(self.name)
+        held: HeldSequence | None = ctx.shelf.get(self.name)
         if held is None or (held.model, held.spec) != (ctx.model, self.spec):
             return self._new(ctx)
         if not request.keep:
@@ -111,8 +111,8 @@ class Restoring(Strategy):
         del ctx.shelf[self.name]
         return held.sequence
 
-    def _new(self, ctx: Context) -> Bounded:
-        return Bounded(ctx.adapter, self.held_as(ctx.adapter, ctx), self.room, self.rows)
+    def _new(self, ctx: Context) -> BoundedSequence:
+        return BoundedSequence(ctx.adapter, self.held_as(ctx.adapter, ctx), self.room, self.rows)
 
 
 def refuse(form: Form, adapter: ModelAdapter) -> None:
@@ -147,7 +147,7 @@ def _common(known: Sequence[int], ids: Sequence[int]) -> int:
     )
 
 
-def _told(sequence: Bounded) -> str:
+def _told(sequence: BoundedSequence) -> str:
     adapter, form, old = sequence.adapter, sequence.form, sequence.cache.old
     held = f"{old} of {sequence.length} tokens held as {form.spec} ({form.token_bytes(adapter):,} B a token"
     same = ", in the same memory" if HOST in form.sources and adapter.device.type == "cpu" else ""
@@ -155,7 +155,7 @@ def _told(sequence: Bounded) -> str:
     return f"residual: {held}, restored for every token{_by(sequence)}"
 
 
-def _by(sequence: Bounded) -> str:
+def _by(sequence: BoundedSequence) -> str:
     """Return which layers a kernel projected, and why not the others; nothing where no kernel was asked for."""
     if not sequence.own_code:
         return ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from nbkv.errors import BadOption
 from nbkv.families.residual.row_buffer import quantised_bytes
 from nbkv.models.adapter import ModelAdapter
-from nbkv.models.projection.project import Catching
+from nbkv.models.projection.project import CapturingCache
 
 # Where a layer's K/V come from.
 KV = "kv"  # they never left
@@ -73,7 +73,7 @@ class Form:
             return kv_bytes(adapter, layer)
         if source not in {INPUT, LATENT} or not kv_bytes(adapter, layer):
             return 0
-        width = input_width(adapter) if source == INPUT else self.latent_rank(adapter, layer)
+        width = hidden_size(adapter) if source == INPUT else self.latent_rank(adapter, layer)
         return width * adapter.dtype.itemsize if self.bits is None else quantised_bytes(width, self.bits)
 
     def token_bytes(self, adapter: ModelAdapter) -> int:
@@ -101,16 +101,16 @@ def all_kv_bytes(adapter: ModelAdapter) -> int:
     return sum(kv_bytes(adapter, layer) for layer in range(adapter.n_layers))
 
 
-def input_width(adapter: ModelAdapter) -> int:
+def hidden_size(adapter: ModelAdapter) -> int:
     """Return how many values go into a layer for each token."""
     if adapter.model not in _widths:
-        _widths[adapter.model] = adapter.calls(adapter.tensor([0]), Catching(), start=0)[0].hidden.numel()
+        _widths[adapter.model] = adapter.calls(adapter.tensor([0]), CapturingCache(), start=0)[0].hidden.numel()
     return _widths[adapter.model]
 
 
 def full_rank(adapter: ModelAdapter, layer: int) -> int:
     """Return the largest rank that the K and V projections of ``layer`` together can have."""
-    return min(input_width(adapter), kv_bytes(adapter, layer) // adapter.dtype.itemsize)
+    return min(hidden_size(adapter), kv_bytes(adapter, layer) // adapter.dtype.itemsize)
 
 
 def _ids(n_layers: int) -> tuple[str, ...]:

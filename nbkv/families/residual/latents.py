@@ -20,8 +20,8 @@ from nbkv.errors import UnsupportedModel
 from nbkv.families.residual.forms import Form, kv_bytes
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.capture import Sides
-from nbkv.models.projection.project import Feeds, learn, project_kv, reading
-from nbkv.models.walk import Call
+from nbkv.models.projection.project import KVLinears, learn, project_kv, reading
+from nbkv.models.walk import LayerCall
 
 _bases: weakref.WeakKeyDictionary[nn.Module, tuple[str, torch.Tensor]] = weakref.WeakKeyDictionary()
 
@@ -34,7 +34,7 @@ class Latents:
     """
 
     layer: nn.Module
-    feeds: Feeds
+    feeds: KVLinears
     basis: torch.Tensor
     up: tuple[torch.Tensor, ...]
 
@@ -42,7 +42,7 @@ class Latents:
         """Within the block ``keep`` is given the latents ``[1, n, r]`` of whatever the layer is run on."""
         return reading(self.feeds.used[0], lambda read: keep(read @ self.basis))
 
-    def project(self, call: Call, hidden: torch.Tensor, latents: torch.Tensor) -> Sides | None:
+    def project(self, call: LayerCall, hidden: torch.Tensor, latents: torch.Tensor) -> Sides | None:
         """Return K and V ``[1, H, n, D]`` of ``latents``; ``hidden`` only has the shape of the layer's input."""
         pairs = zip(self.feeds.used, self.up, strict=True)
         replaced = {module: partial(_project, latents, up, module.bias) for module, up in pairs}
@@ -72,7 +72,7 @@ def latents(adapter: ModelAdapter, form: Form) -> list[Latents]:
     return made
 
 
-def _basis(layer: nn.Module, feeds: Feeds, weights: str) -> torch.Tensor:
+def _basis(layer: nn.Module, feeds: KVLinears, weights: str) -> torch.Tensor:
     """Return the right singular vectors ``[d, r]`` of the layer's projections together, the strongest first."""
     found = _bases.get(layer)
     if found is None or found[0] != weights:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from nbkv.errors import BadOption, UnsupportedModel
-from nbkv.families.residual.bandwidth import Rates, rates
+from nbkv.families.residual.bandwidth import Bandwidths, rates
 from nbkv.families.residual.forms import ID_BYTES, LATENT, Form, all_kv_bytes, kv_bytes, parse
-from nbkv.families.residual.sequence import Bounded
+from nbkv.families.residual.sequence import BoundedSequence
 from nbkv.models.adapter import ModelAdapter
-from nbkv.models.projection.project import Catching
+from nbkv.models.projection.project import CapturingCache
 from nbkv.timing import settle, timed
 
 MOST = 0.5  # of the K/V's bytes: the most a form that is picked may take on the device
@@ -29,7 +29,7 @@ _FINALISTS = 3  # pure forms that are timed again beside the mixtures
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class FormCost:
     """One form: bytes a token takes in all and on the device, and the seconds to restore every layer once.
 
     ``seconds`` is None where the form is ``refused``, with the reason.
@@ -55,8 +55,8 @@ class Plan:
     dtype: str
     tokens: int
     kv_bytes: int
-    rates: Rates
-    ways: tuple[Way, ...]
+    rates: Bandwidths
+    ways: tuple[FormCost, ...]
     pick: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,11 +93,11 @@ def plan(adapter: ModelAdapter, tokens: int = 1024) -> Plan:
     )
 
 
-def way(adapter: ModelAdapter, spec: str) -> Way:
+def way(adapter: ModelAdapter, spec: str) -> FormCost:
     """Return what ``spec`` costs in bytes, not yet timed; refused where it takes more than K/V or is not possible."""
     form = parse(spec, adapter.n_layers)
     sizes = {"token_bytes": form.token_bytes(adapter), "device_bytes": form.device_bytes(adapter)}
-    return Way(form=spec, exact=form.exact, **sizes, refused=too_large(form, adapter))
+    return FormCost(form=spec, exact=form.exact, **sizes, refused=too_large(form, adapter))
 
 
 def too_large(form: Form, adapter: ModelAdapter) -> str:
@@ -106,20 +106,20 @@ def too_large(form: Form, adapter: ModelAdapter) -> str:
     return f"{mine:,} bytes a token, more than the {theirs:,} bytes of its K/V" if mine - ID_BYTES > theirs else ""
 
 
-def able(ways: Sequence[Way], whole: int, most: float = MOST) -> list[Way]:
+def able(ways: Sequence[FormCost], whole: int, most: float = MOST) -> list[FormCost]:
     """Return the exact ways that were timed and take at most ``most`` of ``whole`` bytes on the device."""
     room = most * whole + ID_BYTES
     return [each for each in ways if each.exact and each.seconds is not None and each.device_bytes <= room]
 
 
-def pick(ways: Sequence[Way], whole: int) -> str:
+def pick(ways: Sequence[FormCost], whole: int) -> str:
     """Return the form of the fastest way that may be picked."""
     return min(able(ways, whole), key=lambda each: each.seconds or 0.0).form
 
 
-def timed_ways(adapter: ModelAdapter, ways: Sequence[Way], tokens: int) -> list[Way]:
+def timed_ways(adapter: ModelAdapter, ways: Sequence[FormCost], tokens: int) -> list[FormCost]:
     """Return ``ways`` with the least seconds a restoration took (others only add to it); they take turns."""
-    made: dict[str, Bounded] = {}
+    made: dict[str, BoundedSequence] = {}
     refused = {each.form: each.refused for each in ways}
     for each in ways:
         if not each.refused:
@@ -134,14 +134,14 @@ def timed_ways(adapter: ModelAdapter, ways: Sequence[Way], tokens: int) -> list[
             if number:
                 seconds[spec].append(took)
     return [
-        Way(**asdict(each) | {"seconds": min(seconds[each.form])})
+        FormCost(**asdict(each) | {"seconds": min(seconds[each.form])})
         if each.form in made
-        else Way(**asdict(each) | {"refused": refused[each.form]})
+        else FormCost(**asdict(each) | {"refused": refused[each.form]})
         for each in ways
     ]
 
 
-def restoring(sequence: Bounded) -> float:
+def restoring(sequence: BoundedSequence) -> float:
     """Return the seconds in which the older K/V of every layer are restored once."""
     settle(sequence.adapter)
     clock = timed()
@@ -150,12 +150,12 @@ def restoring(sequence: Bounded) -> float:
     return clock()
 
 
-def made_up(adapter: ModelAdapter, form: Form, tokens: int) -> Bounded:
+def made_up(adapter: ModelAdapter, form: Form, tokens: int) -> BoundedSequence:
     """Return a sequence of ``tokens`` older tokens and a kept one; ids and what is held are random."""
-    sequence = Bounded(adapter, form, lambda _: 1)
+    sequence = BoundedSequence(adapter, form, lambda _: 1)
     vocabulary, known = adapter.config.vocab_size, adapter.capabilities
     sequence.ids.extend((7919 * i) % vocabulary for i in range(1, tokens + 2))
-    width = adapter.calls(adapter.tensor([0]), Catching(), start=0)[0].hidden
+    width = adapter.calls(adapter.tensor([0]), CapturingCache(), start=0)[0].hidden
     options: dict[str, Any] = {"dtype": adapter.dtype}
     for index, layer in enumerate(sequence.cache.layers):
         device = torch.device(adapter.devices[index])
@@ -179,7 +179,7 @@ def _pure(adapter: ModelAdapter) -> list[str]:
     return ["ids", "start(0)", *every, "layers", "int8", "int4", "latent", "host"]
 
 
-def _mixed(adapter: ModelAdapter, ways: Sequence[Way]) -> list[str]:
+def _mixed(adapter: ModelAdapter, ways: Sequence[FormCost]) -> list[str]:
     """Return the mixtures worth a try: as much as may stay kept, and as much loaded as hides behind projecting."""
     seconds, n = {each.form: each.seconds for each in ways}, adapter.n_layers
     mixed = [f"first({n - int(MOST * n)})"] if n > 1 else []

@@ -12,7 +12,7 @@ _GROUP = 64  # values that share one scale; XQuant quantises in groups too
 
 
 @dataclass(eq=False)
-class Rows:
+class RowBuffer:
     """Rows ``[..., n, d]`` in segments; ``place`` is a device for all of them (None: where they come from)."""
 
     place: torch.device | None = None
@@ -56,14 +56,14 @@ class Rows:
         self.segments = [segment for begin, segment in self._spans() if begin < length]
         self.length = min(self.length, length)
 
-    def add_all(self, other: Rows) -> None:
+    def add_all(self, other: RowBuffer) -> None:
         """Put the rows of ``other`` behind those that are there."""
         for piece in other.read(0, other.length):
             self.add(piece)
 
-    def copy(self) -> Rows:
+    def copy(self) -> RowBuffer:
         """Return the same rows in memory of their own."""
-        made = Rows(self.place)
+        made = RowBuffer(self.place)
         made.add_all(self)
         return made
 
@@ -86,12 +86,12 @@ class Rows:
 
 
 @dataclass(eq=False)
-class Quantised:
+class QuantisedRows:
     """Rows held in ``bits`` bits a value, with a least value and a step for each group of neighbours (after XQuant)."""
 
     bits: int
-    codes: Rows = field(default_factory=Rows)
-    steps: Rows = field(default_factory=Rows)
+    codes: RowBuffer = field(default_factory=RowBuffer)
+    steps: RowBuffer = field(default_factory=RowBuffer)
     dtype: torch.dtype = torch.float32
 
     @property
@@ -124,9 +124,9 @@ class Quantised:
         self.codes.truncate(length)
         self.steps.truncate(length)
 
-    def copy(self) -> Quantised:
+    def copy(self) -> QuantisedRows:
         """Return the same rows in memory of their own."""
-        return Quantised(self.bits, self.codes.copy(), self.steps.copy(), self.dtype)
+        return QuantisedRows(self.bits, self.codes.copy(), self.steps.copy(), self.dtype)
 
 
 def group(width: int) -> int:

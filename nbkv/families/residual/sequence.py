@@ -19,12 +19,12 @@ import torch
 
 from nbkv.families.residual.forms import HOST, IDS, INPUT, KV, LATENT, Form, kv_bytes
 from nbkv.families.residual.latents import Latents, latents
-from nbkv.families.residual.row_buffer import Quantised, Rows
+from nbkv.families.residual.row_buffer import QuantisedRows, RowBuffer
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.caches.restoring import RestoringCache
 from nbkv.models.projection.kernel_fit import fuse
-from nbkv.models.projection.project import Catching, Feeds, learn, project_kv
-from nbkv.models.walk import Call
+from nbkv.models.projection.project import CapturingCache, KVLinears, learn, project_kv
+from nbkv.models.walk import LayerCall
 from nbkv.models.work import Work
 
 _BLOCKS = 8  # older rows are restored in about as many pieces: what is on its way is then a fraction of a layer
@@ -32,16 +32,16 @@ _LEAST = 32  # rows of a piece
 
 
 @dataclass(eq=False)
-class Block:
+class OlderTokens:
     """Older tokens ``[start, stop)``: how the model calls its layers for them, and where they stand between layers."""
 
     start: int
     stop: int
-    calls: list[Call]
+    calls: list[LayerCall]
     hidden: torch.Tensor | None = None
 
 
-class Bounded:
+class BoundedSequence:
     """Token ids, the newest K/V, and of all tokens what ``form`` needs to restore the rest."""
 
     def __init__(self, adapter: ModelAdapter, form: Form, room: Callable[[int], int], rows: int | None = None) -> None:
@@ -54,11 +54,11 @@ class Bounded:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="nbkv-restore") if form.mixes else None
         self._ahead: dict[int, Future[None]] = {}
         self._last = max(index for index in range(adapter.n_layers) if kv_bytes(adapter, index))
-        self.held: list[Rows | Quantised | None] = [None] * adapter.n_layers
-        self.hosts: list[tuple[Rows, Rows] | None] = [None] * adapter.n_layers
+        self.held: list[RowBuffer | QuantisedRows | None] = [None] * adapter.n_layers
+        self.hosts: list[tuple[RowBuffer, RowBuffer] | None] = [None] * adapter.n_layers
         self.cache.beside = partial(_nbytes, self.ids, self.held, self.hosts)
         self._latents: list[Latents] = latents(adapter, form) if LATENT in form.sources else []
-        self._feeds = learn(adapter) if {INPUT, IDS, LATENT} & set(form.sources) else [Feeds()] * adapter.n_layers
+        self._feeds = learn(adapter) if {INPUT, IDS, LATENT} & set(form.sources) else [KVLinears()] * adapter.n_layers
         self._ways = fuse(adapter, self._feeds) if {INPUT, IDS} & set(form.sources) else []
         self.own_code: dict[int, str] = {}  # where kernels are used: why a layer was projected without, "" if with
         self._lay_out()
@@ -69,9 +69,9 @@ class Bounded:
             layer, has_kv = self.cache.layers[index], bool(kv_bytes(self.adapter, index))
             layer.keeps_all = source == KV
             if source in {INPUT, LATENT} and has_kv:
-                self.held[index] = Rows() if self.form.bits is None else Quantised(self.form.bits)
+                self.held[index] = RowBuffer() if self.form.bits is None else QuantisedRows(self.form.bits)
             if source == HOST and has_kv:
-                host = (Rows(torch.device("cpu")), Rows(torch.device("cpu")))
+                host = (RowBuffer(torch.device("cpu")), RowBuffer(torch.device("cpu")))
                 self.hosts[index] = host
                 layer.leaving = host
 
@@ -94,7 +94,7 @@ class Bounded:
         self._ahead.clear()
         start, blocks = self.length, self._blocks(len(ids))
 
-        def run(calls: Sequence[Call]) -> torch.Tensor:
+        def run(calls: Sequence[LayerCall]) -> torch.Tensor:
             return self._drive(calls, blocks, work)
 
         logits = self.adapter.forward(self.adapter.tensor(ids), self.cache, start=start, runner=run)
@@ -111,9 +111,9 @@ class Bounded:
                 self._restore(index, blocks, None, 0)
                 layer.window, layer.whole = window, None
 
-    def copy(self) -> Bounded:
+    def copy(self) -> BoundedSequence:
         """Return the same sequence in memory of its own."""
-        other = Bounded(self.adapter, self.form, self.cache.room, self._rows)
+        other = BoundedSequence(self.adapter, self.form, self.cache.room, self._rows)
         other.ids.extend(self.ids)
         for mine, theirs in zip(other.cache.layers, self.cache.layers, strict=True):
             mine.copy_from(theirs)
@@ -134,7 +134,7 @@ class Bounded:
             for side in host or ():
                 side.truncate(layer.old)
 
-    def _blocks(self, new: int) -> list[Block]:
+    def _blocks(self, new: int) -> list[OlderTokens]:
         """Return the older tokens in blocks, each with the model's calls for it."""
         old = self.cache.old
         if not old or not (self.form.runs or any(self.held) or IDS in self.form.sources):
@@ -143,17 +143,17 @@ class Bounded:
         ids, blocks = self.adapter.tensor(self.ids[:old].tolist()), []
         for start in range(0, old, size):
             stop = min(start + size, old)
-            blocks.append(Block(start, stop, self._calls(ids[start:stop], start)))
+            blocks.append(OlderTokens(start, stop, self._calls(ids[start:stop], start)))
         return blocks
 
-    def _calls(self, ids: torch.Tensor, start: int) -> list[Call]:
+    def _calls(self, ids: torch.Tensor, start: int) -> list[LayerCall]:
         """Return the calls for older tokens; where no layer runs to its end they need no mask over those before."""
         if not self.form.runs and self.adapter.tells_positions:
-            return self.adapter.calls(ids, Catching(), start=start)
+            return self.adapter.calls(ids, CapturingCache(), start=start)
         with self.cache.again(start):
             return self.adapter.calls(ids, self.cache, start=start)
 
-    def _drive(self, calls: Sequence[Call], blocks: list[Block], work: Work | None) -> torch.Tensor:
+    def _drive(self, calls: Sequence[LayerCall], blocks: list[OlderTokens], work: Work | None) -> torch.Tensor:
         hidden, n = calls[0].hidden, calls[0].hidden.shape[-2]
         for index, call in enumerate(calls):
             self._restore(index, blocks, work, n)
@@ -162,7 +162,7 @@ class Bounded:
                 work(index, n)
         return hidden
 
-    def _run(self, index: int, call: Call, hidden: torch.Tensor) -> torch.Tensor:
+    def _run(self, index: int, call: LayerCall, hidden: torch.Tensor) -> torch.Tensor:
         """Run a layer on the new tokens, and keep what is to be held of them."""
         walk, held = self.adapter.walk, self.held[index]
         assert walk is not None  # noqa: S101  (the strategy needs it)
@@ -174,7 +174,7 @@ class Bounded:
         with self._latents[index].reading(held.add):
             return walk.layer(index, call, hidden)
 
-    def _restore(self, index: int, blocks: list[Block], work: Work | None, new: int) -> None:
+    def _restore(self, index: int, blocks: list[OlderTokens], work: Work | None, new: int) -> None:
         layer = self.cache.layers[index]
         if not layer.old and not blocks:
             return
@@ -212,7 +212,7 @@ class Bounded:
                 mine[:, :, begin : begin + piece.shape[-2]].copy_(piece, non_blocking=True)
                 begin += piece.shape[-2]
 
-    def _again(self, index: int, block: Block, work: Work | None) -> None:
+    def _again(self, index: int, block: OlderTokens, work: Work | None) -> None:
         """Make K/V of one layer for a block: by projecting, or by running the layer where the next one needs it."""
         walk, layer, call = self.adapter.walk, self.cache.layers[index], block.calls[index]
         assert walk is not None  # noqa: S101
@@ -243,7 +243,7 @@ class Bounded:
             self.cache.sample(layer, *sides)
             layer.restore(block.start, *sides)
 
-    def _by_kernel(self, index: int, block: Block, hidden: torch.Tensor) -> bool:
+    def _by_kernel(self, index: int, block: OlderTokens, hidden: torch.Tensor) -> bool:
         """Project a block right into the layer's open buffer, where kernels are used and this layer's way is known."""
         if not self._ways:
             return False
@@ -255,7 +255,11 @@ class Bounded:
         return not why
 
 
-def _nbytes(ids: array[int], held: Sequence[Rows | Quantised | None], hosts: Sequence[tuple[Rows, Rows] | None]) -> int:
+def _nbytes(
+    ids: array[int],
+    held: Sequence[RowBuffer | QuantisedRows | None],
+    hosts: Sequence[tuple[RowBuffer, RowBuffer] | None],
+) -> int:
     """Return the bytes of everything that is held to restore K/V (no method: the cache must not hold its holder)."""
     others = (*(each for each in held if each), *(side for host in hosts if host for side in host))
     return len(ids) * ids.itemsize + sum(each.nbytes for each in others)

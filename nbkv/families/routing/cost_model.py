@@ -27,7 +27,7 @@ _FARTHEST = 3.0  # a correction is between a third and this
 
 
 @dataclass(frozen=True, kw_only=True)
-class Costs:
+class CostModel:
     """Seconds: ``overhead`` of a pass, per ``row``, per ``pair`` of a row and a key; per token to ``move`` or ``copy``.
 
     Moved are tokens of chunks, whose keys are turned to other positions; copied are those of a prefix.
@@ -48,13 +48,13 @@ class Costs:
         return rows * (self.row + self.pair * keys)
 
 
-def costs(ctx: Context) -> Costs:
+def costs(ctx: Context) -> CostModel:
     """Return the costs on ``ctx``'s model, measured now if they are not known; it takes a second or two then."""
     known = ctx.verdicts.get(_name(ctx))
     if known is None:
         known = asdict(measure(ctx.adapter))
         ctx.verdicts.put(_name(ctx), known)
-    return Costs(**known)
+    return CostModel(**known)
 
 
 def are_known(ctx: Context) -> bool:
@@ -66,17 +66,17 @@ def _name(ctx: Context) -> str:
     return f"costs@{ctx.model}@{torch.get_num_threads()}"
 
 
-def measure(adapter: ModelAdapter) -> Costs:
+def measure(adapter: ModelAdapter) -> CostModel:
     """Time passes of several lengths and moving KV about; needs a model that goes on from our cache."""
-    bench = _Bench(adapter)
+    bench = _TimedPasses(adapter)
     shapes = bench.shapes()
     seconds = [bench.forward(rows, keys) for rows, keys in shapes]
     overhead, row, pair = _fit(shapes, seconds)
     tokens = shapes[-1][1]
-    return Costs(overhead=overhead, row=row, pair=pair, move=bench.moving(tokens), copy=bench.copying(tokens))
+    return CostModel(overhead=overhead, row=row, pair=pair, move=bench.moving(tokens), copy=bench.copying(tokens))
 
 
-class _Bench:
+class _TimedPasses:
     """Passes over made-up tokens on a cache of their own."""
 
     def __init__(self, adapter: ModelAdapter) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from nbkv import selection
 from nbkv.context import Context, Request
-from nbkv.families.routing.cost_model import Costs
+from nbkv.families.routing.cost_model import CostModel
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Estimate:
     """A prompt of ``length`` tokens: ``prefix`` first ones are known, ``placed`` behind them are rows of chunks.
 
     ``missing`` are the lengths (with sinks) of chunks that have left the store and would have to be encoded first.
@@ -21,15 +21,15 @@ class Outlook:
     placed: int
     missing: tuple[int, ...] = ()
 
-    def in_full(self, costs: Costs) -> float:
+    def in_full(self, costs: CostModel) -> float:
         """Return the seconds expected for computing everything."""
         return costs.run(self.length, self.length)
 
-    def by_prefix(self, costs: Costs) -> float:
+    def by_prefix(self, costs: CostModel) -> float:
         """Return the seconds expected for continuing the known prefix."""
         return costs.copy * self.prefix + costs.run(self.length - self.prefix, self.length)
 
-    def by_blend(self, costs: Costs, budget: float) -> float:
+    def by_blend(self, costs: CostModel, budget: float) -> float:
         """Return the seconds expected for placing chunks, a pass of the question over them, and the rows to run.
 
         The pass of the question is what ``passage`` and ``prophet`` make; other leaves are learnt from their requests.
@@ -41,11 +41,11 @@ class Outlook:
         return load + encode + costs.run(fresh, self.length) + costs.run(rows, self.length)
 
 
-def look(request: Request, ctx: Context) -> Outlook:
+def look(request: Request, ctx: Context) -> Estimate:
     """Return what is known of ``request``'s prompt; reads the store's index, no KV."""
     ids = request.ids
     if len(ids) > ctx.adapter.capabilities.stable_context:  # then nothing of it may be reused
-        return Outlook(len(ids), 0, 0)
+        return Estimate(len(ids), 0, 0)
     known = ctx.adapter.capabilities
     prefix = min(ctx.store.holds(ctx.space(), ids), ctx.adapter.reusable(len(ids)))
     placed, missing = 0, set()
@@ -58,4 +58,4 @@ def look(request: Request, ctx: Context) -> Outlook:
             missing.add(path)
             held = known.whole(len(path))
         placed += max(0, held - (len(path) - len(chunk)) - max(0, prefix - start))
-    return Outlook(len(ids), prefix, placed, tuple(len(path) for path in missing))
+    return Estimate(len(ids), prefix, placed, tuple(len(path) for path in missing))

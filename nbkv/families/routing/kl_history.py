@@ -11,28 +11,28 @@ _WORST = 100.0  # nats; more, or infinite, counts as this
 
 
 @dataclass(frozen=True)
-class Drift:
+class KLHistory:
     """``n`` measurements of KL(full || strategy) of the next-token distribution, in nats: their mean and largest."""
 
     n: int = 0
     mean: float = 0.0
     largest: float = 0.0
 
-    def with_kl(self, kl: float) -> Drift:
+    def with_kl(self, kl: float) -> KLHistory:
         """Return this with one more measurement."""
         kl = min(kl, _WORST)
         n = self.n + 1
-        return Drift(n, self.mean + (kl - self.mean) / min(n, _MEMORY), max(self.largest, kl))
+        return KLHistory(n, self.mean + (kl - self.mean) / min(n, _MEMORY), max(self.largest, kl))
 
 
-def drift(verdicts: Verdicts, model: str, spec: str) -> Drift:
+def kl_history(verdicts: Verdicts, model: str, spec: str) -> KLHistory:
     """Return what is known of ``spec`` on ``model`` (a fingerprint)."""
-    return Drift(**(verdicts.get(_name(model, spec)) or {}))
+    return KLHistory(**(verdicts.get(_name(model, spec)) or {}))
 
 
-def learn_drift(verdicts: Verdicts, model: str, spec: str, kl: float) -> Drift:
+def learn_kl(verdicts: Verdicts, model: str, spec: str, kl: float) -> KLHistory:
     """Remember one more measurement and return all that is known now."""
-    known = drift(verdicts, model, spec).with_kl(kl)
+    known = kl_history(verdicts, model, spec).with_kl(kl)
     verdicts.put(_name(model, spec), asdict(known))
     return known
 

@@ -33,7 +33,7 @@ MaskOf = Callable[[int], torch.Tensor | None]
 
 
 @dataclass
-class Meter:
+class AttentionTimer:
     """The seconds that attention took, of all layers so far; on a GPU only those of asking for it."""
 
     seconds: float = 0.0
@@ -65,12 +65,12 @@ def watched(
             on_attention(Attended(seen.layer, rows, weights, seen.value[0], given[0][0, rows]))
         return given
 
-    with standing_in(config, look):
+    with replaced_attention(config, look):
         yield
 
 
 @contextmanager
-def computed_by(config: Any, policy: Policy) -> Iterator[Meter]:  # noqa: ANN401
+def computed_by(config: Any, policy: Policy) -> Iterator[AttentionTimer]:  # noqa: ANN401
     """Within the block ``policy`` computes the attention of each layer, without a mask: every row sees every key.
 
     A layer for which it gives None keeps the model's own function, with the mask of that. ``config`` is the text
@@ -84,13 +84,13 @@ def computed_by(config: Any, policy: Policy) -> Iterator[Meter]:  # noqa: ANN401
         meter.seconds += time.perf_counter() - began
         return given
 
-    meter = Meter()
-    with standing_in(config, compute):
+    meter = AttentionTimer()
+    with replaced_attention(config, compute):
         yield meter
 
 
 @contextmanager
-def standing_in(config: Any, function: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401
+def replaced_attention(config: Any, function: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401
     """Within the block ``function(own, module, query, key, value, mask, …)`` stands in for ``own``, that of ``config``.
 
     What it hands to ``own`` as a mask may be ``Ranges``; whoever stands below hands them on.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nbkv.models.attention.intercept import standing_in
+from nbkv.models.attention.intercept import replaced_attention
 from nbkv.models.attention.masks import Ranges, edges
 from nbkv.models.capabilities import Capabilities
 
@@ -33,7 +33,7 @@ def ranged(config: Any, rows: torch.Tensor, capabilities: Capabilities) -> Itera
             known[reach] = Ranges(*edges(rows, *reach, capabilities.block))
         return own(module, query, *states[:2], known[reach].to(query.device), **kwargs)
 
-    with standing_in(config, hand):
+    with replaced_attention(config, hand):
         yield
 
 

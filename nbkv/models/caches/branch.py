@@ -95,7 +95,7 @@ class BranchCache(GrowingCache):
 
 
 @dataclass(frozen=True, eq=False)
-class _View:
+class _VisibleKeys:
     """Which keys rows see: none before ``first``; counted from there those from ``lower`` on, own ones up to ``upper``.
 
     Both are ``[n]``; None where every row sees all. Own keys are counted from the first one that a row sees.
@@ -112,7 +112,7 @@ def branched(config: Any, cache: BranchCache, capabilities: Capabilities) -> Ite
 
     The pass is given no mask. ``config`` is the text decoder's.
     """
-    known: dict[tuple[int | None, int | None], _View] = {}
+    known: dict[tuple[int | None, int | None], _VisibleKeys] = {}
 
     def policy(seen: Attention) -> torch.Tensor:
         reach = capabilities.reach(seen.layer)
@@ -134,11 +134,11 @@ def branched(config: Any, cache: BranchCache, capabilities: Capabilities) -> Ite
         yield
 
 
-def _view(rows: torch.Tensor, base: int, reach: tuple[int | None, int | None], device: torch.device) -> _View:
+def _view(rows: torch.Tensor, base: int, reach: tuple[int | None, int | None], device: torch.device) -> _VisibleKeys:
     """Return what ``rows`` ``[n]``, the last ones of a branch at ``base``, see in a layer of this ``reach``."""
     lower, upper = edges(rows, *reach)
     first, last = int(lower.min()), int(lower.max())
-    return _View(
+    return _VisibleKeys(
         first,
         None if last == first else (lower - first).to(device),
         None if len(rows) == 1 else (upper - max(base, first)).to(device),

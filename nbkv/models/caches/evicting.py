@@ -16,7 +16,7 @@ _STEP = 32  # slots by which a buffer grows, so that not every token allocates
 UNBOUNDED = 2**62
 
 
-class Tally:
+class ByteTally:
     """Bytes of K/V allocated ``now`` by the layers of one cache, and the most at any moment (``peak``)."""
 
     def __init__(self) -> None:
@@ -29,14 +29,14 @@ class Tally:
         self.peak = max(self.peak, self.now)
 
 
-class KeptLayer(DynamicLayer):
+class EvictingLayer(DynamicLayer):
     """Slots of one layer: K and V ``[1, H, T, D]``, their ``positions`` ``[H, T]`` and whatever else is noted of them.
 
     ``index`` is the layer's; ``seen`` is how many tokens have come by, kept or not: the next one's position. ``limit``
     bounds the buffers.
     """
 
-    def __init__(self, tally: Tally, index: int = 0) -> None:
+    def __init__(self, tally: ByteTally, index: int = 0) -> None:
         """Start empty."""
         self.tally, self.index = tally, index
         self.length = self.seen = 0
@@ -131,9 +131,9 @@ class KeptLayer(DynamicLayer):
             marks[heads, slots] = marks[:, last].clone()
         self.length = last
 
-    def copy(self, tally: Tally) -> KeptLayer:
+    def copy(self, tally: ByteTally) -> EvictingLayer:
         """Return a layer of its own memory that holds the same."""
-        twin = KeptLayer(tally, self.index)
+        twin = EvictingLayer(tally, self.index)
         twin.length, twin.seen, twin.limit = self.length, self.seen, self.limit
         if self._sides is not None:
             twin.is_initialized, twin.dtype, twin.device = True, self.dtype, self.device
@@ -171,15 +171,15 @@ class KeptLayer(DynamicLayer):
             self._marks[name] = torch.nn.functional.pad(held, (0, room - held.shape[-1]))
 
 
-class KeptCache(Cache):
-    """One ``KeptLayer`` for each layer; all have seen the same tokens, and each holds its own choice of them."""
+class EvictingCache(Cache):
+    """One ``EvictingLayer`` for each layer; all have seen the same tokens, and each holds its own choice of them."""
 
-    layers: list[KeptLayer]  # type: ignore[assignment]  # the parent allows any kind of layer
+    layers: list[EvictingLayer]  # type: ignore[assignment]  # the parent allows any kind of layer
 
     def __init__(self, n_layers: int) -> None:
         """Start empty."""
-        self._tally = Tally()
-        super().__init__(layers=[KeptLayer(self._tally, index) for index in range(n_layers)])
+        self._tally = ByteTally()
+        super().__init__(layers=[EvictingLayer(self._tally, index) for index in range(n_layers)])
 
     @property
     def seen(self) -> int:
@@ -201,9 +201,9 @@ class KeptCache(Cache):
         """Return the most bytes of K and V that were allocated at any moment, while buffers were moved included."""
         return self._tally.peak
 
-    def copy(self) -> KeptCache:
+    def copy(self) -> EvictingCache:
         """Return a cache of its own memory that holds the same."""
-        twin = KeptCache(0)
+        twin = EvictingCache(0)
         twin.layers = [layer.copy(twin._tally) for layer in self.layers]
         return twin
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from nbkv.models.caches.recurrent import Named, NoLayer, StateCache
 
 
-class Holder:
+class OpaqueStates:
     """Holds the object in the place of all layers."""
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class Holder:
         return sum(state.numel() * state.element_size() for state in self.states().values())
 
 
-class HeldCache(StateCache):
+class OpaqueCache(StateCache):
     """A cache without K/V whose states are in one object."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._holder = Holder()
+        self._holder = OpaqueStates()
         super().__init__([NoLayer()])
 
     @property

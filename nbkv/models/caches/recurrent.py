@@ -26,7 +26,7 @@ Named = dict[tuple[str, int], torch.Tensor]  # the states of one layer by kind a
 
 
 @dataclass(frozen=True, eq=False)
-class States:
+class LayerStates:
     """Every layer's states after ``at`` tokens, in memory of their own; ``shell`` is what a family has around them."""
 
     at: int
@@ -152,14 +152,14 @@ class StateCache(GrowingCache):
             if not self._whole:
                 self.truncate(self._at)
 
-    def checkpoint(self) -> States | None:
+    def checkpoint(self) -> LayerStates | None:
         """Return a clone of the states as they stand; None if they were dropped or nothing was taken in."""
         if not self._whole or not self._at:
             return None
         clones = ({name: state.clone() for name, state in layer.states().items()} for layer in self._stateful)
-        return States(self._at, tuple(clones), self.shell)
+        return LayerStates(self._at, tuple(clones), self.shell)
 
-    def resume(self, states: States | None) -> None:
+    def resume(self, states: LayerStates | None) -> None:
         """Stand where ``states`` do (None: at the beginning), with clones of them; the K/V must reach that far."""
         self.truncate(0 if states is None else states.at)
         self._whole, self._at = True, 0 if states is None else states.at
@@ -168,11 +168,11 @@ class StateCache(GrowingCache):
         for number, layer in enumerate(self._stateful):
             layer.put({} if states is None else states.layers[number])
 
-    def release(self) -> States | None:
+    def release(self) -> LayerStates | None:
         """Return the states as they stand and keep none; nothing is copied."""
         given = None
         if self._whole and self._at:
-            given = States(self._at, tuple(layer.states() for layer in self._stateful), self.shell)
+            given = LayerStates(self._at, tuple(layer.states() for layer in self._stateful), self.shell)
         self._drop()
         return given
 

@@ -68,7 +68,7 @@ class Encoder(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Canvas:
+class CanvasDecoder:
     """The decoder of a ``native`` DiffusionGemma over a cache of ours, and its sampler."""
 
     native: Any
@@ -145,13 +145,13 @@ class Painter:
     before ended: the same tokens as ``generate`` gives after ``torch.manual_seed(seed)``.
     """
 
-    def __init__(self, canvas: Canvas, wanted: Sampling) -> None:
+    def __init__(self, canvas: CanvasDecoder, wanted: Sampling) -> None:
         """Prepare what ``generate`` prepares."""
         native = canvas.native
         changes: dict[str, Any] = {}
         if wanted.unmask is not None:
             rule = parse(wanted.unmask)
-            assert isinstance(rule, Entropy)  # noqa: S101  (``Canvas.check``)
+            assert isinstance(rule, Entropy)  # noqa: S101  (``CanvasDecoder.check``)
             changes["sampler_config"] = EntropyBoundSamplerConfig(entropy_bound=float(rule.bound))
         config, _ = native._prepare_generation_config(None, **changes)  # noqa: SLF001  (generate's own steps)
         self._native, self._canvas, self.config = native, canvas, config

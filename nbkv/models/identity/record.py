@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from nbkv.models.capabilities import Capabilities
 
 
-class Place(NamedTuple):
+class RotaryPlace(NamedTuple):
     """Where a layer's turning was found: a buffer's name or ``theta:<value>``, behind a minus if it turns backwards."""
 
     source: str
@@ -30,7 +30,7 @@ class Record:
     capabilities: Capabilities
     tells_positions: bool
     layers: tuple[str, str, tuple[int | None, ...]] | None
-    places: tuple[Place | None, ...] | None
+    places: tuple[RotaryPlace | None, ...] | None
     notes: tuple[str, ...]
     seconds: float
 
@@ -51,7 +51,7 @@ class Record:
                 Capabilities(**known),
                 bool(data["tells_positions"]),
                 None if layers is None else (str(layers[0]), str(layers[1]), tuple(layers[2])),
-                None if places is None else tuple(None if place is None else Place(*place) for place in places),
+                None if places is None else tuple(None if place is None else RotaryPlace(*place) for place in places),
                 tuple(data["notes"]),
                 float(data["seconds"]),
             )

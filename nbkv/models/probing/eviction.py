@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nbkv.models.attention.layer import Attended
-from nbkv.models.caches.evicting import KeptCache
+from nbkv.models.caches.evicting import EvictingCache
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.passes import run
 
@@ -45,7 +45,7 @@ def why_not(adapter: ModelAdapter) -> str:
 def _trial(adapter: ModelAdapter) -> tuple[float, int]:
     """Return the scaled error of logits after dropping, and how many layers showed their attention."""
     ids = adapter.tensor([(7919 * i) % adapter.config.vocab_size for i in range(1, _TOKENS + 1)])
-    cache, whole, shown = KeptCache(adapter.n_layers), GrowingCache(), set()
+    cache, whole, shown = EvictingCache(adapter.n_layers), GrowingCache(), set()
 
     def see(seen: Attended) -> None:
         shown.add(seen.layer)

@@ -19,10 +19,10 @@ from nbkv.models.attention.intercept import watched
 from nbkv.models.attention.layer import Attended
 from nbkv.models.caches.growing import GrowingCache, TokenLog
 from nbkv.models.caches.recurrent import StateCache
-from nbkv.models.diffusion.canvas import Canvas, Encoder
+from nbkv.models.diffusion.canvas import CanvasDecoder, Encoder
 from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.identity.devices import input_device
-from nbkv.models.identity.record import Place, Record
+from nbkv.models.identity.record import Record, RotaryPlace
 from nbkv.models.probing import rotary
 from nbkv.models.probing.recurrence import failing
 from nbkv.models.walk import Layers, Walk, find_layers
@@ -53,7 +53,7 @@ def adapt(
         tells_positions=record.tells_positions,
         rope=None if record.places is None else rotary.build(model, record.places),
         recipe=recipe,
-        canvas=Canvas(model.native) if isinstance(model, Encoder) else None,
+        canvas=CanvasDecoder(model.native) if isinstance(model, Encoder) else None,
     )
 
 
@@ -74,7 +74,7 @@ def probe(model: PreTrainedModel, name: str, recipe: Recipe | None = None) -> Re
         why = f"{type(failure).__name__}: {next(iter(str(failure).splitlines()), '')}"
         message = f"{name} cannot be served: its own forward fails on {len(ids)} tokens ({why})"
         raise UnsupportedModel(message) from failure
-    trial = _Trial(plain, ids, expected.float())
+    trial = _ModelTrial(plain, ids, expected.float())
     if recipe is not None:
         trial.check_blocks()
     if layers is not None and (cache := trial.passes(replace(plain, walk=Walk(layers), tells_positions=True))):
@@ -95,7 +95,7 @@ def probe(model: PreTrainedModel, name: str, recipe: Recipe | None = None) -> Re
     return trial.record(cache, layers, began, tells_positions=told)
 
 
-class _Trial:
+class _ModelTrial:
     """One model's own logits on a few tokens, and everything that is held against them."""
 
     def __init__(self, plain: ModelAdapter, ids: torch.Tensor, expected: torch.Tensor) -> None:
@@ -229,7 +229,9 @@ class _Trial:
         where = None if layers is None else (layers.path, layers.name, layers.returns)
         return Record(found, tells_positions, where, places, tuple(self.notes), time.perf_counter() - began)
 
-    def _places(self, adapter: ModelAdapter, cache: GrowingCache | None) -> tuple[tuple[Place | None, ...] | None, str]:
+    def _places(
+        self, adapter: ModelAdapter, cache: GrowingCache | None
+    ) -> tuple[tuple[RotaryPlace | None, ...] | None, str]:
         places, why = rotary.learn(adapter, self.ids, self.limit)
         if places is None or cache is None:
             return None, why
@@ -313,7 +315,9 @@ def _layer_kinds(adapter: ModelAdapter) -> list[str]:
 
 def _probe_ids(model: PreTrainedModel, config: Any, known: capabilities.Capabilities) -> torch.Tensor:  # noqa: ANN401
     vocabulary = int(config.vocab_size)
-    told = int(capabilities.setting(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0)
+    told = int(
+        capabilities.config_value(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0
+    )
     wanted = max(_TOKENS, _BLOCKS * (known.block or 0))
     length = known.whole(min(wanted, told) if told > 0 else wanted)
     return (torch.arange(1, length + 1, device=input_device(model)) * 7919) % vocabulary

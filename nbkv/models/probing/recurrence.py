@@ -15,7 +15,7 @@ import torch
 
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.caches.growing import TokenLog
-from nbkv.models.caches.recurrent import StateCache, States
+from nbkv.models.caches.recurrent import LayerStates, StateCache
 
 _STATE_TOLERANCE = 1e-3  # of a state's largest number: sums of many tokens, taken in another order
 _ROUNDINGS = 32  # in half precision: as many units in the last place
@@ -77,7 +77,7 @@ def _run(adapter: ModelAdapter, ids: torch.Tensor, cache: StateCache, cuts: tupl
     return torch.cat([adapter.forward(ids[a:b], cache, start=a, keep=b - a) for a, b in passes]).float()
 
 
-def _states_differ(got: States | None, want: States | None, dtype: torch.dtype) -> float:
+def _states_differ(got: LayerStates | None, want: LayerStates | None, dtype: torch.dtype) -> float:
     """Return the largest error of a state, over its own largest number, if it is more than rounding; else 0."""
     if got is None or want is None:
         return float("inf")

@@ -15,16 +15,16 @@ import torch
 from torch import nn
 
 from nbkv.models.caches.growing import GrowingCache
-from nbkv.models.capabilities import setting
-from nbkv.models.identity.record import Place
-from nbkv.rope import HALVES, NEIGHBOURS, Rope, Turning
+from nbkv.models.capabilities import config_value
+from nbkv.models.identity.record import RotaryPlace
+from nbkv.rope import HALVES, NEIGHBOURS, Rope, Rotation
 
 _IDS = 3  # tokens looked at
 _FAR = 4096  # the farthest position looked at, or the model's last
 _USUAL_THETA = 10000.0
 
 
-def learn(adapter: Any, ids: torch.Tensor, limit: float) -> tuple[tuple[Place | None, ...] | None, str]:  # noqa: ANN401  (a ModelAdapter, which holds what is learned here)
+def learn(adapter: Any, ids: torch.Tensor, limit: float) -> tuple[tuple[RotaryPlace | None, ...] | None, str]:  # noqa: ANN401  (a ModelAdapter, which holds what is learned here)
     """Return each layer's place, or None and why the model's keys cannot be moved.
 
     ``limit`` is the scaled error allowed, ``ids`` some token ids.
@@ -38,7 +38,7 @@ def learn(adapter: Any, ids: torch.Tensor, limit: float) -> tuple[tuple[Place | 
         return None, f"it cannot be run on single tokens at given positions ({type(error).__name__})"
     if any(side.numel() and _error(side, side[:1].expand_as(side)) > limit for side in values):
         return None, "its cached values depend on position (a latent cache keeps its rotary part there)"
-    places: list[Place | None] = []
+    places: list[RotaryPlace | None] = []
     for index, mine in enumerate(keys):
         found, place = _place(adapter.model, mine, positions.to(mine.device), limit)
         if not found:
@@ -47,12 +47,12 @@ def learn(adapter: Any, ids: torch.Tensor, limit: float) -> tuple[tuple[Place | 
     return tuple(places), ""
 
 
-def build(model: nn.Module, places: tuple[Place | None, ...]) -> Rope:
+def build(model: nn.Module, places: tuple[RotaryPlace | None, ...]) -> Rope:
     """Return the geometry of ``model`` at the ``places`` that ``learn`` found."""
-    made: dict[Place, Turning] = {}
+    made: dict[RotaryPlace, Rotation] = {}
     for place in places:
         if place is not None and place not in made:
-            made[place] = Turning(_frequencies(model, place.source, place.width), place.pairing, place.start)
+            made[place] = Rotation(_frequencies(model, place.source, place.width), place.pairing, place.start)
     return Rope(tuple(None if place is None else made[place] for place in places))
 
 
@@ -94,23 +94,25 @@ def _ruled_out(adapter: Any) -> str:  # noqa: ANN401
     return "" if adapter.tells_positions else "its positions cannot be given explicitly"
 
 
-def _place(model: nn.Module, keys: torch.Tensor, positions: torch.Tensor, limit: float) -> tuple[bool, Place | None]:
+def _place(
+    model: nn.Module, keys: torch.Tensor, positions: torch.Tensor, limit: float
+) -> tuple[bool, RotaryPlace | None]:
     """Return whether the dependence of ``keys`` ``[P, n, H, D]`` on ``positions`` is explained, and by what."""
     moving = (keys != keys[:1]).flatten(0, 2).any(dim=0) if keys.numel() else torch.zeros(1, dtype=torch.bool)
     if not moving.any():
         return True, None
     dims = moving.nonzero().flatten()
     first, last = int(dims[0]), int(dims[-1])
-    best: tuple[float, Place | None] = (limit, None)
+    best: tuple[float, RotaryPlace | None] = (limit, None)
     for source, width in _sources(model, last - first + 1):
         for start, pairing in product({0, first}, (HALVES, NEIGHBOURS)):
             if not start + width > last or start + width > keys.shape[-1]:
                 continue
-            turning = Turning(_frequencies(model, source, width), pairing, start)
+            turning = Rotation(_frequencies(model, source, width), pairing, start)
             at_zero = keys[0][:, :, None].expand(-1, -1, len(positions), -1)
             turned = turning.turn(at_zero, *turning.angles(torch.zeros_like(positions), positions))
             error = _error(turned, keys.permute(1, 2, 0, 3))
-            best = min(best, (error, Place(source, pairing, start, width)), key=lambda pair: pair[0])
+            best = min(best, (error, RotaryPlace(source, pairing, start, width)), key=lambda pair: pair[0])
     return best[1] is not None, best[1]
 
 
@@ -122,7 +124,7 @@ def _sources(model: nn.Module, width: int) -> list[tuple[str, int]]:
         if name.endswith("inv_freq") and buffer.device.type != "meta"
     ]
     config: Any = getattr(model, "config", None)
-    parameters = setting(config.get_text_config(), "rope_parameters") or {} if config is not None else {}
+    parameters = config_value(config.get_text_config(), "rope_parameters") or {} if config is not None else {}
     thetas = {_USUAL_THETA, float(parameters.get("rope_theta") or _USUAL_THETA)}
     sources = [*buffers, *((f"theta:{theta}", width + width % 2) for theta in sorted(thetas))]
     return [*sources, *((f"-{source}", wide) for source, wide in sources)]

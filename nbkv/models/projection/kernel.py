@@ -15,21 +15,21 @@ import torch
 from torch import nn
 
 from nbkv.models.capture import Sides
-from nbkv.models.walk import Call
+from nbkv.models.walk import LayerCall
 from nbkv.ops import Projection, project_kv
 
 ANGLES = "it is not given rotary angles for whole key heads"
 BARE = "its modules have hooks, or forwards of somebody else's"
 
 
-class Way(Protocol):
+class KVRoute(Protocol):
     """How K and V of a layer may be made without running it."""
 
-    def project(self, call: Call, hidden: torch.Tensor, target: Sides) -> str:
+    def project(self, call: LayerCall, hidden: torch.Tensor, target: Sides) -> str:
         """Write K and V of ``hidden`` ``[1, n, d]`` over ``target`` ``[1, H, n, D]``; or write nothing, return why."""
 
 
-class Unfit(Exception):
+class KernelUnfit(Exception):
     """The kernel does not do what the layer does: raised where that is seen, and kept as the layer's way."""
 
     def __init__(self, why: str) -> None:
@@ -37,13 +37,13 @@ class Unfit(Exception):
         super().__init__(why)
         self.why = why
 
-    def project(self, call: Call, hidden: torch.Tensor, target: Sides) -> str:  # noqa: ARG002
+    def project(self, call: LayerCall, hidden: torch.Tensor, target: Sides) -> str:  # noqa: ARG002
         """Write nothing."""
         return self.why
 
 
 @dataclass(frozen=True, eq=False)
-class Fused:
+class FusedProjection:
     """The modules between a layer's input and its K and V; their weights are read when they are used.
 
     ``passed`` are all modules that the layer enters on the way. ``offset`` is what its norms add to their weights.
@@ -56,12 +56,12 @@ class Fused:
     k_norm: nn.Module | None
     offset: float = 0.0
 
-    def project(self, call: Call, hidden: torch.Tensor, target: Sides) -> str:
+    def project(self, call: LayerCall, hidden: torch.Tensor, target: Sides) -> str:
         """Write K and V of ``hidden`` ``[1, n, d]`` over ``target`` ``[1, H, n, D]``; or write nothing, return why."""
         try:
             check_bare(self.passed)
             turn = angles(call, target[0])
-        except Unfit as unfit:
+        except KernelUnfit as unfit:
             return unfit.why
         project_kv(hidden[0], self.weights, turn, (target[0][0], target[1][0]))
         return ""
@@ -82,20 +82,20 @@ class Fused:
 
 
 def check_bare(modules: Sequence[nn.Module]) -> None:
-    """Raise ``Unfit`` unless all are run by their class's forward and nobody listens."""
+    """Raise ``KernelUnfit`` unless all are run by their class's forward and nobody listens."""
     for module in modules:
         if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):  # noqa: SLF001
-            raise Unfit(BARE)
+            raise KernelUnfit(BARE)
 
 
-def angles(call: Call, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cosine and sine ``[n, D / 2]`` as the model gives them for ``keys`` ``[1, H, n, D]``, or raise ``Unfit``.
+def angles(call: LayerCall, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosine and sine ``[n, D / 2]`` as the model gives them for ``keys`` ``[1, H, n, D]``.
 
-    Both carry the factor that some families (YaRN) put on attention.
+    Raises ``KernelUnfit``. Both carry the factor that some families (YaRN) put on attention.
     """
     given, shape = call.kwargs.get("position_embeddings"), (1, *keys.shape[-2:])
     if not isinstance(given, tuple) or [getattr(part, "shape", None) for part in given] != [shape, shape]:
-        raise Unfit(ANGLES)
+        raise KernelUnfit(ANGLES)
     cos, sin = given
     half = keys.shape[-1] // 2
     return cos[0, :, :half], sin[0, :, :half]

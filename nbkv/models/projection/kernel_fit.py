@@ -17,9 +17,9 @@ from torch import nn
 from torch.func import functional_call
 
 from nbkv.models.capture import Sides
-from nbkv.models.projection.kernel import Fused, Unfit, Way, angles, check_bare, eps
-from nbkv.models.projection.project import Catching, Feeds, project_kv
-from nbkv.models.walk import Call
+from nbkv.models.projection.kernel import FusedProjection, KernelUnfit, KVRoute, angles, check_bare, eps
+from nbkv.models.projection.project import CapturingCache, KVLinears, project_kv
+from nbkv.models.walk import LayerCall
 from nbkv.ops import fused
 
 INPUT = "its input is not one row a token in float32 or bfloat16"
@@ -36,10 +36,10 @@ _ROWS = 16  # looked at
 _OFFSETS = (0.0, 1.0)  # what a norm adds to its weight
 _TOLERANCE = 1e-5  # in float32, for values up to 1
 _FACTOR = 4.0  # in bfloat16: how much further from float32 than the layer's own code; what is different is 100 times
-_known: weakref.WeakKeyDictionary[nn.Module, tuple[str, list[Way]]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[str, list[KVRoute]]] = weakref.WeakKeyDictionary()
 
 
-def fuse(adapter: Any, feeds: Sequence[Feeds]) -> list[Way]:  # noqa: ANN401  (a ModelAdapter; it stands above)
+def fuse(adapter: Any, feeds: Sequence[KVLinears]) -> list[KVRoute]:  # noqa: ANN401  (a ModelAdapter; it stands above)
     """Return for each layer how the kernel makes its K and V, or why it does not; nothing where kernels are not used.
 
     Found out once for these very weights; ``feeds`` are the layers' (``projection.learn``).
@@ -48,7 +48,7 @@ def fuse(adapter: Any, feeds: Sequence[Feeds]) -> list[Way]:  # noqa: ANN401  (a
         return []
     found = _known.get(adapter.model)
     if found is None or found[0] != adapter.fingerprint:
-        calls = adapter.calls(adapter.tensor([1, 2, 3, 4] * (_ROWS // 4)), Catching(), start=0)
+        calls = adapter.calls(adapter.tensor([1, 2, 3, 4] * (_ROWS // 4)), CapturingCache(), start=0)
         with torch.no_grad(), adapter.evaluating():
             each = zip(adapter.walk.layers, calls, feeds, strict=True)
             found = adapter.fingerprint, [_way(layer, call, reads) for layer, call, reads in each]
@@ -56,19 +56,19 @@ def fuse(adapter: Any, feeds: Sequence[Feeds]) -> list[Way]:  # noqa: ANN401  (a
     return found[1]
 
 
-def _way(layer: nn.Module, call: Call, feeds: Feeds) -> Way:
+def _way(layer: nn.Module, call: LayerCall, feeds: KVLinears) -> KVRoute:
     try:
         return _fit(layer, call, feeds)
-    except Unfit as unfit:
-        return Unfit(unfit.why)  # without the frames it came through
+    except KernelUnfit as unfit:
+        return KernelUnfit(unfit.why)  # without the frames it came through
 
 
-def _fit(layer: nn.Module, call: Call, feeds: Feeds) -> Fused:
+def _fit(layer: nn.Module, call: LayerCall, feeds: KVLinears) -> FusedProjection:
     if call.hidden.dtype not in _DTYPES or call.hidden.ndim != 3:  # noqa: PLR2004  ([1, n, d])
-        raise Unfit(INPUT)
+        raise KernelUnfit(INPUT)
     if not feeds.common:
-        raise Unfit(FEEDS)
-    call, seen = replace(call, hidden=_rows(call.hidden)), _Seen()
+        raise KernelUnfit(FEEDS)
+    call, seen = replace(call, hidden=_rows(call.hidden)), _LayerTrace()
     with _watching(layer, seen):
         own = project_kv(layer, call, call.hidden)
     assert own is not None  # noqa: S101  (it has feeds)
@@ -77,12 +77,12 @@ def _fit(layer: nn.Module, call: Call, feeds: Feeds) -> Fused:
     k, v = _sides(feeds.used, seen, own)
     norm, k_norm = _norm(seen, k, call.hidden), _key_norm(seen, k, own[0].shape[-1])
     if k_norm is not None and eps(k_norm) != eps(norm):
-        raise Unfit(EPS)
+        raise KernelUnfit(EPS)
     for offset in _OFFSETS:
-        found = Fused(tuple(dict.fromkeys(seen.passed)), norm, k, v, k_norm, offset)
+        found = FusedProjection(tuple(dict.fromkeys(seen.passed)), norm, k, v, k_norm, offset)
         if _agrees(found, layer, call, own, feeds):
             return found
-    raise Unfit(ELSE)
+    raise KernelUnfit(ELSE)
 
 
 def _rows(like: torch.Tensor) -> torch.Tensor:
@@ -95,7 +95,7 @@ def _rows(like: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(eq=False)
-class _Seen:
+class _LayerTrace:
     """What happened while a layer ran: modules in the order they were entered, and what those that ended made of what.
 
     It holds what was given and made, so that no memory is used twice meanwhile.
@@ -119,7 +119,7 @@ class _Seen:
 
 
 @contextmanager
-def _watching(layer: nn.Module, seen: _Seen) -> Iterator[None]:
+def _watching(layer: nn.Module, seen: _LayerTrace) -> Iterator[None]:
     handles = []
     for module in layer.modules():
         handles += [module.register_forward_pre_hook(seen.enter), module.register_forward_hook(seen.end)]
@@ -130,7 +130,7 @@ def _watching(layer: nn.Module, seen: _Seen) -> Iterator[None]:
             handle.remove()
 
 
-def _sides(used: Sequence[nn.Linear], seen: _Seen, own: Sides) -> tuple[nn.Linear, nn.Linear]:
+def _sides(used: Sequence[nn.Linear], seen: _LayerTrace, own: Sides) -> tuple[nn.Linear, nn.Linear]:
     """Return which of two linear layers makes K and which V: V is what comes out, cut into heads."""
     _, heads, _, width = own[1].shape
     plain = all(type(each.weight.data) is torch.Tensor and each.weight.dtype == own[1].dtype for each in used)
@@ -138,24 +138,24 @@ def _sides(used: Sequence[nn.Linear], seen: _Seen, own: Sides) -> tuple[nn.Linea
         for k, v in (used, used[::-1]):
             if torch.equal(seen.by(v)[1].view(1, -1, heads, width).transpose(1, 2), own[1]):
                 return k, v
-    raise Unfit(VALUES)
+    raise KernelUnfit(VALUES)
 
 
-def _norm(seen: _Seen, k: nn.Linear, hidden: torch.Tensor) -> nn.Module:
+def _norm(seen: _LayerTrace, k: nn.Linear, hidden: torch.Tensor) -> nn.Module:
     """Return the module between ``hidden`` and what ``k`` reads."""
     read, _ = seen.by(k)
     for module, given, made in seen.ended:
         if given is hidden and made is read and _is_norm(module, hidden.shape[-1]):
             return module
-    raise Unfit(NORM)
+    raise KernelUnfit(NORM)
 
 
-def _key_norm(seen: _Seen, k: nn.Linear, width: int) -> nn.Module | None:
+def _key_norm(seen: _LayerTrace, k: nn.Linear, width: int) -> nn.Module | None:
     """Return the module that reads what ``k`` makes, in whatever shape; None if there is none."""
     place = seen.by(k)[1].untyped_storage().data_ptr()
     readers = [module for module, given, _ in seen.ended if given.untyped_storage().data_ptr() == place]
     if len(readers) > 1 or not all(_is_norm(module, width) for module in readers):
-        raise Unfit(KEYS)
+        raise KernelUnfit(KEYS)
     return readers[0] if readers else None
 
 
@@ -163,7 +163,7 @@ def _is_norm(module: nn.Module, width: int) -> bool:
     return getattr(module, "weight", torch.empty(0)).shape == (width,) and isinstance(eps(module), float)
 
 
-def _agrees(found: Fused, layer: nn.Module, call: Call, own: Sides, feeds: Feeds) -> bool:
+def _agrees(found: FusedProjection, layer: nn.Module, call: LayerCall, own: Sides, feeds: KVLinears) -> bool:
     """Return whether the kernel makes what the layer makes, or comes as near to what it makes in float32."""
     made = (torch.full_like(own[0], torch.nan), torch.full_like(own[1], torch.nan))
     if found.project(call, call.hidden, made):
@@ -179,7 +179,7 @@ def _away(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one.float() - other.float()).abs().max())
 
 
-def _wide(found: Fused, layer: nn.Module, call: Call, feeds: Feeds) -> Sides:
+def _wide(found: FusedProjection, layer: nn.Module, call: LayerCall, feeds: KVLinears) -> Sides:
     """Return K and V as the layer's own code makes them with the same weights, rows and angles in float32."""
     path = [module for module in (found.norm, found.k, found.v, found.k_norm) if module is not None]
     used = {id(weight) for module in path for weight in module.parameters()}

@@ -20,14 +20,14 @@ from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from nbkv.models.capture import Captured, Sides
-from nbkv.models.walk import Call
+from nbkv.models.walk import LayerCall
 
 _IDS = 4  # tokens looked at
-_known: weakref.WeakKeyDictionary[nn.Module, tuple[str, list[Feeds]]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[str, list[KVLinears]]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Feeds:
+class KVLinears:
     """Linear layers between a decoder layer's input and its K and V: ``used`` ones, and ``idle`` ones K/V do without.
 
     ``common``: the used ones are two that read the same tensor and whose results become K and V (none is used twice,
@@ -39,24 +39,24 @@ class Feeds:
     common: bool = False
 
 
-class _CatchingLayer(DynamicLayer):
+class _CapturingLayer(DynamicLayer):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Sides:  # noqa: ANN401, ARG002
         raise Captured((key_states, value_states))
 
 
-class Catching(Cache):
+class CapturingCache(Cache):
     """An empty cache that catches K and V of whatever layer is run."""
 
     def __init__(self) -> None:
         """Have as many layers as are asked for."""
-        super().__init__(layer_class_to_replicate=_CatchingLayer)
+        super().__init__(layer_class_to_replicate=_CapturingLayer)
 
 
 def project_kv(
     layer: Callable[..., Any],
-    call: Call,
+    call: LayerCall,
     hidden: torch.Tensor,
-    feeds: Feeds | None = None,
+    feeds: KVLinears | None = None,
     replaced: Mapping[nn.Linear, Callable[[torch.Tensor], torch.Tensor]] | None = None,
 ) -> Sides | None:
     """Return K and V ``[1, H, n, D]`` that ``layer`` makes of its input ``hidden`` ``[..., n, d]`` (KV-Direct, HCache).
@@ -69,7 +69,7 @@ def project_kv(
     if feeds is not None:
         answers |= {module: _zeros(module) for module in feeds.idle}
     try:
-        with torch.no_grad(), standing_in(answers):
+        with torch.no_grad(), replaced_linears(answers):
             layer(hidden, *call.args, **call.kwargs)
     except Captured as caught:
         traceback.clear_frames(caught.__traceback__)  # else its frames hold K and V until garbage is collected
@@ -78,7 +78,7 @@ def project_kv(
 
 
 @contextmanager
-def standing_in(replaced: Mapping[nn.Linear, Callable[[torch.Tensor], torch.Tensor]]) -> Iterator[None]:
+def replaced_linears(replaced: Mapping[nn.Linear, Callable[[torch.Tensor], torch.Tensor]]) -> Iterator[None]:
     """Within the block each module answers as the function it is mapped to."""
     try:
         for module, function in replaced.items():
@@ -99,21 +99,21 @@ def reading(module: nn.Module, see: Callable[[torch.Tensor], None]) -> Iterator[
         handle.remove()
 
 
-def learn(adapter: Any) -> list[Feeds]:  # noqa: ANN401  (a ModelAdapter; it stands above)
+def learn(adapter: Any) -> list[KVLinears]:  # noqa: ANN401  (a ModelAdapter; it stands above)
     """Return the feeds of each layer of ``adapter``'s model, found out once on a few tokens for these very weights."""
     found = _known.get(adapter.model)
     if found is None or found[0] != adapter.fingerprint:
-        calls = adapter.calls(adapter.tensor(range(1, _IDS + 1)), Catching(), start=0)
+        calls = adapter.calls(adapter.tensor(range(1, _IDS + 1)), CapturingCache(), start=0)
         with adapter.evaluating():
             heads = adapter.capabilities.kv_heads  # layers that use the K/V of others may have none, or be left out
             own = [index < len(heads) and heads[index] > 0 for index in range(adapter.n_layers)]
             each = zip(adapter.walk.layers, calls, own, strict=True)
-            found = adapter.fingerprint, [_feeds(layer, call) if has else Feeds() for layer, call, has in each]
+            found = adapter.fingerprint, [_feeds(layer, call) if has else KVLinears() for layer, call, has in each]
         _known[adapter.model] = found
     return found[1]
 
 
-def _feeds(layer: nn.Module, call: Call) -> Feeds:
+def _feeds(layer: nn.Module, call: LayerCall) -> KVLinears:
     hidden = call.hidden + torch.linspace(0.1, 1.0, call.hidden.shape[-1]).to(call.hidden)  # nothing is zero by chance
     seen: list[tuple[nn.Linear, int]] = []
     plain = [module for module in layer.modules() if _is_plain(module)]
@@ -124,17 +124,17 @@ def _feeds(layer: nn.Module, call: Call) -> Feeds:
         for handle in handles:
             handle.remove()
     if expected is None:
-        return Feeds()
+        return KVLinears()
     called = list(dict.fromkeys(module for module, _ in seen))
     idle = tuple(module for module in called if _does_without(layer, call, hidden, module, expected))
     used = tuple(module for module in called if module not in idle)
     given = [source for module, source in seen if module in used]
-    return Feeds(used, idle, common=len(used) == len(given) == 2 and given[0] == given[1])  # noqa: PLR2004  (K and V)
+    return KVLinears(used, idle, common=len(used) == len(given) == 2 and given[0] == given[1])  # noqa: PLR2004  (K and V)
 
 
-def _does_without(layer: nn.Module, call: Call, hidden: torch.Tensor, module: nn.Linear, expected: Sides) -> bool:
+def _does_without(layer: nn.Module, call: LayerCall, hidden: torch.Tensor, module: nn.Linear, expected: Sides) -> bool:
     try:
-        got = project_kv(layer, call, hidden, Feeds(idle=(module,)))
+        got = project_kv(layer, call, hidden, KVLinears(idle=(module,)))
     except RuntimeError:  # what follows it may not take zeros that share their memory
         return False
     return got is not None and all(torch.equal(mine, theirs) for mine, theirs in zip(got, expected, strict=True))
