@@ -1,9 +1,9 @@
-"""What a request is, and what a strategy works with."""
+"""What a request is, and what it runs on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbkv.errors import BadPrompt
@@ -17,7 +17,7 @@ from nbkv.prompts.prompt import Prompt
 from nbkv.prompts.tokenizer import Codec
 from nbkv.result import Chunk
 from nbkv.stopping import Stopper
-from nbkv.stores.memory import MemoryStore
+from nbkv.stores.base import Store
 from nbkv.stores.scratch import Scratch
 
 
@@ -37,57 +37,29 @@ class Request:
 
 @dataclass(frozen=True)
 class Context:
-    """What a strategy works with; ``model`` is the fingerprint of ``adapter``'s weights as this request began.
+    """What every request of a session runs on; strategies get the one made ``for_request``.
 
-    ``on_layer(index, rows)`` is called after each layer and may end the request; ``pieces(ids)`` gives the text of each
-    token. ``shelf`` is this session's: what a strategy keeps there, under its own name, only later requests of the same
-    session find. ``verdicts`` is what was found out about this model and may be added to.
+    ``model`` is the fingerprint of ``adapter``'s weights as that request began. ``scratch`` is this session's: what a
+    strategy keeps there, under its own name, only later requests of the same session find. ``verdicts`` is what was
+    found out about this model and may be added to. ``notes`` are what loading decided.
     """
 
     adapter: ModelAdapter
-    store: MemoryStore
-    bus: Bus
-    model: str
-    tenant: str = "default"
-    session: str = ""
-    request: int = 0
-    on_layer: Callable[[int, int], None] | None = None
-    pieces: Callable[[Sequence[int]], tuple[str, ...]] = lambda ids: ("",) * len(ids)
-    shelf: Scratch = field(default_factory=Scratch)
-    verdicts: Verdicts = field(default_factory=Verdicts)
-
-    def space(self, lineage: str = "exact") -> Space:
-        """Return where KV of this model and tenant with ``lineage`` may be kept and found."""
-        return Space(self.model, str(self.adapter.dtype), self.tenant, lineage, self.adapter.capabilities.block)
-
-    def work(self) -> Work:
-        """Return a counter for token-layers that also follows the layers."""
-        return Work(on_layer=self.on_layer)
-
-    def tell(self, kind: type[Event], **fields: Any) -> None:  # noqa: ANN401
-        """Let whoever listens hear an event of ``kind`` about this request."""
-        if self.bus.heard:
-            self.bus.emit(kind(session=self.session, request=self.request, **fields))
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What every request of a session runs on."""
-
-    adapter: ModelAdapter
     codec: Codec
-    store: MemoryStore
+    store: Store
     bus: Bus
     stopper: Stopper
     session: str
-    tenant: str
+    tenant: str = "default"
     notes: tuple[str, ...] = ()
     verdicts: Verdicts = field(default_factory=Verdicts)
-    shelf: Scratch = field(default_factory=Scratch)
+    scratch: Scratch = field(default_factory=Scratch)
+    request: int = 0
+    model: str = ""
 
-    def __post_init__(self) -> None:
-        """Let what strategies keep for themselves go when the store is cleared."""
-        self.store.shelves.add(self.shelf)
+    def for_request(self, number: int = 0) -> Context:
+        """Return the context of request ``number`` on the model as it is now."""
+        return replace(self, request=number, model=self.adapter.fingerprint)
 
     @property
     def eos(self) -> frozenset[int]:
@@ -101,22 +73,30 @@ class Engine:
             message = f"{tokens} tokens are too many: this model's context is {context}, one of them for the answer"
             raise BadPrompt(message)
 
+    def space(self, lineage: str = "exact") -> Space:
+        """Return where KV of this model and tenant with ``lineage`` may be kept and found."""
+        return Space(self.model, str(self.adapter.dtype), self.tenant, lineage, self.adapter.capabilities.block)
+
     def keeps(self, chunk: Chunk) -> bool:
         """Return whether the store still has all of ``chunk``."""
         path = (*chunk.sink, *chunk.token_ids)
-        return self.store.holds(self.context().space(), path) == self.adapter.capabilities.whole(len(path))
+        return self.store.holds(self.space(), path) == self.adapter.capabilities.whole(len(path))
 
-    def context(self, number: int = 0) -> Context:
-        """Return what a strategy works with; layers are followed by the stop flag and by events, if anybody listens."""
-        n_layers = self.adapter.n_layers
-        who: dict[str, Any] = {"session": self.session, "request": number}
+    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Return the text of each token."""
+        return self.codec.pieces(ids)
 
-        def on_layer(index: int, rows: int) -> None:
-            self.stopper.check()
-            if rows > 1 and self.bus.heard:
-                self.bus.emit(Layer(**who, index=index, n_layers=n_layers, rows=rows))
+    def work(self) -> Work:
+        """Return a counter for token-layers that also follows the layers."""
+        return Work(on_layer=self.on_layer)
 
-        model = self.adapter.fingerprint
-        own: dict[str, Any] = {"on_layer": on_layer, "pieces": self.codec.pieces}
-        own |= {"shelf": self.shelf, "verdicts": self.verdicts}
-        return Context(self.adapter, self.store, self.bus, model, self.tenant, **who, **own)
+    def on_layer(self, index: int, rows: int) -> None:
+        """Take note that layer ``index`` has run over ``rows`` rows: a stop ends the request here, and events tell."""
+        self.stopper.check()
+        if rows > 1:
+            self.tell(Layer, index=index, n_layers=self.adapter.n_layers, rows=rows)
+
+    def tell(self, kind: type[Event], **fields: Any) -> None:  # noqa: ANN401
+        """Let whoever listens hear an event of ``kind`` about this request."""
+        if self.bus.heard:
+            self.bus.emit(kind(session=self.session, request=self.request, **fields))

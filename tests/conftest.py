@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import random
 from pathlib import Path
 
@@ -114,6 +115,12 @@ def words(n: int, seed: int = 0) -> str:
     """Return ``n`` words the tokenizer knows, with a space before each."""
     draw = random.Random(seed)
     return "".join(f" w{draw.randrange(191)}" for _ in range(n))
+
+
+def pytest_collection_finish():
+    """Take what was imported out of every later collection: each closed session collects, and there are thousands."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -121,19 +121,16 @@ class _Regime:
     def _fill(self) -> None:
         """Put KV for the context into the store."""
         self._session.store.clear()
-        engine = self._session._open()  # noqa: SLF001  (nothing public takes KV that no model has made)
-        context, known = engine.context(), self._session.adapter.capabilities
+        ctx = self._session._open().for_request()  # noqa: SLF001  (nothing public takes KV that no model has made)
+        known = ctx.adapter.capabilities
         maker = torch.Generator().manual_seed(0)
         sides = [
-            [
-                torch.randn(heads, self.context, width, generator=maker).to(context.adapter.device)
-                for heads, width in each
-            ]
+            [torch.randn(heads, self.context, width, generator=maker).to(ctx.adapter.device) for heads, width in each]
             for each in (
                 zip(known.kv_heads, known.key_dim, strict=True),
                 zip(known.kv_heads, known.value_dim, strict=True),
             )
         ]
-        lease = context.store.take(context.space(), self._ids, self.context, GrowingCache)
+        lease = ctx.store.take(ctx.space(), self._ids, self.context, GrowingCache)
         lease.line.buffer.write(0, KV(*(tuple(side) for side in sides)))
-        context.store.give(lease, self._ids)
+        ctx.store.give(lease, self._ids)

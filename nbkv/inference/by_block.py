@@ -21,9 +21,9 @@ class ByBlock(ByPasses):
 
     def pieces(self) -> Iterator[tuple[str, str | None]]:
         """Yield ``(piece, reason)`` for each finished block; the last one has a reason to finish."""
-        prefilled, request, recipe = self.task.prefilled, self.task.request, self.engine.adapter.recipe
+        prefilled, request, recipe = self.task.prefilled, self.task.request, self.task.ctx.adapter.recipe
         assert recipe is not None  # noqa: S101
-        device = self.engine.adapter.device
+        device = self.task.ctx.adapter.device
         filler = Filler(self.task.sampling, self._config, request.ids, device, recipe)
         self._begin_figures(recipe.block, filler.spec)
         work, logits = self._work(), prefilled.logits
@@ -37,7 +37,7 @@ class ByBlock(ByPasses):
             yield piece, reason
             if reason:
                 return
-            self.engine.stopper.check()
+            self.task.ctx.stopper.check()
             logits = self.task.accept(block.ids.tolist(), block.start, work)
             self._count(1)
 
@@ -46,7 +46,7 @@ class ByBlock(ByPasses):
 
         Where rows tell the token after them, the last row before a block, whose ``logits`` these are, gives its first.
         """
-        adapter, recipe = self.engine.adapter, filler.recipe
+        adapter, recipe = self.task.ctx.adapter, filler.recipe
         ids = [*self.task.request.ids, *self.tokens]
         scores = torch.empty(recipe.block, adapter.config.vocab_size, device=adapter.device)
         if recipe.shifted and len(ids) % recipe.block == 0:
@@ -58,7 +58,7 @@ class ByBlock(ByPasses):
         """Run passes over ``block`` until all of it stands that belongs to the answer; return their number."""
         while self._open(block):
             if block.step:
-                self.engine.stopper.check()
+                self.task.ctx.stopper.check()
             logits = self.task.denoise(block, work)
             filler.fill(block, logits)
             scores[block.revealed] = logits[block.revealed].to(scores.dtype)
@@ -71,7 +71,7 @@ class ByBlock(ByPasses):
         for at in range(begin, len(ids)):
             if masked[at]:
                 return True
-            if ids[at] in self.engine.eos or len(self.tokens) + at - begin + 1 == self.task.request.max_new_tokens:
+            if ids[at] in self.task.ctx.eos or len(self.tokens) + at - begin + 1 == self.task.request.max_new_tokens:
                 return False
         return False
 

@@ -14,7 +14,7 @@ class ByCanvas(ByPasses):
 
     def pieces(self) -> Iterator[tuple[str, str | None]]:
         """Yield ``(piece, reason)`` for each finished canvas; the last one has a reason to finish."""
-        adapter, request, prefilled = self.engine.adapter, self.task.request, self.task.prefilled
+        adapter, request, prefilled = self.task.ctx.adapter, self.task.request, self.task.prefilled
         assert adapter.canvas is not None  # noqa: S101
         painter = Painter(adapter.canvas, self.task.sampling)
         chooser = Chooser(self.task.sampling, self._config, request.ids, adapter.device)
@@ -24,7 +24,7 @@ class ByCanvas(ByPasses):
         while True:
             ids = [*request.ids, *self.tokens]
             painted, scores, passes = painter.paint(
-                ids, lambda block: self.task.denoise(block, work), self.engine.stopper.check
+                ids, lambda block: self.task.denoise(block, work), self.task.ctx.stopper.check
             )
             piece, reason = self._emit(painted.tolist(), scores, chooser)
             self._count(passes, blocks=1)
@@ -32,6 +32,6 @@ class ByCanvas(ByPasses):
             yield piece, reason
             if reason:
                 return
-            self.engine.stopper.check()
+            self.task.ctx.stopper.check()
             self.task.accept(painted.tolist(), len(ids), work)
             self._count(1)

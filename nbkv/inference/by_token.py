@@ -20,7 +20,7 @@ class ByToken(DecodeLoop):
 
     def pieces(self) -> Iterator[tuple[str, str | None]]:
         """Yield ``(piece, reason)`` for each token; the last one has a reason to finish."""
-        engine, request, prefilled = self.engine, self.task.request, self.task.prefilled
+        ctx, request, prefilled = self.task.ctx, self.task.request, self.task.prefilled
         logits = prefilled.logits
         chooser = Chooser(self.task.sampling, self._config, request.ids, logits.device)
         followed, quick = self.task.ctx.work(), Unfollowed()
@@ -32,9 +32,9 @@ class ByToken(DecodeLoop):
             yield piece, reason
             if reason:
                 return
-            engine.stopper.check()
+            ctx.stopper.check()
             at = len(request.ids) + prefilled.extra + len(self.tokens) - 1
-            if at == engine.adapter.capabilities.rope_switch:
+            if at == ctx.adapter.capabilities.rope_switch:
                 logits = self._start_over(followed)
             else:
                 began = time.perf_counter()
@@ -43,7 +43,7 @@ class ByToken(DecodeLoop):
 
     def _start_over(self, work: Work) -> torch.Tensor:
         """Run everything again in a cache of its own: from here on the model turns all tokens by other angles."""
-        adapter, request, prefilled = self.engine.adapter, self.task.request, self.task.prefilled
+        adapter, request, prefilled = self.task.ctx.adapter, self.task.request, self.task.prefilled
         ids = (*request.ids, *self.tokens)
         prefilled.cache, prefilled.extra = adapter.new_cache(len(request.ids) + request.max_new_tokens), 0
         why = f"longrope changes its angles after {len(ids) - 1} tokens: prompt and answer so far were run again"

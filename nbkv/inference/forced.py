@@ -71,7 +71,7 @@ def follow(run: RequestRun, tokens: Sequence[int]) -> tuple[torch.Tensor, list[i
     The strategy runs as always, decode stage included, but is fed ``tokens`` instead of its own picks; nothing is kept.
     A block-diffusion model is fed them block by block: logits and picks are those of each block's first pass.
     """
-    ctx = run.engine.context(run.number)
+    ctx = run.ctx
     request = Request(run.prompt, len(tokens), keep=False)
     prefilled = run.strategy.prefill(request, ctx)
     task = AnswerTask(run.strategy, prefilled, request, ctx, run.sampling)

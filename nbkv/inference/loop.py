@@ -18,7 +18,7 @@ from nbkv.prompts.text_stream import TextStream
 from nbkv.strategy import Prefilled, Strategy
 
 if TYPE_CHECKING:
-    from nbkv.context import Engine
+    from nbkv.context import Context
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,6 @@ class DecodeLoop:
 
     task: AnswerTask
     text: TextStream
-    engine: Engine
     tokens: list[int]
     mark: Callable[[], None]
 
@@ -61,15 +60,14 @@ class DecodeLoop:
 
     @property
     def _config(self) -> Any:  # noqa: ANN401  (a transformers generation config)
-        return getattr(self.engine.adapter.model, "generation_config", None)
+        return getattr(self.task.ctx.adapter.model, "generation_config", None)
 
     def _take(self, token: int, logits: torch.Tensor, chooser: Chooser) -> tuple[str, str | None]:
         """Take ``token``, chosen from ``logits`` ``[V]``, into the answer; return its text and a reason to finish."""
         self.tokens.append(token)
         piece = self.text.add(token)
-        ended = chooser.add(token, logits) or token in self.engine.eos or self.text.stopped
-        if self.engine.bus.heard:
-            self.task.ctx.tell(Token, token_id=token, text=piece)
+        ended = chooser.add(token, logits) or token in self.task.ctx.eos or self.text.stopped
+        self.task.ctx.tell(Token, token_id=token, text=piece)
         return piece, "stop" if ended else "length" if len(self.tokens) == self.task.request.max_new_tokens else None
 
 
@@ -78,7 +76,7 @@ class ByPasses(DecodeLoop):
 
     def _work(self) -> Work:
         """Return what counts the layers' work and lets a stop end it; no event, those are for the prompt's layers."""
-        return Work(on_layer=lambda *_: self.engine.stopper.check())
+        return Work(on_layer=lambda *_: self.task.ctx.stopper.check())
 
     def _begin_figures(self, block: int, unmask: str) -> None:
         figures = {"block": block, "unmask": unmask, "blocks": 0, "forwards": 0, "tokens_per_forward": 0.0}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 
-from nbkv.context import Context, Engine, Request
+from nbkv.context import Context, Request
 from nbkv.events import Finished, Started
 from nbkv.inference.by_block import ByBlock
 from nbkv.inference.by_canvas import ByCanvas
@@ -29,19 +28,17 @@ from nbkv.strategy import Prefilled, Strategy
 class RequestRun:
     """One request under way: iterate ``pieces``, then read ``result`` (set also if it was interrupted or abandoned).
 
-    ``after(run, strategy)`` is called when an answer is complete, with the strategy that served it, and gives the
-    result with what it adds.
+    ``ctx`` is that of the very request, which begins at once. ``after(run, strategy)`` is called when an answer is
+    complete, with the strategy that served it, and gives the result with what it adds.
     """
 
-    engine: Engine
+    ctx: Context
     strategy: Strategy
     prompt: Prompt
     sampling: Sampling
-    number: int = 0
     keep: bool = True
     after: Callable[[RequestRun, Strategy], Result] | None = None
     result: Result | None = None
-    _model: str = ""
     _tokens: list[int] = field(default_factory=list)
     _marks: dict[str, float] = field(default_factory=dict)
     _at_first: int = 0
@@ -49,11 +46,9 @@ class RequestRun:
     def pieces(self) -> Generator[str]:
         """Yield the answer's text as it becomes certain."""
         self._mark("start")
-        engine, request = self.engine, self._request()
-        engine.bus.emit(Started(**self._who(), strategy=self.strategy.spec, prompt=len(request.ids)))
-        ctx = engine.context(self.number)
-        self._model = ctx.model
-        text = TextStream(engine.codec, self.sampling.stop)
+        ctx, request = self._begin(), self._request()
+        ctx.tell(Started, strategy=self.strategy.spec, prompt=len(request.ids))
+        text = TextStream(ctx.codec, self.sampling.stop)
         try:
             prefilled = self.strategy.prefill(request, ctx)
         except Stopped:
@@ -70,7 +65,7 @@ class RequestRun:
         except Stopped:
             reason = "interrupted"
         finally:
-            if engine.adapter.fingerprint != ctx.model:  # an adapter was switched between two pieces of a stream
+            if ctx.adapter.fingerprint != ctx.model:  # an adapter was switched between two pieces of a stream
                 request = replace(request, keep=False)
                 prefilled.notes.append("the model was changed while it answered: nothing of this request was kept")
             self.strategy.commit(prefilled, (*request.ids, *self._tokens), request, ctx)
@@ -84,7 +79,10 @@ class RequestRun:
         """Yield ``(piece, reason)`` for each token or block; the last one has a reason to finish."""
         task = AnswerTask(self.strategy, prefilled, request, ctx, self.sampling)
         loop = loop_of(ctx.adapter)
-        return loop(task, text, self.engine, self._tokens, lambda: self._mark("token")).pieces()
+        return loop(task, text, self._tokens, lambda: self._mark("token")).pieces()
+
+    def _begin(self) -> Context:
+        return self.ctx
 
     def _request(self) -> Request:
         return Request(self.prompt, min(self.sampling.max_new_tokens, self._room()), keep=self.keep)
@@ -92,17 +90,17 @@ class RequestRun:
     def _room(self, prefilled: Prefilled | None = None) -> int:
         """Return how many tokens of the answer fit behind the prompt and what a strategy added to it."""
         extra = 0 if prefilled is None else prefilled.extra
-        return self.engine.adapter.capabilities.context - len(self.prompt.ids) - extra
+        return self.ctx.adapter.capabilities.context - len(self.prompt.ids) - extra
 
     def _finish(self, reason: str, text: TextStream, prefilled: Prefilled | None) -> None:
         self._mark("end")
-        n, n_layers = len(self.prompt.ids), self.engine.adapter.n_layers
+        n, n_layers = len(self.prompt.ids), self.ctx.adapter.n_layers
         compute, kv_bytes = Compute(), {}
         if prefilled is not None:
             select, rows = (work.token_layers / (n * n_layers) for work in (prefilled.select, prefilled.rows))
             compute = Compute(share=select + rows, select=select, rows=rows)
-            held = _bytes(prefilled) + self.engine.adapter.capabilities.state_bytes
-            kv_bytes = {self.engine.store.name if prefilled.lease else "working": held}
+            held = _bytes(prefilled) + self.ctx.adapter.capabilities.state_bytes
+            kv_bytes = {self.ctx.store.name if prefilled.lease else "working": held}
             if beside := getattr(prefilled.cache, "beside", None):
                 kv_bytes["restorable"] = beside()
             if peak := getattr(prefilled.cache, "peak", 0):
@@ -115,8 +113,8 @@ class RequestRun:
             prompt_ids=self.prompt.ids,
             finish_reason=reason,
             strategy=self.strategy.spec,
-            model=self.engine.adapter.name,
-            fingerprint=self._model,
+            model=self.ctx.adapter.name,
+            fingerprint=self.ctx.model,
             timing=self._timing(prefilled),
             provenance=fresh if prefilled is None else prefilled.provenance,
             kept=np.ones(n, dtype=np.bool_) if prefilled is None or prefilled.kept is None else prefilled.kept,
@@ -124,17 +122,17 @@ class RequestRun:
             compute=compute,
             kv_bytes=kv_bytes,
             notes=self._notes(prefilled),
-            prompt_pieces=self.engine.codec.pieces(self.prompt.ids),
+            prompt_pieces=self.ctx.codec.pieces(self.prompt.ids),
             chunks=tuple((chunk.name, start, stop) for chunk, start, stop in self.prompt.chunks),
             lineage="exact" if served.exact else f"approx:{served.name}",
             decoding=None if prefilled is None or not prefilled.figures else prefilled.figures,
         )
         if self.after is not None and reason != "interrupted":
             self.result = self.after(self, served)
-        self.engine.bus.emit(Finished(**self._who(), result=summary(self.result)))
+        self.ctx.tell(Finished, result=summary(self.result))
 
     def _notes(self, prefilled: Prefilled | None) -> tuple[str, ...]:
-        notes = [*self.engine.notes, *self.prompt.notes]
+        notes = [*self.ctx.notes, *self.prompt.notes]
         room = self._room(prefilled)
         if room < self.sampling.max_new_tokens:
             notes.append(f"answer limited to {room} tokens by the model's context")
@@ -168,8 +166,13 @@ class RequestRun:
             self._at_first = self._at_first or len(self._tokens)
             self._marks.setdefault("first", self._marks[name])
 
-    def _who(self) -> dict[str, Any]:
-        return {"session": self.engine.session, "request": self.number}
+
+class LaterRun(RequestRun):
+    """A request that begins when somebody iterates it: by then the model may have another adapter."""
+
+    def _begin(self) -> Context:
+        self.ctx = self.ctx.for_request(self.ctx.request)
+        return self.ctx
 
 
 def summary(result: Result) -> dict[str, object]:

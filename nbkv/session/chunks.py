@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from nbkv.context import Engine
+from nbkv.context import Context
 from nbkv.errors import BadPrompt
 from nbkv.events import Fallback
 from nbkv.families.prefix.base import encode
-from nbkv.models.identity.verdicts import Verdicts
 from nbkv.result import Chunk
 from nbkv.session import sinks
 
 
-def make_chunk(engine: Engine, verdicts: Verdicts, text: object, name: str, sink: str) -> Chunk:
+def make_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
     """Return ``text`` as a chunk whose KV is in the store now.
 
     With ``sink="auto"`` a chunk that is encoded behind a primer is encoded behind BOS alone as well: as the first part
@@ -20,15 +19,15 @@ def make_chunk(engine: Engine, verdicts: Verdicts, text: object, name: str, sink
     if not isinstance(text, str) or not text:
         message = f"a chunk is non-empty text, got {text!r:.60}"
         raise BadPrompt(message)
-    codec, adapter, notes = engine.codec, engine.adapter, []
-    ids, before = tuple(codec.part(text, first=False)), sinks.sink(sink, codec, adapter, verdicts)
-    engine.fits(len(before) + len(ids))
+    codec, adapter, notes = ctx.codec, ctx.adapter, []
+    ids, before = tuple(codec.part(text, first=False)), sinks.sink(sink, codec, adapter, ctx.verdicts)
+    ctx.fits(len(before) + len(ids))
     if adapter.capabilities.prefix:
         front = tuple(codec.front)
         if sink == "auto" and front and before != front:
-            encode((*front, *ids), engine.context())
-        encode((*before, *ids), engine.context())
+            encode((*front, *ids), ctx)
+        encode((*before, *ids), ctx)
     else:
         notes.append(f"not encoded: {adapter.capabilities.why_not('prefix')}")
-        engine.bus.emit(Fallback(session=engine.session, why=notes[-1]))
+        ctx.tell(Fallback, why=notes[-1])
     return Chunk(name=name, text=text, token_ids=ids, sink=before, model=adapter.fingerprint, notes=tuple(notes))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from nbkv.context import Engine
+from nbkv.context import Context
 from nbkv.fidelity import fidelity
 from nbkv.inference.forced import follow
 from nbkv.inference.run import RequestRun
@@ -19,9 +19,7 @@ from nbkv.stopping import Stopped
 from nbkv.strategy import Strategy, parse
 
 
-def compare(
-    engine: Engine, strategies: Sequence[Strategy], prompt: Prompt, wanted: Sampling, repeat: int
-) -> Comparison:
+def compare(ctx: Context, strategies: Sequence[Strategy], prompt: Prompt, wanted: Sampling, repeat: int) -> Comparison:
     """Return the comparison of ``strategies`` (``full`` is added in front if absent) on ``prompt``."""
     full = parse("full")
     others = [strategy for strategy in strategies if strategy.spec != full.spec]
@@ -29,21 +27,21 @@ def compare(
     runs: dict[str, list[Result]] = {strategy.spec: [] for strategy in chosen}
     for _ in range(repeat):
         for strategy in chosen:
-            runs[strategy.spec].append(_once(engine, strategy, prompt, wanted))
-    picked = greedy(engine, prompt)
-    reference = follow(RequestRun(engine, full, prompt, wanted), picked)
+            runs[strategy.spec].append(_once(ctx, strategy, prompt, wanted))
+    picked = greedy(ctx, prompt)
+    reference = follow(RequestRun(ctx, full, prompt, wanted), picked)
     results = []
     for strategy in chosen:
-        own = reference if strategy is full else follow(RequestRun(engine, strategy, prompt, wanted), picked)
+        own = reference if strategy is full else follow(RequestRun(ctx, strategy, prompt, wanted), picked)
         results.append(replace(_median(runs[strategy.spec]), fidelity=fidelity(reference, own)))
     rows = tuple(_row(result, runs[result.strategy], runs[full.spec]) for result in results)
     return Comparison(
-        model=engine.adapter.name, prompt_tokens=len(prompt.ids), repeat=repeat, rows=rows, results=tuple(results)
+        model=ctx.adapter.name, prompt_tokens=len(prompt.ids), repeat=repeat, rows=rows, results=tuple(results)
     )
 
 
-def _once(engine: Engine, strategy: Strategy, prompt: Prompt, wanted: Sampling) -> Result:
-    run = RequestRun(engine, strategy, prompt, wanted, keep=False)
+def _once(ctx: Context, strategy: Strategy, prompt: Prompt, wanted: Sampling) -> Result:
+    run = RequestRun(ctx, strategy, prompt, wanted, keep=False)
     for _ in run.pieces():
         pass
     assert run.result is not None  # noqa: S101

@@ -58,7 +58,7 @@ class SessionLock:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Hold the gate for one request that has no partial result: stopped, it leaves nothing behind."""
+        """Hold the lock for one request that has no partial result: stopped, it leaves nothing behind."""
         self.enter()
         try:
             with self.working():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from nbkv.context import Engine
+from nbkv.context import Context
 from nbkv.errors import BadOption
 from nbkv.events import Bus
 from nbkv.families.routing.kl_history import learn_kl
@@ -49,28 +49,26 @@ def measured(run: RequestRun, served: Strategy) -> Result:
     Both are run again for it, which no timing counts and nobody hears of; nothing of it is kept in the store. A stop
     or a device without room leaves the result as it is, with a note.
     """
-    result, engine = run.result, replace(run.engine, bus=Bus())
+    result, ctx = run.result, replace(run.ctx, bus=Bus())
     assert result is not None  # noqa: S101
-    if engine.adapter.fingerprint != result.fingerprint:
+    if ctx.adapter.fingerprint != result.fingerprint:
         return _without(result, "the model was changed while it answered")
     try:
-        picked = greedy(engine, run.prompt)
-        full, own = (
-            follow(RequestRun(engine, one, run.prompt, run.sampling), picked) for one in (parse("full"), served)
-        )
+        picked = greedy(ctx, run.prompt)
+        full, own = (follow(RequestRun(ctx, one, run.prompt, run.sampling), picked) for one in (parse("full"), served))
     except Stopped:
         return _without(result, "stopped")
     except torch.OutOfMemoryError:
         return _without(result, "the device is out of memory")
     found = fidelity(full, own)
     if not served.exact:
-        learn_kl(engine.verdicts, result.fingerprint, served.spec, found.kl)
+        learn_kl(ctx.verdicts, result.fingerprint, served.spec, found.kl)
     return replace(result, fidelity=found)
 
 
-def greedy(engine: Engine, prompt: Prompt) -> list[int]:
+def greedy(ctx: Context, prompt: Prompt) -> list[int]:
     """Return the first greedy tokens of full after ``prompt``; raises ``Stopped``."""
-    run = RequestRun(engine, parse("full"), prompt, Sampling(max_new_tokens=_GREEDY), keep=False)
+    run = RequestRun(ctx, parse("full"), prompt, Sampling(max_new_tokens=_GREEDY), keep=False)
     for _ in run.pieces():
         pass
     assert run.result is not None  # noqa: S101

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from nbkv.context import Engine
-from nbkv.errors import BadOption, NbkvError, UnsupportedModel
+from nbkv.context import Context
+from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
 from nbkv.families.residual import planner
-from nbkv.inference.run import RequestRun
+from nbkv.inference.run import LaterRun, RequestRun
 from nbkv.models.loading import Loaded, load_model
-from nbkv.models.sampling import Sampling, sampling
-from nbkv.prompts import prompt as prompts
+from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.roster import roster
+from nbkv.session.arguments import built_prompt, chosen_strategy, verdict_name, wanted_sampling
 from nbkv.session.chat import Chat
 from nbkv.session.chunks import make_chunk
 from nbkv.session.compare import compare
@@ -30,7 +30,8 @@ from nbkv.session.stats import Meter, Stats
 from nbkv.session.stream import Stream
 from nbkv.session.verify import Report, verify
 from nbkv.stopping import Stopper
-from nbkv.stores.memory import MemoryStore
+from nbkv.stores.base import Store
+from nbkv.stores.scratch import Scratch
 from nbkv.stores.spec import check_spec, open_store
 from nbkv.strategy import Strategy, parse, split
 
@@ -47,7 +48,7 @@ def load(
     model: str | Path | PreTrainedModel,
     *,
     strategy: str | Strategy = "prefix",
-    store: str | MemoryStore = "memory",
+    store: str | Store = "memory",
     tenant: str = "default",
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
@@ -65,12 +66,12 @@ def load(
     chooses the block of a block-diffusion model among those it was made for. Raises ``LoadError``, ``UnknownName``,
     ``BadOption``, ``UnsupportedModel``.
     """
-    chosen, yardstick = parse(strategy), FidelityMeter(fidelity_every)
+    chosen, fidelity_meter = parse(strategy), FidelityMeter(fidelity_every)
     if isinstance(store, str):
         check_spec(store)
     given: dict[str, Any] = {"device": device, "dtype": dtype, "model_kwargs": model_kwargs, "block_size": block_size}
     loaded = load_model(model, tokenizer=tokenizer, **given)
-    return Session(loaded, chosen, store, tenant=tenant, name=name, yardstick=yardstick)
+    return Session(loaded, chosen, store, tenant=tenant, name=name, fidelity_meter=fidelity_meter)
 
 
 class Session:
@@ -80,11 +81,11 @@ class Session:
         self,
         loaded: Loaded,
         strategy: Strategy,
-        store: str | MemoryStore,
+        store: str | Store,
         *,
         tenant: str,
         name: str | None,
-        yardstick: FidelityMeter,
+        fidelity_meter: FidelityMeter,
     ) -> None:
         """Use ``load`` instead."""
         strategy.check(loaded.adapter)
@@ -97,8 +98,9 @@ class Session:
         self._stopper = Stopper()
         self._meter = Meter()
         self.events.add(self._meter)
-        opened = open_store(store, self.events, *loaded.adapter.devices)
-        self._engine: Engine | None = Engine(
+        opened, scratch = open_store(store, self.events, *loaded.adapter.devices), Scratch()
+        opened.scratch_spaces.add(scratch)
+        self._ctx: Context | None = Context(
             loaded.adapter,
             loaded.codec,
             opened,
@@ -108,10 +110,10 @@ class Session:
             tenant,
             loaded.notes,
             loaded.verdicts,
+            scratch,
         )
-        self._gate = SessionLock(self.name, self._stopper)
-        self._verdicts = loaded.verdicts
-        self._yardstick = yardstick
+        self._lock = SessionLock(self.name, self._stopper)
+        self._fidelity = fidelity_meter
         self._count = 0
         roster.add(self)
 
@@ -119,7 +121,7 @@ class Session:
 
     def generate(
         self,
-        prompt: prompts.PromptLike,
+        prompt: PromptLike,
         *,
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
@@ -140,8 +142,15 @@ class Session:
         Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
         returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
-        given: dict[str, Any] = {"stop": stop, "match": match, "force": force, "fidelity": fidelity}
-        stream = self.stream(prompt, strategy=strategy, **given, **options)
+        given: dict[str, Any] = {
+            "strategy": strategy,
+            "stop": stop,
+            "match": match,
+            "force": force,
+            "fidelity": fidelity,
+        }
+        run = self._run(RequestRun, prompt, options, **given)
+        stream = Stream(run, self._lock, self._remember)
         for _ in stream:
             pass
         assert stream.result is not None  # noqa: S101
@@ -149,7 +158,7 @@ class Session:
 
     def stream(
         self,
-        prompt: prompts.PromptLike,
+        prompt: PromptLike,
         *,
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
@@ -159,10 +168,15 @@ class Session:
         **options: Any,  # noqa: ANN401
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
-        engine, wanted = self._open(), self._wanted(stop, options)
-        chosen, built, number = self._chosen(strategy, force=force), self._prompt(prompt, match), self._next_number()
-        run = RequestRun(engine, chosen, built, wanted, number, after=self._yardstick.after(number, asked=fidelity))
-        return Stream(run, self._gate, self._remember)
+        given: dict[str, Any] = {
+            "strategy": strategy,
+            "stop": stop,
+            "match": match,
+            "force": force,
+            "fidelity": fidelity,
+        }
+        run = self._run(LaterRun, prompt, options, **given)
+        return Stream(run, self._lock, self._remember)
 
     def chat(self, system: str | None = None) -> Chat:
         """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result."""
@@ -176,9 +190,9 @@ class Session:
         dummy token), or a primer where a measurement of this model asks for one; ``bos``, ``none``, ``dummy`` (four
         dummy tokens) and ``primer`` (BOS and neutral text) insist. Raises ``BadPrompt`` and ``BadOption``.
         """
-        engine, name = self._open(), name or f"chunk{len(self.chunks) + 1}"
-        with self._gate.request():
-            made = make_chunk(engine, self._verdicts, text, name, sink)
+        ctx, name = self._open().for_request(), name or f"chunk{len(self.chunks) + 1}"
+        with self._lock.request():
+            made = make_chunk(ctx, text, name, sink)
         known = self.chunks.get(name)
         if known == made:
             return known
@@ -189,7 +203,7 @@ class Session:
 
     def compare(
         self,
-        prompt: prompts.PromptLike,
+        prompt: PromptLike,
         strategies: str | Sequence[str | Strategy] = ("full", "prefix"),
         *,
         repeat: int = 3,
@@ -202,14 +216,14 @@ class Session:
         Every run finds the store as it is and leaves it so, and none counts in ``stats`` or ``history``. Options are
         those of ``generate``.
         """
-        engine = self._open()
+        ctx = self._open().for_request()
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
             message = f"repeat={repeat!r} is not accepted: repeat is a whole number >= 1"
             raise BadOption(message)
-        wanted, ids = self._wanted(stop, options), self._prompt(prompt, match)
-        chosen = [self._chosen(one) for one in split(strategies)]
-        with self._gate.request():
-            table = compare(replace(engine, bus=Bus()), chosen, ids, wanted, repeat)
+        wanted, ids = wanted_sampling(stop, options, ctx), built_prompt(prompt, match, self.chunks.values(), ctx)
+        chosen = [chosen_strategy(one, ctx) for one in split(strategies)]
+        with self._lock.request():
+            table = compare(replace(ctx, bus=Bus()), chosen, ids, wanted, repeat)
         self.last = table
         return table
 
@@ -219,13 +233,15 @@ class Session:
         Several strategies make one table, in which one the model cannot serve is a row with the reason. The verdict is
         remembered for this model; a strategy that failed is refused from then on, unless asked for with ``force=True``.
         """
-        engine = self._open()
-        several = not (strategy is None or isinstance(strategy, (str, Strategy)))
-        chosen = [parse(one) for one in strategy] if several else [self._chosen(strategy, force=True)]  # type: ignore[union-attr,arg-type]
-        with self._gate.request():
-            report = verify(engine, chosen)
+        ctx = self._open().for_request()
+        if strategy is None or isinstance(strategy, (str, Strategy)):
+            chosen = [chosen_strategy(self._strategy if strategy is None else strategy, ctx, force=True)]
+        else:
+            chosen = [parse(one) for one in strategy]
+        with self._lock.request():
+            report = verify(ctx, chosen)
         for one in chosen:
-            self._verdicts.put(self._verdict_name(one), report.failed(one.spec))
+            ctx.verdicts.put(verdict_name(one, ctx), report.failed(one.spec))
         return report
 
     def plan(self, tokens: int = 1024) -> Plan:
@@ -233,9 +249,9 @@ class Session:
 
         Raises ``BadOption`` and ``UnsupportedModel``.
         """
-        engine = self._open()
-        with self._gate.request():
-            return planner.plan(engine.adapter, tokens)
+        ctx = self._open()
+        with self._lock.request():
+            return planner.plan(ctx.adapter, tokens)
 
     # looking and switching
 
@@ -246,21 +262,22 @@ class Session:
 
     def use(self, strategy: str | Strategy, *, force: bool = False) -> Strategy:
         """Switch to ``strategy`` for the calls that name none; the store stays."""
-        self._strategy = self._chosen(strategy, force=force)
+        self._strategy = chosen_strategy(strategy, self._open().for_request(), force=force)
         return self._strategy
 
     @property
-    def store(self) -> MemoryStore:
+    def store(self) -> Store:
         """Return the store; ``store.tiers`` is its table."""
         return self._open().store
 
-    def use_store(self, store: str | MemoryStore) -> MemoryStore:
+    def use_store(self, store: str | Store) -> Store:
         """Replace the store by an empty one; chunks keep their text and are encoded again when used."""
-        engine = self._open()
-        opened = open_store(store, self.events, *engine.adapter.devices)
-        with self._gate.request():
-            engine.store.close()
-            self._engine = Engine(**{**vars(engine), "store": opened})
+        ctx = self._open()
+        opened = open_store(store, self.events, *ctx.adapter.devices)
+        opened.scratch_spaces.add(ctx.scratch)
+        with self._lock.request():
+            ctx.store.close()
+            self._ctx = replace(ctx, store=opened)
         return opened
 
     @property
@@ -281,7 +298,7 @@ class Session:
     @property
     def stats(self) -> Stats:
         """Return the running figures of this session."""
-        tiers = self._engine.store.figures() if self._engine else []
+        tiers = self._ctx.store.figures() if self._ctx else []
         return self._meter.stats(
             session=self.name,
             model=self.model_name,
@@ -297,7 +314,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Return whether a request is under way, in whatever thread."""
-        return self._gate.busy
+        return self._lock.busy
 
     def stop(self) -> None:
         """End the request under way at the next layer or token; from any thread."""
@@ -307,12 +324,12 @@ class Session:
 
     def close(self) -> None:
         """Free the model and the KV in memory; the session cannot be asked any more."""
-        if self._engine is None:
+        if self._ctx is None:
             return
         roster.remove(self)
-        device = self._engine.adapter.device
-        self._engine.store.close()
-        self._engine = None
+        device = self._ctx.adapter.device
+        self._ctx.store.close()
+        self._ctx = None
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -320,7 +337,7 @@ class Session:
     @property
     def closed(self) -> bool:
         """Return whether ``close`` was called."""
-        return self._engine is None
+        return self._ctx is None
 
     def __enter__(self) -> Self:
         """Return the session."""
@@ -337,48 +354,34 @@ class Session:
 
     # inside
 
-    def _open(self) -> Engine:
-        if self._engine is None:
+    def _open(self) -> Context:
+        if self._ctx is None:
             message = f"session {self.name!r} is closed; load the model again"
             raise NbkvError(message)
-        return self._engine
+        return self._ctx
 
-    def _chosen(self, strategy: str | Strategy | None, *, force: bool = False) -> Strategy:
-        chosen = self._strategy if strategy is None else parse(strategy)
-        chosen.check(self._open().adapter)
-        failed = None if force else self._verdicts.get(self._verdict_name(chosen))
-        if failed:
-            message = (
-                f"{chosen.spec} failed its self-check on {self.model_name} ({failed}); force=True runs it all the same"
-            )
-            raise UnsupportedModel(message)
-        return chosen
+    def _run(
+        self,
+        begun: type[RequestRun],
+        prompt: PromptLike,
+        options: dict[str, Any],
+        *,
+        strategy: str | Strategy | None,
+        stop: str | Sequence[str] | None,
+        match: str | None,
+        force: bool,
+        fidelity: bool,
+    ) -> RequestRun:
+        number = self._count + 1
+        ctx, after = self._open().for_request(number), self._fidelity.after(number, asked=fidelity)
+        wanted = wanted_sampling(stop, options, ctx)
+        chosen = chosen_strategy(self._strategy if strategy is None else strategy, ctx, force=force)
+        built = built_prompt(prompt, match, self.chunks.values(), ctx)
+        self._count = number
+        return begun(ctx, chosen, built, wanted, after=after)
 
-    def _wanted(self, stop: str | Sequence[str] | None, options: dict[str, Any]) -> Sampling:
-        wanted, adapter = sampling(stop, options), self._open().adapter
-        if adapter.canvas is not None:
-            adapter.canvas.check(wanted)
-        if wanted.unmask is not None and adapter.capabilities.causal:
-            message = (
-                f"unmask={wanted.unmask!r}: {self.model_name} decodes token by token, it masks nothing (leave it out)"
-            )
-            raise BadOption(message)
-        return wanted
-
-    def _verdict_name(self, strategy: Strategy) -> str:
-        return f"{strategy.spec}@{self._open().adapter.fingerprint}"
-
-    def _prompt(self, prompt: prompts.PromptLike, match: str | None = None) -> prompts.Prompt:
-        engine = self._open()
-        if match not in {None, "auto"}:
-            message = f"match={match!r} is not accepted: match is None or 'auto'"
-            raise BadOption(message)
-        built = prompts.build(engine.codec, prompt, engine.adapter.fingerprint, engine.eos)
-        engine.fits(len(built.ids))
-        if match is None:
-            return built
-        own = [chunk for chunk in self.chunks.values() if chunk.model == engine.adapter.fingerprint]
-        return prompts.matched(built, own, engine.keeps)
+    def _prompt(self, prompt: PromptLike, match: str | None = None) -> Prompt:
+        return built_prompt(prompt, match, self.chunks.values(), self._open().for_request())
 
     def _next_number(self) -> int:
         self._count += 1

@@ -13,9 +13,9 @@ from nbkv.session.lock import SessionLock
 class Stream:
     """The text of an answer, piece by piece; ``result`` is there when it ends, is closed or is interrupted."""
 
-    def __init__(self, run: RequestRun, gate: SessionLock, on_end: Callable[[Result], None]) -> None:
+    def __init__(self, run: RequestRun, lock: SessionLock, on_end: Callable[[Result], None]) -> None:
         """Use ``Session.stream`` instead; ``on_end`` is given the Result."""
-        self._run, self._gate, self._on_end = run, gate, on_end
+        self._run, self._lock, self._on_end = run, lock, on_end
         self._pieces: Generator[str] | None = None
         self._done = False
 
@@ -33,18 +33,18 @@ class Stream:
         if self._done:
             raise StopIteration
         if self._pieces is None:
-            self._gate.enter()
+            self._lock.enter()
             self._pieces = self._run.pieces()
         try:
-            with self._gate.working():
+            with self._lock.working():
                 return next(piece for piece in self._pieces if piece)
         except StopIteration:
             self._end()
-            if self._gate.interrupted:
+            if self._lock.interrupted:
                 raise self._interrupt(KeyboardInterrupt()) from None
             raise
         except KeyboardInterrupt as error:  # the second one: a store operation may have been cut in two
-            self._run.engine.store.clear()
+            self._run.ctx.store.clear()
             self._end()
             raise self._interrupt(error) from None
         except BaseException:
@@ -66,7 +66,7 @@ class Stream:
         self._done = True
         if self.result is not None:
             self._on_end(self.result)
-        self._gate.leave()
+        self._lock.leave()
 
     def _interrupt(self, error: KeyboardInterrupt) -> KeyboardInterrupt:
         error.result = self.result  # type: ignore[attr-defined]

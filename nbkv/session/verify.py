@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nbkv.context import Engine, Request
+from nbkv.context import Context, Request
 from nbkv.errors import UnsupportedModel
 from nbkv.events import Bus
 from nbkv.models.adapter import AnyCache, ModelAdapter
@@ -80,16 +80,16 @@ class Report:
         return str(importlib.import_module("nbkv.show").report_html(self.to_dict()))
 
 
-def verify(engine: Engine, strategies: Sequence[Strategy]) -> Report:
-    """Return the checks of ``engine``'s model and of ``strategies`` on it, on made-up prompts in a store of their own.
+def verify(ctx: Context, strategies: Sequence[Strategy]) -> Report:
+    """Return the checks of ``ctx``'s model and of ``strategies`` on it, on made-up prompts in a store of their own.
 
     A strategy the model cannot serve is a row that says why; it fails nothing.
     """
-    adapter = engine.adapter
-    scratch = replace(engine, store=MemoryStore(limit=2**40), bus=Bus(), shelf=Scratch())
+    adapter = ctx.adapter
+    scratch = replace(ctx, store=MemoryStore(limit=2**40), bus=Bus(), scratch=Scratch())
     first, second = _prompts(adapter.config.vocab_size, adapter.capabilities)
-    plain = {ids: _plain(engine, ids) for ids in (first, second)}
-    limit = _FP32_LIMIT if adapter.dtype == torch.float32 else _half_limit(engine, first, plain[first])
+    plain = {ids: _plain(ctx, ids) for ids in (first, second)}
+    limit = _FP32_LIMIT if adapter.dtype == torch.float32 else _half_limit(ctx, first, plain[first])
     rows = [
         _row("full pass", _error(_prefill(scratch, Strategy(), first).logits, plain[first]), limit, _how(adapter)),
         _cut(scratch, first, plain[first], limit),
@@ -101,10 +101,10 @@ def verify(engine: Engine, strategies: Sequence[Strategy]) -> Report:
 
 
 def _strategy_rows(
-    engine: Engine, strategy: Strategy, plain: dict[tuple[int, ...], torch.Tensor], limit: float
+    ctx: Context, strategy: Strategy, plain: dict[tuple[int, ...], torch.Tensor], limit: float
 ) -> list[dict[str, Any]]:
     try:
-        strategy.check(engine.adapter)
+        strategy.check(ctx.adapter)
     except UnsupportedModel as refusal:
         return [_unchecked(strategy.spec, limit, f"refused: {refusal}", strategy.spec)]
     tested = strategy if strategy.exact else strategy.at_full_budget()
@@ -113,7 +113,7 @@ def _strategy_rows(
     first, second = plain
     rows = []
     for name, ids in (("cold", first), ("again", first), ("branch", second), ("back to the first", first)):
-        prefilled = _prefill(engine, tested, ids)
+        prefilled = _prefill(ctx, tested, ids)
         note = f"{int((prefilled.provenance == 0).sum())} of {len(ids)} tokens fresh"
         error = _error(prefilled.logits, plain[ids])
         rows.append(_row(f"{tested.spec}: {name}", error, limit, note, strategy.spec))
@@ -124,9 +124,9 @@ def _how(adapter: ModelAdapter) -> str:
     return "through the layer walk" if adapter.walk else "plain forward: the layers cannot be walked"
 
 
-def _cut(engine: Engine, ids: tuple[int, ...], plain: torch.Tensor, limit: float) -> dict[str, Any]:
+def _cut(ctx: Context, ids: tuple[int, ...], plain: torch.Tensor, limit: float) -> dict[str, Any]:
     """Check a pass that goes on from cached tokens: several at once where prefixes are reused, else token by token."""
-    adapter = engine.adapter
+    adapter = ctx.adapter
     cache, at = adapter.new_cache(), adapter.capabilities.whole(len(ids) // 2)
     several = adapter.capabilities.prefix or adapter.capabilities.block is not None
     stops = [len(ids)] if several else range(at + 1, len(ids) + 1)
@@ -134,13 +134,13 @@ def _cut(engine: Engine, ids: tuple[int, ...], plain: torch.Tensor, limit: float
     for stop in stops:
         logits = adapter.prefill(ids[:stop], cache, start=at)
         at = stop
-    return _row("from a cache", _error(_after(engine, ids, cache, logits), plain), limit, type(cache).__name__)
+    return _row("from a cache", _error(_after(ctx, ids, cache, logits), plain), limit, type(cache).__name__)
 
 
-def _after(engine: Engine, ids: tuple[int, ...], cache: AnyCache, logits: torch.Tensor) -> torch.Tensor:
+def _after(ctx: Context, ids: tuple[int, ...], cache: AnyCache, logits: torch.Tensor) -> torch.Tensor:
     """Return the logits of the token after ``ids``, which ``cache`` holds and whose last row gave ``logits``."""
     prefilled = Prefilled(cache=cache, logits=logits, provenance=np.zeros(len(ids), dtype=np.uint8))
-    return Strategy().opening(prefilled, Request(Prompt(ids), 1), engine.context())
+    return Strategy().opening(prefilled, Request(Prompt(ids), 1), ctx)
 
 
 def _moved(adapter: ModelAdapter, ids: tuple[int, ...], limit: float) -> dict[str, Any]:
@@ -166,17 +166,17 @@ def _prompts(vocabulary: int, known: Capabilities) -> tuple[tuple[int, ...], tup
     return first, (*first[: length - tail], *((104729 * i) % vocabulary for i in range(1, tail + 1)))
 
 
-def _prefill(engine: Engine, strategy: Strategy, ids: tuple[int, ...]) -> Prefilled:
-    ctx, request = engine.context(), Request(Prompt(ids), 1)
+def _prefill(ctx: Context, strategy: Strategy, ids: tuple[int, ...]) -> Prefilled:
+    request = Request(Prompt(ids), 1)
     prefilled = strategy.prefill(request, ctx)
     prefilled.logits = strategy.opening(prefilled, request, ctx)
     strategy.commit(prefilled, ids, request, ctx)
     return prefilled
 
 
-def _plain(engine: Engine, ids: tuple[int, ...]) -> torch.Tensor:
+def _plain(ctx: Context, ids: tuple[int, ...]) -> torch.Tensor:
     """Return the logits ``[V]`` of the token after ``ids`` by the model's own forward over all of them at once."""
-    adapter, recipe = engine.adapter, engine.adapter.recipe
+    adapter, recipe = ctx.adapter, ctx.adapter.recipe
     if adapter.canvas is not None:
         return adapter.canvas.plain(adapter.tensor(ids), adapter.canvas.opened(len(ids)))[0]
     if recipe is None:
@@ -186,14 +186,14 @@ def _plain(engine: Engine, ids: tuple[int, ...]) -> torch.Tensor:
     return logits[len(ids) - recipe.shifted]
 
 
-def _half_limit(engine: Engine, ids: tuple[int, ...], plain: torch.Tensor) -> float:
+def _half_limit(ctx: Context, ids: tuple[int, ...], plain: torch.Tensor) -> float:
     """Return twice the error of the model's own pass when it is split where ``branch`` splits it (house rule 1)."""
-    adapter, cache = engine.adapter, engine.adapter.new_cache()
+    adapter, cache = ctx.adapter, ctx.adapter.new_cache()
     at = adapter.capabilities.whole(len(ids) - _TAIL)
     adapter.prefill(ids[:at], cache)
     logits = adapter.prefill(ids, cache, start=at)
     rounding = 4 * float(torch.finfo(adapter.dtype).eps)
-    return max(2 * _error(_after(engine, ids, cache, logits), plain), rounding)
+    return max(2 * _error(_after(ctx, ids, cache, logits), plain), rounding)
 
 
 def _error(got: torch.Tensor, expected: torch.Tensor) -> float:

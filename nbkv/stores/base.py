@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from nbkv.kv import KV, Space
 from nbkv.stores.radix import Node
+from nbkv.stores.scratch import ScratchSpaces
 from nbkv.stores.state_checkpoints import StateCheckpoint
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Buffer(Protocol):
@@ -108,3 +113,60 @@ class Lease:
     checkpoint: StateCheckpoint | None = None
     made: tuple[StateCheckpoint, ...] = ()
     reads: tuple[tuple[PathBuffer, int], ...] = ()
+
+
+class Store(Protocol):
+    """Where KV is kept between requests, as strategies and sessions see it.
+
+    A prefix is *leased*: the request goes on writing the very buffer that holds it, and gives it back or has what it
+    wrote discarded. Chunks are *read*: views of their KV, for the length of a ``with`` block. ``limit`` and ``nbytes``
+    are bytes; ``name`` is the tier that events and results name.
+    """
+
+    name: str
+    limit: int
+    scratch_spaces: ScratchSpaces
+
+    def take(
+        self,
+        space: Space,
+        ids: Sequence[int],
+        limit: int,
+        new: Callable[[], Buffer],
+        *,
+        states_from: int | None = None,
+        branch_at: Callable[[int], Branch] | None = None,
+    ) -> Lease:
+        """Lease a buffer that holds the longest known prefix of ``ids``, at most ``limit`` tokens of it."""
+
+    def give(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[StateCheckpoint] = ()) -> None:
+        """Keep what the leased buffer now holds, ``ids`` from the first token on, and end the lease."""
+
+    def discard(self, lease: Lease) -> None:
+        """Forget what the request wrote, keep what was there before, and end the lease."""
+
+    def reading(self, space: Space, ids: Sequence[int], start: int = 0) -> AbstractContextManager[list[tuple[int, KV]]]:
+        """Give views of what is known of ``ids[start:]`` from its beginning on: pieces of KV and where each begins."""
+
+    def holds(self, space: Space, ids: Sequence[int]) -> int:
+        """Return how many of the first tokens of ``ids`` are known in ``space``."""
+
+    def clear(self) -> None:
+        """Forget everything, scratch spaces included."""
+
+    def close(self) -> None:
+        """Free the memory; what lives elsewhere stays there."""
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes held."""
+
+    @property
+    def tiers(self) -> pd.DataFrame:
+        """Return one row a tier, as ``figures`` has them."""
+
+    def figures(self) -> list[dict[str, int | str]]:
+        """Return for each tier: entries, tokens, bytes, limit, hits, misses, evictions, as plain data."""
+
+    def ls(self) -> pd.DataFrame:
+        """Return one row for each stored sequence, the most recently used first."""

@@ -40,7 +40,7 @@ class MemoryStore:
     bus: Bus = field(default_factory=Bus)
     name: str = "memory"
     counts: Counts = field(default_factory=Counts)
-    shelves: ScratchSpaces = field(default_factory=ScratchSpaces)
+    scratch_spaces: ScratchSpaces = field(default_factory=ScratchSpaces)
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
@@ -150,9 +150,9 @@ class MemoryStore:
             return sum(len(node.ids) for node in tree.match(space.path(ids))) if tree else 0
 
     def clear(self) -> None:
-        """Forget everything, shelves included; a line on lease stays until its request ends."""
+        """Forget everything, scratch spaces included; a line on lease stays until its request ends."""
         with self._lock:
-            self.shelves.clear()
+            self.scratch_spaces.clear()
             self._trees.clear()
             self._checkpoints.clear()
             self._leaves.clear()

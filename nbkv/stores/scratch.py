@@ -11,7 +11,7 @@ class Scratch(dict[str, Any]):
 
 
 class ScratchSpaces:
-    """The shelves of the sessions that use a store, for as long as those live."""
+    """The scratch spaces of the sessions that use a store, for as long as those live."""
 
     def __init__(self) -> None:
         """Know none."""

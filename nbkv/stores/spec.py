@@ -9,6 +9,7 @@ import psutil
 
 from nbkv.errors import BadOption
 from nbkv.events import Bus
+from nbkv.stores.base import Store
 from nbkv.stores.memory import MemoryStore
 
 _UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -19,7 +20,7 @@ _OPTIONS = ("device", "policy", "alpha")
 _POLICIES = ("marconi", "lru")
 
 
-def open_store(spec: str | MemoryStore, bus: Bus, *places: str) -> MemoryStore:
+def open_store(spec: str | Store, bus: Bus, *places: str) -> Store:
     """Return the store that ``spec`` names; a store object is taken as it is.
 
     ``memory`` keeps each layer's K/V on its device, which ``places`` names, one a layer or one for all; ``device=SIZE``
@@ -28,7 +29,7 @@ def open_store(spec: str | MemoryStore, bus: Bus, *places: str) -> MemoryStore:
     without recurrent layers that is the least recently used, as ``policy=lru`` is for all. Raises ``BadOption`` for
     anything else.
     """
-    if isinstance(spec, MemoryStore):
+    if not isinstance(spec, str):
         return spec
     options = check_spec(spec)
     limit = parse_size(options["device"]) if "device" in options else min(int(_free(places) * _SHARE), _MOST)

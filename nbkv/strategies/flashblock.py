@@ -97,7 +97,7 @@ class FlashBlock(AttentionReuse):
             answer.heads = changing(known, ctx, self.threshold, _LSE)
         elif self.threshold is not None:
             answer.learning = True
-            answer.outside.staleness = ctx.shelf.setdefault(self.name, HeadDrift())
+            answer.outside.staleness = ctx.scratch.setdefault(self.name, HeadDrift())
         return answer
 
     def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:

@@ -114,14 +114,15 @@ def _ask(
 def _meet(session: Any, prompt: list[Any], strategy: Any) -> None:  # noqa: ANN401
     """Let a method that learns from prompts meet the same chunks in another order first, and nothing else before."""
     if str(strategy).startswith(LEARNING):
-        session._open().shelf.clear()  # noqa: SLF001
+        session._open().scratch.clear()  # noqa: SLF001
         chunks = prompt[:-1]
         session.generate([*chunks[::-1], prompt[-1]], strategy=strategy, max_new_tokens=1)
 
 
 def _logits(session: Any, prompt: list[Any], strategy: Any) -> Any:  # noqa: ANN401
     """Return the logits ``[V]`` after the prompt; nothing is kept or counted."""
-    run = RequestRun(session._open(), parse(strategy), session._prompt(prompt), Sampling(max_new_tokens=1))  # noqa: SLF001
+    ctx, built = session._open().for_request(), session._prompt(prompt)  # noqa: SLF001
+    run = RequestRun(ctx, parse(strategy), built, Sampling(max_new_tokens=1))
     return follow(run, [0])[0]
 
 

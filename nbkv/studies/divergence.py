@@ -44,10 +44,10 @@ def trace(session: Any, prompt: Any, tokens: Sequence[int], strategy: str | Stra
 
     A greedy answer is ``tokens`` exactly if every pick is. ``keep``: what the strategy holds for later prompts stays.
     """
-    engine, chosen = session._open(), parse(strategy)  # noqa: SLF001
+    ctx, chosen = session._open().for_request(), parse(strategy)  # noqa: SLF001
     built = prompt if isinstance(prompt, Prompt) else session._prompt(prompt)  # noqa: SLF001
-    ctx, request = engine.context(), Request(built, len(tokens), keep=keep)
-    chosen.check(engine.adapter)
+    request = Request(built, len(tokens), keep=keep)
+    chosen.check(ctx.adapter)
     began = time.perf_counter()
     prefilled = chosen.prefill(request, ctx)
     first_s = time.perf_counter() - began

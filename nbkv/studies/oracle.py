@@ -79,11 +79,11 @@ class _RowMap:
     """From characters of a chunk's text to rows of the prompt."""
 
     def __init__(self, session: Any, item: Item, prompt: list[Any]) -> None:  # noqa: ANN401
-        engine = session._open()  # noqa: SLF001  (tasks know no session, but are used with one)
+        ctx = session._open()  # noqa: SLF001  (tasks know no session, but are used with one)
         built = session._prompt(prompt)  # noqa: SLF001
         self._spans = [(start, stop) for _, start, stop in built.chunks]
         self._ends = [
-            list(accumulate(len(piece) for piece in engine.codec.pieces(built.ids[start:stop])))
+            list(accumulate(len(piece) for piece in ctx.codec.pieces(built.ids[start:stop])))
             for start, stop in self._spans
         ]
         assert len(self._spans) == len(item.chunks)  # noqa: S101

@@ -29,10 +29,10 @@ def at(name, budget):
 
 def logits_of(session, prompt, strategy):
     """Return the strategy's and full's next-token logits on ``prompt``."""
-    engine, built = session._open(), session._prompt(prompt)
+    ctx, built = session._open().for_request(), session._prompt(prompt)
     wanted = nbkv.models.sampling.Sampling(max_new_tokens=1)
-    mine = follow(RequestRun(engine, parse(strategy), built, wanted), [0])[0]
-    return mine, follow(RequestRun(engine, parse("full"), built, wanted), [0])[0]
+    mine = follow(RequestRun(ctx, parse(strategy), built, wanted), [0])[0]
+    return mine, follow(RequestRun(ctx, parse("full"), built, wanted), [0])[0]
 
 
 def error(got, expected):
@@ -124,7 +124,7 @@ def test_rows_never_see_what_comes_later(session_of, words, name):
     others = [session.chunk(words(20, seed=seed), name=f"later{seed}") for seed in (2, 3)]
     strategy, caches, chosen = parse(name), [], []
     for other in others:
-        ctx, built = session._open().context(), session._prompt([words(3, seed=4), one, other, words(4, seed=5)])
+        ctx, built = session._open().for_request(), session._prompt([words(3, seed=4), one, other, words(4, seed=5)])
         prefilled = strategy.prefill(Request(built, 2, keep=False), ctx)
         caches.append(prefilled.cache.read(0, 24))
         chosen.append(prefilled.provenance[:24].tolist())

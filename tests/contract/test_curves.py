@@ -44,15 +44,15 @@ def prompts(session):
 
 def distances(session, prompts, strategy):
     """KL at the first answer token, where the amount stands, and at the second, where its currency does."""
-    engine, found = session._open(), []
+    ctx, found = session._open().for_request(), []
     for prompt in prompts:
         built = session._prompt(prompt)
-        run = RequestRun(engine, parse("full"), built, Sampling(max_new_tokens=2))
+        run = RequestRun(ctx, parse("full"), built, Sampling(max_new_tokens=2))
         amount = int(follow(run, [0])[0].argmax())
         longer = dataclasses.replace(built, ids=(*built.ids, amount))
         for asked in (built, longer):
             wanted = Sampling(max_new_tokens=1)
-            full, own = (follow(RequestRun(engine, each, asked, wanted), [0])[0] for each in (parse("full"), strategy))
+            full, own = (follow(RequestRun(ctx, each, asked, wanted), [0])[0] for each in (parse("full"), strategy))
             found.append(kl(full, own))
     return np.array(found)
 

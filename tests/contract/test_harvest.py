@@ -24,7 +24,7 @@ def strategy(request):
 
 
 def kept(session):
-    return [one for shelf in session._engine.shelf.values() for one in shelf]
+    return [one for shelf in session._ctx.scratch.values() for one in shelf]
 
 
 def prompts(session, words):
@@ -49,10 +49,10 @@ def test_full_budget_equals_full_with_whatever_was_kept(session_of, words, strat
     session = session_of(family)
     for prompt in prompts(session, words):
         session.generate(prompt, strategy=strategy, max_new_tokens=4)
-    everything, engine = parse(strategy).at_full_budget(), session._engine
+    everything, ctx = parse(strategy).at_full_budget(), session._ctx
     for prompt in prompts(session, words):
         request = Request(session._prompt(prompt), 4, keep=False)
-        got, expected = (one.prefill(request, engine.context()).logits for one in (everything, parse("full")))
+        got, expected = (one.prefill(request, ctx.for_request()).logits for one in (everything, parse("full")))
         assert (got - expected).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
@@ -114,7 +114,7 @@ def test_it_goes_with_the_store(session_of, words, strategy):
         empty()
         assert not kept(session)
     session.generate(prompts(session, words)[0], strategy=strategy, max_new_tokens=2)
-    shelf, memory = session._engine.shelf, weakref.ref(kept(session)[0].kv.keys[0])
+    shelf, memory = session._ctx.scratch, weakref.ref(kept(session)[0].kv.keys[0])
     session.close()
     gc.collect()
     assert not shelf
@@ -171,7 +171,7 @@ def test_an_answer_that_is_followed_is_stepped_as_it_is_decoded(session_of, word
     Counting.name = strategy
     from nbkv.models.sampling import Sampling
 
-    run = RequestRun(session._engine, Counting(), asked, Sampling(max_new_tokens=4), keep=False)
+    run = RequestRun(session._ctx.for_request(), Counting(), asked, Sampling(max_new_tokens=4), keep=False)
     list(run.pieces())
     decoded, seen[:] = list(seen), []
     _, picked = follow(run, run.result.token_ids)

@@ -82,7 +82,7 @@ class AtOnce:
 
 def measured(session, prompt, strategy):
     """Return what a prefill of ``prompt`` under ``strategy`` allocated."""
-    ctx, request = session._open().context(), Request(prompt, 1, keep=False)
+    ctx, request = session._open().for_request(), Request(prompt, 1, keep=False)
     with Allocated() as allocated:
         prefilled = strategy.prefill(request, ctx)
     strategy.commit(prefilled, prompt.ids, request, ctx)
@@ -93,7 +93,7 @@ def measured(session, prompt, strategy):
 def read(request, make_model, make_tokenizer, words, monkeypatch):
     """A session, and a prompt of 2,171 tokens whose chunks the session's store holds."""
     monkeypatch.setattr(
-        assemble, "Placing", layerwise.AheadPlacement
+        assemble, "LayerwisePlacement", layerwise.AheadPlacement
     )  # as on a GPU: a layer more than on a CPU at times
     monkeypatch.setattr(layerwise, "ThreadPoolExecutor", AtOnce)
     with nbkv.load(make_model(request.param, **FAMILIES[request.param]), tokenizer=make_tokenizer()) as session:

@@ -111,7 +111,7 @@ def test_a_reusing_pass_merges_what_the_pass_before_kept(sdar, words):
     one, other = ids[16:24].clone(), ids[16:24].clone()
     one[3:], other[4:] = 198, 198
     strategy = parse(spec(tau=4))
-    context = session._engine.context()
+    context = session._ctx.for_request()
     nothing = torch.zeros(8, dtype=torch.bool)
     revealed = nothing.clone()
     revealed[3] = True
@@ -146,7 +146,7 @@ def test_committed_kv_is_the_models_own(sdar, words):
     prompt = words(18)
     answer = ask(session, prompt, spec(tau=4), 24)
     ids = (*answer.prompt_ids, *answer.token_ids)
-    context = session._engine.context()
+    context = session._ctx.for_request()
     fresh = session.adapter.new_cache()
     session.adapter.prefill(ids[:40], fresh)
     with context.store.reading(context.space(), ids) as pieces:

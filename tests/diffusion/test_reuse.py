@@ -44,8 +44,8 @@ def test_kept_kv_is_that_of_clean_tokens(sdar, words):
     ids = (*result.prompt_ids, *result.token_ids)[:20]
     cache = session.adapter.new_cache()
     session.adapter.prefill(ids, cache)
-    engine = session._open()
-    with engine.store.reading(engine.context().space(), ids) as pieces:
+    ctx = session._open()
+    with ctx.store.reading(ctx.for_request().space(), ids) as pieces:
         assert sum(kv.length for _, kv in pieces) == 20
         for at, kv in pieces:
             wanted = cache.read(at, at + kv.length)

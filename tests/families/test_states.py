@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,11 +56,11 @@ def ask(session, ids, answer=0, stop=""):
     """
     stage, layers = "prefill", iter(range(1))
 
-    def follow(_index, _rows):
+    def follow():
         if stage == stop and next(layers, None) is None:
             raise Stopped
 
-    ctx = replace(session._open().context(), on_layer=follow)
+    ctx = replace(session._open().for_request(), stopper=SimpleNamespace(check=follow))
     request, strategy = Request(Prompt(tuple(ids)), max_new_tokens=answer + 1), session.strategy
     prefilled = strategy.prefill(request, ctx)
     stage, tokens, logits = "step", [], prefilled.logits

@@ -168,7 +168,7 @@ def test_what_is_remembered_of_a_blend_decides_without_measuring(session_of, wor
     costing(CHEAP)
     session = session_of()
     for _ in range(3):
-        kl_history.learn_kl(session._verdicts, session.adapter.fingerprint, "passage", 0.5)
+        kl_history.learn_kl(session._ctx.verdicts, session.adapter.fingerprint, "passage", 0.5)
 
     assert blended(session, words, strategy="auto(max_kl=0.6)").lineage == "approx:passage"
     refused = blended(session, words, strategy="auto(max_kl=0.4)", seed=4)
@@ -178,7 +178,7 @@ def test_what_is_remembered_of_a_blend_decides_without_measuring(session_of, wor
 def test_a_blend_that_failed_its_self_check_or_cannot_serve_the_model_is_left_out(session_of, words, costing):
     costing(CHEAP)
     session = session_of(strategy="auto")
-    session._verdicts.put(f"passage@{session.adapter.fingerprint}", "cold: error 1, limit 0")
+    session._ctx.verdicts.put(f"passage@{session.adapter.fingerprint}", "cold: error 1, limit 0")
     assert "failed its self-check" in said(blended(session, words))
 
     opt = session_of("opt", strategy="auto")
@@ -189,7 +189,7 @@ def test_a_blend_that_failed_its_self_check_or_cannot_serve_the_model_is_left_ou
 
 def test_where_prefixes_cannot_be_reused_everything_is_computed_in_full(session_of, words, tokenizer):
     failed = session_of(strategy="auto")
-    failed._verdicts.put(f"prefix@{failed.adapter.fingerprint}", "again: error 1, limit 0")
+    failed._ctx.verdicts.put(f"prefix@{failed.adapter.fingerprint}", "again: error 1, limit 0")
     sizes = {"vocab_size": 199, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 64, "lru_width": 32}
     config = transformers.RecurrentGemmaConfig(
         **sizes, num_attention_heads=2, num_key_value_heads=1, attention_window_size=8, eos_token_id=None
@@ -226,7 +226,7 @@ def test_another_blend_can_be_named(session_of, words, costing):
 
 def test_requests_correct_what_is_expected_within_bounds(session_of, words):
     session = session_of(strategy="auto")
-    ctx, exact = session._open().context(), parse("prefix")
+    ctx, exact = session._open().for_request(), parse("prefix")
     for _ in range(50):
         cost_model.learn_pace(ctx, exact, 1.0, 1000.0)
 

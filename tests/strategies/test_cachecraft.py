@@ -27,7 +27,7 @@ def variant(inter, intra, before, uses=1):
 
 
 def variants(session):
-    return session._engine.shelf.get("cachecraft", ())
+    return session._ctx.scratch.get("cachecraft", ())
 
 
 def note(result):
@@ -189,7 +189,7 @@ def test_surroundings_decide_which_variant(session_of, words):
         return note(session.generate([*parts, question], max_new_tokens=1)).removeprefix("CFO by chunk: ")
 
     def apart(*parts):
-        session._engine.shelf["cachecraft"] = first
+        session._ctx.scratch["cachecraft"] = first
         return chosen(*parts)
 
     first = variants(session)
@@ -207,7 +207,7 @@ def test_a_variant_is_moved_to_where_it_is_used(session_of, words):
     session.generate([a, b, words(4, seed=9)], strategy="cachecraft(budget=1)", max_new_tokens=1)
     (one,) = variants(session)
     request = Request(session._prompt([a, c, b, words(4, seed=9)]), 1, keep=False)
-    prefilled = parse("cachecraft").prefill(request, session._engine.context())
+    prefilled = parse("cachecraft").prefill(request, session._ctx.for_request())
     held, at = prefilled.cache.read(41, 61), torch.arange(20)
     moved = session.adapter.rope.move(one.kv, at + one.base, at + 41)
 

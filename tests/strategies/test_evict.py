@@ -37,7 +37,7 @@ def session(one):
 
 
 def opened(session, text, spec, tokens=4):
-    request, ctx = Request(session._prompt(text), tokens, keep=False), session._engine.context()
+    request, ctx = Request(session._prompt(text), tokens, keep=False), session._ctx.for_request()
     strategy = parse(spec)
     return strategy, strategy.prefill(request, ctx), ctx
 
@@ -300,7 +300,7 @@ def test_contexts_are_few_and_go_with_the_store(session_of, words):
     made = [session.chunk(words(30, seed=seed), name=f"c{seed}") for seed in range(3)]
     for chunk in made:
         session.generate([chunk, "w1 w2"], max_new_tokens=2)
-    assert len(session._engine.shelf["h2o"]) == 2
+    assert len(session._ctx.scratch["h2o"]) == 2
     assert session.generate([made[0], "w3"], max_new_tokens=2).tokens.reused == 0
     assert session.generate([made[2], "w3"], max_new_tokens=2).tokens.reused == 31
     other = spec.replace("0.4", "0.5")  # another budget: another choice of tokens
@@ -323,12 +323,12 @@ def test_a_boundary_can_be_a_number(session_of, words):
     session.generate(words(20) + words(4, seed=1), max_new_tokens=2)
     result = session.generate(words(20) + words(9, seed=2), max_new_tokens=2)
     assert result.tokens.reused == 21
-    assert not any(entry.ids != result.prompt_ids[:21] for entry in session._engine.shelf["tova"])
+    assert not any(entry.ids != result.prompt_ids[:21] for entry in session._ctx.scratch["tova"])
 
 
 def test_comparing_leaves_no_context_behind(session, words):
     session.compare(words(40), ["full", "h2o(keep=8, context=20)", "h2o(keep=8, context='turns')"], repeat=1)
-    assert "h2o" not in session._engine.shelf
+    assert "h2o" not in session._ctx.scratch
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -341,7 +341,7 @@ def test_a_chat_goes_on_from_what_is_held(session, words, name):
         if turn:
             before = chat.results[turn - 1]
             assert result.tokens.reused == len(before.prompt_ids) + 6  # the answer's last token has no KV
-    assert len(session._engine.shelf[name]) == 1
+    assert len(session._ctx.scratch[name]) == 1
 
 
 def test_whole_caches_carried_from_turn_to_turn_equal_full(session_of, words):
@@ -359,5 +359,5 @@ def test_an_answer_that_was_cut_off_is_not_carried_on_by_halves(session_of, word
     session.stop()
     for _ in stream:
         pass
-    held = session._engine.shelf["h2o"]
+    held = session._ctx.scratch["h2o"]
     assert all(isinstance(entry.cache, EvictingCache) and entry.cache.seen == len(entry.ids) for entry in held)

@@ -154,7 +154,7 @@ def test_eviction_waits_for_a_window_and_leaves_the_newest(session_of, words):
     from nbkv.context import Request
 
     session, strategy = session_of(strategy="full"), parse("lazyeviction(keep=40, window=8)")
-    request, ctx = Request(session._prompt(words(60)), 4, keep=False), session._engine.context()
+    request, ctx = Request(session._prompt(words(60)), 4, keep=False), session._ctx.for_request()
     prefilled = strategy.prefill(request, ctx)
     lengths = []
     for count in range(20):

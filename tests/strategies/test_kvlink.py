@@ -30,9 +30,9 @@ def weights(tmp_path):
 
 
 def next_logits(session, prompt, strategy):
-    engine = session._engine
-    built = prompts.build(engine.codec, prompt, engine.adapter.fingerprint, engine.eos)
-    return follow(RequestRun(engine, parse(strategy), built, Sampling()), [0])[0]
+    ctx = session._ctx.for_request()
+    built = prompts.build(ctx.codec, prompt, ctx.adapter.fingerprint, ctx.eos)
+    return follow(RequestRun(ctx, parse(strategy), built, Sampling()), [0])[0]
 
 
 class Dense:
@@ -78,7 +78,7 @@ class Dense:
 
 def dense(session, parts, links):
     """``parts``: text or chunks; ``links`` ``[slots, links, H]``."""
-    whole, slot, codec = Dense(session.adapter.model), 0, session._engine.codec
+    whole, slot, codec = Dense(session.adapter.model), 0, session._ctx.codec
     whole.ids(list(codec.front))
     for number, part in enumerate(parts):
         if isinstance(part, str):
@@ -316,7 +316,7 @@ def checkpoint(make_model, tokenizer, tmp_path):
 def test_ids_of_a_checkpoint_stand_where_it_was_trained_to_see_them(checkpoint, words):
     one, two = (checkpoint.chunk(words(n, seed=n), name=f"c{n}", sink="none") for n in (11, 7))
     before, question = words(5, seed=1), words(4, seed=3)
-    codec, whole = checkpoint._engine.codec, Dense(checkpoint.adapter.model)
+    codec, whole = checkpoint._ctx.codec, Dense(checkpoint.adapter.model)
     whole.ids([*codec.front, *codec.part(before, first=True), 128_254])
     whole.ids(one.token_ids, owner=0)
     whole.ids(range(128_011, 128_016))

@@ -18,7 +18,7 @@ def rows(result, kind):
 
 
 def opened(session, prompt, spec, tokens=4):
-    request, ctx = Request(session._prompt(prompt), tokens, keep=False), session._engine.context()
+    request, ctx = Request(session._prompt(prompt), tokens, keep=False), session._ctx.for_request()
     strategy = parse(spec)
     return strategy, strategy.prefill(request, ctx), ctx
 
@@ -42,7 +42,7 @@ def test_their_kv_is_what_was_computed_there_moved_here(session_of, words):
     session = session_of(strategy="kvshare")
     span = words(30, seed=1)
     session.generate(words(5, seed=3) + span + words(2, seed=5), max_new_tokens=1)
-    (earlier,) = session._engine.shelf["kvshare"]
+    (earlier,) = session._ctx.scratch["kvshare"]
     spec = "kvshare(budget=0, decode_tokens=0)"
     _, prefilled, _ = opened(session, words(12, seed=6) + span + words(2, seed=8), spec)
     held, at = prefilled.cache.read(13, 43), torch.arange(30)
@@ -91,7 +91,7 @@ def test_a_prompt_that_only_goes_on_takes_the_place_of_the_one_before(session_of
     session.generate(words(20) + words(20, seed=1), max_new_tokens=1)
     session.generate(words(30, seed=2), max_new_tokens=1)
 
-    assert [len(one.ids) for one in session._engine.shelf["kvshare"]] == [41, 31]
+    assert [len(one.ids) for one in session._ctx.scratch["kvshare"]] == [41, 31]
 
 
 # which rows: the prefill stage

@@ -74,7 +74,7 @@ def logits(session, strategy, ids, steps):
     from nbkv.prompts.prompt import Prompt
     from nbkv.strategy import parse as strategy_of
 
-    chosen, ctx = strategy_of(strategy), session._open().context()
+    chosen, ctx = strategy_of(strategy), session._open().for_request()
     prefilled = chosen.prefill(Request(Prompt(tuple(ids)), len(steps), keep=False), ctx)
     found = [prefilled.logits]
     for count, token in enumerate(steps):
@@ -234,10 +234,10 @@ def test_branches_and_foreign_prompts_start_where_they_part(wide, words):
 def test_a_comparison_leaves_what_is_held_alone(wide, words):
     spec = residual("layers", 0.3)
     wide.generate(words(40), strategy=spec, max_new_tokens=3)
-    held = wide._engine.shelf["residual"]
+    held = wide._ctx.scratch["residual"]
     before = [layer.window[0].clone() for layer in held.sequence.cache.layers], held.sequence.length
     wide.compare(words(40) + words(5, seed=3), ["full", spec], repeat=1, max_new_tokens=4)
-    assert wide._engine.shelf["residual"] is held
+    assert wide._ctx.scratch["residual"] is held
     assert held.sequence.length == before[1]
     assert all(
         torch.equal(layer.window[0], was) for layer, was in zip(held.sequence.cache.layers, before[0], strict=True)
@@ -261,7 +261,7 @@ def test_what_is_let_go_is_freed_at_once(wide, words, form):
     gc.disable()
     try:
         wide.generate(words(40), strategy=residual(form), max_new_tokens=3)
-        sequence = wide._engine.shelf["residual"].sequence
+        sequence = wide._ctx.scratch["residual"].sequence
         tensors = [weakref.ref(side) for layer in sequence.cache.layers for side in layer.window]
         del sequence
         wide.store.clear()
@@ -273,12 +273,12 @@ def test_what_is_let_go_is_freed_at_once(wide, words, form):
 def test_auto_measures_once_and_takes_what_was_picked(wide, words):
     spec = residual("auto", 0.3)
     first = wide.generate(words(30), strategy=spec, max_new_tokens=3)
-    held = wide._engine.shelf["residual"].sequence.form
+    held = wide._ctx.scratch["residual"].sequence.form
     assert held.exact
     assert held.device_bytes(wide.adapter) <= all_kv_bytes(wide.adapter) / 2 + 4
     assert first.token_ids == wide.generate(words(30), max_new_tokens=3).token_ids
-    name = next(name for name in wide._verdicts._entries if name.startswith("restoring@"))
-    wide._verdicts.put(name, "every(3)")
+    name = next(name for name in wide._ctx.verdicts._entries if name.startswith("restoring@"))
+    wide._ctx.verdicts.put(name, "every(3)")
     wide.store.clear()
     wide.generate(words(30), strategy=spec, max_new_tokens=3)
-    assert wide._engine.shelf["residual"].sequence.form.spec == "every(3)"
+    assert wide._ctx.scratch["residual"].sequence.form.spec == "every(3)"

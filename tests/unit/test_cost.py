@@ -11,17 +11,17 @@ from nbkv.families.routing.kl_history import KLHistory
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_costs_of_a_model_are_measured(session_of, family):
     session = session_of(family)
-    found = cost_model.costs(session._open().context())
+    found = cost_model.costs(session._open().for_request())
 
     assert found.overhead + found.row + found.pair > 0
     assert min(found.overhead, found.row, found.pair, found.move, found.copy) >= 0
     assert found.copy > 0
-    assert cost_model.costs(session._open().context()) == found
+    assert cost_model.costs(session._open().for_request()) == found
 
 
 def test_a_measurement_leaves_no_trace_in_the_store(session_of):
     session = session_of()
-    cost_model.costs(session._open().context())
+    cost_model.costs(session._open().for_request())
     assert session.store.tiers["tokens"].sum() == 0
 
 
@@ -43,7 +43,7 @@ def test_the_outlook_counts_what_the_store_has(session_of, words):
     one, two = session.chunk(words(20, seed=1), name="one"), session.chunk(words(10, seed=2), name="two")
 
     def look(parts):
-        return estimate.look(Request(session._prompt(parts), 4), session._open().context())
+        return estimate.look(Request(session._prompt(parts), 4), session._open().for_request())
 
     assert look(words(9)) == estimate.Estimate(10, 1, 0)  # the BOS of the chunks is known
     assert look([words(4), two, one, words(3)]) == estimate.Estimate(38, 1, 30)

@@ -33,7 +33,7 @@ def test_training_computes_what_inference_computes(tiny, tmp_path):
     batch = [exercise(draw, linker.encode, linker.end, chunks=4, questions=2) for _ in range(2)]
     logits, wanted = linker.answers(batch)
     logits = logits.detach()
-    strategy, at, engine = parse(f"kvlink({str(tmp_path / 'links.safetensors')!r})"), 0, tiny._engine
+    strategy, at, ctx = parse(f"kvlink({str(tmp_path / 'links.safetensors')!r})"), 0, tiny._ctx.for_request()
 
     for one in batch:
         text = [tiny.tokenizer.decode(ids) for ids in one.chunks]
@@ -41,9 +41,9 @@ def test_training_computes_what_inference_computes(tiny, tmp_path):
         assert [list(chunk.token_ids) for chunk in chunks] == one.chunks
         for question, answer in one.asked:
             built = prompts.build(
-                engine.codec, [*chunks, tiny.tokenizer.decode(question)], engine.adapter.fingerprint, engine.eos
+                ctx.codec, [*chunks, tiny.tokenizer.decode(question)], ctx.adapter.fingerprint, ctx.eos
             )
-            first, picked = follow(RequestRun(engine, strategy, built, Sampling()), answer)
+            first, picked = follow(RequestRun(ctx, strategy, built, Sampling()), answer)
             due = logits[at : at + len(answer)]
             assert float((first - due[0]).abs().max()) <= 1e-4 * max(1.0, float(first.abs().max()))
             assert picked == due.argmax(-1).tolist()

@@ -101,7 +101,7 @@ def test_stats_keep_running_figures_of_each_strategy(blended):
 def test_what_is_measured_is_remembered_for_the_model(blended):
     session, ask = blended
     found = [ask(fidelity=True).fidelity.kl, ask(fidelity=True).fidelity.kl]
-    known = kl_history(session._verdicts, session.adapter.fingerprint, "cacheblend(budget=0)")
+    known = kl_history(session._ctx.verdicts, session.adapter.fingerprint, "cacheblend(budget=0)")
 
     assert (known.n, known.largest) == (2, max(found))
     assert known.mean == pytest.approx(sum(found) / 2)

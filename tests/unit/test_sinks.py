@@ -38,10 +38,10 @@ def test_without_a_bos_one_token_stands_for_it(model_of, make_tokenizer, words):
 
 
 def test_the_measurement_asks_for_a_primer_where_it_helps(session):
-    engine = session._open()
+    ctx = session._open()
     behind_bos, chosen = (
-        sinks.flatness(engine.codec, engine.adapter, sentences)
-        for sentences in (0, sinks.primer_length(engine.codec, engine.adapter, Verdicts()))
+        sinks.flatness(ctx.codec, ctx.adapter, sentences)
+        for sentences in (0, sinks.primer_length(ctx.codec, ctx.adapter, Verdicts()))
     )
 
     assert behind_bos.ratio > 1.5
@@ -50,11 +50,11 @@ def test_the_measurement_asks_for_a_primer_where_it_helps(session):
 
 
 def test_it_is_measured_once(session, monkeypatch):
-    engine, verdicts = session._open(), Verdicts()
-    length = sinks.primer_length(engine.codec, engine.adapter, verdicts)
+    ctx, verdicts = session._open(), Verdicts()
+    length = sinks.primer_length(ctx.codec, ctx.adapter, verdicts)
     monkeypatch.setattr(sinks, "flatness", None)
 
-    assert sinks.primer_length(engine.codec, engine.adapter, verdicts) == length
+    assert sinks.primer_length(ctx.codec, ctx.adapter, verdicts) == length
 
 
 def test_an_auto_chunk_is_a_prefix_too(session):

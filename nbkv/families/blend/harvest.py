@@ -65,7 +65,7 @@ class Harvest(Blend):
 
     def kept(self, ctx: Context) -> Sequence[HarvestedKV]:
         """Return what earlier requests of this session left, of every space."""
-        return tuple(ctx.shelf.get(self.name, ()))
+        return tuple(ctx.scratch.get(self.name, ()))
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep what is harvested, within the limit."""
@@ -82,5 +82,5 @@ class Harvest(Blend):
                 break
             left.remove(one)
             nbytes -= one.nbytes
-        ctx.shelf[self.name] = tuple(left)
+        ctx.scratch[self.name] = tuple(left)
         prefilled.notes.append(f"{self.name} keeps {len(left)} spans for this session ({nbytes / 2**20:.1f} MiB)")

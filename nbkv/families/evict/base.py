@@ -264,7 +264,7 @@ class Evict(Strategy):
                 self._fit(layer, window, slots)
 
     def _contexts(self, ctx: Context) -> CompressedContexts:
-        return CompressedContexts(ctx.shelf, self.name, self.spec, ctx.space(f"approx:{self.name}"), self.contexts)
+        return CompressedContexts(ctx.scratch, self.name, self.spec, ctx.space(f"approx:{self.name}"), self.contexts)
 
 
 def _rerunnable(given: Prefilled) -> int:

@@ -1,4 +1,4 @@
-"""Compressed caches held on a session's shelf, so that prompts which begin alike go on from them."""
+"""Compressed caches held on a session's scratch, so that prompts which begin alike go on from them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CompressedContexts:
     KV made under other options, or of another model, is never given.
     """
 
-    shelf: Scratch
+    scratch: Scratch
     name: str
     spec: str
     space: Space
@@ -46,17 +46,17 @@ class CompressedContexts:
         if not fitting:
             return None
         best = max(fitting, key=lambda one: len(one.ids))
-        self.shelf[self.name] = [*(one for one in held if one is not best), best]
+        self.scratch[self.name] = [*(one for one in held if one is not best), best]
         return best.cache.copy()
 
     def put(self, ids: Sequence[int], cache: EvictingCache) -> None:
         """Hold ``cache`` of the tokens ``ids``; the one used least recently goes when there are too many."""
         mine = _CompressedContext(self.spec, self.space, tuple(ids), cache)
         others = [one for one in self._held() if (one.spec, one.space, one.ids) != (mine.spec, mine.space, mine.ids)]
-        self.shelf[self.name] = [*others, mine][-self.limit :]
+        self.scratch[self.name] = [*others, mine][-self.limit :]
 
     def _held(self) -> list[_CompressedContext]:
-        return list(self.shelf.get(self.name, ()))
+        return list(self.scratch.get(self.name, ()))
 
 
 def boundary(context: str | int, prompt: Prompt) -> int:

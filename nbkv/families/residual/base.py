@@ -96,19 +96,19 @@ class Restoring(Strategy):
             return
         prefilled.notes.append(_told(sequence))
         if request.keep and not sequence.busy and prefilled.cache is sequence.cache:
-            ctx.shelf[self.name] = HeldSequence(ctx.model, self.spec, sequence)
+            ctx.scratch[self.name] = HeldSequence(ctx.model, self.spec, sequence)
 
     def _sequence(self, request: Request, ctx: Context) -> BoundedSequence:
         """Return the session's sequence if it was made in this way and ``request`` may go on with it, else a new one.
 
         It is taken out: what a request breaks off is not found again.
         """
-        held: HeldSequence | None = ctx.shelf.get(self.name)
+        held: HeldSequence | None = ctx.scratch.get(self.name)
         if held is None or (held.model, held.spec) != (ctx.model, self.spec):
             return self._new(ctx)
         if not request.keep:
             return held.sequence.copy()
-        del ctx.shelf[self.name]
+        del ctx.scratch[self.name]
         return held.sequence
 
     def _new(self, ctx: Context) -> BoundedSequence:

@@ -1,0 +1,60 @@
+"""What a caller asked for, read and refused where it cannot be: the strategy, how to sample, the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from nbkv.context import Context
+from nbkv.errors import BadOption, UnsupportedModel
+from nbkv.models.sampling import Sampling, sampling
+from nbkv.prompts.prompt import Prompt, PromptLike, build, matched
+from nbkv.result import Chunk
+from nbkv.strategy import Strategy, parse
+
+
+def chosen_strategy(strategy: str | Strategy, ctx: Context, *, force: bool = False) -> Strategy:
+    """Return ``strategy`` if ``ctx``'s model can be served by it.
+
+    Raises ``UnknownName``, ``BadOption``, ``UnsupportedModel``; the last also if it failed its self-check on this very
+    model, unless ``force``.
+    """
+    chosen = parse(strategy)
+    chosen.check(ctx.adapter)
+    failed = None if force else ctx.verdicts.get(verdict_name(chosen, ctx))
+    if failed:
+        message = (
+            f"{chosen.spec} failed its self-check on {ctx.adapter.name} ({failed}); force=True runs it all the same"
+        )
+        raise UnsupportedModel(message)
+    return chosen
+
+
+def verdict_name(strategy: Strategy, ctx: Context) -> str:
+    """Return under which name the self-check of ``strategy`` on ``ctx``'s model is remembered."""
+    return f"{strategy.spec}@{ctx.model}"
+
+
+def wanted_sampling(stop: str | Sequence[str] | None, options: Mapping[str, object], ctx: Context) -> Sampling:
+    """Return how an answer is to be drawn; raises ``BadOption`` also for what ``ctx``'s model cannot do."""
+    wanted, adapter = sampling(stop, dict(options)), ctx.adapter
+    if adapter.canvas is not None:
+        adapter.canvas.check(wanted)
+    if wanted.unmask is not None and adapter.capabilities.causal:
+        message = f"unmask={wanted.unmask!r}: {adapter.name} decodes token by token, it masks nothing (leave it out)"
+        raise BadOption(message)
+    return wanted
+
+
+def built_prompt(prompt: PromptLike, match: str | None, chunks: Iterable[Chunk], ctx: Context) -> Prompt:
+    """Return ``prompt`` as token ids and chunk spans; with ``match="auto"`` known ``chunks`` are found in plain text.
+
+    Raises ``BadPrompt``, also for one that leaves no room for an answer, and ``BadOption``.
+    """
+    if match not in {None, "auto"}:
+        message = f"match={match!r} is not accepted: match is None or 'auto'"
+        raise BadOption(message)
+    built = build(ctx.codec, prompt, ctx.model, ctx.eos)
+    ctx.fits(len(built.ids))
+    if match is None:
+        return built
+    return matched(built, [chunk for chunk in chunks if chunk.model == ctx.model], ctx.keeps)
