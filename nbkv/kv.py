@@ -82,3 +82,13 @@ def join(parts: Sequence[KV]) -> KV:
     keys = tuple(torch.cat(layers, dim=-2) for layers in zip(*(part.keys for part in parts), strict=True))
     values = tuple(torch.cat(layers, dim=-2) for layers in zip(*(part.values for part in parts), strict=True))
     return KV(keys, values)
+
+
+def allocate(*shape: int, dtype: torch.dtype, device: torch.device | str, pin_memory: bool = False) -> torch.Tensor:
+    """Return memory of ``shape``, not initialised, that may be written whatever torch mode the writer is in.
+
+    Models run in inference mode, and torch refuses writes into a tensor made there once that mode is left. K/V outlive
+    the pass, and the caller's own mode, that they were first allocated in.
+    """
+    with torch.inference_mode(mode=False):
+        return torch.empty(*shape, dtype=dtype, device=device, pin_memory=pin_memory)

@@ -379,11 +379,11 @@ class ModelAdapter:
         if mask is not None:
             asked["attention_mask"] = mask
         stepping = self._stepping(work, stretch, runner)
-        with torch.no_grad(), self.evaluating(), stepping or nullcontext():
+        with torch.inference_mode(), self.evaluating(), stepping or nullcontext():
             given = self.model(**asked)
         if isinstance(cache, OpaqueCache):
             cache.take(given[self._cache_name])
-        logits: torch.Tensor = given.logits[0, -keep:]
+        logits: torch.Tensor = given.logits[0, -keep:].clone()  # whoever processes them may write into them
         if work is not None and stepping is None:
             work.token_layers += len(ids) * self.n_layers
         return logits

@@ -150,11 +150,7 @@ class Session:
             "fidelity": fidelity,
         }
         run = self._run(RequestRun, prompt, options, **given)
-        stream = Stream(run, self._lock, self._remember)
-        for _ in stream:
-            pass
-        assert stream.result is not None  # noqa: S101
-        return stream.result
+        return Stream(run, self._lock, self._remember).exhaust()
 
     def stream(
         self,

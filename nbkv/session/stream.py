@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Self
+from typing import Self, TypeVar
 
 from nbkv.inference.run import RequestRun
 from nbkv.result import Result
 from nbkv.session.lock import SessionLock
+
+T = TypeVar("T")
 
 
 class Stream:
@@ -30,19 +32,38 @@ class Stream:
 
     def __next__(self) -> str:
         """Return the next piece of text; a Ctrl-C raises ``KeyboardInterrupt`` with ``.result``."""
+        pieces = self._begun()
+        piece = self._guarded(lambda: next((piece for piece in pieces if piece), None))
+        if piece is None:
+            self._over()
+            raise StopIteration
+        return piece
+
+    def exhaust(self) -> Result:
+        """Run to the end and return the Result; Ctrl-C is caught all the while, since nobody else runs meanwhile."""
+        pieces = self._begun()
+
+        def drain() -> None:
+            for _ in pieces:
+                pass
+
+        self._guarded(drain)
+        self._over()
+        assert self.result is not None  # noqa: S101
+        return self.result
+
+    def _begun(self) -> Generator[str]:
         if self._done:
             raise StopIteration
         if self._pieces is None:
             self._lock.enter()
             self._pieces = self._run.pieces()
+        return self._pieces
+
+    def _guarded(self, work: Callable[[], T]) -> T:
         try:
             with self._lock.working():
-                return next(piece for piece in self._pieces if piece)
-        except StopIteration:
-            self._end()
-            if self._lock.interrupted:
-                raise self._interrupt(KeyboardInterrupt()) from None
-            raise
+                return work()
         except KeyboardInterrupt as error:  # the second one: a store operation may have been cut in two
             self._run.ctx.store.clear()
             self._end()
@@ -50,6 +71,11 @@ class Stream:
         except BaseException:
             self._end()
             raise
+
+    def _over(self) -> None:
+        self._end()
+        if self._lock.interrupted:
+            raise self._interrupt(KeyboardInterrupt()) from None
 
     def close(self) -> None:
         """End the answer here; what was decoded stays in ``result``."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from nbkv.kv import allocate
+
 BLOCK = 64  # rows that are allocated at a time: no row is ever moved to make room for others
 _GROUP = 64  # values that share one scale; XQuant quantises in groups too
 
@@ -82,7 +84,7 @@ class RowBuffer:
         shape = (*like.shape[:-2], -(-rows // BLOCK) * BLOCK, like.shape[-1])
         place = self.place or like.device
         pinned = place.type == "cpu" and like.device.type == "cuda"  # copies from there need not be waited for
-        return torch.empty(shape, dtype=like.dtype, device=place, pin_memory=pinned)
+        return allocate(*shape, dtype=like.dtype, device=place, pin_memory=pinned)
 
 
 @dataclass(eq=False)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from nbkv.kv import allocate
+
 _STEP = 32  # slots by which a buffer grows, so that not every token allocates
 UNBOUNDED = 2**62
 
@@ -221,4 +223,4 @@ class EvictingCache(Cache):
 
 
 def _buffer(like: torch.Tensor, room: int) -> torch.Tensor:
-    return like.new_empty(*like.shape[:2], room, like.shape[-1])
+    return allocate(*like.shape[:2], room, like.shape[-1], dtype=like.dtype, device=like.device)

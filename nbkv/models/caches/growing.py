@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from nbkv.kv import KV
+from nbkv.kv import KV, allocate
 from nbkv.models.capture import Captured
 
 _STEP = 64  # capacity is a multiple of this many tokens, so that short answers do not reallocate
@@ -41,7 +41,7 @@ class GrowingLayer(DynamicLayer):
     @property
     def keys(self) -> torch.Tensor | None:
         """Return the valid keys ``[B, H, length, D]`` as a view."""
-        return None if self._buffers is None else self._buffers[0][:, :, : self.length]
+        return None if self._buffers is None else self._buffers[0].narrow(-2, 0, self.length)
 
     @keys.setter
     def keys(self, keys: torch.Tensor | None) -> None:
@@ -52,7 +52,7 @@ class GrowingLayer(DynamicLayer):
     @property
     def values(self) -> torch.Tensor | None:
         """Return the valid values ``[B, H, length, D]`` as a view."""
-        return None if self._buffers is None else self._buffers[1][:, :, : self.length]
+        return None if self._buffers is None else self._buffers[1].narrow(-2, 0, self.length)
 
     @values.setter
     def values(self, values: torch.Tensor | None) -> None:
@@ -86,7 +86,7 @@ class GrowingLayer(DynamicLayer):
     ) -> Pair:
         """Append the states ``[B, H, n, D]``, or scatter them to ``rows`` if set; return all valid keys and values."""
         if self.rows is None:
-            self._write(slice(self.length, self.length + key_states.shape[-2]), key_states, value_states)
+            self._append(key_states, value_states)
         else:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
@@ -132,14 +132,15 @@ class GrowingLayer(DynamicLayer):
         assert self._buffers is not None  # noqa: S101
         return self._buffers[0][0, :, span], self._buffers[1][0, :, span]
 
-    def _write(self, span: slice, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
-        self._room(span.stop)
+        start, tokens = self.length, keys.shape[-2]
+        self._room(start + tokens)
         mine_keys, mine_values = self._buffers  # type: ignore[misc]
-        mine_keys[:, :, span] = keys
-        mine_values[:, :, span] = values
-        self.length = max(self.length, span.stop)
+        mine_keys.narrow(-2, start, tokens).copy_(keys)
+        mine_values.narrow(-2, start, tokens).copy_(values)
+        self.length = start + tokens
 
     def cover(self, length: int) -> None:
         """Fill up to ``length`` with zeros: what a mask hides must still be a number."""
@@ -290,7 +291,7 @@ class TokenLog:
 
 def _buffer(like: torch.Tensor, room: int) -> torch.Tensor:
     batch, heads, _, width = like.shape
-    return torch.empty(batch, heads, room, width, dtype=like.dtype, device=like.device)
+    return allocate(batch, heads, room, width, dtype=like.dtype, device=like.device)
 
 
 def _rounded(tokens: int) -> int:

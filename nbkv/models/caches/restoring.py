@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from nbkv.kv import allocate
 from nbkv.models.capture import Captured, Sides
 
 
@@ -217,4 +218,4 @@ def storage_bytes(*tensors: torch.Tensor) -> int:
 
 
 def _buffer(like: torch.Tensor, room: int) -> torch.Tensor:
-    return torch.empty(*like.shape[:2], room, like.shape[-1], dtype=like.dtype, device=like.device)
+    return allocate(*like.shape[:2], room, like.shape[-1], dtype=like.dtype, device=like.device)
