@@ -106,9 +106,10 @@ def verify(options: argparse.Namespace) -> int:
     device = "auto" if kwargs else options.device
     with nbkv.load(options.model, strategy="full", device=device, dtype=options.dtype, model_kwargs=kwargs) as session:
         report = session.verify(options.strategies or strategies.names())
-        took = session.adapter.record.seconds
+        record = session.adapter.record
+        took = "none" if record is None else f"{record.seconds:.2f} s"
         _say(repr(report))
-        _say(f"self-check at load: {took:.2f} s; notes: {'; '.join(session.adapter.notes) or 'none'}")
+        _say(f"self-check at load: {took}; notes: {'; '.join(session.adapter.notes) or 'none'}")
     if options.json:
         Path(options.json).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     return OK if report.ok else FAILED

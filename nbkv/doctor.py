@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-from nbkv import __version__
+from nbkv import __version__, show
 from nbkv.models.identity.verdicts import folder
 from nbkv.models.loading import bundled
 
@@ -46,10 +45,10 @@ class Health:
 
     def __repr__(self) -> str:
         """Return the table as text."""
-        return str(importlib.import_module("nbkv.show").health_text(self.to_dict()))
+        return show.health_text(self.to_dict())
 
     def _repr_html_(self) -> str:
-        return str(importlib.import_module("nbkv.show").health_html(self.to_dict()))
+        return show.health_html(self.to_dict())
 
 
 def health() -> Health:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -118,12 +117,3 @@ class Bus:
     def heard(self) -> bool:
         """Whether anybody listens (spares building events for nobody)."""
         return bool(self._listeners)
-
-    @contextmanager
-    def tap(self, listener: Listener) -> Iterator[None]:
-        """Listen for the length of a ``with`` block."""
-        self.add(listener)
-        try:
-            yield
-        finally:
-            self.drop(listener)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbkv import show
 from nbkv.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Chunk:
         return {"kind": "chunk"} | asdict(self)
 
     def _repr_html_(self) -> str:
-        return str(_show().chunk_html(self.to_dict()))
+        return show.chunk_html(self.to_dict())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -212,13 +212,13 @@ class Result:
 
     def __repr__(self) -> str:
         """Return the text and a one-line summary."""
-        return str(_show().result_text(self.to_dict()))
+        return show.result_text(self.to_dict())
 
     def _repr_html_(self) -> str:
-        return str(_show().result_html(self.to_dict()))
+        return show.result_html(self.to_dict())
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        return dict(_show().result_bundle(self.to_dict()))
+        return dict(show.result_bundle(self.to_dict()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -259,13 +259,13 @@ class Comparison:
 
     def __repr__(self) -> str:
         """Return the table as text."""
-        return str(_show().comparison_text(self.to_dict()))
+        return show.comparison_text(self.to_dict())
 
     def _repr_html_(self) -> str:
-        return str(_show().comparison_html(self.to_dict()))
+        return show.comparison_html(self.to_dict())
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        return dict(_show().comparison_bundle(self.to_dict(), [result.to_dict() for result in self.results]))
+        return dict(show.comparison_bundle(self.to_dict(), [result.to_dict() for result in self.results]))
 
 
 def runs(values: NDArray[Any]) -> list[tuple[Any, int, int]]:
@@ -278,7 +278,3 @@ def runs(values: NDArray[Any]) -> list[tuple[Any, int, int]]:
 
 def _rounded(value: float) -> float | None:
     return float(f"{value:.3g}") if isfinite(value) else None
-
-
-def _show() -> Any:  # noqa: ANN401  (a module)
-    return importlib.import_module("nbkv.show")

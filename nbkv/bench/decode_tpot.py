@@ -56,7 +56,7 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
 
 def _candidates(bench: Bench, session: Session, ids: list[int]) -> list[TimedCandidate]:
     model, text, known = bench.model, bench.text(ids), ids[:-1]
-    prefix, ready = DynamicCache(config=model.config), session.adapter.new_cache(len(ids) + NEW)
+    prefix, ready = DynamicCache(config=model.config), session.adapter.growing(len(ids) + NEW)
     with torch.no_grad():
         for cache in (prefix, ready):
             model(torch.tensor([known], device=model.device), past_key_values=cache, logits_to_keep=1)

@@ -14,16 +14,20 @@ import torch
 from transformers import DynamicCache
 
 import nbkv
-from nbkv.bench import long_branches
 from nbkv.bench.agreement import Reference, reference
 from nbkv.bench.measure import CONTEXT, WARM_UP, BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, half, make
 from nbkv.bench.peer import PEER, Missing, kvboost
+from nbkv.kv import Space
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from nbkv.session.session import Session
 
 NAME, NEW, CHECKED, TRIES = "ttft.prefix", 32, 8, 8
+LONG_BRANCHES = 6
 FULL, COPY = "transformers full prefill", "transformers + deepcopy of the prefix's cache"
 
 Ask = Callable[[str, int], dict[str, Any]]
@@ -53,7 +57,7 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
                 peer = replace(peer, missing=str(reason))
         seconds = interleaved(candidates, rounds)
         held = _held(session, bench, context, branches=rounds + WARM_UP)
-        held = (*held, long_branches.held(session.adapter, context, context + NEW))
+        held = (*held, _branches_held(session.adapter, context, context + NEW))
     rows = [BenchRow(name=NAME, regime=regime, against=against) for against in (FULL, COPY)]
     rows = [replace(row, baseline=seconds[row.against], notes=held if row.against == COPY else ()) for row in rows]
     if peers:
@@ -81,10 +85,10 @@ def _differs(session: Session, text: str, wanted: Reference, cached: int) -> str
 
 def _held(session: Session, bench: Bench, context: int, *, branches: int) -> tuple[str, ...]:
     """Return what the store holds after ``branches`` continuations, beside what as many copies of the prefix would."""
-    kv = session.adapter.new_cache()
+    kv = session.adapter.growing()
     with torch.no_grad():
         bench.model(torch.tensor([bench.ids(1, seed=0)], device=bench.model.device), past_key_values=kv)
-    token = sum(side.numel() * side.element_size() for layer in kv.layers for side in (layer.keys, layer.values))
+    token = kv.read(0, 1).nbytes
     mine, theirs = int(session.store.tiers["bytes"].sum()), branches * (context + NEW) * token
     return (f"{branches} branches: {mine / 2**20:.0f} MiB in the store, {theirs / 2**20:.0f} MiB as copies",)
 
@@ -109,7 +113,7 @@ def _check_peer(answer: dict[str, Any], wanted: Reference, row: BenchRow) -> Ben
 def _candidates(bench: Bench, session: Session, base: list[int]) -> list[TimedCandidate]:
     model, device = bench.model, bench.model.device
     prefix = DynamicCache(config=model.config)
-    ready = session.adapter.new_cache(len(base) + 2 * NEW)
+    ready = session.adapter.growing(len(base) + 2 * NEW)
     with torch.no_grad():
         for cache in (prefix, ready):
             model(torch.tensor([base], device=device), past_key_values=cache, logits_to_keep=1)
@@ -142,3 +146,33 @@ def _candidates(bench: Bench, session: Session, base: list[int]) -> list[TimedCa
         TimedCandidate(COPY, lambda ids: forward(ids, copy.deepcopy(prefix)), fresh),
         TimedCandidate("floor", floor, fresh),
     ]
+
+
+def _branches_held(adapter: ModelAdapter, prefix: int, tail: int) -> str:
+    """Return a line about ``LONG_BRANCHES`` branches of ``tail`` tokens each over one ``prefix`` of so many tokens.
+
+    Each is longer than what they share: the case of two-part attention. Their K/V are laid out, not computed: bytes
+    are asked here, not seconds.
+    """
+    store, space, copied = MemoryStore(limit=2**60), Space(adapter.name, str(adapter.dtype)), 0
+    branch_at = adapter.branch_at if adapter.capabilities.branches else None
+    for branch in range(LONG_BRANCHES):
+        ids = (*range(prefix), *(-1 - branch for _ in range(tail)))
+        lease = store.take(space, ids, len(ids), adapter.growing, branch_at=branch_at)
+        _allocate(adapter, lease.line.buffer, lease.matched, len(ids))  # type: ignore[arg-type]  # the adapter's own
+        copied += lease.copied
+        store.give(lease, ids)
+    token = int(store.ls()["bytes"].iloc[0]) // tail
+    mine, theirs = store.nbytes / 2**20, LONG_BRANCHES * (prefix + tail) * token / 2**20
+    what = f"{LONG_BRANCHES} branches of {tail} tokens over {prefix}"
+    return f"{what}: {mine:.0f} MiB in the store, {theirs:.0f} MiB as copies; {copied} tokens copied"
+
+
+def _allocate(adapter: ModelAdapter, cache: GrowingCache, start: int, stop: int) -> None:
+    """Make room for ``[start, stop)`` in every layer, and leave it as it is."""
+    found = adapter.capabilities
+    cache.extend(adapter.n_layers)
+    for layer, (heads, *widths) in enumerate(zip(found.kv_heads, found.key_dim, found.value_dim, strict=True)):
+        sides = (torch.empty(1, dtype=adapter.dtype, device=adapter.device) for _ in widths)
+        shaped = [side.expand(heads, stop - start, width) for side, width in zip(sides, widths, strict=True)]
+        cache.room(layer, start, *shaped)

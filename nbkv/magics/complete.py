@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from argparse import Action
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
 from nbkv.magics.template import known_names
 
 if TYPE_CHECKING:
-    from nbkv.magics.commands import KVMagics
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from nbkv.magics.sessions import Sessions
 
 _LINE = re.compile(r"\s*%%?(kv\w+)[ \t]+(.*)$", re.DOTALL)
 _FIELD = re.compile(r"\{\{[ \t]*(\w*)$")
@@ -20,7 +22,17 @@ _FIELD = re.compile(r"\{\{[ \t]*(\w*)$")
 Matcher = Callable[[CompletionContext], SimpleMatcherResult]
 
 
-def matcher(magics: KVMagics) -> Matcher:
+class Completed(Protocol):
+    """What is completed: magics with their sessions and the shell whose variables prompts may name.
+
+    Its methods that are magics carry their ``parser``.
+    """
+
+    shell: InteractiveShell
+    sessions: Sessions
+
+
+def matcher(magics: Completed) -> Matcher:
     """Return a matcher for IPython's ``Completer.custom_matchers``."""
 
     @context_matcher(identifier="nbkv")  # type: ignore[untyped-decorator]
@@ -38,7 +50,7 @@ def matcher(magics: KVMagics) -> Matcher:
     return match  # type: ignore[no-any-return]
 
 
-def _match_line(magics: KVMagics, parser: Any, line: str) -> SimpleMatcherResult:  # noqa: ANN401  (has private _actions)
+def _match_line(magics: Completed, parser: Any, line: str) -> SimpleMatcherResult:  # noqa: ANN401  (has private _actions)
     *words, token = re.split(r"[ \t]+", line)
     actions: list[Action] = parser._actions  # noqa: SLF001  (argparse has no public list)
     if token.startswith("-"):
@@ -62,7 +74,7 @@ def _expected(actions: list[Action], words: list[str]) -> Action | None:
     return next((action for action in actions if not action.option_strings), None)
 
 
-def _values(magics: KVMagics, kind: str) -> list[str]:
+def _values(magics: Completed, kind: str) -> list[str]:
     from nbkv import registry  # noqa: PLC0415  (strategies and models bring torch)
 
     if kind in {"strategy", "strategies"}:
@@ -76,7 +88,7 @@ def _values(magics: KVMagics, kind: str) -> list[str]:
     return ["clear", "ls", "memory"] if kind == "store" else []
 
 
-def _names(magics: KVMagics) -> list[str]:
+def _names(magics: Completed) -> list[str]:
     chunks = magics.sessions.current.chunks if magics.sessions.names else {}
     hidden = magics.shell.user_ns_hidden
     variables = {name: value for name, value in magics.shell.user_ns.items() if name not in hidden}

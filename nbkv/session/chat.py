@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbkv.errors import BadPrompt
 from nbkv.result import Chunk, Result
@@ -11,9 +11,24 @@ from nbkv.result import Chunk, Result
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nbkv.session.session import Session
+    from nbkv.models.adapter import ModelAdapter
 
 Content = str | Chunk | Result
+
+
+class Answering(Protocol):
+    """What a conversation asks: a session."""
+
+    @property
+    def adapter(self) -> ModelAdapter:
+        """Return the model."""
+
+    @property
+    def has_template(self) -> bool:
+        """Return whether prompts can be messages."""
+
+    def generate(self, prompt: Any, **options: Any) -> Result:  # noqa: ANN401  (as ``Session.generate``)
+        """Run ``prompt`` and return the answer."""
 
 
 class Chat:
@@ -22,7 +37,7 @@ class Chat:
     With a chat template the turns are messages; without one they are parts of one text, nothing between them.
     """
 
-    def __init__(self, session: Session, system: str | None) -> None:
+    def __init__(self, session: Answering, system: str | None) -> None:
         """Use ``Session.chat`` instead."""
         self._session = session
         self._messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]

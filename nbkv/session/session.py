@@ -16,6 +16,7 @@ from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
 from nbkv.families.residual import planner
 from nbkv.inference.run import LaterRun, RequestRun
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.loading import Loaded, load_model
 from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
@@ -277,7 +278,7 @@ class Session:
         return opened
 
     @property
-    def adapter(self) -> Any:  # noqa: ANN401  (ModelAdapter; typed loosely for users who only read .model)
+    def adapter(self) -> ModelAdapter:
         """Return the model as nbkv runs it; ``adapter.model`` is the transformers model."""
         return self._open().adapter
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nbkv import show
 from nbkv.events import Event, Fallback, Finished
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ class Stats:
 
     def __repr__(self) -> str:
         """Return the figures as text."""
-        return str(_show().stats_text(self.data))
+        return show.stats_text(self.data)
 
     def _repr_html_(self) -> str:
-        return str(_show().stats_html(self.data))
+        return show.stats_html(self.data)
 
 
 class Meter:
@@ -120,7 +120,3 @@ def _spread(values: list[float]) -> dict[str, float]:
         return dict.fromkeys(("mean", "p50", "p90", "last"), 0.0)
     pick: Callable[[float], float] = lambda q: sorted(values)[min(len(values) - 1, int(q * len(values)))]  # noqa: E731
     return {"mean": statistics.fmean(values), "p50": pick(0.5), "p90": pick(0.9), "last": values[-1]}
-
-
-def _show() -> Any:  # noqa: ANN401  (a module; the one string edge to the views)
-    return importlib.import_module("nbkv.show")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from nbkv import show
 from nbkv.context import Context, Request
 from nbkv.errors import UnsupportedModel
 from nbkv.events import Bus
@@ -74,10 +74,10 @@ class Report:
 
     def __repr__(self) -> str:
         """Return the table as text."""
-        return str(importlib.import_module("nbkv.show").report_text(self.to_dict()))
+        return show.report_text(self.to_dict())
 
     def _repr_html_(self) -> str:
-        return str(importlib.import_module("nbkv.show").report_html(self.to_dict()))
+        return show.report_html(self.to_dict())
 
 
 def verify(ctx: Context, strategies: Sequence[Strategy]) -> Report:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from nbkv.sweep.execute import run
-from nbkv.sweep.folder import Run, Sweep, report
+from nbkv.sweep.folder import report
 from nbkv.sweep.plan import read_grid
 from nbkv.sweep.records import record
+from nbkv.sweep.runs import Run, Sweep
 
 __all__ = ["Run", "Sweep", "read_grid", "record", "report", "run"]

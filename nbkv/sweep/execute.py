@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import LoadError
-from nbkv.sweep.folder import Sweep, report
+from nbkv.sweep.folder import report
 from nbkv.sweep.plan import Job, plan, settings
+from nbkv.sweep.runs import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

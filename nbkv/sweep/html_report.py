@@ -16,7 +16,7 @@ from nbkv.sweep.records import MIME
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-    from nbkv.sweep.folder import Run, Sweep
+    from nbkv.sweep.runs import Run, Sweep
 
 _HEADING = re.compile(r"^#{1,4} +(.+)$", re.MULTILINE)
 PLOTLY = "application/vnd.plotly.v1+json"
