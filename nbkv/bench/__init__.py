@@ -46,12 +46,8 @@ def run(
     the number of interleaved rounds after warm-up; what was used stands in each row's regime. Without ``peers`` other
     libraries, which are installed on demand into a folder of their own, are left out.
 
-    Raises
-    ------
-    UnknownName
-        For a benchmark or shape that does not exist.
-    BadOption
-        For a context or a number of rounds below one.
+    Raises ``UnknownName`` for a benchmark or shape that does not exist, ``BadOption`` for a context or a number of
+    rounds below one.
     """
     wanted = list(chosen or _HOME)
     for name in wanted:

@@ -36,23 +36,10 @@ def run(
     as it came and the others still run; see ``Sweep.failed``. A folder holds all that was ever run into it: the same
     notebook with the same parameters takes the place of its earlier run.
 
-    Parameters
-    ----------
-    notebooks
-        One path or several.
-    parameters
-        Values for the cells tagged ``parameters``; a notebook gets those it declares.
-    grid
-        ``{name: [values]}`` for every combination, or a list of ``{name: value}`` for just these.
-    out_dir
-        Where executed notebooks, table and page go; made if missing.
-
-    Raises
-    ------
-    LoadError
-        If a notebook is missing or is none.
-    BadOption
-        If no notebook declares one of the parameters.
+    ``parameters`` are values for the cells tagged ``parameters``, a notebook gets those it declares; ``grid`` is
+    ``{name: [values]}`` for every combination, or a list of ``{name: value}`` for just these. Executed notebooks, table
+    and page go to ``out_dir``, made if missing. Raises ``LoadError`` if a notebook is missing or is none, ``BadOption``
+    if no notebook declares one of the parameters.
     """
     from tqdm import tqdm  # noqa: PLC0415  (`record` must not pay for it)
     from tqdm.contrib.logging import logging_redirect_tqdm  # noqa: PLC0415

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 def report(folder: str | Path) -> Sweep:
     """Read every notebook that was run into ``folder`` and write its ``results.csv`` and ``report.html`` anew.
 
-    Raises
-    ------
-    LoadError
-        If there is no such folder or nothing was run into it.
+    Raises ``LoadError`` if there is no such folder or nothing was run into it.
     """
     folder = Path(folder).expanduser().resolve()
     if not folder.is_dir():

@@ -19,12 +19,8 @@ def record(**values: Any) -> None:  # noqa: ANN401  (any JSON-able value)
 
     In a notebook they show as one line of text and travel in the notebook file itself, so ``nbkv run`` finds them and
     so does ``nbkv report`` later; a name recorded twice keeps its last value. In a plain Python process there is no
-    notebook to keep them in and the call does nothing.
-
-    Raises
-    ------
-    BadOption
-        If a value is neither JSON-able nor a numpy or torch scalar.
+    notebook to keep them in and the call does nothing. Raises ``BadOption`` for a value that is neither JSON-able nor a
+    numpy or torch scalar.
     """
     plain = {name: _plain(name, value) for name, value in values.items()}
     if "IPython" not in sys.modules:
