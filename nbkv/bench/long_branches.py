@@ -22,7 +22,7 @@ def held(adapter: ModelAdapter, prefix: int, tail: int) -> str:
     for branch in range(BRANCHES):
         ids = (*range(prefix), *(-1 - branch for _ in range(tail)))
         lease = store.take(space, ids, len(ids), adapter.growing, branch_at=branch_at)
-        _lay(adapter, lease.line.buffer, lease.matched, len(ids))  # type: ignore[arg-type]  # the adapter's own
+        _lay(adapter, lease.buffer, lease.matched, len(ids))  # type: ignore[arg-type]  # the adapter's own
         copied += lease.copied
         store.give(lease, ids)
     token = int(store.ls()["bytes"].iloc[0]) // tail
