@@ -80,7 +80,7 @@ def test_the_one_that_goes_on_is_found_among_many_that_begin_alike():
 
 
 def test_a_hash_alone_proves_nothing(monkeypatch):
-    monkeypatch.setattr(matching, "rolling", lambda ids, width: np.zeros(len(ids) - width + 1, dtype=np.uint64))
+    monkeypatch.setattr(matching, "rolling_hashes", lambda ids, width: np.zeros(len(ids) - width + 1, dtype=np.uint64))
     known = [drawn(64, 1)]
 
     assert find_matches(drawn(64, 2), known, [matching.rolling_hashes(known[0], 8)], 8) == []

@@ -5,12 +5,10 @@ import random
 import pytest
 from path_kv import nodes_are_true, same, truth
 
-from nbkv.errors import BadOption
 from nbkv.events import Bus, Evicted
 from nbkv.kv import Space
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.stores.memory import MemoryStore
-from nbkv.stores.spec import open_store, parse_size
 
 SPACE = Space("model", "float32")
 
@@ -99,7 +97,7 @@ def test_accounts_are_right_after_every_step_of_overlapping_requests(limit):
         accounts_are_right(store, [lease for lease, _ in leases])
 
 
-def test_what_goes_was_used_longest_ago_of_all_that_may(monkeypatch):
+def test_every_eviction_is_of_the_least_recently_used_leaf(monkeypatch):
     draw, store, spaces = random.Random(1), MemoryStore(limit=12_000), [SPACE, Space("model", "float32", tenant="b")]
     gone, pop = [], store._leaves.pop
 
@@ -225,28 +223,3 @@ def test_tables_say_what_is_there():
     assert (row["tokens"], row["hits"], row["misses"]) == (5, 1, 1)
     assert row["bytes"] == store.nbytes
     assert sorted(store.ls()["tokens"]) == [3, 4]
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("4GiB", 4 * 2**30), ("1.5 MiB", 3 * 2**19), ("500MB", 500_000_000), ("7", 7)]
-)
-def test_sizes(text, size):
-    assert parse_size(text) == size
-
-
-def test_the_default_limit_fills_no_device_more_than_a_quarter(monkeypatch):
-    free = {"cuda:0": 4 * 2**30, "cuda:1": 16 * 2**30}
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free[device], 2**40))
-
-    assert open_store("memory", Bus(), "cuda:0").limit == 2**30
-    assert open_store("memory", Bus(), "cuda:0", "cuda:1").limit == 2 * 2**30
-    assert open_store("memory", Bus(), "cuda:0", "cuda:1", "cuda:1", "cuda:1").limit == 4 * 2**30
-    assert open_store("memory", Bus(), *["cuda:1"] * 9).limit == 4 * 2**30
-    free["cuda:1"] = 2**40
-    assert open_store("memory", Bus(), "cuda:1").limit == 8 * 2**30
-
-
-@pytest.mark.parametrize("spec", ["disk:x", "memory?device=lots", "memory?policy=lfu", "memory?colour=red", ""])
-def test_bad_specifications_say_what_is_accepted(spec):
-    with pytest.raises(BadOption, match="accepted"):
-        open_store(spec, Bus(), "cpu")

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import pytest
 from path_kv import same, truth
 
-from nbkv.errors import BadOption
 from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import Space
 from nbkv.models.caches.growing import GrowingCache
-from nbkv.stores.eviction import EvictionCandidate, lowest_score
 from nbkv.stores.memory import MemoryStore
-from nbkv.stores.spec import open_store
 from nbkv.stores.state_checkpoints import StateCheckpoint
 
 SPACE = Space("model", "float32")
@@ -105,7 +102,7 @@ def test_bytes_are_counted_in_events_and_tables():
     assert store.figures()[0]["state_bytes"] == 0
 
 
-def test_what_saves_least_for_its_bytes_goes_first():
+def test_the_fewest_flops_saved_per_byte_are_evicted_first():
     seen, bus = [], Bus()
     store = MemoryStore(limit=2**40, bus=bus, alpha=100.0)
     long, short = tuple(range(100)), (200, *range(201, 205))
@@ -121,7 +118,7 @@ def test_what_saves_least_for_its_bytes_goes_first():
     assert store.holds(SPACE, long) == 100
 
 
-def test_without_alpha_the_oldest_goes_first():
+def test_without_alpha_the_least_recently_used_is_evicted_first():
     store = MemoryStore(limit=2**40, alpha=0.0)
     run(store, tuple(range(100)), ends=[100])
     run(store, (200, 201, 202), ends=[3])
@@ -132,7 +129,7 @@ def test_without_alpha_the_oldest_goes_first():
     assert store.holds(SPACE, (200, 201, 202)) == 3
 
 
-def test_an_inner_checkpoint_goes_and_leaves_its_tokens():
+def test_an_inner_checkpoint_is_evicted_and_its_tokens_stay():
     store = MemoryStore(limit=2**40)
     run(store, tuple(range(10)), ends=[2, 10])
     store.limit = store.nbytes - 1
@@ -141,24 +138,3 @@ def test_an_inner_checkpoint_goes_and_leaves_its_tokens():
     assert store.figures()[0]["checkpoints"] == 1
     assert store.holds(SPACE, tuple(range(10))) == 10
     assert run(store, (*range(10), 11)).matched == 10
-
-
-def test_the_score_is_recency_and_flops_saved():
-    old_and_good, new_and_poor = EvictionCandidate(1, 10.0), EvictionCandidate(2, 1.0)
-
-    assert lowest_score([old_and_good, new_and_poor], 0.0) == 0
-    assert lowest_score([old_and_good, new_and_poor], 2.0) == 1
-    assert lowest_score([EvictionCandidate(3, 0.0), EvictionCandidate(2, 0.0)], 1.0) == 1
-
-
-@pytest.mark.parametrize(
-    "spec", ["memory?policy=best", "memory?alpha=-1", "memory?policy=lru&alpha=1", "memory?alpha="]
-)
-def test_a_store_says_what_policies_there_are(spec):
-    with pytest.raises(BadOption, match="accepted"):
-        open_store(spec, Bus(), "cpu")
-
-
-def test_the_policy_sets_alpha():
-    assert open_store("memory?policy=lru", Bus(), "cpu").alpha == 0
-    assert open_store("memory?policy=marconi&alpha=2.5", Bus(), "cpu").alpha == 2.5
