@@ -215,20 +215,23 @@ class BufferLedger:
 
     def cut(self, buffer: PathBuffer, stop: int) -> int:
         """Drop the tokens of ``buffer`` from ``stop`` on; nodes there get compact copies. Return the tokens copied."""
-        moved = buffer.behind(stop)
-        for node in moved:
+        copied = 0
+        for node in buffer.behind(stop):
             buffer.nodes.discard(node)
             node.payload = CompactCopy(node, buffer.read(node.start, node.stop))
             self._count(node.payload)
+            copied += len(node.ids)
         buffer.buffer.truncate(stop)
-        return sum(len(node.ids) for node in moved)
+        return copied
 
     def fill(self, buffer: PathBuffer, nodes: Sequence[Node[NodeStorage]]) -> int:
         """Copy the K/V of ``nodes`` into ``buffer``, whose memory then serves them; return the tokens copied."""
+        copied = 0
         for node in nodes:
             buffer.buffer.write(node.start, node.payload.read(node.start, node.stop))
+            copied += len(node.ids)
         self.move(nodes, buffer)
-        return sum(len(node.ids) for node in nodes)
+        return copied
 
     def move(self, nodes: Sequence[Node[NodeStorage]], buffer: PathBuffer) -> None:
         """Have those of ``nodes`` that are compact copies live in ``buffer``, which holds their K/V."""

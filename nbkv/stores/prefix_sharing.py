@@ -91,7 +91,8 @@ class Holding:
             node.leases += 1
         for span in self.shared:
             span.storage.add_reader(span.stop)
-        self.buffer.buffer.share([span.read() for span in self.shared])
+        if self.shared:
+            self.buffer.buffer.share([span.read() for span in self.shared])
 
     def release(self) -> list[Node[NodeStorage]]:
         """Hold nothing any more; return the path, longer by now where one of its nodes was split."""
@@ -100,5 +101,6 @@ class Holding:
             node.leases -= 1
         for span in self.shared:
             span.storage.remove_reader(span.stop)
-        self.buffer.buffer.share(())
+        if self.shared:
+            self.buffer.buffer.share(())
         return path
