@@ -231,7 +231,7 @@ def test_a_stored_prefix_is_copied_and_stays_exact(session, words, name):
     result = session.generate(prompt, strategy="prefix", max_new_tokens=6)
     assert result.token_ids == expected.token_ids
     assert result.tokens.reused == 70
-    assert [line.leased for line in session.store._lines] == [False]
+    assert [storage.leased for storage in session.store._buffers] == [False]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -262,7 +262,7 @@ def test_a_prefill_that_breaks_gives_the_store_back(session, words, monkeypatch)
     monkeypatch.setattr(broken, "worth", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         session.generate(words(30) + words(5, seed=3), strategy=broken, max_new_tokens=2)
-    assert not any(line.leased for line in session.store._lines)
+    assert not any(storage.leased for storage in session.store._buffers)
     assert session.generate(words(30) + words(5, seed=3), max_new_tokens=2).tokens.reused >= 31
 
 

@@ -9,7 +9,7 @@ from nbkv.errors import BadOption
 from nbkv.kv import Space
 from nbkv.models.caches.evicting import EvictingCache
 from nbkv.prompts.prompt import Prompt
-from nbkv.stores.scratch import Scratch
+from nbkv.stores.base import Scratch
 
 _KINDS = ("none", "chunks", "turns")
 

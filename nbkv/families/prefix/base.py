@@ -48,7 +48,7 @@ class Prefix(Strategy):
         """Take what is known of the prompt, run what is not."""
         clock, ids = timed(), request.ids
         lease = _take(ids, self.reusable(ids, ctx), ctx)
-        cache, matched = lease.line.buffer, lease.matched
+        cache, matched = lease.buffer, lease.matched
         assert isinstance(cache, GrowingCache)  # noqa: S101
         needed = len(ids) + request.max_new_tokens
         room = max(_ROOM, (needed - cache.base) // 2)
@@ -74,7 +74,7 @@ class Prefix(Strategy):
 
     def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> state_checkpoints.PrefillPass:
         """Run what the leased line lacks; of a model with states, keep some on the way."""
-        adapter, cache, ids = ctx.adapter, lease.line.buffer, request.ids
+        adapter, cache, ids = ctx.adapter, lease.buffer, request.ids
         if not isinstance(cache, StateCache):
             return state_checkpoints.PrefillPass(adapter.prefill(ids, cache, start=lease.matched, work=work))  # type: ignore[arg-type]
         stops = (
@@ -89,7 +89,7 @@ class Prefix(Strategy):
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep the prompt's and the answer's KV where they are, and states where they were cloned and at the end."""
         assert prefilled.lease is not None  # noqa: S101
-        stable, buffer = ctx.adapter.capabilities.stable_context, prefilled.lease.line.buffer
+        stable, buffer = ctx.adapter.capabilities.stable_context, prefilled.lease.buffer
         if request.keep and len(request.ids) <= stable:
             kept = ids[: min(stable, buffer.length)]
             states = [buffer.release()] if isinstance(buffer, StateCache) else []
@@ -101,7 +101,7 @@ class Prefix(Strategy):
 def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
     """Make sure that the KV of ``ids`` from the first token on are in the store; run and count what was missing."""
     lease = _take(ids, len(ids), ctx)
-    cache, matched = lease.line.buffer, lease.matched
+    cache, matched = lease.buffer, lease.matched
     assert isinstance(cache, GrowingCache)  # noqa: S101
     try:
         if matched < len(ids):
@@ -120,7 +120,7 @@ def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:
     states_from = state_checkpoints.least(len(ids), found) if found.states else None
     branch_at = ctx.adapter.branch_at if found.branches else None
     lease = ctx.store.take(ctx.space(), ids, limit, ctx.adapter.growing, states_from=states_from, branch_at=branch_at)
-    if isinstance(cache := lease.line.buffer, StateCache):
+    if isinstance(cache := lease.buffer, StateCache):
         try:
             cache.resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
         except BaseException:  # no memory for another clone
@@ -141,7 +141,7 @@ def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
     found, notes = ctx.adapter.capabilities, []
     if lease.copied:
         notes.append(f"copied {lease.copied} tokens of KV to branch off a shared prefix")
-    if isinstance(cache := lease.line.buffer, BranchCache):
+    if isinstance(cache := lease.buffer, BranchCache):
         shared = f"{cache.base} tokens of KV are read where another branch keeps them"
         notes.append(f"{shared}: attention in {len(cache.pieces) + 1} parts")
     if n > found.stable_context:
