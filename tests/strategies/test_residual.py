@@ -178,7 +178,7 @@ def test_printed_bytes_are_the_bytes_allocated(wide, form):
     token = known.token_bytes(adapter)
     host = sum(source == "host" for source in known.sources) * all_kv_bytes(adapter) // 6
     # K/V on the host are those of 639 older tokens, in blocks of 64
-    assert sequence.form_bytes + kept == 640 * (token - host) + 640 * host
+    assert sequence.cache.beside() + kept == 640 * (token - host) + 640 * host
 
 
 @pytest.mark.parametrize(

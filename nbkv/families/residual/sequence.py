@@ -80,11 +80,6 @@ class BoundedSequence:
         """Return the number of tokens known."""
         return len(self.ids)
 
-    @property
-    def form_bytes(self) -> int:
-        """Return the bytes of everything that is held to restore K/V, on whatever device."""
-        return self.cache.beside()
-
     def forward(self, ids: Sequence[int], work: Work | None = None) -> torch.Tensor:
         """Run tokens ``ids`` behind those that are known; return the logits ``[V]`` after the last.
 
