@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
@@ -12,19 +11,17 @@ import numpy as np
 import torch
 
 from nbkv.context import Context, Request
-from nbkv.errors import BadOption, UnknownName, UnsupportedModel, closest
+from nbkv.errors import BadOption, UnsupportedModel, closest
 from nbkv.models.adapter import AnyCache, ModelAdapter
 from nbkv.models.diffusion.block import Block, opened
 from nbkv.models.work import Work
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
-from nbkv.specs import arguments
+from nbkv.specs import Spec, read
 from nbkv.stores.base import Lease
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_SPEC = re.compile(r"\s*([A-Za-z_][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 @dataclass(kw_only=True)
@@ -152,12 +149,13 @@ def parse(spec: str | Strategy) -> Strategy:
     """
     if isinstance(spec, Strategy):
         return spec
-    match = _SPEC.fullmatch(spec) if isinstance(spec, str) else None
-    if match is None:
-        message = f"not a strategy: {spec!r} (accepted: a name, name(option=value), a Strategy object)"
-        raise BadOption(message) if not isinstance(spec, str) else UnknownName(message)
-    cls = registry.get(match[1])
-    options = _options(cls, match[2] or "", spec)
+    try:
+        written = read(spec)
+    except ValueError as error:
+        message = f"not a strategy: {spec!r} (accepted: name, name(option=value) with plain values, a Strategy object)"
+        raise BadOption(message) from error
+    cls = registry.get(written.name)
+    options = _options(cls, written, spec)
     try:
         strategy: Strategy = cls(**options)
     except BadOption:
@@ -182,13 +180,9 @@ def split(specs: str | Sequence[str | Strategy]) -> list[str | Strategy]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _options(cls: type[Strategy], text: str, spec: str) -> dict[str, Any]:
+def _options(cls: type[Strategy], written: Spec, spec: str) -> dict[str, Any]:
     known = [option.name for option in fields(cls)]
-    try:
-        values, options = arguments(text)
-    except ValueError as error:
-        message = f"cannot read the options of {spec!r} (accepted: name(option=value, …) with plain values)"
-        raise BadOption(message) from error
+    values, options = written.values, written.options
     if len(values) > 1 or (values and not known):
         message = f"{spec!r}: at most one value without a name (options: {', '.join(known) or 'none'})"
         raise BadOption(message)

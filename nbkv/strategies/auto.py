@@ -16,6 +16,7 @@ import torch
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Bus, Fallback
+from nbkv.families.options import check, is_number
 from nbkv.families.routing.cost_model import are_known, costs, learn_pace, pace
 from nbkv.families.routing.estimate import Estimate, look
 from nbkv.families.routing.kl_history import kl_history, learn_kl
@@ -71,13 +72,11 @@ class Auto(Strategy):
 
     def __post_init__(self) -> None:
         """Refuse a bound that is no number and a blend that has no budget."""
-        bound = self.max_kl
-        number = isinstance(bound, (int, float)) and not isinstance(bound, bool)
-        if bound is not None and not (number and bound >= 0):
-            message = f"max_kl={bound!r} is not accepted: max_kl is a number of nats >= 0, or None for no bound"
-            raise BadOption(message)
+        if self.max_kl is not None:
+            accepted = "a number of nats >= 0, or None for no bound"
+            check(self, "max_kl", lambda bound: is_number(bound) and bound >= 0, accepted)
         chosen: Any = parse(self.blend)
-        if chosen.family != "blend" or not isinstance(getattr(chosen, "budget", None), (int, float)):
+        if chosen.family != "blend" or not is_number(getattr(chosen, "budget", None)):
             message = f"blend={self.blend!r} is not accepted: blend is a chunk strategy with a budget, such as 'blend'"
             raise BadOption(message)
 

@@ -16,11 +16,10 @@ import numpy as np
 import torch
 
 from nbkv.context import Context, Request
-from nbkv.errors import BadOption
 from nbkv.families.blend.harvest import Harvest, HarvestedKV
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
-from nbkv.families.options import check_count
+from nbkv.families.options import check, check_count, check_share, is_number
 from nbkv.kv import KV, Span
 from nbkv.models.attention.layer import Attended
 from nbkv.prompts.prompt import Prompt
@@ -129,10 +128,10 @@ class CacheCraft(Harvest):
     def __post_init__(self) -> None:
         """Refuse what is no share, no count, no factor."""
         super().__post_init__()
-        check_count("variants", self.variants)
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or self.alpha < 0:
-            message = f"alpha={self.alpha!r} is not accepted: alpha is a number >= 0"
-            raise BadOption(message)
+        if self.budget is not None:
+            check_share(self, "budget")
+        check_count(self, "variants")
+        check(self, "alpha", lambda alpha: is_number(alpha) and alpha >= 0, "a number >= 0")
 
     # which variant
 

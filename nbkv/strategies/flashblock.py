@@ -10,6 +10,7 @@ from nbkv.families.attention.base import AttentionReuse, DenoisedAnswer
 from nbkv.families.attention.context_attention import ContextAttention
 from nbkv.families.attention.head_drift import CALIBRATION, HeadDrift, changing, known_heads, learn_heads
 from nbkv.families.attention.speedup import PassTimes, ReuseSwitch
+from nbkv.families.options import check, check_choice, is_number, is_whole
 from nbkv.registry import strategies as registry
 
 if TYPE_CHECKING:
@@ -65,19 +66,12 @@ class FlashBlock(AttentionReuse):
 
     def __post_init__(self) -> None:
         """Refuse options out of range, one line each."""
-        cosine = self.threshold is None or (_is_number(self.threshold) and -1 <= self.threshold <= 1)
-        share = self.density is None or (_is_number(self.density) and 0 < self.density <= 1)
-        for name, good, accepted in (
-            ("tau", _is_int(self.tau) and self.tau >= 1, "a whole number of tokens >= 1"),
-            ("revealed", self.revealed in _REVEALED, " or ".join(map(repr, _REVEALED))),
-            ("threshold", cosine, "a cosine between -1 and 1, or None"),
-            ("density", share, "a share in (0, 1], or None"),
-            ("residual", isinstance(self.residual, bool), "True or False"),
-            ("min_gain", _is_number(self.min_gain) and self.min_gain >= 0, "a speed-up >= 0 (0: whatever it costs)"),
-        ):
-            if not good:
-                message = f"{name}={getattr(self, name)!r} is not accepted: {name} is {accepted}"
-                raise BadOption(message)
+        check(self, "tau", lambda tau: is_whole(tau, 1), "a whole number of tokens >= 1")
+        check_choice(self, "revealed", _REVEALED)
+        check(self, "threshold", _is_cosine, "a cosine between -1 and 1, or None")
+        check(self, "density", _is_density, "a share in (0, 1], or None")
+        check(self, "residual", lambda residual: isinstance(residual, bool), "True or False")
+        check(self, "min_gain", lambda gain: is_number(gain) and gain >= 0, "a speed-up >= 0 (0: whatever it costs)")
         if self.density is None and not self.residual:
             message = (
                 "residual=False is not accepted without density: it leaves out what a sparse selection did not pick"
@@ -126,12 +120,12 @@ class FlashBlock(AttentionReuse):
         return answer.outside.reusing(rows, answer.heads)
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_cosine(value: object) -> bool:
+    return value is None or (is_number(value) and -1 <= value <= 1)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_density(value: object) -> bool:
+    return value is None or (is_number(value) and 0 < value <= 1)
 
 
 registry.alias("blockdiff", FlashBlock.name)

@@ -28,7 +28,7 @@ class H2O(Evict):
     def __post_init__(self) -> None:
         """Refuse a share that is none."""
         super().__post_init__()
-        check_share("recent", self.recent)
+        check_share(self, "recent")
 
     def look(self, n: int) -> int:
         """Return all rows."""

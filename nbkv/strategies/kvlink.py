@@ -17,7 +17,7 @@ from nbkv.families.blend.assemble import lay
 from nbkv.families.blend.base import provenance
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
-from nbkv.families.options import check_count
+from nbkv.families.options import check_count, whole_numbers
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.input_embeddings import soft
 from nbkv.models.link_tokens import Links, beside, read_links
@@ -64,16 +64,17 @@ class KVLink(Strategy):
     def __post_init__(self) -> None:
         """Refuse both sources at once, and what is no id or count."""
         self.weights = str(self.weights)
-        check_count("links", self.links, least=1)
+        check_count(self, "links", least=1)
         if self.first_id is not None:
-            check_count("first_id", self.first_id)
+            check_count(self, "first_id")
             if self.weights:
                 message = "kvlink takes weights (a file of link embeddings) or first_id (ids of the model's), not both"
                 raise BadOption(message)
-        self.marks = tuple(self.marks) if isinstance(self.marks, (list, tuple)) else (-1,)
-        if len(self.marks) not in {0, _MARKS} or any(not isinstance(i, int) or i < 0 for i in self.marks):
+        marks = whole_numbers(self.marks)
+        if marks is None or len(marks) not in {0, _MARKS}:
             message = "marks takes two token ids, such as (128254, 128255), or none: ()"
             raise BadOption(message)
+        self.marks = marks
 
     def check(self, adapter: ModelAdapter) -> None:
         """Refuse a model for which there are no link tokens, or none that fit."""

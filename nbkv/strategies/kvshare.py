@@ -13,7 +13,7 @@ from nbkv.context import Context, Request
 from nbkv.families.blend.harvest import Harvest, HarvestedKV
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
-from nbkv.families.options import check_count
+from nbkv.families.options import check_count, check_share
 from nbkv.kv import KV
 from nbkv.models.attention.intercept import watched
 from nbkv.models.attention.layer import Attended
@@ -66,9 +66,9 @@ class KVShare(Harvest):
     def __post_init__(self) -> None:
         """Refuse shares and counts out of range."""
         super().__post_init__()
-        check_count("decode_tokens", self.decode_tokens)
-        check_count("check_layer", self.check_layer)
-        check_count("shortest", self.shortest, least=2)
+        check_share(self, "budget")
+        check_count(self, "decode_tokens", "check_layer")
+        check_count(self, "shortest", least=2)
 
     # spans of earlier prompts
 

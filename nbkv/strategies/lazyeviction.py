@@ -7,9 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from nbkv.errors import BadOption
 from nbkv.families.evict.base import Evict
-from nbkv.families.options import check_count
+from nbkv.families.options import check, check_count, is_number
 from nbkv.models.caches.evicting import EvictingLayer
 
 _PART = 4  # of the budget, the window takes at most this part where the budget is small
@@ -40,10 +39,8 @@ class LazyEviction(Evict):
     def __post_init__(self) -> None:
         """Refuse a window and a threshold that are none."""
         super().__post_init__()
-        check_count("window", self.window, least=1)
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 < self.alpha < 1:
-            message = f"alpha={self.alpha!r} is not accepted: alpha is an attention weight between 0 and 1"
-            raise BadOption(message)
+        check_count(self, "window", least=1)
+        check(self, "alpha", lambda alpha: is_number(alpha) and 0 < alpha < 1, "an attention weight between 0 and 1")
 
     def look(self, n: int) -> int:
         """Return all rows: each is one step of time."""

@@ -57,8 +57,8 @@ class Residual(Restoring):
 
     def __post_init__(self) -> None:
         """Refuse values out of range; an approximate form makes this very strategy an approximate one."""
-        check_keep(self.keep)
-        check_rows(self.rows)
+        check_keep(self)
+        check_rows(self)
         if self.form != "auto" and not forms.parse(self.form).exact:
             vars(self)["exact"] = False
 

@@ -7,9 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from nbkv.errors import BadOption
 from nbkv.families.evict.base import Evict
-from nbkv.families.options import check_count
+from nbkv.families.options import check, check_count
 from nbkv.models.caches.evicting import EvictingLayer
 
 _AT_ONCE = 256  # rows that vote must be shown together
@@ -36,16 +35,9 @@ class SnapKV(Evict):
     def __post_init__(self) -> None:
         """Refuse counts that are none."""
         super().__post_init__()
-        check_count("window", self.window, least=1)
-        check_count("kernel", self.kernel, least=1)
-        if self.kernel % 2 == 0:
-            message = (
-                f"kernel={self.kernel!r} is not accepted: kernel is an odd number, as many neighbours on each side"
-            )
-            raise BadOption(message)
-        if self.window > _AT_ONCE:
-            message = f"window={self.window!r} is not accepted: window is at most {_AT_ONCE} rows"
-            raise BadOption(message)
+        check_count(self, "window", "kernel", least=1)
+        check(self, "kernel", lambda kernel: kernel % 2 == 1, "an odd number, as many neighbours on each side")
+        check(self, "window", lambda window: window <= _AT_ONCE, f"at most {_AT_ONCE} rows")
 
     def look(self, n: int) -> int:
         """Return the observation window."""

@@ -28,7 +28,7 @@ class Streaming(Evict):
     def __post_init__(self) -> None:
         """Refuse a count that is none."""
         super().__post_init__()
-        check_count("sinks", self.sinks)
+        check_count(self, "sinks")
 
     def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
         """Return the positions, those of the sinks (as many as there is room for) above all."""

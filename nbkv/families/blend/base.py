@@ -48,7 +48,7 @@ class Blend(Strategy):
 
     def __post_init__(self) -> None:
         """Refuse a budget that is no share."""
-        check_share("budget", self.budget)
+        check_share(self, "budget")
 
     def at_full_budget(self) -> Strategy | None:
         """Return this strategy recomputing every reused token."""

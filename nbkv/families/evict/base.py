@@ -18,9 +18,9 @@ from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Evicted, Reused
 from nbkv.families.evict.budget import SlotBudget
-from nbkv.families.evict.contexts import CompressedContexts, boundary, check_context
+from nbkv.families.evict.contexts import CompressedContexts, boundary
 from nbkv.families.fallback import in_full
-from nbkv.families.options import check_count, check_keep
+from nbkv.families.options import check_choice, check_context, check_count, check_keep
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.layer import Attended
 from nbkv.models.caches.evicting import EvictingCache, EvictingLayer
@@ -71,13 +71,10 @@ class Evict(Strategy):
 
     def __post_init__(self) -> None:
         """Refuse what is no budget, no boundary, no strategy to prefill with."""
-        check_keep(self.keep)
-        check_context(self.context)
-        check_count("contexts", self.contexts, least=1)
-        check_count("stretch", self.stretch, least=1)
-        if self.per not in {"head", "layer"}:
-            message = f"per={self.per!r} is not accepted: per is 'head' or 'layer'"
-            raise BadOption(message)
+        check_keep(self)
+        check_context(self)
+        check_count(self, "contexts", "stretch", least=1)
+        check_choice(self, "per", ("head", "layer"))
         if self.inner != "full" and parse(self.inner).family not in _INNER:
             message = f"inner={self.inner!r} is not accepted: inner is full, prefix or a chunk strategy of family blend"
             raise BadOption(message)

@@ -6,15 +6,16 @@ residual, residuals at some layers or at all, quantised ones, latents, K/V on th
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nbkv.errors import BadOption
+from nbkv.families.options import whole_numbers
 from nbkv.families.residual.row_buffer import quantised_bytes
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.projection.project import CapturingCache
+from nbkv.specs import read
 
 # Where a layer's K/V come from.
 KV = "kv"  # they never left
@@ -25,7 +26,6 @@ LATENT = "latent"  # what the layer's K and V projections read, held in a smalle
 RUN = "run"  # the layer's input, which the layer before has just computed again
 
 ID_BYTES = 4
-_SPEC = re.compile(r"\s*([a-z]\w*?)\s*(?:\(\s*([\d\s,]*)\))?\s*")
 _BITS = (4, 8)
 _widths: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
 
@@ -161,14 +161,16 @@ def parse(spec: str, n_layers: int | None = None) -> Form:
 
     Raises ``BadOption``.
     """
-    match = _SPEC.fullmatch(spec) if isinstance(spec, str) else None
-    least, most, sources = _FORMS.get(match[1] if match else "", (1, 0, _all(KV)))
-    numbers = [int(number) for number in re.findall(r"\d+", match[2] or "")] if match else []
-    if not least <= len(numbers) <= most:
-        message = f"form={spec!r} is not accepted: form is one of {ACCEPTED}"
-        raise BadOption(message)
-    assert match is not None  # noqa: S101
-    name, layers = match[1], n_layers or max([1, *numbers]) + 1
+    accepted = f"form={spec!r} is not accepted: form is one of {ACCEPTED}"
+    try:
+        name, values, options = read(spec)
+    except ValueError as error:
+        raise BadOption(accepted) from error
+    least, most, sources = _FORMS.get(name, (1, 0, _all(KV)))
+    numbers = whole_numbers(values)
+    if options or numbers is None or not least <= len(numbers) <= most:
+        raise BadOption(accepted)
+    layers = n_layers or max([1, *numbers]) + 1
     _check(spec, name, numbers, layers)
     if name == "latent":
         rank, bits = (*numbers, None, None)[:2]

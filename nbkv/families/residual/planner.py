@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from nbkv.errors import BadOption, UnsupportedModel
+from nbkv.families.options import is_whole
 from nbkv.families.residual.bandwidth import Bandwidths, rates
 from nbkv.families.residual.forms import ID_BYTES, LATENT, Form, all_kv_bytes, kv_bytes, parse
 from nbkv.families.residual.sequence import BoundedSequence
@@ -196,6 +197,6 @@ def _check(adapter: ModelAdapter, tokens: int) -> None:
             message = f"nothing to plan for {adapter.name}: {known.why_not(need)}"
             raise UnsupportedModel(message)
     most = min(known.context, known.stable_context) - 1
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= most:
+    if not is_whole(tokens, 1) or tokens > most:
         message = f"tokens={tokens!r} is not accepted: tokens is a whole number between 1 and {most} on this model"
         raise BadOption(message)
