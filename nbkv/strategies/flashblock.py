@@ -91,16 +91,16 @@ class FlashBlock(AttentionReuse):
             answer.heads = changing(known, ctx, self.threshold, _LSE)
         elif self.threshold is not None:
             answer.learning = True
-            answer.outside.staleness = ctx.scratch.setdefault(self.name, HeadDrift())
+            answer.context.staleness = ctx.scratch.setdefault(self.name, HeadDrift())
         return answer
 
     def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one pass; where it was the last that heads had to be learned from, remember them."""
         logits = super().denoise(block, prefilled, ctx, work)
         answer: DenoisedAnswer = prefilled.own
-        if answer.learning and answer.outside.staleness.compared >= CALIBRATION:
+        if answer.learning and answer.context.staleness.compared >= CALIBRATION:
             assert self.threshold is not None  # noqa: S101
-            found = learn_heads(ctx, answer.outside.staleness)
+            found = learn_heads(ctx, answer.context.staleness)
             answer.heads, answer.learning = changing(found, ctx, self.threshold, _LSE), False
             answer.fresh = None
             computed, heads = (sum(map(len, answer.heads.values())), sum(ctx.adapter.capabilities.kv_heads))
@@ -110,14 +110,14 @@ class FlashBlock(AttentionReuse):
 
     def reuses(self, block: Block, answer: DenoisedAnswer) -> bool:  # noqa: ARG002
         """Return whether fewer than ``tau`` tokens have changed since attention was last refreshed."""
-        return answer.stale < self.tau
+        return answer.changed < self.tau
 
     def reusing(self, block: Block, answer: DenoisedAnswer) -> Policy:
         """Return the policy that merges what was kept, computed again for heads and rows as the options say."""
         rows = None
         if self.revealed == "recompute" and answer.last is not None:
             rows = (block.ids != answer.last).nonzero().flatten()
-        return answer.outside.reusing(rows, answer.heads)
+        return answer.context.reusing(rows, answer.heads)
 
 
 def _is_cosine(value: object) -> bool:

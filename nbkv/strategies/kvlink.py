@@ -13,7 +13,7 @@ import torch
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption, BadPrompt, UnsupportedModel
 from nbkv.events import Reused
-from nbkv.families.blend.assemble import lay
+from nbkv.families.blend.assemble import assemble
 from nbkv.families.blend.base import provenance
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
@@ -112,12 +112,12 @@ class KVLink(Strategy):
             return in_full(self, request, ctx, "no chunk reuse")
         clock = timed()
         wide = Request(Prompt(plan.ids, plan.chunks), request.max_new_tokens)
-        partial = lay(wide, ctx, upto=plan.chunks[0][1] - plan.opened if plan.chunks else None)
+        partial = assemble(wide, ctx, upto=plan.chunks[0][1] - plan.opened if plan.chunks else None)
         load_s = clock()
         for _, span, _ in partial.placed:
             start = int(np.searchsorted(plan.where, span.start))
             ctx.tell(Reused, start=start, stop=start + span.length, tier=ctx.store.name)
-        with closing(partial.placing), _given(ctx.adapter, partial, plan, links):
+        with closing(partial.placement), _given(ctx.adapter, partial, plan, links):
             logits = partial.finish(partial.reused[:0])
         return Prefilled(
             cache=partial.cache,

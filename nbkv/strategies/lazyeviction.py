@@ -46,7 +46,7 @@ class LazyEviction(Evict):
         """Return all rows: each is one step of time."""
         return n
 
-    def spare(self, limit: int) -> int:
+    def slots_at_a_time(self, limit: int) -> int:
         """Return the window."""
         return min(self.window, max(1, limit // _PART))
 

@@ -27,7 +27,7 @@ class SnapKV(Evict):
     paper: ClassVar[str] = "SnapKV, arXiv 2404.14469"
     summary: ClassVar[str] = "keep what the prompt's last rows attend to, with its neighbours"
     whole: ClassVar[bool] = True
-    follows: ClassVar[bool] = False
+    observes_decoding: ClassVar[bool] = False
 
     window: int = 32
     kernel: int = 7

@@ -9,10 +9,10 @@ import torch
 
 from nbkv.context import Request
 from nbkv.errors import BadOption
+from nbkv.families.blend.variants import Variant, disorder, fix_overhead, scaled, split
 from nbkv.kv import KV, Space
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Chunk, Provenance
-from nbkv.strategies.cachecraft import Variant, disorder, fix_overhead, scaled, split
 from nbkv.strategy import parse
 
 A, B, C = (1, 2), (3,), (4, 5, 6)

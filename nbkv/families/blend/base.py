@@ -17,7 +17,7 @@ import torch
 
 from nbkv.context import Context, Request
 from nbkv.events import Reused
-from nbkv.families.blend.assemble import lay
+from nbkv.families.blend.assemble import assemble
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
@@ -77,12 +77,12 @@ class Blend(Strategy):
         if len(request.ids) > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no chunk reuse")
         clock = timed()
-        request, held = self.supply(request, ctx)
-        partial = lay(request, ctx, held)
+        request, supplied = self.supply(request, ctx)
+        partial = assemble(request, ctx, supplied)
         load_s, clock = clock(), timed()
         for _, span, _ in partial.placed:
             ctx.tell(Reused, start=span.start, stop=span.stop, tier=ctx.store.name)
-        with closing(partial.placing):
+        with closing(partial.placement):
             chosen = partial.reused if self.budget == 1 else self.select(partial)
             select_s = clock()
             logits = self.run(partial, chosen)
@@ -96,7 +96,7 @@ class Blend(Strategy):
             load_s=load_s,
             select_s=select_s,
             notes=partial.notes,
-            deviation=None if partial.deviated is None else partial.deviated.cpu().numpy(),
+            deviation=None if partial.deviations is None else partial.deviations.cpu().numpy(),
             own=partial,
         )
 

@@ -1,4 +1,4 @@
-"""A prompt on the bench: what of it has KV already, in one working cache, and the passes that may be run over it."""
+"""A partial prefill: a prompt of which some rows have K/V in a working cache, and the passes that compute others."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ class PlacedChunk(NamedTuple):
 
 @dataclass(eq=False)
 class PartialPrefill:
-    """One prompt of ``length`` tokens whose KV comes from several places; all rows are absolute positions.
+    """One prompt of ``length`` tokens whose K/V come from several sources; a row is an absolute position in the prompt.
 
-    ``prefix`` first tokens are an exact prefix (``known`` would be, but for the last row); ``reused`` ``[R]`` are rows
-    ``placed`` from chunks; ``fresh`` ``[F]`` are rows without KV; ``last`` ``[1]`` is the prompt's last row, which
-    always runs. ``cache`` holds all of it, each layer from the moment it runs (``placing``). ``held`` is what the
-    strategy supplied, by first position; ``found`` is what it learned on the way and needs again; ``deviated`` ``[n]``
-    is how far each row was from what was cached when last compared (nan: never).
+    The first ``prefix`` rows are an exact prefix (``known`` of them are in the store: one more where the prompt's last
+    row is among them, which must run). ``reused`` ``[R]`` are the rows ``placed`` from chunks, ``fresh`` ``[F]`` those
+    without K/V, ``last`` ``[1]`` the prompt's last row, which always runs. ``cache`` holds them all, each layer from
+    the moment that it runs (``placement``). ``supplied`` are the strategy's own K/V by first position, ``found`` what
+    its selection learned and its later stages read. ``deviations`` float32 ``[n]`` are the distances of fresh from
+    cached K/V by position, nan where they were never compared.
     """
 
     adapter: ModelAdapter
@@ -49,11 +50,11 @@ class PartialPrefill:
     rows_work: Work
     select_work: Work
     pieces: Callable[[Sequence[int]], tuple[str, ...]]
-    placing: LayerwisePlacement
+    placement: LayerwisePlacement
     notes: list[str] = field(default_factory=list)
-    held: Mapping[int, SpanKV] = field(default_factory=dict)
+    supplied: Mapping[int, SpanKV] = field(default_factory=dict)
     found: dict[str, torch.Tensor] = field(default_factory=dict)
-    deviated: torch.Tensor | None = None
+    deviations: torch.Tensor | None = None
     _rows: torch.Tensor | None = None
     _front: LayerFront | None = None
 
@@ -119,9 +120,9 @@ class PartialPrefill:
             stop=stop,
             since=self._front,
             work=work,
-            before=self.placing.need,
+            before=self.placement.need,
         )
-        self._stand(front)
+        self._resume_from(front)
         return self._rows
 
     def narrow(self, rows: torch.Tensor) -> None:
@@ -133,14 +134,14 @@ class PartialPrefill:
         self._front = None if self._front is None else self._front.keep(kept.nonzero().flatten())
 
     def finish(self, rows: torch.Tensor) -> torch.Tensor:
-        """Run ``rows`` and those without KV through all layers left; return the logits ``[V]`` after the last token."""
+        """Run ``rows`` and those without K/V through the remaining layers; return the logits ``[V]`` after the last token."""
         if self._rows is None:
             self.begin(rows)
         else:
             self.narrow(rows)
         assert self._rows is not None  # noqa: S101
         some = self.ids[self._rows]
-        before = self.placing.need
+        before = self.placement.need
         return self.adapter.recompute(
             some, self._rows, self.cache, since=self._front, work=self.rows_work, before=before
         )[-1]
@@ -153,8 +154,8 @@ class PartialPrefill:
         assert self._rows is not None  # noqa: S101
         some, since = self.ids[self._rows], self._front
         with self.comparing(layer, side, power) as distance:
-            options: dict[str, Any] = {"work": self.select_work, "before": self.placing.need}
-            self._stand(self.adapter.look(some, self._rows, self.cache, layer=layer, since=since, **options))
+            options: dict[str, Any] = {"work": self.select_work, "before": self.placement.need}
+            self._resume_from(self.adapter.look(some, self._rows, self.cache, layer=layer, since=since, **options))
         return distance
 
     @contextmanager
@@ -176,10 +177,10 @@ class PartialPrefill:
 
         with self.cache.watching(layer, compare):
             yield distance
-        if self.deviated is None:
-            self.deviated = torch.full_like(distance, torch.nan)
+        if self.deviations is None:
+            self.deviations = torch.full_like(distance, torch.nan)
         compared = rows[torch.isin(rows, self.reused)]
-        self.deviated[compared] = distance[compared]
+        self.deviations[compared] = distance[compared]
 
     def watching(self, on_attention: OnAttention, of: torch.Tensor) -> AbstractContextManager[None]:
         """Within the block ``on_attention`` is shown, layer by layer, what rows ``of`` attend to as they are run.
@@ -201,14 +202,14 @@ class PartialPrefill:
         rows = self._rows
         with self.watching(on_attention, self.question if of is None else of):
             if stop is None or stop >= self.n_layers:
-                before = self.placing.need
+                before = self.placement.need
                 self.adapter.recompute(self.ids[rows], rows, self.cache, work=self.select_work, before=before)
             else:
                 self.advance(stop, select=True)
         self._rows = self._front = None
 
-    def _stand(self, front: LayerFront) -> None:
-        """Let the rows under way go on from ``front``."""
+    def _resume_from(self, front: LayerFront) -> None:
+        """Let the next pass continue from the hidden states ``front``."""
         # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
         self._front = None if self.adapter.capabilities.shared_kv else front
 

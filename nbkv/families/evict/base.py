@@ -60,7 +60,7 @@ class Evict(Strategy):
         "test_one_first_chunk_behind_bos_equals_prefix": "below keep=1.0 K/V is dropped for good; at 1.0 it equals full"
     }
     whole: ClassVar[bool] = False  # whether the prompt has to be run at once
-    follows: ClassVar[bool] = True  # whether decoded tokens are looked at too
+    observes_decoding: ClassVar[bool] = True  # whether decoded tokens are looked at too
 
     keep: float = 0.5
     per: str = "head"
@@ -95,7 +95,7 @@ class Evict(Strategy):
     def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
         """Return what each slot is worth, ``[H, T]``, when position ``at`` is next and ``room`` slots may stay."""
 
-    def spare(self, limit: int) -> int:  # noqa: ARG002
+    def slots_at_a_time(self, limit: int) -> int:  # noqa: ARG002
         """Return how many slots to free at a time while the answer is decoded, of ``limit``."""
         return 1
 
@@ -134,7 +134,7 @@ class Evict(Strategy):
         if known is not None:
             _reused(known, prefilled, ctx)
         elif self.inner != "full":
-            self._by_inner(_first(request, split), prefilled, ctx)
+            self._prefill_by_inner(_first(request, split), prefilled, ctx)
         for stop in sorted({split, n}):
             if cache.seen < stop:
                 prefilled.logits = self._pass(request.ids[cache.seen : stop], prefilled, ctx)
@@ -148,7 +148,7 @@ class Evict(Strategy):
         if not isinstance(cache, EvictingCache):  # the prompt was run in full
             return super().step(token, at, prefilled, ctx, work)
         self._shrink(prefilled, ctx, coming=1)
-        look = self.look(1) if self.follows else 0
+        look = self.look(1) if self.observes_decoding else 0
         return self._run([token], cache, ctx, look=look, work=work)
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
@@ -201,16 +201,16 @@ class Evict(Strategy):
         self._limit(prefilled, ctx, cache.seen + coming)
         before, slots = cache.nbytes, prefilled.own.slots(cache.seen + coming)
         windows = ctx.adapter.capabilities.windows
-        most = max(self._fit(*each, slots, coming) for each in zip(cache.layers, windows, strict=True))
+        most = max(self._evict_to_limit(*each, slots, coming) for each in zip(cache.layers, windows, strict=True))
         if most > 1:
             ctx.tell(Evicted, tokens=most, nbytes=before - cache.nbytes, tier="working")
 
-    def _fit(self, layer: EvictingLayer, window: int | None, slots: int, coming: int = 0) -> int:
+    def _evict_to_limit(self, layer: EvictingLayer, window: int | None, slots: int, coming: int = 0) -> int:
         """Drop what is worth least of one layer, if it holds too much; return how many slots of each head went."""
         before = layer.length
         if before + coming > layer.limit:
             # what a sliding window leaves in sight may only go for want of room, not ahead of time
-            spare = self.spare(layer.limit) if layer.limit == slots else coming
+            spare = self.slots_at_a_time(layer.limit) if layer.limit == slots else coming
             self._evict(layer, layer.limit - (spare if coming else 0), window)
         return before - layer.length
 
@@ -226,7 +226,7 @@ class Evict(Strategy):
         else:
             layer.keep(worth.topk(room, dim=-1).indices.sort(dim=-1).values)
 
-    def _by_inner(self, request: Request, prefilled: Prefilled, ctx: Context) -> None:
+    def _prefill_by_inner(self, request: Request, prefilled: Prefilled, ctx: Context) -> None:
         """Let the inner strategy run the prompt, copy its KV, and look at it with the last rows."""
         inner, n = parse(self.inner), len(request.ids)
         given = inner.prefill(request, ctx)
@@ -258,7 +258,7 @@ class Evict(Strategy):
         for layer, window, keys, values in zip(cache.layers, windows, kv.keys, kv.values, strict=True):
             layer.update(keys[None], values[None])
             if not look:
-                self._fit(layer, window, slots)
+                self._evict_to_limit(layer, window, slots)
 
     def _contexts(self, ctx: Context) -> CompressedContexts:
         return CompressedContexts(ctx.scratch, self.name, self.spec, ctx.space(f"approx:{self.name}"), self.contexts)

@@ -68,7 +68,7 @@ class Prefix(Strategy):
             provenance=_provenance(len(ids), lease, cache),
             rows=rows,
             load_s=load_s,
-            notes=[*_notes(len(ids), lease, ctx), *_alone(ran.alone, clock() - load_s, ctx)],
+            notes=[*_notes(len(ids), lease, ctx), *_one_by_one(ran.one_by_one, clock() - load_s, ctx)],
             lease=lease,
         )
 
@@ -151,7 +151,7 @@ def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
     return notes
 
 
-def _alone(tokens: int, seconds: float, ctx: Context) -> list[str]:
+def _one_by_one(tokens: int, seconds: float, ctx: Context) -> list[str]:
     if tokens <= 1:
         return []
     why = "this model's layers ignore their states in longer passes"

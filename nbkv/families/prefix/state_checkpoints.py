@@ -62,7 +62,7 @@ class PrefillPass(NamedTuple):
 
     logits: torch.Tensor
     states: Sequence[LayerStates] = ()
-    alone: int = 0
+    one_by_one: int = 0
 
 
 def run(adapter: ModelAdapter, ids: Sequence[int], cache: StateCache, stops: Sequence[int], work: Work) -> PrefillPass:

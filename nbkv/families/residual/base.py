@@ -40,7 +40,7 @@ class HeldSequence:
 
 @dataclass(kw_only=True, repr=False)
 class Restoring(Strategy):
-    """Keep K/V of the newest tokens, restore older ones when their layer needs them; the hook is ``held_as``."""
+    """Keep K/V of the newest tokens, restore older ones when their layer needs them; the hook is ``form_of``."""
 
     family: ClassVar[str] = "residual"
     needs: ClassVar[tuple[str, ...]] = ("prefix", "walk", "causal", "per_token")
@@ -49,7 +49,7 @@ class Restoring(Strategy):
     rows: int | None = None
 
     @abstractmethod
-    def held_as(self, adapter: ModelAdapter, ctx: Context | None) -> Form:
+    def form_of(self, adapter: ModelAdapter, ctx: Context | None) -> Form:
         """Return the form older tokens are held in; without a request under way (``ctx``) nothing is measured."""
 
     def room(self, total: int) -> int:
@@ -59,7 +59,7 @@ class Restoring(Strategy):
     def check(self, adapter: ModelAdapter) -> None:
         """Raise ``UnsupportedModel`` also where the form would cost more than the K/V it stands for."""
         super().check(adapter)
-        refuse(self.held_as(adapter, None), adapter)
+        refuse_larger_than_kv(self.form_of(adapter, None), adapter)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Go on from what is held of the prompt, and run the rest."""
@@ -94,7 +94,7 @@ class Restoring(Strategy):
         sequence = prefilled.own
         if not isinstance(sequence, BoundedSequence):
             return
-        prefilled.notes.append(_told(sequence))
+        prefilled.notes.append(_note(sequence))
         if request.keep and not sequence.busy and prefilled.cache is sequence.cache:
             ctx.scratch[self.name] = HeldSequence(ctx.model, self.spec, sequence)
 
@@ -112,17 +112,17 @@ class Restoring(Strategy):
         return held.sequence
 
     def _new(self, ctx: Context) -> BoundedSequence:
-        return BoundedSequence(ctx.adapter, self.held_as(ctx.adapter, ctx), self.room, self.rows)
+        return BoundedSequence(ctx.adapter, self.form_of(ctx.adapter, ctx), self.room, self.rows)
 
 
-def refuse(form: Form, adapter: ModelAdapter) -> None:
+def refuse_larger_than_kv(form: Form, adapter: ModelAdapter) -> None:
     """Raise ``UnsupportedModel`` if a token costs more in ``form`` than its K/V."""
     if why := too_large(form, adapter):
         message = f"form={form.spec!r} is refused on {adapter.name}: {why} (form='ids' takes 4, form='auto' chooses)"
         raise UnsupportedModel(message)
 
 
-def picked(ctx: Context) -> Form:
+def planned_form(ctx: Context) -> Form:
     """Return the form the planner picks for the model, measured now if it is not known; it takes a while then."""
     name = f"restoring@{ctx.model}@{torch.get_num_threads()}"
     known = ctx.verdicts.get(name)
@@ -147,7 +147,7 @@ def _common(known: Sequence[int], ids: Sequence[int]) -> int:
     )
 
 
-def _told(sequence: BoundedSequence) -> str:
+def _note(sequence: BoundedSequence) -> str:
     adapter, form, old = sequence.adapter, sequence.form, sequence.cache.old
     held = f"{old} of {sequence.length} tokens held as {form.spec} ({form.token_bytes(adapter):,} B a token"
     same = ", in the same memory" if HOST in form.sources and adapter.device.type == "cpu" else ""

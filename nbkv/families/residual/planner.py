@@ -76,10 +76,10 @@ def plan(adapter: ModelAdapter, tokens: int = 1024) -> Plan:
     """Measure every form on ``tokens`` made-up older tokens, and pick. Raises ``UnsupportedModel``, ``BadOption``."""
     _check(adapter, tokens)
     whole = all_kv_bytes(adapter)
-    ways = timed_ways(adapter, [way(adapter, spec) for spec in _pure(adapter)], tokens)
-    best = sorted(able(ways, whole), key=lambda each: each.seconds or 0.0)[:_FINALISTS]
+    ways = measured(adapter, [form_cost(adapter, spec) for spec in _pure(adapter)], tokens)
+    best = sorted(eligible(ways, whole), key=lambda each: each.seconds or 0.0)[:_FINALISTS]
     # what is compared must have been timed in turns: on a busy machine one minute is not like the next
-    last = timed_ways(adapter, [*best, *(way(adapter, spec) for spec in _mixed(adapter, ways))], tokens)
+    last = measured(adapter, [*best, *(form_cost(adapter, spec) for spec in _mixed(adapter, ways))], tokens)
     ways = [*(each for each in ways if each not in best), *last]
     device = torch.cuda.get_device_name(adapter.device) if adapter.device.type == "cuda" else "CPU"
     return Plan(
@@ -94,7 +94,7 @@ def plan(adapter: ModelAdapter, tokens: int = 1024) -> Plan:
     )
 
 
-def way(adapter: ModelAdapter, spec: str) -> FormCost:
+def form_cost(adapter: ModelAdapter, spec: str) -> FormCost:
     """Return what ``spec`` costs in bytes, not yet timed; refused where it takes more than K/V or is not possible."""
     form = parse(spec, adapter.n_layers)
     sizes = {"token_bytes": form.token_bytes(adapter), "device_bytes": form.device_bytes(adapter)}
@@ -107,7 +107,7 @@ def too_large(form: Form, adapter: ModelAdapter) -> str:
     return f"{mine:,} bytes a token, more than the {theirs:,} bytes of its K/V" if mine - ID_BYTES > theirs else ""
 
 
-def able(ways: Sequence[FormCost], whole: int, most: float = MOST) -> list[FormCost]:
+def eligible(ways: Sequence[FormCost], whole: int, most: float = MOST) -> list[FormCost]:
     """Return the exact ways that were timed and take at most ``most`` of ``whole`` bytes on the device."""
     room = most * whole + ID_BYTES
     return [each for each in ways if each.exact and each.seconds is not None and each.device_bytes <= room]
@@ -115,23 +115,23 @@ def able(ways: Sequence[FormCost], whole: int, most: float = MOST) -> list[FormC
 
 def pick(ways: Sequence[FormCost], whole: int) -> str:
     """Return the form of the fastest way that may be picked."""
-    return min(able(ways, whole), key=lambda each: each.seconds or 0.0).form
+    return min(eligible(ways, whole), key=lambda each: each.seconds or 0.0).form
 
 
-def timed_ways(adapter: ModelAdapter, ways: Sequence[FormCost], tokens: int) -> list[FormCost]:
+def measured(adapter: ModelAdapter, ways: Sequence[FormCost], tokens: int) -> list[FormCost]:
     """Return ``ways`` with the least seconds a restoration took (others only add to it); they take turns."""
     made: dict[str, BoundedSequence] = {}
     refused = {each.form: each.refused for each in ways}
     for each in ways:
         if not each.refused:
             try:
-                made[each.form] = made_up(adapter, parse(each.form, adapter.n_layers), tokens)
+                made[each.form] = random_sequence(adapter, parse(each.form, adapter.n_layers), tokens)
             except UnsupportedModel as reason:
                 refused[each.form] = str(reason)
     seconds: dict[str, list[float]] = {spec: [] for spec in made}
     for number in range(1 + _REPEAT):
         for spec, sequence in made.items():
-            took = restoring(sequence)
+            took = restore_seconds(sequence)
             if number:
                 seconds[spec].append(took)
     return [
@@ -142,7 +142,7 @@ def timed_ways(adapter: ModelAdapter, ways: Sequence[FormCost], tokens: int) -> 
     ]
 
 
-def restoring(sequence: BoundedSequence) -> float:
+def restore_seconds(sequence: BoundedSequence) -> float:
     """Return the seconds in which the older K/V of every layer are restored once."""
     settle(sequence.adapter)
     clock = timed()
@@ -151,7 +151,7 @@ def restoring(sequence: BoundedSequence) -> float:
     return clock()
 
 
-def made_up(adapter: ModelAdapter, form: Form, tokens: int) -> BoundedSequence:
+def random_sequence(adapter: ModelAdapter, form: Form, tokens: int) -> BoundedSequence:
     """Return a sequence of ``tokens`` older tokens and a kept one; ids and what is held are random."""
     sequence = BoundedSequence(adapter, form, lambda _: 1)
     vocabulary, known = adapter.config.vocab_size, adapter.capabilities

@@ -59,7 +59,7 @@ class BoundedSequence:
         self.cache.beside = partial(_nbytes, self.ids, self.held, self.hosts)
         self._latents: list[Latents] = latents(adapter, form) if LATENT in form.sources else []
         self._feeds = learn(adapter) if {INPUT, IDS, LATENT} & set(form.sources) else [KVLinears()] * adapter.n_layers
-        self._ways = fuse(adapter, self._feeds) if {INPUT, IDS} & set(form.sources) else []
+        self._projections = fuse(adapter, self._feeds) if {INPUT, IDS} & set(form.sources) else []
         self.own_code: dict[int, str] = {}  # where kernels are used: why a layer was projected without, "" if with
         self._lay_out()
 
@@ -182,7 +182,7 @@ class BoundedSequence:
         if self.form.sources[index] in {KV, HOST} or index > self._last:
             return
         for block in blocks:
-            self._again(index, block, work)
+            self._recompute_block(index, block, work)
 
     def _loading(self, index: int, new: int) -> Future[None]:
         """Return the copying of a layer's K/V from the host: begun a layer ago, or done now."""
@@ -207,7 +207,7 @@ class BoundedSequence:
                 mine[:, :, begin : begin + piece.shape[-2]].copy_(piece, non_blocking=True)
                 begin += piece.shape[-2]
 
-    def _again(self, index: int, block: OlderTokens, work: Work | None) -> None:
+    def _recompute_block(self, index: int, block: OlderTokens, work: Work | None) -> None:
         """Make K/V of one layer for a block: by projecting, or by running the layer where the next one needs it."""
         walk, layer, call = self.adapter.walk, self.cache.layers[index], block.calls[index]
         assert walk is not None  # noqa: S101
@@ -240,10 +240,10 @@ class BoundedSequence:
 
     def _by_kernel(self, index: int, block: OlderTokens, hidden: torch.Tensor) -> bool:
         """Project a block right into the layer's open buffer, where kernels are used and this layer's way is known."""
-        if not self._ways:
+        if not self._projections:
             return False
         layer = self.cache.layers[index]
-        why = self._ways[index].project(block.calls[index], hidden, layer.span(block.start, block.stop))
+        why = self._projections[index].project(block.calls[index], hidden, layer.span(block.start, block.stop))
         self.own_code[index] = why
         if not why:
             self.cache.sample(layer)

@@ -41,7 +41,7 @@ class Estimate:
         return load + encode + costs.run(fresh, self.length) + costs.run(rows, self.length)
 
 
-def look(request: Request, ctx: Context) -> Estimate:
+def estimate(request: Request, ctx: Context) -> Estimate:
     """Return what is known of ``request``'s prompt; reads the store's index, no KV."""
     ids = request.ids
     if len(ids) > ctx.adapter.capabilities.stable_context:  # then nothing of it may be reused
