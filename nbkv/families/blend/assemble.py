@@ -21,8 +21,8 @@ def assemble(
 ) -> PartialPrefill:
     """Return the prompt with everything placed that the store has: an exact prefix, then chunks at their positions.
 
-    The prefix is taken from the first ``upto`` tokens only (None: from all but what must run). Where ``supplied`` has KV
-    for the chunk that begins at a position, that is placed. A canonical chunk that has left the store, or was never
+    The prefix is taken from the first ``upto`` tokens only (None: from all but what must run). Where ``supplied`` has
+    K/V for the chunk that begins at a position, that is placed. A canonical chunk that has left the store, or was never
     encoded for its place in a diffusion block, is encoded again, and a note says so; of an answer used as a chunk only
     what the store still has is placed.
     """
@@ -54,10 +54,19 @@ def assemble(
     except BaseException:
         placement.close()
         raise
-    works = work, ctx.work()
-    tensor = ctx.adapter.tensor(ids)
     return PartialPrefill(
-        ctx.adapter, tensor, cache, prefix, known, placed, *works, ctx.pieces, placement, notes, supplied
+        adapter=ctx.adapter,
+        ids=ctx.adapter.tensor(ids),
+        cache=cache,
+        prefix=prefix,
+        known=known,
+        placed=placed,
+        rows_work=work,
+        select_work=ctx.work(),
+        pieces=ctx.pieces,
+        placement=placement,
+        notes=notes,
+        supplied=supplied,
     )
 
 

@@ -1,6 +1,6 @@
-"""Puts KV where a prompt wants it, layer by layer, when a layer is about to run or while the one before it does.
+"""Puts K/V at the positions of a prompt, layer by layer, when a layer is about to run or while the one before it does.
 
-On a CPU a layer's KV is copied and its keys are rotated right before that layer: a thread of its own would take from the
+On a CPU a layer's K/V are copied and its keys rotated right before that layer: a thread of its own would take from the
 layers the very cores they compute on (``nbkv bench ttft.chunks``: ``cacheblend`` took 1.13 x its floor with one). On an
 accelerator, which computes meanwhile, it is done one layer ahead.
 """

@@ -134,7 +134,7 @@ class PartialPrefill:
         self._front = None if self._front is None else self._front.keep(kept.nonzero().flatten())
 
     def finish(self, rows: torch.Tensor) -> torch.Tensor:
-        """Run ``rows`` and those without K/V through the remaining layers; return the logits ``[V]`` after the last token."""
+        """Run ``rows`` and those without K/V through the remaining layers; return the last token's logits ``[V]``."""
         if self._rows is None:
             self.begin(rows)
         else:
