@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Prefilled:
-    """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token.
+    """A prefilled prompt: the cache holds its K/V, ``logits`` ``[V]`` are those after its last token.
 
     Of a block-diffusion model the cache holds the prompt's whole blocks, and ``logits`` are those of the last row that
-    ran (none, if nothing had to). ``figures`` are what the strategy found while the answer was decoded, for
-    ``result.decoding``. ``own`` is whatever the strategy's prefill leaves to its later stages.
-    ``extra`` rows of the cache stand for no token of the prompt; the answer's positions come after them too.
-    ``by`` is the strategy that served it, where one hands requests on to others.
-    ``deviation`` (float32 ``[n_prompt]``) is how far each token's fresh K/V were from the cached (nan: not compared).
+    ran (empty, if none had to). ``provenance`` uint8 ``[n_prompt]`` says where each token's K/V came from, ``kept``
+    bool ``[n_prompt]`` which tokens an eviction has left (None: all), ``deviation`` float32 ``[n_prompt]`` the distance
+    of each token's fresh K/V from the cached (nan: not compared). ``rows`` and ``select`` count the token-layers run,
+    ``load_s`` and ``select_s`` are seconds. ``lease`` is that of the store. ``own`` is the strategy's own state for its
+    later stages, ``figures`` its statistics of decoding, for ``result.decoding``. ``extra`` rows of the cache are no
+    tokens of the prompt; the answer's positions come after them. ``by`` is the strategy that served the request, where
+    one routes requests to others.
     """
 
     cache: AnyCache
@@ -113,7 +115,7 @@ class Strategy:
         return Prefilled(cache=cache, logits=logits, provenance=provenance, rows=rows)
 
     def decoding(self, prefilled: Prefilled, ctx: Context) -> AbstractContextManager[object]:  # noqa: ARG002
-        """Return what must be attached to the model while the answer is decoded."""
+        """Return the context manager of whatever is attached to the model while the answer is decoded."""
         return nullcontext()
 
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
@@ -139,7 +141,7 @@ class Strategy:
         return self.denoise(block, prefilled, ctx)[len(ids) - block.start]
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Keep what may be kept of ``ids``, prompt and answer; the last of them may have no KV in the cache yet."""
+        """Keep K/V of ``ids``, prompt and answer, for later requests; the last token may have none in the cache yet."""
 
 
 def parse(spec: str | Strategy) -> Strategy:

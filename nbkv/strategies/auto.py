@@ -71,7 +71,7 @@ class Auto(Strategy):
     blend: str = "blend"
 
     def __post_init__(self) -> None:
-        """Refuse a bound that is no number and a blend that has no budget."""
+        """Raise ``BadOption`` for a bound that is no number, and for a blend without a budget."""
         if self.max_kl is not None:
             accepted = "a number of nats >= 0, or None for no bound"
             check(self, "max_kl", lambda bound: is_number(bound) and bound >= 0, accepted)
@@ -86,7 +86,7 @@ class Auto(Strategy):
         return self if whole is None else replace(self, blend=whole.spec)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Choose, and let the choice run the prompt."""
+        """Choose the strategy, and let it prefill the prompt."""
         if refusal := _refusal(parse("prefix"), ctx):
             prefilled = _serve(parse("full"), request, ctx)
             prefilled.notes.append(f"auto: full, no reuse: {refusal}")

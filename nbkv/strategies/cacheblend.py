@@ -39,7 +39,7 @@ class CacheBlend(Blend):
     link: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no budget, no layer, no side."""
+        """Raise ``BadOption`` for options out of range."""
         check_share(self, "budget")
         layers = self.check_layers = whole_numbers(self.check_layers) or ()
         if not layers:

@@ -59,7 +59,7 @@ class CacheCraft(Harvest):
     store_share: float = 0.25
 
     def __post_init__(self) -> None:
-        """Refuse what is no share, no count, no factor."""
+        """Raise ``BadOption`` for options out of range."""
         super().__post_init__()
         if self.budget is not None:
             check_share(self, "budget")
@@ -113,10 +113,10 @@ class CacheCraft(Harvest):
         ]
         return torch.cat([partial.reused[:0], *picked])
 
-    # what is learned on the way
+    # attention statistics and harvest
 
     def run(self, partial: PartialPrefill, chosen: torch.Tensor) -> torch.Tensor:
-        """Run the rows, and note which parts of the prompt those of chunks attend to."""
+        """Run the rows, and sum up the attention of chunks' rows to each part of the prompt."""
         looking = choices(partial)
         if not looking:
             return super().run(partial, chosen)
@@ -164,7 +164,7 @@ class CacheCraft(Harvest):
         return every
 
     def worth(self, kept: HarvestedKV) -> float:
-        """Return how often it was used, less what had to be recomputed in it on the whole."""
+        """Return the eviction score: uses times 1 - CCI."""
         return kept.uses * (1 - kept.cci) if isinstance(kept, Variant) else 0.0
 
     def _variants(self, ctx: Context) -> list[Variant]:
@@ -172,7 +172,7 @@ class CacheCraft(Harvest):
         return [one for one in self.kept(ctx) if isinstance(one, Variant) and one.space == space]
 
     def _variant(self, one: VariantChoice, partial: PartialPrefill, ctx: Context) -> Variant:
-        """Return the chunk as it is now, with what is known of its attention."""
+        """Return the chunk's present K/V as a variant, with the attention statistics of its rows."""
         start, stop = one.span
         seen, ran = partial.found["seen"][start:stop], partial.found["ran"][start:stop, None]
         earlier = [part.ids for part in one.parts[: one.index]]

@@ -31,7 +31,7 @@ class Epic(Blend):
     budget: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse counts and shares out of range, and both at once."""
+        """Raise ``BadOption`` for counts and shares out of range, and for both at once."""
         check_count(self, "first_k")
         if self.budget is not None:
             check_share(self, "budget")

@@ -1,4 +1,4 @@
-"""FlashBlock: attention to finished blocks is kept between the denoising passes over the present one."""
+"""FlashBlock: attention to finished blocks is reused between the denoising passes over the present one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class FlashBlock(AttentionReuse):
     min_gain: float = 1.05
 
     def __post_init__(self) -> None:
-        """Refuse options out of range, one line each."""
+        """Raise ``BadOption`` for options out of range."""
         check(self, "tau", lambda tau: is_whole(tau, 1), "a whole number of tokens >= 1")
         check_choice(self, "revealed", _REVEALED)
         check(self, "threshold", _is_cosine, "a cosine between -1 and 1, or None")

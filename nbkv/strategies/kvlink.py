@@ -62,7 +62,7 @@ class KVLink(Strategy):
     marks: tuple[int, ...] = (128254, 128255)
 
     def __post_init__(self) -> None:
-        """Refuse both sources at once, and what is no id or count."""
+        """Raise ``BadOption`` for both sources at once, and for ids and counts out of range."""
         self.weights = str(self.weights)
         check_count(self, "links", least=1)
         if self.first_id is not None:
@@ -105,7 +105,7 @@ class KVLink(Strategy):
         return None
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Place the chunks, run the link tokens and all that had no KV in one pass."""
+        """Place the chunks, then run the link tokens and all rows without K/V in one pass."""
         links = None if self.first_id is not None else self._read(ctx.adapter)
         plan = self._plan(request.prompt, ctx.adapter, links)
         if len(plan.ids) > ctx.adapter.capabilities.stable_context:

@@ -64,7 +64,7 @@ class KVShare(Harvest):
     store_share: float = 0.25
 
     def __post_init__(self) -> None:
-        """Refuse shares and counts out of range."""
+        """Raise ``BadOption`` for options out of range."""
         super().__post_init__()
         check_share(self, "budget")
         check_count(self, "decode_tokens", "check_layer")
@@ -104,7 +104,7 @@ class KVShare(Harvest):
         return [*left, EarlierPrompt(space=space, kv=kv, ids=new, marks=marks, turn=turn)]
 
     def worth(self, kept: HarvestedKV) -> float:
-        """Return when it was run: the oldest go first."""
+        """Return the turn it was run in: the oldest is evicted first."""
         return kept.turn if isinstance(kept, EarlierPrompt) else 0
 
     def _earlier(self, ctx: Context) -> list[EarlierPrompt]:

@@ -25,7 +25,7 @@ _WEAK, _SMALL = 0.3, 0.2
 
 
 class _Strongest:
-    """The largest weight that each row was ever given, over layers, heads and rows that look."""
+    """The largest attention weight that each row received, over layers, heads and query rows."""
 
     def __init__(self, partial: PartialPrefill) -> None:
         self._scores = torch.zeros(partial.length, device=partial.ids.device)
@@ -62,7 +62,7 @@ class Passage(Blend):
     longest: int = 48
 
     def __post_init__(self) -> None:
-        """Refuse shares and counts out of range."""
+        """Raise ``BadOption`` for options out of range."""
         check_share(self, "budget", "hop", "depth")
         if self.share is not None:
             check_share(self, "share")

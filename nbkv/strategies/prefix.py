@@ -26,7 +26,7 @@ class PrefixTree(Prefix):
     segment: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no number of tokens."""
+        """Raise ``BadOption`` unless ``segment`` is None or a number of tokens."""
         if self.segment is not None:
             check(self, "segment", is_whole, "None or a number of tokens >= 0")
 
@@ -35,7 +35,7 @@ class PrefixTree(Prefix):
         return super().every(n, ctx) if self.segment is None else self.segment
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Take what is known of the prompt, run what is not; say so where ``segment`` plays no part."""
+        """Continue the longest stored prefix; a note says where ``segment`` has no effect."""
         prefilled, states = super().prefill(request, ctx), ctx.adapter.capabilities.states
         if self.segment and states != "passes":
             why = (

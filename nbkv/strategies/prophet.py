@@ -33,7 +33,7 @@ class Prophet(Blend):
     first_k: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse shares and counts out of range."""
+        """Raise ``BadOption`` for options out of range."""
         check_share(self, "budget")
         check_count(self, "window", "hits", "first_k")
 

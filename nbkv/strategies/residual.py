@@ -56,7 +56,7 @@ class Residual(Restoring):
     rows: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values out of range; an approximate form makes this very strategy an approximate one."""
+        """Raise ``BadOption`` for values out of range; with an approximate form the strategy is not ``exact``."""
         check_keep(self)
         check_rows(self)
         if self.form != "auto" and not forms.parse(self.form).exact:

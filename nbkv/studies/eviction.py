@@ -1,4 +1,4 @@
-"""The table of eviction strategies: long answers at the same memory, and what their premise is worth there.
+"""The table of eviction strategies: accuracy on long answers at equal memory, and how far past attention predicts use.
 
 `python -m nbkv.studies.eviction` (part of `make tables`) runs this module on the bundled reader and writes
 docs/tables/eviction.json and docs/eviction.md; the tests run a small slice of it.
@@ -127,7 +127,7 @@ def _whole_run(session: Any, prompt: Any, tokens: Sequence[int], alpha: float) -
 
 
 def foreseen(session: Any, items: Sequence[Item], strong: float = _STRONG) -> dict[str, float]:  # noqa: ANN401
-    """Return what of the prompt the answers use, and how much of that had come back into use before.
+    """Return the share of prompt slots that answers attend to, and how many of these the prompt itself attended to.
 
     A slot is used by the answer where a row of it attends with more than ``strong`` weight. ``used``: share of the
     prompt's slots; ``seen_before``: of those, the share that the prompt's own later rows had used too (more than
@@ -163,7 +163,11 @@ def _spells(uses: torch.Tensor) -> torch.Tensor:
 
 
 def specs(found: dict[str, float], keeps: Sequence[float] = KEEPS) -> list[str | Foresight]:
-    """Return the rows of the table: LazyEviction as calibrated, the baselines and the oracle, at each of ``keeps``."""
+    """Return the strategies to measure, one a row of the table, in its order.
+
+    ``found`` is what ``calibrate`` gave for LazyEviction. At each budget of ``keeps``: LazyEviction, the published
+    ``BASELINES``, the oracle; before them the oracle at a small budget.
+    """
     lazy = f"alpha={found['alpha']}, window={int(found['window'])}"
     rows: list[str | Foresight] = [Foresight(_LITTLE)]
     for keep in keeps:

@@ -1,4 +1,4 @@
-"""The oracle of the eviction table: what a policy could keep that knew which tokens the answer will attend to."""
+"""The oracle of the eviction table: a policy that knows which tokens the answer will attend to."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nbkv.strategy import Strategy
 
 
 def attention_maps(session: Any, prompt: Any, tokens: Sequence[int]) -> list[torch.Tensor]:  # noqa: ANN401
-    """Return for each layer how much the rows of prompt and answer attend to each slot, ``[H_k, n, n]``.
+    """Return each layer's attention weights over prompt and answer, float32 ``[H_k, n, n]``.
 
-    Of query heads that share a K/V head the highest.
+    The maximum over the query heads that share a K/V head.
     """
     adapter, ids = session.adapter, (*session._prompt(prompt).ids, *tokens)  # noqa: SLF001
     cache = EvictingCache(adapter.n_layers)

@@ -1,8 +1,9 @@
-"""Attention that is kept from one denoising pass over a block to the next, as far as that pays.
+"""Attention outputs kept from one denoising pass over a block to the next, where that is faster.
 
-A strategy of this family says which passes may reuse what an earlier one kept. Prompts are prefilled as under
-``prefix``. A finished block is committed by a pass of the model's own over its clean tokens, which reads exact KV only:
-what stays in the cache is the exact KV of the tokens that were decoded, whatever the denoising passes saw.
+A strategy of this family says which passes may reuse the attention of an earlier one to the keys before the block.
+Prompts are prefilled as under ``prefix``. A finished block is committed by a pass of the model's own over its clean
+tokens, which reads exact K/V only: the cache holds the exact K/V of the decoded tokens, whatever the denoising passes
+computed.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ _FAITHFUL = 0.9  # mean cosine below which a note is due; the paper has 0.95 and
 
 @dataclass(eq=False)
 class DenoisedAnswer:
-    """One answer under way: what is kept, whether reuse is on in the present block, and what was done so far.
+    """The state of one answer: the kept attention, whether the present block reuses it, and counts of passes so far.
 
-    ``stale`` counts the tokens that have changed since everything was last computed, when ``fresh`` were the block's
-    ids; in the pass before these were ``last``. ``heads`` are the K/V heads of each layer
-    that no pass reuses, and while ``learning`` them nothing is reused at all. ``seconds`` is what attention took in the
-    passes that are not plain.
+    ``context`` keeps attention to the keys before the block, ``switch`` decides whether reuse pays. ``changed`` tokens
+    of the block differ from ``fresh``, its ids when attention was last refreshed; ``last`` were its ids in the pass
+    before. ``heads`` are the K/V heads of each layer that are always recomputed; while they are being measured
+    (``learning``) nothing is reused. ``seconds`` is the time of attention in the passes that are not plain.
     """
 
     context: ContextAttention
@@ -70,7 +71,7 @@ class AttentionReuse(Prefix):
 
     @abstractmethod
     def begun(self, times: PassTimes, exempt: frozenset[int], ctx: Context) -> DenoisedAnswer:
-        """Return an answer's state before its first pass.
+        """Return the state of an answer before its first denoising pass.
 
         ``times`` is what is known of earlier answers' passes; ``exempt`` layers are to keep the model's own attention.
         """
@@ -81,10 +82,10 @@ class AttentionReuse(Prefix):
 
     @abstractmethod
     def reusing(self, block: Block, answer: DenoisedAnswer) -> Policy:
-        """Return what computes the attention of a pass that reuses."""
+        """Return the attention policy of a pass that reuses."""
 
     def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
-        """Run one pass, plain, refreshed or reused, and time it."""
+        """Run one denoising pass, plain, refreshed or reused, and time it; return the logits ``[B, V]``."""
         if not isinstance(prefilled.own, DenoisedAnswer):
             times = PassTimes.of(ctx.verdicts.get(self._times(ctx)))
             prefilled.own = self.begun(times, _windowed(ctx.adapter), ctx)
@@ -169,7 +170,7 @@ def _figures(answer: DenoisedAnswer, ctx: Context) -> dict[str, Any]:
 
 
 def _windowed(adapter: ModelAdapter) -> frozenset[int]:
-    """Return the layers that see a window or chunk only: what is outside of a block is short there."""
+    """Return the layers with a window: the keys before a block are few there, and not worth keeping."""
     known = adapter.capabilities
     kinds = zip(known.layer_types, known.windows, strict=True)
     return frozenset(i for i, (kind, window) in enumerate(kinds) if window is not None or kind != "full_attention")

@@ -1,4 +1,4 @@
-"""What the keys before a block gave its rows, layer by layer: kept from one denoising pass to the next, and merged.
+"""Attention of a block's rows to the keys before it (the context), kept between denoising passes and merged.
 
 A pass over a block attends to the block itself, which changes from pass to pass, and to everything before it, which
 does not. The second part is kept as ``(out, lse)`` and merged with a fresh first part (FlashBlock, arXiv 2602.05305).
@@ -21,7 +21,7 @@ from nbkv.ops import State, merge_states
 
 @dataclass(eq=False)
 class ContextAttention:
-    """The kept attention of one block's rows; ``staleness`` sums up over blocks.
+    """The kept ``(out, lse)`` of one block's rows over its context, by layer; ``staleness`` sums up over blocks.
 
     Layers that are ``exempt`` keep the model's own attention. With ``density`` that share of the keys, those the block
     attends to most, is read anew in every pass, and what is kept is about the rest; with ``residual`` false the rest is
@@ -37,7 +37,7 @@ class ContextAttention:
 
     @property
     def empty(self) -> bool:
-        """Return whether there is nothing to reuse."""
+        """Return whether no layer has kept attention."""
         return not self._kept
 
     def forget(self) -> None:
@@ -46,7 +46,7 @@ class ContextAttention:
         self._picked.clear()
 
     def refresh(self, attention: Attention) -> torch.Tensor | None:
-        """Attend to everything and keep the part outside; a ``Policy``, exact up to rounding."""
+        """Attend to all keys and keep the part over the context; a ``Policy``, exact up to rounding."""
         layer = attention.layer
         if layer in self.exempt or not attention.outside:
             return None
@@ -59,7 +59,7 @@ class ContextAttention:
         return _merged(attention, [*self._fresh_parts(attention), kept])
 
     def reusing(self, rows: torch.Tensor | None = None, heads: Mapping[int, Sequence[int]] | None = None) -> Policy:
-        """Return the policy that attends to the block anew and takes the part outside as it was kept.
+        """Return the policy that merges fresh attention within the block with the kept part over the context.
 
         That part is computed anew, and kept, for ``rows`` ``[m]`` and for these K/V ``heads`` of each layer.
         """
@@ -78,13 +78,13 @@ class ContextAttention:
         return _merged(attention, [*self._fresh_parts(attention), *([kept] if self.residual else [])])
 
     def _fresh_parts(self, attention: Attention) -> list[State]:
-        """Return what is never kept: the block's own part, and that of the picked keys."""
+        """Return the parts that every pass computes: over the block itself, and over the selected context keys."""
         picked = self._picked.get(attention.layer)
         inside = attention.inside()
         return [inside] if picked is None else [inside, attention.to(picked.key, picked.value)]
 
     def _kept_part(self, attention: Attention, query: torch.Tensor | None = None) -> State:
-        """Return the part that is kept, for all rows or those of ``query``."""
+        """Return the part to keep: over the context keys not selected, for all rows or those of ``query``."""
         outside, picked = slice(attention.outside), self._picked.get(attention.layer)
         key, value = attention.key[:, :, outside], attention.value[:, :, outside]
         return attention.to(key, value, query=query, mask=None if picked is None else picked.rest)

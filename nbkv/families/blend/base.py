@@ -1,4 +1,4 @@
-"""Chunk blending: chunks encoded elsewhere are put where the prompt wants them, and some rows are run again in place.
+"""Chunk blending: K/V of chunks encoded apart are placed at the prompt's positions, some rows are recomputed in place.
 
 Everything lives in one coordinate system, absolute positions in the prompt: where KV is placed, which rows are
 selected, where they are scattered and what they may see. What a method adds is the hook ``select``.
@@ -47,7 +47,7 @@ class Blend(Strategy):
         budget: float | None
 
     def __post_init__(self) -> None:
-        """Refuse a budget that is no share."""
+        """Raise ``BadOption`` unless ``budget`` is a share."""
         check_share(self, "budget")
 
     def at_full_budget(self) -> Strategy | None:
@@ -62,7 +62,7 @@ class Blend(Strategy):
         """
 
     def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, SpanKV]]:  # noqa: ARG002
-        """Return the request with the spans to place, and what to place there, by first position.
+        """Return the request with the spans to place, and the K/V to place there, by first position.
 
         What is not named is placed from the store: a chunk's canonical KV.
         """
@@ -73,7 +73,7 @@ class Blend(Strategy):
         return partial.finish(chosen)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Place what is known, select, run the selected rows and all that had no KV."""
+        """Place stored K/V, select rows, run these and all rows without K/V; return the cache and last logits."""
         if len(request.ids) > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no chunk reuse")
         clock = timed()
@@ -102,7 +102,7 @@ class Blend(Strategy):
 
 
 def provenance(partial: PartialPrefill, chosen: torch.Tensor) -> NDArray[np.uint8]:
-    """Return where each row's KV finally came from, if the rows ``chosen`` were run again in all layers left."""
+    """Return where each row's K/V came from (uint8 ``[n_prompt]``) once the rows ``chosen`` were recomputed."""
     sources = np.full(partial.length, Provenance.FRESH, dtype=np.uint8)
     sources[: partial.prefix] = Provenance.PREFIX
     sources[partial.reused.cpu().numpy()] = Provenance.CHUNK

@@ -20,7 +20,7 @@ from nbkv.rope import Rope
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SpanKV:
-    """KV that a strategy has of a span, made with its first token at position ``base``; without ``kv``, the store's."""
+    """K/V that a strategy has of a span, computed with its first token at position ``base``; None: the store's."""
 
     kv: KV | None = None
     base: int = 0
@@ -28,7 +28,7 @@ class SpanKV:
 
 @dataclass(frozen=True, eq=False)
 class PlacedKV:
-    """KV of some tokens, made with the first of them at position ``base``, to stand from ``start`` on."""
+    """K/V of consecutive tokens, computed from position ``base`` on, to be placed from position ``start`` on."""
 
     kv: KV
     base: int
@@ -37,9 +37,10 @@ class PlacedKV:
 
 @dataclass(eq=False)
 class LayerwisePlacement:
-    """What is put into ``cache``, which then holds ``length`` tokens in every layer; rows nobody fills are zeros.
+    """The K/V to be placed in ``cache``, which then has ``length`` rows in every layer; rows without K/V are zeros.
 
-    ``need(layer)`` returns when that layer is filled. Views into stores stay valid until ``close``.
+    ``need(layer)`` returns once that layer is filled, its keys rotated to their new positions. Views into stores stay
+    valid until ``close``.
     """
 
     cache: GrowingCache

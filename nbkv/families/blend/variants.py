@@ -25,7 +25,7 @@ Ids = tuple[int, ...]
 
 
 class PromptPart(NamedTuple):
-    """A chunk, or the text between two chunks, by its token ids; where it stands in a prompt."""
+    """A chunk, or the text between two chunks: its token ids and its span in the prompt."""
 
     ids: Ids
     span: Span
@@ -33,7 +33,7 @@ class PromptPart(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Variant(HarvestedKV):
-    """Chunk ``ids`` as it was in a prompt: its KV, the parts ``before`` it, and what its tokens attended to.
+    """Chunk ``ids`` as it was in a prompt: its K/V, the parts ``before`` it, and the attention of its tokens.
 
     ``inter`` ``[T, parts]`` and ``intra`` ``[T]`` are attention weights; ``uses`` counts the requests that took it.
     """
@@ -47,12 +47,12 @@ class Variant(HarvestedKV):
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of the KV and of what was noted about it."""
+        """Return the bytes of the K/V and of the attention statistics."""
         return self.kv.nbytes + 4 * (self.inter.numel() + self.intra.numel())
 
     @property
     def cci(self) -> float:
-        """Return how much the chunk was shaped from outside (eq 9 to 11): from 0.5, not at all, to 1."""
+        """Return CCI, how much the chunk's K/V depend on its context (eq 9 to 11): from 0.5, not at all, to 1."""
         own = len(self.ids)
         sums = self.inter.sum(dim=0).tolist()
         outside = sum(total / (own * len(part)) for total, part in zip(sums, self.before, strict=True))
@@ -60,7 +60,7 @@ class Variant(HarvestedKV):
         return 1 / (1 + exp(-outside / inside)) if inside else 1.0
 
     def overlap(self, now: Sequence[Ids]) -> float:
-        """Return the share of its attention to the outside that went to parts which are here too (beta, eq 6)."""
+        """Return the share of its inter-attention that went to parts present in ``now`` (beta, eq 6)."""
         if not self.before:
             return 0.0 if now else 1.0
         sums: list[float] = self.inter.sum(dim=0).tolist()
@@ -71,7 +71,7 @@ class Variant(HarvestedKV):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class VariantChoice(SpanKV):
-    """What was chosen for the chunk that is part ``index`` of ``parts``: a variant, or None for its canonical KV."""
+    """The variant chosen for the chunk that is part ``index`` of ``parts``; None: its canonical K/V."""
 
     parts: tuple[PromptPart, ...]
     index: int
@@ -81,12 +81,12 @@ class VariantChoice(SpanKV):
 
     @property
     def span(self) -> Span:
-        """Return where the chunk stands."""
+        """Return the chunk's span in the prompt."""
         return self.parts[self.index].span
 
     @property
     def scores(self) -> torch.Tensor:
-        """Return what speaks for recomputing each token, ``[T]``: its attention to the outside (eq 14).
+        """Return the recomputation scores ``[T]``: each token's attention to other parts (eq 14).
 
         A canonical chunk has seen nothing outside, so its tokens tie, and go from the first on.
         """
@@ -119,7 +119,7 @@ def fix_overhead(alpha: float, cci: float, fits: float) -> float:
 
 
 def scaled(needs: Sequence[float], lengths: Sequence[int], room: int) -> list[int]:
-    """Return how many of ``room`` rows each chunk gets: in proportion to ``needs`` times ``lengths``, at most all.
+    """Return how many of ``room`` rows to recompute in each chunk: in proportion to ``needs`` times ``lengths``.
 
     What a chunk cannot take goes to the others; if nothing is needed, all need the same.
     """

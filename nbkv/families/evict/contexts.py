@@ -57,7 +57,7 @@ class CompressedContexts:
 
 
 def boundary(context: str | int, prompt: Prompt) -> int:
-    """Return how many first tokens of ``prompt`` are compressed by themselves; all of them where there is no boundary.
+    """Return how many first tokens of ``prompt`` are compressed before the rest runs; all, if ``context`` sets no end.
 
     At least one token is left behind a boundary: its logits are needed.
     """

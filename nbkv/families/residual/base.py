@@ -1,4 +1,4 @@
-"""Residual recompute: the newest tokens keep K/V, older ones are held in a form from which K/V are restored.
+"""Residual recompute: the newest tokens keep K/V, those of older ones are restored from residuals or token ids.
 
 The newest request's sequence stays in the session; one that goes on from it goes on from what is held. There is only
 one, since the point is to need little memory.
@@ -31,7 +31,7 @@ _SAMPLE = 256  # older tokens on which forms are compared for ``form="auto"``
 
 @dataclass(eq=False)
 class HeldSequence:
-    """What a session keeps of its last sequence, and how it was made."""
+    """The sequence a session keeps, and the model and strategy that made it."""
 
     model: str
     spec: str
@@ -50,19 +50,19 @@ class Restoring(Strategy):
 
     @abstractmethod
     def form_of(self, adapter: ModelAdapter, ctx: Context | None) -> Form:
-        """Return the form older tokens are held in; without a request under way (``ctx``) nothing is measured."""
+        """Return the form that older tokens are held in; nothing is measured without ``ctx``, outside of a request."""
 
     def room(self, total: int) -> int:
         """Return how many of ``total`` tokens keep K/V: a share, rounded down, or a number; at least the newest."""
         return max(1, int(self.keep * total)) if isinstance(self.keep, float) else min(self.keep, total)
 
     def check(self, adapter: ModelAdapter) -> None:
-        """Raise ``UnsupportedModel`` also where the form would cost more than the K/V it stands for."""
+        """Raise ``UnsupportedModel`` also if the form takes more bytes a token than K/V."""
         super().check(adapter)
         refuse_larger_than_kv(self.form_of(adapter, None), adapter)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Go on from what is held of the prompt, and run the rest."""
+        """Continue the session's sequence where it shares first tokens with the prompt; run the rest."""
         ids, stable = request.ids, ctx.adapter.capabilities.stable_context
         if len(ids) + request.max_new_tokens > stable:
             return in_full(self, request, ctx, "residual: computed in full and kept whole")
@@ -83,14 +83,14 @@ class Restoring(Strategy):
         return Prefilled(cache=sequence.cache, logits=logits, provenance=provenance, rows=rows, own=sequence)
 
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
-        """Run one token; older K/V are restored for it, layer by layer."""
+        """Run one decoded token, restoring older K/V layer by layer; return the logits ``[V]`` after it."""
         sequence = prefilled.own
         if not isinstance(sequence, BoundedSequence) or prefilled.cache is not sequence.cache:
             return super().step(token, at, prefilled, ctx, work)
         return sequence.forward([token], work)
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:  # noqa: ARG002
-        """Let the session keep the sequence, unless it was broken off or is nobody's business."""
+        """Let the session keep the sequence, unless the request was interrupted or keeps nothing."""
         sequence = prefilled.own
         if not isinstance(sequence, BoundedSequence):
             return
@@ -123,7 +123,7 @@ def refuse_larger_than_kv(form: Form, adapter: ModelAdapter) -> None:
 
 
 def planned_form(ctx: Context) -> Form:
-    """Return the form the planner picks for the model, measured now if it is not known; it takes a while then."""
+    """Return the form that the restore planner picks for the model; measured at the first call, which takes a while."""
     name = f"restoring@{ctx.model}@{torch.get_num_threads()}"
     known = ctx.verdicts.get(name)
     if known is None:
@@ -134,7 +134,7 @@ def planned_form(ctx: Context) -> Form:
 
 
 def _source(form: Form) -> Provenance:
-    """Return where K/V of older tokens come from in ``form``, the dearest way of any layer."""
+    """Return the provenance of older tokens in ``form``: that of the layer which costs most to restore."""
     if form.runs:
         return Provenance.RECOMPUTED
     return Provenance.CORRECTED if {INPUT, LATENT} & set(form.sources) else Provenance.PREFIX

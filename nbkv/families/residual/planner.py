@@ -95,31 +95,31 @@ def plan(adapter: ModelAdapter, tokens: int = 1024) -> Plan:
 
 
 def form_cost(adapter: ModelAdapter, spec: str) -> FormCost:
-    """Return what ``spec`` costs in bytes, not yet timed; refused where it takes more than K/V or is not possible."""
+    """Return the bytes of form ``spec``, not yet timed; refused if it takes more than K/V."""
     form = parse(spec, adapter.n_layers)
     sizes = {"token_bytes": form.token_bytes(adapter), "device_bytes": form.device_bytes(adapter)}
     return FormCost(form=spec, exact=form.exact, **sizes, refused=too_large(form, adapter))
 
 
 def too_large(form: Form, adapter: ModelAdapter) -> str:
-    """Return why ``form`` is no use: it takes more than the K/V it stands for; empty if it does not."""
+    """Return why ``form`` is refused: it takes more bytes a token than K/V; empty if it does not."""
     mine, theirs = form.token_bytes(adapter), all_kv_bytes(adapter)
     return f"{mine:,} bytes a token, more than the {theirs:,} bytes of its K/V" if mine - ID_BYTES > theirs else ""
 
 
 def eligible(ways: Sequence[FormCost], whole: int, most: float = MOST) -> list[FormCost]:
-    """Return the exact ways that were timed and take at most ``most`` of ``whole`` bytes on the device."""
+    """Return the exact forms that were timed and take at most the share ``most`` of ``whole`` bytes on the device."""
     room = most * whole + ID_BYTES
     return [each for each in ways if each.exact and each.seconds is not None and each.device_bytes <= room]
 
 
 def pick(ways: Sequence[FormCost], whole: int) -> str:
-    """Return the form of the fastest way that may be picked."""
+    """Return the fastest eligible form."""
     return min(eligible(ways, whole), key=lambda each: each.seconds or 0.0).form
 
 
 def measured(adapter: ModelAdapter, ways: Sequence[FormCost], tokens: int) -> list[FormCost]:
-    """Return ``ways`` with the least seconds a restoration took (others only add to it); they take turns."""
+    """Return ``ways`` with the least seconds of a restoration each; forms take turns, since load only adds time."""
     made: dict[str, BoundedSequence] = {}
     refused = {each.form: each.refused for each in ways}
     for each in ways:
@@ -181,7 +181,7 @@ def _pure(adapter: ModelAdapter) -> list[str]:
 
 
 def _mixed(adapter: ModelAdapter, ways: Sequence[FormCost]) -> list[str]:
-    """Return the mixtures worth a try: as much as may stay kept, and as much loaded as hides behind projecting."""
+    """Return the mixtures to time: as many layers kept as memory allows, as many loaded as projecting hides."""
     seconds, n = {each.form: each.seconds for each in ways}, adapter.n_layers
     mixed = [f"first({n - int(MOST * n)})"] if n > 1 else []
     project, load = seconds.get("layers"), seconds.get("host")

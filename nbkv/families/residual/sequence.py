@@ -33,7 +33,7 @@ _LEAST = 32  # rows of a piece
 
 @dataclass(eq=False)
 class OlderTokens:
-    """Older tokens ``[start, stop)``: how the model calls its layers for them, and where they stand between layers."""
+    """Older tokens ``[start, stop)``: the model's layer calls for them, and their hidden states between layers."""
 
     start: int
     stop: int
@@ -64,7 +64,7 @@ class BoundedSequence:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Give each layer a place for what is held of it."""
+        """Allocate each layer's buffer for its inputs, latents or K/V on the host."""
         for index, source in enumerate(self.form.sources):
             layer, has_kv = self.cache.layers[index], bool(kv_bytes(self.adapter, index))
             layer.keeps_all = source == KV
@@ -98,7 +98,7 @@ class BoundedSequence:
         return logits[-1]
 
     def restore(self) -> None:
-        """Restore the older K/V of each layer in turn and drop them again, to see how long it takes."""
+        """Restore the older K/V of each layer in turn and drop them again, for timing."""
         blocks = self._blocks(0)
         with torch.no_grad(), self.adapter.evaluating():
             for index, layer in enumerate(self.cache.layers):
@@ -107,7 +107,7 @@ class BoundedSequence:
                 layer.window, layer.whole = window, None
 
     def copy(self) -> BoundedSequence:
-        """Return the same sequence in memory of its own."""
+        """Return a deep copy."""
         other = BoundedSequence(self.adapter, self.form, self.cache.room, self._rows)
         other.ids.extend(self.ids)
         for mine, theirs in zip(other.cache.layers, self.cache.layers, strict=True):
@@ -158,7 +158,7 @@ class BoundedSequence:
         return hidden
 
     def _run(self, index: int, call: LayerCall, hidden: torch.Tensor) -> torch.Tensor:
-        """Run a layer on the new tokens, and keep what is to be held of them."""
+        """Run a layer on the new tokens, and append its input or latents to what is held."""
         walk, held = self.adapter.walk, self.held[index]
         assert walk is not None  # noqa: S101  (the strategy needs it)
         if held is None:
@@ -208,7 +208,7 @@ class BoundedSequence:
                 begin += piece.shape[-2]
 
     def _recompute_block(self, index: int, block: OlderTokens, work: Work | None) -> None:
-        """Make K/V of one layer for a block: by projecting, or by running the layer where the next one needs it."""
+        """Restore K/V of one layer for a block: by projection, or by running the layer if the next needs its output."""
         walk, layer, call = self.adapter.walk, self.cache.layers[index], block.calls[index]
         assert walk is not None  # noqa: S101
         held, source = self.held[index], self.form.sources[index]
