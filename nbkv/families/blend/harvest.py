@@ -68,7 +68,7 @@ class Harvest(Blend):
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep what is harvested, evicting the lowest scores above ``store_share`` of the store's limit."""
         partial = prefilled.own
-        # None: the prompt was run in full; another cache: all tokens were turned by other angles meanwhile
+        # None: the prompt was run in full; another cache: all keys were rotated by other angles meanwhile
         if not request.keep or partial is None or prefilled.cache is not partial.cache:
             return
         left, limit = list(self.harvest(partial, ids, request, ctx)), int(self.store_share * ctx.store.limit)

@@ -56,7 +56,7 @@ class PartialPrefill:
     found: dict[str, torch.Tensor] = field(default_factory=dict)
     deviations: torch.Tensor | None = None
     _rows: torch.Tensor | None = None
-    _front: LayerFront | None = None
+    _paused: LayerFront | None = None
 
     def __post_init__(self) -> None:
         """Sort all rows into those with and without KV."""
@@ -106,23 +106,23 @@ class PartialPrefill:
 
     def begin(self, rows: torch.Tensor) -> torch.Tensor:
         """Take ``rows`` through the layers from the first one on, with all rows without KV; return them all."""
-        self._rows, self._front = self._with_fresh(rows), None
+        self._rows, self._paused = self._with_fresh(rows), None
         return self._rows
 
     def advance(self, stop: int, *, select: bool) -> torch.Tensor:
         """Run the rows under way up to layer ``stop``, counted as selection or not; return them."""
         assert self._rows is not None  # noqa: S101
         work = self.select_work if select else self.rows_work
-        front = self.adapter.advance(
+        paused = self.adapter.advance(
             self.ids[self._rows],
             self._rows,
             self.cache,
             stop=stop,
-            since=self._front,
+            since=self._paused,
             work=work,
             before=self.placement.need,
         )
-        self._resume_from(front)
+        self._resume_from(paused)
         return self._rows
 
     def narrow(self, rows: torch.Tensor) -> None:
@@ -131,7 +131,7 @@ class PartialPrefill:
         wanted = self._with_fresh(rows)
         kept = torch.isin(self._rows, wanted)
         self._rows = self._rows[kept]
-        self._front = None if self._front is None else self._front.keep(kept.nonzero().flatten())
+        self._paused = None if self._paused is None else self._paused.keep(kept.nonzero().flatten())
 
     def finish(self, rows: torch.Tensor) -> torch.Tensor:
         """Run ``rows`` and those without K/V through the remaining layers; return the last token's logits ``[V]``."""
@@ -143,7 +143,7 @@ class PartialPrefill:
         some = self.ids[self._rows]
         before = self.placement.need
         return self.adapter.recompute(
-            some, self._rows, self.cache, since=self._front, work=self.rows_work, before=before
+            some, self._rows, self.cache, since=self._paused, work=self.rows_work, before=before
         )[-1]
 
     def deviation(self, layer: int, side: str = "kv", power: int = 2) -> torch.Tensor:
@@ -152,7 +152,7 @@ class PartialPrefill:
         As ``comparing`` has it, counted as selection. The rows that go on run that layer; no other row has to.
         """
         assert self._rows is not None  # noqa: S101
-        some, since = self.ids[self._rows], self._front
+        some, since = self.ids[self._rows], self._paused
         with self.comparing(layer, side, power) as distance:
             options: dict[str, Any] = {"work": self.select_work, "before": self.placement.need}
             self._resume_from(self.adapter.look(some, self._rows, self.cache, layer=layer, since=since, **options))
@@ -206,12 +206,12 @@ class PartialPrefill:
                 self.adapter.recompute(self.ids[rows], rows, self.cache, work=self.select_work, before=before)
             else:
                 self.advance(stop, select=True)
-        self._rows = self._front = None
+        self._rows = self._paused = None
 
-    def _resume_from(self, front: LayerFront) -> None:
-        """Let the next pass continue from the hidden states ``front``."""
+    def _resume_from(self, paused: LayerFront) -> None:
+        """Let the next pass continue from the hidden states at which this one paused."""
         # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
-        self._front = None if self.adapter.capabilities.shared_kv else front
+        self._paused = None if self.adapter.capabilities.shared_kv else paused
 
     def _with_fresh(self, rows: torch.Tensor) -> torch.Tensor:
         together: torch.Tensor = torch.cat([rows, self.fresh, self.last]).unique()
