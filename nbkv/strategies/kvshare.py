@@ -13,7 +13,7 @@ from nbkv.context import Context, Request
 from nbkv.families.blend.harvest import Harvest, HarvestedKV
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
-from nbkv.families.options import check_count
+from nbkv.families.options import check_count, check_share
 from nbkv.kv import KV
 from nbkv.models.attention.intercept import watched
 from nbkv.models.attention.layer import Attended
@@ -64,11 +64,11 @@ class KVShare(Harvest):
     store_share: float = 0.25
 
     def __post_init__(self) -> None:
-        """Refuse shares and counts out of range."""
+        """Raise ``BadOption`` for options out of range."""
         super().__post_init__()
-        check_count("decode_tokens", self.decode_tokens)
-        check_count("check_layer", self.check_layer)
-        check_count("shortest", self.shortest, least=2)
+        check_share(self, "budget")
+        check_count(self, "decode_tokens", "check_layer")
+        check_count(self, "shortest", least=2)
 
     # spans of earlier prompts
 
@@ -106,7 +106,7 @@ class KVShare(Harvest):
         return [*left, EarlierPrompt(space=space, kv=kv, ids=new, marks=marks, turn=turn)]
 
     def worth(self, kept: HarvestedKV) -> float:
-        """Return when it was run: the oldest go first."""
+        """Return the turn it was run in: the oldest is evicted first."""
         return kept.turn if isinstance(kept, EarlierPrompt) else 0
 
     def _earlier(self, ctx: Context) -> list[EarlierPrompt]:

@@ -158,8 +158,8 @@ def test_limit_evicts_the_least_recently_used_leaf():
         run(store, (first, *range(100, 164)))
     run(store, (1, *range(100, 164)))
     store.limit = store.nbytes - 1
-    with store.bus.tap(lambda event: gone.append(event) if isinstance(event, Evicted) else None):
-        run(store, (1, *range(100, 164)))
+    store.bus.add(lambda event: gone.append(event) if isinstance(event, Evicted) else None)
+    run(store, (1, *range(100, 164)))
 
     assert store.holds(SPACE, (1, *range(100, 164))) == 65
     assert store.holds(SPACE, (2, *range(100, 164))) == 0
