@@ -3,6 +3,7 @@
 import re
 import signal
 import warnings
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
