@@ -45,7 +45,7 @@ class Rotation:
         delta = turned[1] - turned[0]
         return delta.cos().to(torch.float32), delta.sin().to(torch.float32)
 
-    def turn(self, keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def rotate(self, keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """Return ``keys`` ``[..., T, D]`` turned by the angles ``[T, width / 2]``, in their own dtype."""
         return ops.turned(keys, cos, sin, start=self.start, neighbours=self.pairing == NEIGHBOURS)
 
@@ -73,12 +73,12 @@ class Rope:
         """Return the keys of all layers, ``[..., T, D]`` each, moved from positions ``old`` ``[T]`` to ``new``."""
         known: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
         moved = []
-        for turning, layer in zip(self.layers, keys, strict=True):
-            if turning is None or not layer.numel():
+        for rotation, layer in zip(self.layers, keys, strict=True):
+            if rotation is None or not layer.numel():
                 moved.append(layer)
                 continue
-            key = id(turning.frequencies), layer.device
+            key = id(rotation.frequencies), layer.device
             if key not in known:
-                known[key] = turning.angles(old.to(layer.device), new.to(layer.device))
-            moved.append(turning.turn(layer, *known[key]))
+                known[key] = rotation.angles(old.to(layer.device), new.to(layer.device))
+            moved.append(rotation.rotate(layer, *known[key]))
         return tuple(moved)

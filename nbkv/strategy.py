@@ -13,7 +13,8 @@ import torch
 
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnknownName, UnsupportedModel, closest
-from nbkv.models.adapter import AnyCache, ModelAdapter
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.caches.base import SequenceCache
 from nbkv.models.diffusion.block import Block, opened
 from nbkv.models.work import Work
 from nbkv.registry import strategies as registry
@@ -39,7 +40,7 @@ class Prefilled:
     ``deviation`` (float32 ``[n_prompt]``) is how far each token's fresh K/V were from the cached (nan: not compared).
     """
 
-    cache: AnyCache
+    cache: SequenceCache
     logits: torch.Tensor
     provenance: NDArray[np.uint8]
     kept: NDArray[np.bool_] | None = None

@@ -38,7 +38,6 @@ class Capabilities:
     attention_chunk: int | None
     positions: str
     rope: str | None
-    partial_rotary: float
     kv_heads: tuple[int, ...]
     key_dim: tuple[int, ...]
     value_dim: tuple[int, ...]
@@ -66,6 +65,12 @@ class Capabilities:
         """Return how far back a row of ``layer`` sees: the window, and the length of the chunks it stays in."""
         chunk = self.attention_chunk if self.layer_types[layer] == _CHUNKED else None
         return self.windows[layer], chunk
+
+    def kv_size(self, layer: int) -> int:
+        """Return how many numbers one token's K and V in ``layer`` are; 0 where it uses those of another layer."""
+        if layer >= len(self.kv_heads):
+            return 0
+        return self.kv_heads[layer] * (self.key_dim[layer] + self.value_dim[layer])
 
     @property
     def causal(self) -> bool:
@@ -121,7 +126,6 @@ def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None)
         attention_chunk=config_value(config, "attention_chunk_size"),
         positions=_positions(config, model),
         rope=rope,
-        partial_rotary=float(config_value(config, "partial_rotary_factor") or 1.0),
         kv_heads=kv_heads,
         key_dim=tuple(int(k.shape[-1]) for k in kv.keys) if kv else (),
         value_dim=tuple(int(v.shape[-1]) for v in kv.values) if kv else (),

@@ -20,7 +20,7 @@ import torch
 from nbkv.families.evict.base import Evict
 from nbkv.models.attention.layer import Attended
 from nbkv.models.caches.evicting import EvictingCache, EvictingLayer
-from nbkv.models.passes import run
+from nbkv.models.passes import over_slots
 from nbkv.strategy import Strategy, parse
 from nbkv.studies.divergence import trace
 from nbkv.studies.statistics import interval, not_above
@@ -119,11 +119,11 @@ def _whole_run(session: Any, prompt: Any, tokens: Sequence[int], alpha: float) -
     lazy: LazyEviction = parse(f"lazyeviction(alpha={alpha})")  # type: ignore[assignment]
     cache = EvictingCache(adapter.n_layers)
 
-    def see(seen: Attended) -> None:
+    def observe(seen: Attended) -> None:
         layer = cache.layers[seen.layer]
         lazy.see(layer, seen.weights.unflatten(0, (len(layer.positions), -1)), seen.rows)
 
-    run(adapter, adapter.tensor(ids), cache, see=see, look=len(ids))
+    over_slots(adapter, adapter.tensor(ids), cache, observe=observe, observed=len(ids))
     return cache
 
 
@@ -172,12 +172,12 @@ def _looks(session: Any, prompt: Any, tokens: Sequence[int]) -> list[torch.Tenso
     cache = EvictingCache(adapter.n_layers)
     found: dict[int, torch.Tensor] = {}
 
-    def see(seen: Attended) -> None:
+    def observe(seen: Attended) -> None:
         heads = len(cache.layers[seen.layer].positions)
         some = seen.weights.unflatten(0, (heads, -1)).amax(dim=1)
         found[seen.layer] = torch.cat([found[seen.layer], some], dim=1) if seen.layer in found else some
 
-    run(adapter, adapter.tensor(ids), cache, see=see, look=len(ids))
+    over_slots(adapter, adapter.tensor(ids), cache, observe=observe, observed=len(ids))
     return [found[layer].cpu() for layer in sorted(found)]
 
 

@@ -14,8 +14,9 @@ from nbkv.families.blend.layerwise import LayerwisePlacement, SpanKV
 from nbkv.kv import Span
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.intercept import OnAttention, watched
-from nbkv.models.caches.growing import GrowingCache, Pair
-from nbkv.models.work import LayerFront, Work
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.growing_layer import Pair
+from nbkv.models.work import LayerInput, Work
 from nbkv.result import Chunk
 
 _ENDS = (".", "!", "?", "\n", "。", "!", "?")
@@ -55,7 +56,7 @@ class PartialPrefill:
     found: dict[str, torch.Tensor] = field(default_factory=dict)
     deviated: torch.Tensor | None = None
     _rows: torch.Tensor | None = None
-    _front: LayerFront | None = None
+    _front: LayerInput | None = None
 
     def __post_init__(self) -> None:
         """Sort all rows into those with and without KV."""
@@ -154,7 +155,7 @@ class PartialPrefill:
         some, since = self.ids[self._rows], self._front
         with self.comparing(layer, side, power) as distance:
             options: dict[str, Any] = {"work": self.select_work, "before": self.placing.need}
-            self._stand(self.adapter.look(some, self._rows, self.cache, layer=layer, since=since, **options))
+            self._stand(self.adapter.advance_to_kv(some, self._rows, self.cache, layer=layer, since=since, **options))
         return distance
 
     @contextmanager
@@ -207,7 +208,7 @@ class PartialPrefill:
                 self.advance(stop, select=True)
         self._rows = self._front = None
 
-    def _stand(self, front: LayerFront) -> None:
+    def _stand(self, front: LayerInput) -> None:
         """Let the rows under way go on from ``front``."""
         # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
         self._front = None if self.adapter.capabilities.shared_kv else front

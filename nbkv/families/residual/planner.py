@@ -17,9 +17,11 @@ import torch
 
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.families.residual.bandwidth import Bandwidths, rates
-from nbkv.families.residual.forms import ID_BYTES, LATENT, Form, all_kv_bytes, kv_bytes, parse
+from nbkv.families.residual.forms import ID_BYTES, LATENT, Form, parse
 from nbkv.families.residual.sequence import BoundedSequence
 from nbkv.models.adapter import ModelAdapter
+from nbkv.models.passes import layer_calls
+from nbkv.models.probing.prompt import made_up_ids
 from nbkv.models.projection.project import CapturingCache
 from nbkv.timing import settle, timed
 
@@ -74,7 +76,7 @@ class Plan:
 def plan(adapter: ModelAdapter, tokens: int = 1024) -> Plan:
     """Measure every form on ``tokens`` made-up older tokens, and pick. Raises ``UnsupportedModel``, ``BadOption``."""
     _check(adapter, tokens)
-    whole = all_kv_bytes(adapter)
+    whole = adapter.token_bytes
     ways = timed_ways(adapter, [way(adapter, spec) for spec in _pure(adapter)], tokens)
     best = sorted(able(ways, whole), key=lambda each: each.seconds or 0.0)[:_FINALISTS]
     # what is compared must have been timed in turns: on a busy machine one minute is not like the next
@@ -102,7 +104,7 @@ def way(adapter: ModelAdapter, spec: str) -> FormCost:
 
 def too_large(form: Form, adapter: ModelAdapter) -> str:
     """Return why ``form`` is no use: it takes more than the K/V it stands for; empty if it does not."""
-    mine, theirs = form.token_bytes(adapter), all_kv_bytes(adapter)
+    mine, theirs = form.token_bytes(adapter), adapter.token_bytes
     return f"{mine:,} bytes a token, more than the {theirs:,} bytes of its K/V" if mine - ID_BYTES > theirs else ""
 
 
@@ -153,9 +155,9 @@ def restoring(sequence: BoundedSequence) -> float:
 def made_up(adapter: ModelAdapter, form: Form, tokens: int) -> BoundedSequence:
     """Return a sequence of ``tokens`` older tokens and a kept one; ids and what is held are random."""
     sequence = BoundedSequence(adapter, form, lambda _: 1)
-    vocabulary, known = adapter.config.vocab_size, adapter.capabilities
-    sequence.ids.extend((7919 * i) % vocabulary for i in range(1, tokens + 2))
-    width = adapter.calls(adapter.tensor([0]), CapturingCache(), start=0)[0].hidden
+    known = adapter.capabilities
+    sequence.ids.extend(made_up_ids(tokens + 1, adapter.config.vocab_size))
+    width = layer_calls(adapter, adapter.tensor([0]), CapturingCache(), start=0)[0].hidden
     options: dict[str, Any] = {"dtype": adapter.dtype}
     for index, layer in enumerate(sequence.cache.layers):
         device = torch.device(adapter.devices[index])
@@ -164,7 +166,7 @@ def made_up(adapter: ModelAdapter, form: Form, tokens: int) -> BoundedSequence:
             if form.sources[index] == LATENT:
                 shape = (1, tokens + 1, form.latent_rank(adapter, index))
             held.add(torch.randn(shape, device=device, **options))
-        if kv_bytes(adapter, index):
+        if adapter.kv_bytes(index):
             sides = [(known.kv_heads[index], size[index]) for size in (known.key_dim, known.value_dim)]
             kept = tokens + 1 if layer.keeps_all else 1
             layer.window = tuple(torch.randn(1, heads, kept, dim, device=device, **options) for heads, dim in sides)  # type: ignore[assignment]

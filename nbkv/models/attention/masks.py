@@ -8,6 +8,8 @@ import torch
 
 from nbkv.models.capabilities import Capabilities
 
+Mask = torch.Tensor | dict[str, torch.Tensor]  # [1, 1, n, T]; a dict by layer type where these differ
+
 
 @dataclass(frozen=True, eq=False)
 class Ranges:
@@ -26,9 +28,7 @@ class Ranges:
         return ((keys >= self.lower[rows, None]) & (keys < self.upper[rows, None]))[None]
 
 
-def by_position(
-    rows: torch.Tensor, n_keys: int, capabilities: Capabilities, dtype: torch.dtype | None
-) -> torch.Tensor | dict[str, torch.Tensor]:
+def by_position(rows: torch.Tensor, n_keys: int, capabilities: Capabilities, dtype: torch.dtype | None) -> Mask:
     """Return the mask ``[1, 1, rows, n_keys]`` for ``rows`` at true positions; a dict where layer types differ.
 
     Windows and chunks of local attention are measured in true positions too; a diffusion block sees all of

@@ -7,7 +7,7 @@ exact (Hydragen, arXiv 2402.05099, section 3.1; cascade attention).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,7 +17,9 @@ from nbkv.kv import KV, join
 from nbkv.models.attention.intercept import computed_by
 from nbkv.models.attention.layer import Attention
 from nbkv.models.attention.masks import edges
-from nbkv.models.caches.growing import GrowingCache, GrowingLayer, Pair
+from nbkv.models.attention.positions import PassAttention
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.growing_layer import GrowingLayer, Pair
 from nbkv.models.capabilities import Capabilities
 from nbkv.ops import shared_prefix_attention
 
@@ -44,7 +46,6 @@ class BranchCache(GrowingCache):
     def __init__(self, base: int, n_layers: int) -> None:
         """Start without tokens of its own in each of ``n_layers`` layers."""
         self.base = base
-        self.pieces: tuple[KV, ...] = ()
         self.shared_bytes = 0
         super().__init__()
         self.extend(n_layers)
@@ -64,6 +65,14 @@ class BranchCache(GrowingCache):
     def length(self) -> int:
         """Return the position behind the last token that every layer holds."""
         return self.base + super().length
+
+    def attending(self, rows: torch.Tensor, n_keys: int, attention: PassAttention) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Return how appended rows attend: to the shared pieces and to their own keys, merged by log-sum-exp."""
+        return branched(attention.config, self, attention.capabilities)
+
+    def held_bytes(self) -> int:
+        """Return the bytes of its own keys and values, and of the shared ones."""
+        return super().held_bytes() + self.shared_bytes
 
     def reserve(self, tokens: int) -> None:
         """Make the next allocation large enough for ``tokens`` tokens in all, the shared ones included."""

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from nbkv.models.caches.base import SequenceCache, kv_bytes
+
 _STEP = 32  # slots by which a buffer grows, so that not every token allocates
 UNBOUNDED = 2**62
 
@@ -171,7 +173,7 @@ class EvictingLayer(DynamicLayer):
             self._marks[name] = torch.nn.functional.pad(held, (0, room - held.shape[-1]))
 
 
-class EvictingCache(Cache):
+class EvictingCache(SequenceCache, Cache):
     """One ``EvictingLayer`` for each layer; all have seen the same tokens, and each holds its own choice of them."""
 
     layers: list[EvictingLayer]  # type: ignore[assignment]  # the parent allows any kind of layer
@@ -200,6 +202,14 @@ class EvictingCache(Cache):
     def peak(self) -> int:
         """Return the most bytes of K and V that were allocated at any moment, while buffers were moved included."""
         return self._tally.peak
+
+    def held_bytes(self) -> int:
+        """Return the bytes of the keys and values in all slots."""
+        return kv_bytes(self.layers)
+
+    def peak_bytes(self) -> int:
+        """Return ``peak``."""
+        return self.peak
 
     def copy(self) -> EvictingCache:
         """Return a cache of its own memory that holds the same."""

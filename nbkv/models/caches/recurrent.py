@@ -8,35 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import torch
 from transformers import cache_utils
 from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
 
-from nbkv.models.caches.growing import GrowingCache, GrowingLayer
+from nbkv.kv import KV
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.growing_layer import GrowingLayer
+from nbkv.models.caches.states import LayerStates, Named
 
 _SIDES = ("conv_states", "recurrent_states")
 _Dummy: Any = getattr(cache_utils, "DummyLayer", LinearAttentionLayer)  # older ones have none
-
-
-Named = dict[tuple[str, int], torch.Tensor]  # the states of one layer by kind and number
-
-
-@dataclass(frozen=True, eq=False)
-class LayerStates:
-    """Every layer's states after ``at`` tokens, in memory of their own; ``shell`` is what a family has around them."""
-
-    at: int
-    layers: tuple[Named, ...]
-    shell: Any = None
-
-    @cached_property
-    def nbytes(self) -> int:
-        """Return the bytes of all tensors."""
-        return sum(state.numel() * state.element_size() for layer in self.layers for state in layer.values())
 
 
 class _NoKV:
@@ -182,7 +165,7 @@ class StateCache(GrowingCache):
         self._at = min(self._at, length)
         self._drop()
 
-    def write(self, start: int, kv: Any) -> None:  # noqa: ANN401  (KV)
+    def write(self, start: int, kv: KV) -> None:
         """Put ``kv`` at ``start``; the states do not know of it."""
         super().write(start, kv)
         self._at = max(self._at, start + kv.length)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from nbkv.models.caches.base import SequenceCache, kv_bytes
 from nbkv.models.capture import Captured, Sides
 
 
@@ -150,7 +151,7 @@ class RestoringLayer(DynamicLayer):
         self.old = min(self.old, length)
 
 
-class RestoringCache(Cache):
+class RestoringCache(SequenceCache, Cache):
     """One ``RestoringLayer`` for each layer; ``room(total)`` tells how many of ``total`` tokens keep K and V.
 
     ``peak`` is the most bytes of K and V, and of what is ``beside`` them to restore others, seen at any sampling: at
@@ -182,6 +183,18 @@ class RestoringCache(Cache):
     def nbytes(self) -> int:
         """Return the bytes of K and V held now."""
         return sum(layer.nbytes for layer in self.layers)
+
+    def held_bytes(self) -> int:
+        """Return the bytes of the K and V that the newest tokens keep."""
+        return kv_bytes(self.layers)
+
+    def restorable_bytes(self) -> int:
+        """Return the bytes of what older K and V are restored from."""
+        return self.beside()
+
+    def peak_bytes(self) -> int:
+        """Return ``peak``."""
+        return self.peak
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from ``length`` on in every layer."""

@@ -20,7 +20,7 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import Entro
 
 from nbkv.errors import BadOption
 from nbkv.models.attention.intercept import implementation
-from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.base import SequenceCache
 from nbkv.models.diffusion.block import Block
 from nbkv.models.sampling import Sampling
 from nbkv.models.unmask import Entropy, parse
@@ -88,7 +88,7 @@ class CanvasDecoder:
         return _painted(start, ids, 0, None)
 
     def denoise(
-        self, ids: torch.Tensor, cache: GrowingCache, start: int, conditioning: torch.Tensor | None
+        self, ids: torch.Tensor, cache: SequenceCache, start: int, conditioning: torch.Tensor | None
     ) -> torch.Tensor:
         """Run one pass over ``ids`` ``[C]``, which see all of ``cache`` and each other; return logits ``[C, V]``."""
         positions = torch.arange(start, start + self.length, device=ids.device)[None]
@@ -97,7 +97,7 @@ class CanvasDecoder:
                 decoder_input_ids=ids[None],
                 self_conditioning_logits=conditioning,
                 decoder_attention_mask=self._mask(start, ids.device),
-                past_key_values=cache,
+                past_key_values=cache.model_argument,
                 decoder_position_ids=positions,
             )
         logits: torch.Tensor = out.logits[0]

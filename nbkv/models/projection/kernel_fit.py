@@ -16,7 +16,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.capture import Sides
+from nbkv.models.passes import layer_calls
 from nbkv.models.projection.kernel import FusedProjection, KernelUnfit, KVRoute, angles, check_bare, eps
 from nbkv.models.projection.project import CapturingCache, KVLinears, project_kv
 from nbkv.models.walk import LayerCall
@@ -39,7 +41,7 @@ _FACTOR = 4.0  # in bfloat16: how much further from float32 than the layer's own
 _known: weakref.WeakKeyDictionary[nn.Module, tuple[str, list[KVRoute]]] = weakref.WeakKeyDictionary()
 
 
-def fuse(adapter: Any, feeds: Sequence[KVLinears]) -> list[KVRoute]:  # noqa: ANN401  (a ModelAdapter; it stands above)
+def fuse(adapter: ModelAdapter, feeds: Sequence[KVLinears]) -> list[KVRoute]:
     """Return for each layer how the kernel makes its K and V, or why it does not; nothing where kernels are not used.
 
     Found out once for these very weights; ``feeds`` are the layers' (``projection.learn``).
@@ -48,7 +50,8 @@ def fuse(adapter: Any, feeds: Sequence[KVLinears]) -> list[KVRoute]:  # noqa: AN
         return []
     found = _known.get(adapter.model)
     if found is None or found[0] != adapter.fingerprint:
-        calls = adapter.calls(adapter.tensor([1, 2, 3, 4] * (_ROWS // 4)), CapturingCache(), start=0)
+        calls = layer_calls(adapter, adapter.tensor([1, 2, 3, 4] * (_ROWS // 4)), CapturingCache(), start=0)
+        assert adapter.walk is not None  # noqa: S101  (its layers were called)
         with torch.no_grad(), adapter.evaluating():
             each = zip(adapter.walk.layers, calls, feeds, strict=True)
             found = adapter.fingerprint, [_way(layer, call, reads) for layer, call, reads in each]

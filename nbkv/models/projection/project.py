@@ -19,7 +19,10 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.caches.base import SequenceCache
 from nbkv.models.capture import Captured, Sides
+from nbkv.models.passes import layer_calls
 from nbkv.models.walk import LayerCall
 
 _IDS = 4  # tokens looked at
@@ -44,7 +47,7 @@ class _CapturingLayer(DynamicLayer):
         raise Captured((key_states, value_states))
 
 
-class CapturingCache(Cache):
+class CapturingCache(SequenceCache, Cache):
     """An empty cache that catches K and V of whatever layer is run."""
 
     def __init__(self) -> None:
@@ -61,7 +64,7 @@ def project_kv(
 ) -> Sides | None:
     """Return K and V ``[1, H, n, D]`` that ``layer`` makes of its input ``hidden`` ``[..., n, d]`` (KV-Direct, HCache).
 
-    ``call`` is how the model calls that layer for these rows (``ModelAdapter.calls``); its cache must catch. None if
+    ``call`` is how the model calls that layer for these rows (``passes.layer_calls``); its cache must catch. None if
     the layer makes none of its own. Bitwise what the layer's forward makes of the same rows in one pass. ``replaced``
     modules answer as told.
     """
@@ -99,11 +102,12 @@ def reading(module: nn.Module, see: Callable[[torch.Tensor], None]) -> Iterator[
         handle.remove()
 
 
-def learn(adapter: Any) -> list[KVLinears]:  # noqa: ANN401  (a ModelAdapter; it stands above)
+def learn(adapter: ModelAdapter) -> list[KVLinears]:
     """Return the feeds of each layer of ``adapter``'s model, found out once on a few tokens for these very weights."""
     found = _known.get(adapter.model)
     if found is None or found[0] != adapter.fingerprint:
-        calls = adapter.calls(adapter.tensor(range(1, _IDS + 1)), CapturingCache(), start=0)
+        calls = layer_calls(adapter, adapter.tensor(range(1, _IDS + 1)), CapturingCache(), start=0)
+        assert adapter.walk is not None  # noqa: S101  (its layers were called)
         with adapter.evaluating():
             heads = adapter.capabilities.kv_heads  # layers that use the K/V of others may have none, or be left out
             own = [index < len(heads) and heads[index] > 0 for index in range(adapter.n_layers)]

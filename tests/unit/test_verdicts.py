@@ -114,7 +114,7 @@ def test_the_command_prints_the_table_and_fails_with_the_check(saved, kept, caps
     assert json.loads(out.read_text(encoding="utf-8"))["ok"]
     from nbkv.rope import Rotation
 
-    monkeypatch.setattr(Rotation, "turn", lambda self, keys, cos, sin: keys)
+    monkeypatch.setattr(Rotation, "rotate", lambda self, keys, cos, sin: keys)
     assert cli.main(["verify", str(saved), "-s", "full"]) == 1
     assert "FAILED" in capsys.readouterr().out
     assert cli.main(["verify", str(tmp_path / "none")]) == 2
