@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import LinearAttentionLayer
 
 from nbkv.models.attention.masks import Mask
 from nbkv.models.attention.positions import PassAttention
@@ -59,8 +58,12 @@ class ModelAdapter:
         self._identity = Identity(self.model)
         self.device = input_device(self.model)
         self.dtype = compute_dtype(self.model)
-        self.attention = PassAttention(self.model, self.capabilities, self.dtype, self.device)
         self.model_forward = Forward(self.model, self.walk, self._identity, self.n_layers, self.tells_positions)
+
+    @property
+    def attention(self) -> PassAttention:
+        """Return how the rows of its passes attend."""
+        return PassAttention(self.model, self.capabilities, self.dtype, self.device)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -77,9 +80,7 @@ class ModelAdapter:
     @cached_property
     def _returns_states(self) -> bool:
         """Whether the forward takes and returns states in an object of the family's own."""
-        return self.model_forward.keeps_states and not any(
-            isinstance(layer, LinearAttentionLayer) for layer in self.family_cache().layers
-        )
+        return self.model_forward.keeps_states and not self.family_cache().has_states
 
     @property
     def n_layers(self) -> int:

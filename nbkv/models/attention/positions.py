@@ -17,7 +17,7 @@ from nbkv.models.attention.ranges import ranged, reads_once
 from nbkv.models.capabilities import Capabilities
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class PassAttention:
     """The attention of one ``model``, which has these ``capabilities`` and computes in ``dtype`` on ``device``."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, LinearAttentionLayer
 
 from nbkv.models.caches.base import SequenceCache
 
@@ -21,6 +21,16 @@ class FamilyCache(SequenceCache, DynamicCache):
     def kind(self) -> str:
         """Return what transformers calls it."""
         return DynamicCache.__name__
+
+    @property
+    def layer_kinds(self) -> list[str]:
+        """Return what transformers calls its layers, each kind once, in order."""
+        return list(dict.fromkeys(type(layer).__name__ for layer in self.layers))
+
+    @property
+    def has_states(self) -> bool:
+        """Return whether any layer holds states of a recurrence."""
+        return any(isinstance(layer, LinearAttentionLayer) for layer in self.layers)
 
     def held_bytes(self) -> int:
         """Return the bytes of all keys and values."""

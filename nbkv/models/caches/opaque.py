@@ -6,13 +6,13 @@ The object may be of any make. Its tensors are the states; what is around them, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
 
-from nbkv.models.caches.recurrent import NoLayer, StateCache
+from nbkv.models.caches.recurrent import NoLayer, StateCache, StateHolder
 from nbkv.models.caches.states import Named
 
 
@@ -71,7 +71,7 @@ class OpaqueCache(StateCache):
         self._holder.shell = shell
 
     @property
-    def _stateful(self) -> list[Any]:
+    def _stateful(self) -> Sequence[StateHolder]:
         return [self._holder]
 
 

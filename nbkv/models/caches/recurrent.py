@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import cache_utils
 from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
@@ -91,17 +91,34 @@ class MixedLayer(StateLayer, GrowingLayer):  # type: ignore[misc, override]  # a
         GrowingLayer.reset(self)
 
 
+CachedLayer = GrowingLayer | PureStateLayer | MixedLayer | NoLayer
+
+
+class StateHolder(Protocol):
+    """Holds states that can be read and put: a layer, or an object in the place of all layers."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Return the bytes of the states."""
+
+    def states(self) -> Named:
+        """Return the states there are, by kind and number; the very tensors that the model changes in place."""
+
+    def put(self, states: Named) -> None:
+        """Go on from clones of ``states``; none of them is an untouched layer."""
+
+
 class StateCache(GrowingCache):
     """K/V in growing buffers, and states that stand after ``length`` tokens; a pass that was broken off leaves none.
 
     What a store does with it is what it does with a ``GrowingCache``: states are no part of ``read`` and ``write``.
     """
 
-    layers: list[Any]  # growing layers, state layers, and both in one
+    layers: list[CachedLayer]  # type: ignore[assignment]  # the parent's are all growing
 
     shell: Any = None  # what a family has around its states; nothing, in a cache of layers
 
-    def __init__(self, layers: Sequence[Any], reserve: int = 0) -> None:
+    def __init__(self, layers: Sequence[CachedLayer], reserve: int = 0) -> None:
         """Start empty, with ``layers`` such as ``ours`` gives."""
         self._reserve, self._at, self._whole = reserve, 0, True
         Cache.__init__(self, layers=list(layers))
@@ -172,7 +189,7 @@ class StateCache(GrowingCache):
         self._drop()
 
     @property
-    def _stateful(self) -> list[Any]:
+    def _stateful(self) -> Sequence[StateHolder]:
         return [layer for layer in self.layers if isinstance(layer, StateLayer)]
 
     def _drop(self) -> None:
@@ -181,12 +198,12 @@ class StateCache(GrowingCache):
             layer.put({})
 
 
-def ours(family: Cache, reserve: int = 0) -> list[Any]:
+def ours(family: Cache, reserve: int = 0) -> list[CachedLayer]:
     """Return a layer of ours for each of ``family``'s; raises ``TypeError`` where there is none."""
     return [_ours(layer, reserve) for layer in family.layers]
 
 
-def _ours(layer: Any, reserve: int) -> Any:  # noqa: ANN401  (transformers' layers share no typed parent)
+def _ours(layer: Any, reserve: int) -> CachedLayer:  # noqa: ANN401  (transformers' layers share no typed parent)
     attends = isinstance(layer, DynamicLayer)
     if isinstance(layer, LinearAttentionLayer):
         states = layer.number_of_states

@@ -278,7 +278,7 @@ class _ModelTrial:
 
 def _layer_kinds(adapter: ModelAdapter) -> list[str]:
     try:
-        return list(dict.fromkeys(type(layer).__name__ for layer in adapter.family_cache().layers))
+        return adapter.family_cache().layer_kinds
     except Exception:  # noqa: BLE001  (a family without a cache of transformers' kind)
         return []
 
