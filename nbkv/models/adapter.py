@@ -175,7 +175,7 @@ class ModelAdapter:
     ) -> torch.Tensor:
         """Run a prompt of which ``cache`` holds the first ``start`` tokens; return the logits ``[V]`` after the last.
 
-        A block-diffusion model runs whole blocks only: the rest stands in the first block that is decoded. The logits
+        A block-diffusion model runs whole blocks only: the rest is part of the first block that is decoded. The logits
         are then those of the last row that ran, and empty if none had to.
         """
         stop = self.capabilities.whole(len(ids))
@@ -210,8 +210,8 @@ class ModelAdapter:
     ) -> torch.Tensor:
         """Run one pass over a block ``ids`` ``[B]``, masks included, after the clean tokens in ``cache``.
 
-        Return for each row the logits ``[B, V]`` of the token that stands there. Where a model's rows tell the token
-        after them the first row has none: its token comes from the block before. The cache is left as it was: what
+        Return for each row the logits ``[B, V]`` of its own token. Where a model's rows predict the token after
+        them the first row has none: its token comes from the block before. The cache is left as it was: what
         these rows had for KV is forgotten.
         """
         if self.canvas is not None:

@@ -33,7 +33,9 @@ class Forward:
 
     def __post_init__(self) -> None:
         """Learn which optional arguments the forward takes."""
-        inside = getattr(self.model, "get_base_model", lambda: self.model)()  # a PEFT wrapper hands everything on to it
+        inside = getattr(
+            self.model, "get_base_model", lambda: self.model
+        )()  # a PEFT wrapper passes everything on to it
         self._accepts = frozenset(inspect.signature(inside.forward).parameters)
 
     @property

@@ -20,7 +20,7 @@ _known: WeakKeyDictionary[ModelAdapter, bool] = WeakKeyDictionary()
 def soft(model: nn.Module, at: torch.Tensor, vectors: torch.Tensor) -> Iterator[None]:
     """Within the block each pass takes ``vectors`` ``[n, H]`` as the embeddings of its rows at indices ``at`` ``[n]``.
 
-    Whatever token ids stand at these rows plays no part. ``vectors`` are what the embedding module would return, its
+    The token ids of these rows play no part. ``vectors`` are what the embedding module would return, its
     scaling included.
     """
 

@@ -1,4 +1,4 @@
-"""What a pass does and where it stands: the layers' work, counted, and the input of the layer it goes on with."""
+"""What a pass does and where it stops: the layers' work, counted, and the input of the layer it goes on with."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class PassAttention:
 
     @contextmanager
     def by_position(self, rows: torch.Tensor, n_keys: int) -> Iterator[Mask | None]:
-        """Within the block rows at positions ``rows`` ``[n]`` see every key up to their own, whatever wrote it.
+        """Within the block rows at positions ``rows`` ``[n]`` attend to every key up to their own, whatever wrote it.
 
         It gives the mask over ``n_keys`` keys; None where attention is computed over ranges of keys instead.
         """

@@ -105,9 +105,9 @@ class BranchCache(GrowingCache):
 
 @dataclass(frozen=True, eq=False)
 class _VisibleKeys:
-    """Which keys rows see: none before ``first``; counted from there those from ``lower`` on, own ones up to ``upper``.
+    """Which keys rows attend to: none before ``first``; from there on those from ``lower``, own ones up to ``upper``.
 
-    Both are ``[n]``; None where every row sees all. Own keys are counted from the first one that a row sees.
+    Both are ``[n]``; None where every row attends to all. Own keys count from the first that any row attends to.
     """
 
     first: int
@@ -144,7 +144,7 @@ def branched(config: Any, cache: BranchCache, capabilities: Capabilities) -> Ite
 
 
 def _view(rows: torch.Tensor, base: int, reach: tuple[int | None, int | None], device: torch.device) -> _VisibleKeys:
-    """Return what ``rows`` ``[n]``, the last ones of a branch at ``base``, see in a layer of this ``reach``."""
+    """Return what ``rows`` ``[n]``, the last ones of a branch at ``base``, attend to in a layer of this ``reach``."""
     lower, upper = edges(rows, *reach)
     first, last = int(lower.min()), int(lower.max())
     return _VisibleKeys(

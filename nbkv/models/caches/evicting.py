@@ -1,8 +1,9 @@
 """A cache that holds some tokens of a sequence only: each layer and head its own, at their true positions.
 
-A *slot* holds one token's K and V for one head. Keys stay turned by the angle of their true position, and rows see
-slots by true position, so dropping a token changes nothing but that nobody sees it any more. What is dropped is freed:
-buffers are made anew, just large enough, and never larger than ``limit`` slots unless more than that must be held.
+A *slot* holds one token's K and V for one head. Keys stay rotated for their true position, and rows attend to
+slots by true position, so dropping a token changes nothing but that no row attends to it any more. What is
+dropped is freed: buffers are made anew, just large enough, and never larger than ``limit`` slots unless
+more than that must be held.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class EvictingLayer(DynamicLayer):
         if self._sides is not None:
             twin.is_initialized, twin.dtype, twin.device = True, self.dtype, self.device
             twin._sides, twin._marks = self._sides, dict(self._marks)
-            tally.add(self.nbytes)  # what _move hands back for the buffers it believes to be replacing
+            tally.add(self.nbytes)  # what _move subtracts for the buffers it believes to be replacing
             twin._move(self.length, None)
         return twin
 

@@ -50,7 +50,7 @@ class GrowingCache(SequenceCache, Cache):
 
     @property
     def state_bytes(self) -> int:
-        """Return the bytes of the states as they stand."""
+        """Return the bytes of the present states."""
         return 0
 
     def attending(
@@ -66,14 +66,14 @@ class GrowingCache(SequenceCache, Cache):
         return kv_bytes(self.layers)
 
     def checkpoint(self) -> LayerStates | None:
-        """Return a clone of the states as they stand; None if there are none."""
+        """Return a clone of the present states; None if there are none."""
         return None
 
     def resume(self, states: LayerStates | None) -> None:
         """Go on from clones of ``states``; K/V alone need none."""
 
     def release(self) -> LayerStates | None:
-        """Return the states as they stand and keep none; None if there are none."""
+        """Return the present states and keep none; None if there are none."""
         return None
 
     def reserve(self, tokens: int) -> None:

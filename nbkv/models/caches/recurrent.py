@@ -109,7 +109,7 @@ class StateHolder(Protocol):
 
 
 class StateCache(GrowingCache):
-    """K/V in growing buffers, and states that stand after ``length`` tokens; a pass that was broken off leaves none.
+    """K/V in growing buffers, and the states after ``length`` tokens; a pass that was broken off leaves none.
 
     What a store does with it is what it does with a ``GrowingCache``: states are no part of ``read`` and ``write``.
     """
@@ -135,7 +135,7 @@ class StateCache(GrowingCache):
 
     @property
     def state_bytes(self) -> int:
-        """Return the bytes of the states as they stand."""
+        """Return the bytes of the present states."""
         return sum(layer.state_bytes for layer in self._stateful)
 
     @contextmanager
@@ -153,14 +153,14 @@ class StateCache(GrowingCache):
                 self.truncate(self._at)
 
     def checkpoint(self) -> LayerStates | None:
-        """Return a clone of the states as they stand; None if they were dropped or nothing was taken in."""
+        """Return a clone of the present states; None if they were dropped or nothing was taken in."""
         if not self._whole or not self._at:
             return None
         clones = ({name: state.clone() for name, state in layer.states().items()} for layer in self._stateful)
         return LayerStates(self._at, tuple(clones), self.shell)
 
     def resume(self, states: LayerStates | None) -> None:
-        """Stand where ``states`` do (None: at the beginning), with clones of them; the K/V must reach that far."""
+        """Go on with clones of ``states`` (None: from the beginning); the K/V must reach as far as ``states.at``."""
         self.truncate(0 if states is None else states.at)
         self._whole, self._at = True, 0 if states is None else states.at
         if states is not None:
@@ -169,7 +169,7 @@ class StateCache(GrowingCache):
             layer.put({} if states is None else states.layers[number])
 
     def release(self) -> LayerStates | None:
-        """Return the states as they stand and keep none; nothing is copied."""
+        """Return the present states and keep none; nothing is copied."""
         given = None
         if self._whole and self._at:
             given = LayerStates(self._at, tuple(layer.states() for layer in self._stateful), self.shell)

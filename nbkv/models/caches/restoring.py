@@ -98,7 +98,7 @@ class RestoringLayer(DynamicLayer):
     ) -> Sides:
         """Take the states ``[1, H, n, D]``: of older tokens that are run again, or else of new ones.
 
-        Return what these rows may see; raise ``Captured`` where only K and V are wanted.
+        Return the keys and values these rows attend to; raise ``Captured`` where only K and V are wanted.
         """
         cache, given = self._cache, (key_states, value_states)
         if cache.capturing:

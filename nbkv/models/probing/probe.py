@@ -42,7 +42,7 @@ def adapt(
     """Return the adapter for ``model``, from ``record`` if it was proved before; honest in ``notes`` about what failed.
 
     ``recipe`` is how a block-diffusion model is decoded. Raises ``UnsupportedModel`` for a model that is neither causal
-    nor made for blocks, or whose layers cannot be told.
+    nor made for blocks, or whose config does not say how many layers it has.
     """
     record = record or probe(model, name, recipe)
     layers = None if record.layers is None else Layers(model, *record.layers)
@@ -167,7 +167,7 @@ class _ModelTrial:
             raise UnsupportedModel(message)
 
     def check_blocks(self) -> None:
-        """Raise ``UnsupportedModel`` if the tokens of a block do not see each other."""
+        """Raise ``UnsupportedModel`` if the tokens of a block do not attend to each other."""
         block = self.plain.capabilities.block
         assert block is not None  # noqa: S101
         ids = self.ids[:block].clone()

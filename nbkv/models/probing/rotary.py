@@ -1,8 +1,8 @@
-"""Learns from a model how its keys depend on position, and proves it: that is what chunk reuse stands on.
+"""Learns from a model how its keys depend on position, and proves it: chunk reuse rests on that.
 
-A token alone in its context attends to itself only, so its hidden states do not depend on where it stands: if the
+A token alone in its context attends to itself only, so its hidden states do not depend on its position: if the
 model is rotary, its cached keys at two positions differ by the rotation alone, in every layer. So one pass over single
-tokens at several positions shows which key dimensions turn, how they are paired and which frequencies fit, without
+tokens at several positions shows which key dimensions rotate, how they are paired and which frequencies fit, without
 knowing the model's class; where nothing fits, the model is not relocated and the reason is kept.
 """
 
@@ -21,8 +21,8 @@ from nbkv.models.capabilities import config_value
 from nbkv.models.identity.record import RotaryPlace
 from nbkv.rope import HALVES, NEIGHBOURS, Rope, Rotation
 
-_IDS = 3  # tokens looked at
-_FAR = 4096  # the farthest position looked at, or the model's last
+_IDS = 3  # tokens probed
+_FAR = 4096  # the farthest position probed, or the model's last
 _USUAL_THETA = 10000.0
 
 
@@ -117,7 +117,7 @@ def _place(
 
 
 def _sources(model: nn.Module, width: int) -> list[tuple[str, int]]:
-    """Return where frequencies may be found in ``model`` and for how many dimensions; a minus turns the other way."""
+    """Return where frequencies may be found in ``model`` and for how many dimensions; a minus rotates the other way."""
     buffers = [
         (name, 2 * buffer.numel())
         for name, buffer in model.named_buffers()

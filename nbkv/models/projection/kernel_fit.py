@@ -1,7 +1,7 @@
 """Find out which layers make K and V as the kernel does (``fused``), by running them.
 
-Which modules stand between a layer's input and its K and V is seen by hooks; whether that is all there is to it, by
-comparing the kernel's K and V with the layer's own on a few rows. Class names and configs are not looked at.
+Which modules lie between a layer's input and its K and V is found by hooks; whether that is all there is to it, by
+comparing the kernel's K and V with the layer's own on a few rows. Class names and configs play no part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ELSE = "what it does to K and V is not RMSNorm, linear layers and rotary halves 
 
 # float16 is not among them: the kernel multiplies by the norm's weight before it divides by the row's size.
 _DTYPES = (torch.float32, torch.bfloat16)
-_ROWS = 16  # looked at
+_ROWS = 16  # rows the kernel is tried on
 _OFFSETS = (0.0, 1.0)  # what a norm adds to its weight
 _TOLERANCE = 1e-5  # in float32, for values up to 1
 _FACTOR = 4.0  # in bfloat16: how much further from float32 than the layer's own code; what is different is 100 times

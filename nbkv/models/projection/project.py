@@ -1,6 +1,6 @@
 """``project_kv``: keys and values of one layer from what goes into that layer, by the layer's own code.
 
-The layer is run on the rows until it hands K and V to its cache, and no further: norm, projections, key norm and rotary
+The layer is run on the rows until it gives K and V to its cache, and no further: norm, projections, key norm and rotary
 embedding are the model's own, for any family, at the positions the call was made with. What is computed on that way
 without being needed, such as the queries, is found out by trying: a linear layer whose output can be replaced by zeros
 without changing K and V is not run. Where kernels are used, layers of the usual kind are projected by one (``fused``).
@@ -25,7 +25,7 @@ from nbkv.models.capture import Captured, Sides
 from nbkv.models.passes import layer_calls
 from nbkv.models.walk import LayerCall
 
-_IDS = 4  # tokens looked at
+_IDS = 4  # tokens tried on
 _known: weakref.WeakKeyDictionary[nn.Module, tuple[str, list[KVLinears]]] = weakref.WeakKeyDictionary()
 
 
@@ -93,9 +93,9 @@ def replaced_linears(replaced: Mapping[nn.Linear, Callable[[torch.Tensor], torch
 
 
 @contextmanager
-def reading(module: nn.Module, see: Callable[[torch.Tensor], None]) -> Iterator[None]:
-    """Within the block ``see`` is shown what ``module`` is given."""
-    handle = module.register_forward_pre_hook(lambda _, given: see(given[0]))
+def reading(module: nn.Module, observe: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Within the block ``observe`` is given the input of ``module``."""
+    handle = module.register_forward_pre_hook(lambda _, given: observe(given[0]))
     try:
         yield
     finally:
