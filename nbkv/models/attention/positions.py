@@ -16,6 +16,8 @@ from nbkv.models.attention.masks import Mask
 from nbkv.models.attention.ranges import ranged, reads_once
 from nbkv.models.capabilities import Capabilities
 
+_NO_MASK = nullcontext()  # one for all tokens
+
 
 @dataclass(eq=False)
 class PassAttention:
@@ -50,7 +52,7 @@ class PassAttention:
 
     def appended(self, rows: torch.Tensor, n_keys: int) -> AbstractContextManager[Mask | None]:
         """Return how rows appended to a cache attend: by diffusion blocks, or as the model itself does (no mask)."""
-        return nullcontext() if self.capabilities.block is None else self.by_position(rows, n_keys)
+        return _NO_MASK if self.capabilities.block is None else self.by_position(rows, n_keys)
 
     def reads_once(self, rows: torch.Tensor, n_keys: int) -> bool:
         """Return whether a single row over ``n_keys`` keys, one after another in memory, is quicker over ranges."""

@@ -12,6 +12,8 @@ from nbkv.kv import KV
 from nbkv.models.attention.masks import Mask
 from nbkv.models.attention.positions import PassAttention
 
+_NOTHING = nullcontext()  # one for all tokens
+
 
 class SequenceCache:
     """What is held of one sequence between two passes; the defaults are those of a plain transformers ``Cache``."""
@@ -37,7 +39,7 @@ class SequenceCache:
 
     def advancing(self, tokens: int) -> AbstractContextManager[None]:  # noqa: ARG002
         """Return a block within which the layers take in ``tokens`` tokens."""
-        return nullcontext()
+        return _NOTHING
 
     @property
     def model_argument(self) -> Any:  # noqa: ANN401  (what a family's forward takes)
@@ -86,7 +88,7 @@ class KVLayer(Protocol):
         """Return the values."""
 
 
-def kv_bytes(layers: Iterable[KVLayer]) -> int:
+def kv_nbytes(layers: Iterable[KVLayer]) -> int:
     """Return the bytes of the keys and values of ``layers``."""
     sides = (side for layer in layers for side in (layer.keys, layer.values))
     return sum(side.numel() * side.element_size() for side in sides if side is not None)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from nbkv.models.caches.base import SequenceCache, kv_bytes
+from nbkv.models.caches.base import SequenceCache, kv_nbytes
 
 _STEP = 32  # slots by which a buffer grows, so that not every token allocates
 UNBOUNDED = 2**62
@@ -206,7 +206,7 @@ class EvictingCache(SequenceCache, Cache):
 
     def held_bytes(self) -> int:
         """Return the bytes of the keys and values in all slots."""
-        return kv_bytes(self.layers)
+        return kv_nbytes(self.layers)
 
     def peak_bytes(self) -> int:
         """Return ``peak``."""

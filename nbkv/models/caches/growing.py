@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 from nbkv.kv import KV
 from nbkv.models.attention.masks import Mask
 from nbkv.models.attention.positions import PassAttention
-from nbkv.models.caches.base import SequenceCache, kv_bytes
+from nbkv.models.caches.base import SequenceCache, kv_nbytes
 from nbkv.models.caches.growing_layer import GrowingLayer, Pair, Watcher
 from nbkv.models.caches.states import LayerStates
 
@@ -63,7 +63,7 @@ class GrowingCache(SequenceCache, Cache):
 
     def held_bytes(self) -> int:
         """Return the bytes of the valid keys and values of all layers."""
-        return kv_bytes(self.layers)
+        return kv_nbytes(self.layers)
 
     def checkpoint(self) -> LayerStates | None:
         """Return a clone of the present states; None if there are none."""

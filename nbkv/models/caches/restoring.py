@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from nbkv.models.caches.base import SequenceCache, kv_bytes
+from nbkv.models.caches.base import SequenceCache, kv_nbytes
 from nbkv.models.capture import Captured, Sides
 
 
@@ -186,7 +186,7 @@ class RestoringCache(SequenceCache, Cache):
 
     def held_bytes(self) -> int:
         """Return the bytes of the K and V that the newest tokens keep."""
-        return kv_bytes(self.layers)
+        return kv_nbytes(self.layers)
 
     def restorable_bytes(self) -> int:
         """Return the bytes of what older K and V are restored from."""
