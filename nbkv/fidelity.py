@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import torch
 
@@ -17,6 +18,16 @@ def kl(full: torch.Tensor, other: torch.Tensor) -> float:
     p, q = (torch.log_softmax(logits.to(torch.float64), dim=-1) for logits in (full, other))
     terms = torch.where(p.isneginf(), torch.zeros_like(p), p.exp() * (p - q))
     return max(0.0, float(terms.sum()))
+
+
+def scaled_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest ``|got - expected|`` over ``max(1, max|expected|)``, two tensors of one shape, in float32.
+
+    Infinite where a difference is no number, as after an overflow on either side.
+    """
+    got, expected = got.float(), expected.float()
+    error = float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0))
+    return error if isfinite(error) else float("inf")
 
 
 def top1(full: Sequence[int], other: Sequence[int]) -> float:

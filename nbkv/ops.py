@@ -49,7 +49,7 @@ def partial_attention(
     """Return the output ``[B, Hq, n, Dv]`` of attention over these keys alone, and its lse ``[B, Hq, n]``.
 
     ``q`` is ``[B, Hq, n, D]``, ``k`` ``[B, Hk, T, D]``, ``v`` ``[B, Hk, T, Dv]``; query head ``h`` reads head
-    ``h // (Hq / Hk)``. ``mask`` broadcasts to ``[B, Hq, n, T]``: booleans (true: may be seen) or numbers that are added
+    ``h // (Hq / Hk)``. ``mask`` broadcasts to ``[B, Hq, n, T]``: booleans (true: attended to) or numbers that are added
     to the scores. ``softcap`` is that of the scores before the mask. ``sinks`` ``[Hq]`` are logits that take a share of
     the softmax and give nothing; exactly one part of a set may count them. The output has the queries' dtype, lse is
     the natural logarithm of the sum of exponentials, in float32 (float64 for float64). Rows without a key, and
@@ -80,7 +80,7 @@ def row_attention(
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
 ) -> State:
-    """Return the output ``[B, Hq, R, Dv]`` and lse ``[B, Hq, R]`` of rows that see keys ``[lower, upper)`` each.
+    """Return the output ``[B, Hq, R, Dv]`` and lse ``[B, Hq, R]`` of rows that attend to keys ``[lower, upper)`` each.
 
     ``q`` is ``[B, Hq, R, D]``, ``k`` ``[B, Hk, T, D]``, ``v`` ``[B, Hk, T, Dv]``, the edges ``[R]``. No mask is made.
     """
@@ -102,8 +102,8 @@ def shared_prefix_attention(
     """Return the output ``[B, Hq, n, Dv]`` and lse ``[B, Hq, n]`` over shared ``pieces`` and ``own`` keys and values.
 
     ``q`` is ``[B, Hq, n, D]``, the pieces ``[Hk, T, D]`` and ``[Hk, T, Dv]``, one after another, own keys
-    ``[B, Hk, S, D]``. Rows see their first ``upper`` own keys and, of all keys, those from ``lower`` on, both ``[n]``
-    or ``[B, n]`` (None: all).
+    ``[B, Hk, S, D]``. Rows attend to their first ``upper`` own keys and, of all keys, those from ``lower`` on, both
+    ``[n]`` or ``[B, n]`` (None: all).
     """
     use = fused(q)
     options: dict[str, Any] = {"scale": scale, "softcap": softcap, "sinks": sinks, "fused": use}
@@ -113,31 +113,31 @@ def shared_prefix_attention(
 def rotate_gather(
     source: tuple[torch.Tensor, torch.Tensor],
     target: tuple[torch.Tensor, torch.Tensor],
-    turn: tuple[torch.Tensor, torch.Tensor],
+    angles: tuple[torch.Tensor, torch.Tensor],
     *,
     start: int,
     neighbours: bool,
 ) -> None:
-    """Write keys and values ``source`` ``[H, T, D]`` over ``target``, the keys turned by cosine and sine ``turn``.
+    """Write keys and values ``source`` ``[H, T, D]`` over ``target``, the keys rotated by cosine and sine ``angles``.
 
-    ``turn`` is float32 ``[T, width / 2]``; the rotary dimensions are ``[start, start + width)``, in pairs of
+    ``angles`` is float32 ``[T, width / 2]``; the rotary dimensions are ``[start, start + width)``, in pairs of
     halves or of neighbours.
     """
     use = fused(source[0])
-    kernels.rotate_gather(source, target, turn, start=start, neighbours=neighbours, fused=use)
+    kernels.rotate_gather(source, target, angles, start=start, neighbours=neighbours, fused=use)
 
 
 def project_kv(
     hidden: torch.Tensor,
     weights: Projection,
-    turn: tuple[torch.Tensor, torch.Tensor],
+    angles: tuple[torch.Tensor, torch.Tensor],
     target: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     """Write keys and values of a layer's input ``hidden`` ``[n, d]`` over ``target`` ``[H, n, D]``.
 
-    ``turn`` is cosine and sine ``[n, D / 2]`` of the rows' positions, for pairs of halves.
+    ``angles`` is cosine and sine ``[n, D / 2]`` of the rows' positions, for pairs of halves.
     """
-    kernels.project_kv(hidden, weights, turn, target, fused=fused(hidden))
+    kernels.project_kv(hidden, weights, angles, target, fused=fused(hidden))
 
 
 def kv_deviation(
@@ -145,7 +145,7 @@ def kv_deviation(
 ) -> torch.Tensor:
     """Return float32 ``[R]``: ``|fresh - cached|`` to the ``power``, summed over sides, heads and dimensions.
 
-    ``fresh`` are ``[H, R, D]``, and stand against ``rows`` ``[R]`` of ``cached`` ``[H, T, D]``.
+    ``fresh`` are ``[H, R, D]``, and are compared with ``rows`` ``[R]`` of ``cached`` ``[H, T, D]``.
     """
     return kernels.kv_deviation(cached, fresh, rows, power=power, fused=fused(rows))
 

@@ -1,6 +1,6 @@
-"""Re-rotation: keys that were turned for one position are turned for another; values stay as they are.
+"""Re-rotation: keys that were rotated for one position are rotated for another; values stay as they are.
 
-Rotary embedding (Su et al., arXiv 2104.09864) turns each pair of key dimensions by an angle proportional to the
+Rotary embedding (Su et al., arXiv 2104.09864) rotates each pair of key dimensions by an angle proportional to the
 position, and rotations compose: ``K(new) = R(new) R(old)^-1 K(old)``, exact up to rounding. Any constant factor on the
 rotation (YaRN's attention scaling) is in both and cancels.
 """
@@ -20,7 +20,7 @@ HALVES, NEIGHBOURS = "halves", "neighbours"
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """Which key dimensions of a layer are rotary, and how fast each pair turns.
+    """Which key dimensions of a layer are rotary, and the frequency of each pair.
 
     ``frequencies`` float32 ``[width / 2]`` in radians a position, as the model has them; the pairs are formed inside
     ``[start, start + width)``: dimension ``i`` with ``i + width / 2`` (``halves``) or with ``i + 1`` (``neighbours``).
@@ -36,17 +36,17 @@ class Rotation:
         return 2 * self.frequencies.shape[0]
 
     def angles(self, old: torch.Tensor, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosine and sine float32 ``[T, width / 2]`` of the turn from positions ``old`` ``[T]`` to ``new``.
+        """Return cosine and sine float32 ``[T, width / 2]`` of the rotation from positions ``old`` ``[T]`` to ``new``.
 
         The angles of both are rounded to float32 first, since the model rounds them so too.
         """
         frequencies = self.frequencies.to(old.device)
-        turned = [(at.to(torch.float32)[:, None] * frequencies).to(torch.float64) for at in (old, new)]
-        delta = turned[1] - turned[0]
+        rounded = [(at.to(torch.float32)[:, None] * frequencies).to(torch.float64) for at in (old, new)]
+        delta = rounded[1] - rounded[0]
         return delta.cos().to(torch.float32), delta.sin().to(torch.float32)
 
-    def turn(self, keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """Return ``keys`` ``[..., T, D]`` turned by the angles ``[T, width / 2]``, in their own dtype."""
+    def rotate(self, keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """Return ``keys`` ``[..., T, D]`` rotated by the angles ``[T, width / 2]``, in their own dtype."""
         return ops.turned(keys, cos, sin, start=self.start, neighbours=self.pairing == NEIGHBOURS)
 
     def place(
@@ -55,7 +55,7 @@ class Rotation:
         target: tuple[torch.Tensor, torch.Tensor],
         angles: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
-        """Write keys and values ``source`` ``[H, T, D]`` over ``target``, the keys turned by ``angles`` on the way."""
+        """Write keys and values ``source`` ``[H, T, D]`` over ``target``, the keys rotated by ``angles`` on the way."""
         ops.rotate_gather(source, target, angles, start=self.start, neighbours=self.pairing == NEIGHBOURS)
 
 
@@ -73,12 +73,12 @@ class Rope:
         """Return the keys of all layers, ``[..., T, D]`` each, moved from positions ``old`` ``[T]`` to ``new``."""
         known: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
         moved = []
-        for turning, layer in zip(self.layers, keys, strict=True):
-            if turning is None or not layer.numel():
+        for rotation, layer in zip(self.layers, keys, strict=True):
+            if rotation is None or not layer.numel():
                 moved.append(layer)
                 continue
-            key = id(turning.frequencies), layer.device
+            key = id(rotation.frequencies), layer.device
             if key not in known:
-                known[key] = turning.angles(old.to(layer.device), new.to(layer.device))
-            moved.append(turning.turn(layer, *known[key]))
+                known[key] = rotation.angles(old.to(layer.device), new.to(layer.device))
+            moved.append(rotation.rotate(layer, *known[key]))
         return tuple(moved)

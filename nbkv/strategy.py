@@ -12,7 +12,8 @@ import torch
 
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel, closest
-from nbkv.models.adapter import AnyCache, ModelAdapter
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.caches.base import SequenceCache
 from nbkv.models.diffusion.block import Block, opened
 from nbkv.models.work import Work
 from nbkv.registry import strategies as registry
@@ -38,7 +39,7 @@ class Prefilled:
     one routes requests to others.
     """
 
-    cache: AnyCache
+    cache: SequenceCache
     logits: torch.Tensor
     provenance: NDArray[np.uint8]
     kept: NDArray[np.bool_] | None = None

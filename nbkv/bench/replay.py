@@ -11,7 +11,7 @@ import torch
 
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.caches.growing import GrowingCache
-from nbkv.models.work import LayerFront
+from nbkv.models.work import LayerInput
 from nbkv.models.work import Work as Counter
 
 
@@ -42,7 +42,7 @@ def recording(adapter: ModelAdapter) -> Iterator[list[Pass]]:
     """Within the block, note every pass over rows that ``adapter`` is asked for."""
     passes: list[Pass] = []
 
-    def note(rows: torch.Tensor, since: LayerFront | None, stop: int) -> None:
+    def note(rows: torch.Tensor, since: LayerInput | None, stop: int) -> None:
         kept = None
         if since is not None and len(passes[-1].rows) != len(rows):
             kept = torch.isin(passes[-1].rows, rows).nonzero().flatten()
@@ -53,26 +53,26 @@ def recording(adapter: ModelAdapter) -> Iterator[list[Pass]]:
         note(rows, kwargs.get("since"), adapter.n_layers)
         return ModelAdapter.recompute(adapter, ids, rows, *args, **kwargs)
 
-    def advance(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> LayerFront:  # noqa: ANN401
+    def advance(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> LayerInput:  # noqa: ANN401
         note(rows, kwargs.get("since"), kwargs["stop"])
         return ModelAdapter.advance(adapter, ids, rows, *args, **kwargs)
 
-    def look(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> LayerFront:  # noqa: ANN401
-        front = ModelAdapter.look(adapter, ids, rows, *args, **kwargs)  # asks for an advance
+    def advance_to_kv(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> LayerInput:  # noqa: ANN401
+        front = ModelAdapter.advance_to_kv(adapter, ids, rows, *args, **kwargs)  # asks for an advance
         passes[-1] = replace(passes[-1], looks=True)
         return front
 
     inside: dict[str, Any] = vars(adapter)
-    inside.update(recompute=recompute, advance=advance, look=look)
+    inside.update(recompute=recompute, advance=advance, advance_to_kv=advance_to_kv)
     try:
         yield passes
     finally:
-        del inside["recompute"], inside["advance"], inside["look"]
+        del inside["recompute"], inside["advance"], inside["advance_to_kv"]
 
 
 def run_again(adapter: ModelAdapter, ids: torch.Tensor, cache: GrowingCache, passes: Sequence[Pass]) -> torch.Tensor:
     """Run ``passes`` over ``cache``, which holds the whole prompt ``ids``; return the last pass's logits ``[V]``."""
-    front: LayerFront | None = None
+    front: LayerInput | None = None
     logits = None
     for each in passes:
         since = front if each.start else None
@@ -80,7 +80,7 @@ def run_again(adapter: ModelAdapter, ids: torch.Tensor, cache: GrowingCache, pas
             since = since.keep(each.kept)
         some: dict[str, Any] = {"since": since, "work": Counter()}
         if each.looks:
-            front = adapter.look(ids[each.rows], each.rows, cache, layer=each.stop - 1, **some)
+            front = adapter.advance_to_kv(ids[each.rows], each.rows, cache, layer=each.stop - 1, **some)
         elif each.stop < adapter.n_layers:
             front = adapter.advance(ids[each.rows], each.rows, cache, stop=each.stop, **some)
         else:

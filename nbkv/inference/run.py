@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from nbkv.context import Context, Request
 from nbkv.events import Finished, Started
@@ -99,11 +98,12 @@ class RequestRun:
         if prefilled is not None:
             select, rows = (work.token_layers / (n * n_layers) for work in (prefilled.select, prefilled.rows))
             compute = Compute(share=select + rows, select=select, rows=rows)
-            held = _bytes(prefilled) + self.ctx.adapter.capabilities.state_bytes
+            cache = prefilled.cache
+            held = cache.held_bytes() + self.ctx.adapter.capabilities.state_bytes
             kv_bytes = {self.ctx.store.name if prefilled.lease else "working": held}
-            if beside := getattr(prefilled.cache, "beside", None):
-                kv_bytes["restorable"] = beside()
-            if peak := getattr(prefilled.cache, "peak", 0):
+            if (restorable := cache.restorable_bytes()) is not None:
+                kv_bytes["restorable"] = restorable
+            if peak := cache.peak_bytes():
                 kv_bytes["peak"] = peak
         fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
         served = (prefilled and prefilled.by) or self.strategy
@@ -197,13 +197,6 @@ def summary(result: Result) -> dict[str, object]:
         "provenance": result.spans,
         "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in result.chunks],
     }
-
-
-def _bytes(prefilled: Prefilled) -> int:
-    layers = getattr(prefilled.cache, "layers", ())
-    sides = [side for layer in layers for side in (getattr(layer, "keys", None), getattr(layer, "values", None))]
-    own = sum(side.numel() * side.element_size() for side in sides if isinstance(side, torch.Tensor))
-    return own + getattr(prefilled.cache, "shared_bytes", 0)
 
 
 def loop_of(adapter: ModelAdapter) -> type[DecodeLoop]:

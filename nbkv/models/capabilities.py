@@ -14,22 +14,32 @@ _CHUNKED = "chunked_attention"
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """The record a strategy's needs are checked against.
+    """What a strategy's ``needs`` are checked against, all by layer where it says so.
 
-    ``positions`` is ``rotary``, ``absolute``, ``alibi`` or ``none``; ``rope`` the rotary kind (``default``, ``yarn``);
-    ``windows`` the sliding window of each layer in tokens (None: sees everything), ``attention_chunk`` the length of
-    the chunks that layers of chunked attention see; ``kv_heads``, ``key_dim`` and
-    ``value_dim`` are per layer as cached; ``groups`` query heads per K/V head; ``context`` the longest prompt plus
-    answer in tokens; ``stable_context`` up to how many tokens K/V do not depend on how long the whole sequence is
-    (shorter than ``context`` for longrope and dynamic NTK); ``rope_switch`` the position from which longrope turns all
-    tokens by other angles. The last four are what the self-test found: the layer walk, continuing from our cache,
-    decoding with the family's own cache. ``relocation``: cached keys can be moved to another position, exactly, and
-    scattered rows be run again by true position. ``attention``: its attention weights can be looked at. ``ranges``: its
-    attention can be computed over ranges of keys instead of under a mask. ``states``: its recurrent layers keep states,
-    of ``state_bytes`` bytes in all, and go on from a clone of them in a pass over several tokens (``passes``) or over
-    one at a time only (``tokens``); empty: it has none, or does not go on from them. ``block``: it decodes so many
-    tokens together, which all see each other, also where KV is made (None: that is causal); ``canvas``: so many tokens
-    are decoded together over KV that is causal. ``refused`` says for what is false why it is so.
+    Read from the config and from the K/V that a probe cached:
+
+    - ``positions``: ``rotary``, ``absolute``, ``alibi`` or ``none``
+    - ``windows``: the sliding window of each layer in tokens (None: it attends to all tokens before)
+    - ``attention_chunk``: the length of the chunks that layers of chunked attention attend within
+    - ``kv_heads``, ``key_dim``, ``value_dim``: of each layer, as cached; ``groups``: query heads per K/V head
+    - ``shared_kv``: its last layers use the K/V of earlier ones
+    - ``context``: the longest prompt plus answer in tokens
+    - ``stable_context``: up to how many tokens K/V do not depend on the length of the whole sequence (shorter than
+      ``context`` for longrope and dynamic NTK); ``rope_switch``: from which position on longrope takes other angles
+    - ``block``: so many tokens are decoded together and attend to each other, also where KV is made (None: causal);
+      ``canvas``: so many are decoded together over KV that is causal
+
+    Proved by the self-test:
+
+    - ``walk``: its layers can be run one by one; ``prefix``: it goes on from a cache of ours; ``own_cache``: from its
+      family's own
+    - ``relocation``: cached keys can be rotated to other positions, and scattered rows be run again
+    - ``attention``: its attention weights can be observed; ``ranges``: its attention can be computed over ranges of
+      keys instead of under a mask
+    - ``states``: it goes on from clones of its recurrent layers' states, ``state_bytes`` bytes in all, in a pass over
+      several tokens (``passes``) or over one at a time only (``tokens``); empty: it has none, or does not go on
+
+    ``refused`` says for what is false why it is so.
     """
 
     n_layers: int
@@ -37,14 +47,10 @@ class Capabilities:
     windows: tuple[int | None, ...]
     attention_chunk: int | None
     positions: str
-    rope: str | None
-    partial_rotary: float
     kv_heads: tuple[int, ...]
     key_dim: tuple[int, ...]
     value_dim: tuple[int, ...]
     groups: int
-    softcap: float | None
-    latent: bool
     recurrent: bool
     shared_kv: bool
     context: int
@@ -63,9 +69,15 @@ class Capabilities:
     refused: dict[str, str] = field(default_factory=dict, hash=False)
 
     def reach(self, layer: int) -> tuple[int | None, int | None]:
-        """Return how far back a row of ``layer`` sees: the window, and the length of the chunks it stays in."""
+        """Return how far rows of ``layer`` attend, in tokens: its window, and the length of its attention chunks."""
         chunk = self.attention_chunk if self.layer_types[layer] == _CHUNKED else None
         return self.windows[layer], chunk
+
+    def kv_size(self, layer: int) -> int:
+        """Return how many numbers one token's K and V in ``layer`` are; 0 where it uses those of another layer."""
+        if layer >= len(self.kv_heads):
+            return 0
+        return self.kv_heads[layer] * (self.key_dim[layer] + self.value_dim[layer])
 
     @property
     def causal(self) -> bool:
@@ -120,14 +132,10 @@ def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None)
         windows=tuple(_window(config, kind, layer) for layer, kind in enumerate(types)),
         attention_chunk=config_value(config, "attention_chunk_size"),
         positions=_positions(config, model),
-        rope=rope,
-        partial_rotary=float(config_value(config, "partial_rotary_factor") or 1.0),
         kv_heads=kv_heads,
         key_dim=tuple(int(k.shape[-1]) for k in kv.keys) if kv else (),
         value_dim=tuple(int(v.shape[-1]) for v in kv.values) if kv else (),
         groups=heads // most if (most := max(kv_heads, default=0)) else 1,
-        softcap=config_value(config, "attn_logit_softcapping"),
-        latent=config_value(config, "kv_lora_rank") is not None,
         recurrent=recurrent(types),
         shared_kv=bool(config_value(config, "num_kv_shared_layers")),
         context=context,
@@ -139,7 +147,7 @@ def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None)
 
 
 def config_value(config: Any, name: str, default: Any = None, layer: int = 0) -> Any:  # noqa: ANN401
-    """Return ``config.name``, of ``layer`` where a config gives it for each layer apart."""
+    """Return ``config.name``, or ``default``; of ``layer``, where each layer has a value of its own."""
     try:
         return getattr(config, name, default)
     except RuntimeError:  # transformers' refusal to give one value for all layers

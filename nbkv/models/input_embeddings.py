@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from nbkv.fidelity import scaled_error
+from nbkv.models.adapter import ModelAdapter
+
 _TOLERANCE = 1e-5
+_known: WeakKeyDictionary[ModelAdapter, bool] = WeakKeyDictionary()
 
 
 @contextmanager
 def soft(model: nn.Module, at: torch.Tensor, vectors: torch.Tensor) -> Iterator[None]:
     """Within the block each pass takes ``vectors`` ``[n, H]`` as the embeddings of its rows at indices ``at`` ``[n]``.
 
-    Whatever token ids stand at these rows plays no part. ``vectors`` are what the embedding module would return, its
+    The token ids of these rows play no part. ``vectors`` are what the embedding module would return, its
     scaling included.
     """
 
@@ -38,13 +42,19 @@ def embeddings(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     return embedded
 
 
-def embeddings_work(adapter: Any) -> bool:  # noqa: ANN401  (a ModelAdapter, which remembers the answer)
-    """Return whether embeddings can stand in for token ids: the same logits whatever the ids below them are.
+def embeddings_work(adapter: ModelAdapter) -> bool:
+    """Return whether embeddings can stand in for token ids (``soft``): the same logits whatever the ids below them are.
 
-    Not where layers look at the ids themselves, as those with per-layer inputs (Gemma 3n) do.
+    Not where layers read the ids themselves, as those with per-layer inputs (Gemma 3n) do. Tried once a model.
     """
+    if adapter not in _known:
+        _known[adapter] = _tried(adapter)
+    return _known[adapter]
+
+
+def _tried(adapter: ModelAdapter) -> bool:
     ids, others = adapter.tensor((3, 1, 2, 4)), adapter.tensor((2, 4, 1, 3))
     expected = adapter.forward(ids, adapter.new_cache(), start=0, keep=len(ids))
     with soft(adapter.model, torch.arange(len(ids)), embeddings(adapter.model, ids)):
         logits = adapter.forward(others, adapter.new_cache(), start=0, keep=len(ids))
-    return bool((logits - expected).abs().max() <= _TOLERANCE * expected.abs().max().clamp(min=1.0))
+    return scaled_error(logits, expected) <= _TOLERANCE

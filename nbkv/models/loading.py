@@ -118,7 +118,7 @@ def _given(model: object, tokenizer: object, device: str, dtype: object, kwargs:
 
 
 def _check_adapters(network: Any, name: str) -> None:  # noqa: ANN401
-    """Refuse PEFT methods that look at a whole prompt at once, before its beginning is cut off for reuse."""
+    """Raise ``UnsupportedModel`` for PEFT methods that need the whole prompt in each pass, which reuse cuts."""
     for label, config in getattr(network, "peft_config", {}).items():
         if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
             message = (

@@ -1,7 +1,7 @@
 """Unmasking rules: which of a block's masked tokens a denoising pass fills.
 
 A rule is given the distributions of the candidates only, the masked tokens of the block (or of the part of it that is
-filled first), and returns which of them stand from now on, always at least one. Passes follow a schedule: ``steps`` of
+filled first), and returns which of them are kept now, always at least one. Passes follow a schedule: ``steps`` of
 them share ``size`` tokens as evenly as can be, the first ones take what is left over.
 """
 
@@ -21,7 +21,7 @@ class Candidates(NamedTuple):
     """The masked tokens a pass may fill, in order of position.
 
     ``confidence`` ``[m]`` is the probability of the token chosen for each, ``chances`` ``[m, V]`` the distributions
-    they were chosen from; ``size`` is the length of the block (or part) they stand in, ``step`` the pass over it,
+    they were chosen from; ``size`` is the length of the block (or part) they lie in, ``step`` the pass over it,
     from 0.
     """
 

@@ -1,9 +1,9 @@
 """The layer walk: run a model's layers one by one under our control, with everything else left to the model itself.
 
-For the length of one forward the model's layer list is replaced by *seats*. A seat records how its layer was called
-(masks, position embeddings, per-layer inputs, whatever the family passes) and hands the hidden states on untouched.
-The last seat, having everything, runs the real layers in order and gives their output to the model, which goes on with
-its own final norm and head. So what happens before the first layer and after the last is the model's own code, for any
+For the length of one forward the model's layer list is replaced by stand-ins. Each records how its layer was called
+(masks, position embeddings, per-layer inputs, whatever the family passes) and returns the hidden states untouched. The
+last one, having everything, runs the real layers in order and gives their output to the model, which goes on with its
+own final norm and head. So what happens before the first layer and after the last is the model's own code, for any
 family whose layers are called once each, in order; the probe checks that, and the self-test checks the logits.
 """
 
@@ -77,7 +77,7 @@ class _LayerStandIn(nn.Module):
             return getattr(self.__dict__["_layer"], name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Take the call as it is: a module's own way there looks for hooks that a seat never has, at every token."""
+        """Take the call as it is: a module's own way there looks for hooks at every token; there are none."""
         hidden = args[0] if args else kwargs.pop("hidden_states")
         hidden = self._arrive(LayerCall(hidden, args[1:], kwargs))
         return hidden if self._returns is None else (hidden, *(None,) * (self._returns - 1))
@@ -112,14 +112,14 @@ class Walk:
     """Runs the layers of one model; made once, entered for each forward."""
 
     def __init__(self, layers: Layers) -> None:
-        """Prepare a seat for every layer of ``layers``."""
+        """Prepare a stand-in for every layer of ``layers``."""
         self._name, self._parent = layers.name, layers.parent
         self._own = layers.modules
         self._calls: list[LayerCall] = []
         self._on_layer: OnLayer | None = None
-        self._stretch = LayerRange(0, len(self._own))
+        self._range = LayerRange(0, len(self._own))
         self._runner: Runner | None = None
-        self._seats = nn.ModuleList(
+        self._stand_ins = nn.ModuleList(
             _LayerStandIn(layer, returns, self._arrive)
             for layer, returns in zip(self._own, layers.returns, strict=True)
         )
@@ -131,16 +131,16 @@ class Walk:
 
     @contextmanager
     def stepping(
-        self, on_layer: OnLayer | None, stretch: LayerRange | None = None, runner: Runner | None = None
+        self, on_layer: OnLayer | None, layers: LayerRange | None = None, runner: Runner | None = None
     ) -> Iterator[None]:
         """Within the block a forward of the model walks; ``on_layer(index, rows)`` follows each layer and may raise.
 
-        A forward over a ``stretch`` that ends before the last layer raises ``Halted``. A ``runner`` is handed the calls
-        of all layers instead, and runs them itself, through ``layer``.
+        A forward over ``layers`` that end before the last one raises ``Halted``. A ``runner`` is given the calls of all
+        layers instead, and runs them itself, through ``layer``.
         """
         self._calls, self._on_layer = [], on_layer
-        self._stretch, self._runner = stretch or LayerRange(0, len(self._own)), runner
-        self._parent._modules[self._name] = self._seats  # noqa: SLF001  (a swap must not run Module.__setattr__)
+        self._range, self._runner = layers or LayerRange(0, len(self._own)), runner
+        self._parent._modules[self._name] = self._stand_ins  # noqa: SLF001  (a swap must not run Module.__setattr__)
         try:
             yield
         finally:
@@ -160,12 +160,12 @@ class Walk:
         return self._run() if self._runner is None else self._runner(self._calls)
 
     def _run(self) -> torch.Tensor:
-        stretch = self._stretch
-        hidden = self._calls[0].hidden if stretch.hidden is None else stretch.hidden
-        for index in range(stretch.first, stretch.last):
+        wanted = self._range
+        hidden = self._calls[0].hidden if wanted.hidden is None else wanted.hidden
+        for index in range(wanted.first, wanted.last):
             call = self._calls[index]
-            if stretch.before is not None:
-                stretch.before(index)
+            if wanted.before is not None:
+                wanted.before(index)
             given, known = hidden, False
             try:
                 hidden = self.layer(index, call, given)
@@ -176,8 +176,8 @@ class Walk:
                 self._on_layer(index, given.shape[-2])
             if known:
                 raise Halted(given, index, known=True)
-        if stretch.last < len(self._own):
-            raise Halted(hidden, stretch.last)
+        if wanted.last < len(self._own):
+            raise Halted(hidden, wanted.last)
         return hidden
 
 

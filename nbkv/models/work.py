@@ -1,4 +1,4 @@
-"""What a pass does and where it stands: the layers' work, counted, and hidden states between two layers."""
+"""What a pass does and where it stops: the layers' work, counted, and the input of the layer it goes on with."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Unfollowed(Work):
 
 
 @dataclass(frozen=True, eq=False)
-class LayerFront:
-    """Hidden states ``[..., rows, H]`` of some rows that have been through the layers before ``layer``.
+class LayerInput:
+    """Hidden states ``[..., rows, H]`` of some rows, which ``layer`` is given next.
 
     ``known``: their K/V in ``layer`` were made too, and counted as if that layer had run.
     """
@@ -38,13 +38,16 @@ class LayerFront:
     layer: int
     known: bool = False
 
-    def keep(self, which: torch.Tensor) -> LayerFront:
-        """Return the front of the rows at indices ``which`` of these."""
+    def keep(self, which: torch.Tensor) -> LayerInput:
+        """Return the input of the rows at indices ``which`` of these."""
         return replace(self, hidden=self.hidden.index_select(-2, which.to(self.hidden.device)))
 
 
-def begin(since: LayerFront | None, work: Work | None) -> tuple[int, torch.Tensor | None]:
-    """Return the first layer that rows ``since`` a front run through, and with what; what was counted counts once."""
+def begin(since: LayerInput | None, work: Work | None) -> tuple[int, torch.Tensor | None]:
+    """Return the first layer that a pass going on from ``since`` runs, and its input (None: the embeddings).
+
+    A layer that made its K/V was counted then, and is not counted twice.
+    """
     if since is None:
         return 0, None
     if since.known and work is not None:

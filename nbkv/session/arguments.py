@@ -38,7 +38,7 @@ def wanted_sampling(stop: str | Sequence[str] | None, options: Mapping[str, obje
     """Return how an answer is to be drawn; raises ``BadOption`` also for what ``ctx``'s model cannot do."""
     wanted, adapter = sampling(stop, dict(options)), ctx.adapter
     if adapter.canvas is not None:
-        adapter.canvas.check(wanted)
+        adapter.canvas.check_sampling(wanted)
     if wanted.unmask is not None and adapter.capabilities.causal:
         message = f"unmask={wanted.unmask!r}: {adapter.name} decodes token by token, it masks nothing (leave it out)"
         raise BadOption(message)

@@ -13,10 +13,13 @@ from nbkv import show
 from nbkv.context import Context, Request
 from nbkv.errors import UnsupportedModel
 from nbkv.events import Bus
-from nbkv.models.adapter import AnyCache, ModelAdapter
+from nbkv.fidelity import scaled_error
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.caches.base import SequenceCache
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.diffusion.block import opened
-from nbkv.models.probing.rotary import alone, looked_at
+from nbkv.models.probing.prompt import made_up_ids
+from nbkv.models.probing.rotary import alone, probed_positions
 from nbkv.prompts.prompt import Prompt
 from nbkv.stores.base import Scratch
 from nbkv.stores.memory import MemoryStore
@@ -29,6 +32,7 @@ _TOKENS = 48
 _BLOCKS = 3  # and at least so many diffusion blocks
 _RAGGED = 3  # tokens of a prompt that fill no diffusion block
 _TAIL = 16  # tokens that differ between two prompts which share the rest
+_OTHER = 104_729  # another prime: other made-up tokens
 _FP32_LIMIT = 1e-4
 _FARTHEST = 32_768  # tokens; keys are moved at most to here
 _SINGLE = 4  # tokens looked at, each alone
@@ -91,7 +95,9 @@ def verify(ctx: Context, strategies: Sequence[Strategy]) -> Report:
     plain = {ids: _plain(ctx, ids) for ids in (first, second)}
     limit = _FP32_LIMIT if adapter.dtype == torch.float32 else _half_limit(ctx, first, plain[first])
     rows = [
-        _row("full pass", _error(_prefill(scratch, Strategy(), first).logits, plain[first]), limit, _how(adapter)),
+        _row(
+            "full pass", scaled_error(_prefill(scratch, Strategy(), first).logits, plain[first]), limit, _how(adapter)
+        ),
         _cut(scratch, first, plain[first], limit),
         _moved(adapter, first, limit),
     ]
@@ -115,7 +121,7 @@ def _strategy_rows(
     for name, ids in (("cold", first), ("again", first), ("branch", second), ("back to the first", first)):
         prefilled = _prefill(ctx, tested, ids)
         note = f"{int((prefilled.provenance == 0).sum())} of {len(ids)} tokens fresh"
-        error = _error(prefilled.logits, plain[ids])
+        error = scaled_error(prefilled.logits, plain[ids])
         rows.append(_row(f"{tested.spec}: {name}", error, limit, note, strategy.spec))
     return rows
 
@@ -134,10 +140,10 @@ def _cut(ctx: Context, ids: tuple[int, ...], plain: torch.Tensor, limit: float) 
     for stop in stops:
         logits = adapter.prefill(ids[:stop], cache, start=at)
         at = stop
-    return _row("from a cache", _error(_after(ctx, ids, cache, logits), plain), limit, type(cache).__name__)
+    return _row("from a cache", scaled_error(_after(ctx, ids, cache, logits), plain), limit, cache.kind)
 
 
-def _after(ctx: Context, ids: tuple[int, ...], cache: AnyCache, logits: torch.Tensor) -> torch.Tensor:
+def _after(ctx: Context, ids: tuple[int, ...], cache: SequenceCache, logits: torch.Tensor) -> torch.Tensor:
     """Return the logits of the token after ``ids``, which ``cache`` holds and whose last row gave ``logits``."""
     prefilled = Prefilled(cache=cache, logits=logits, provenance=np.zeros(len(ids), dtype=np.uint8))
     return Strategy().opening(prefilled, Request(Prompt(ids), 1), ctx)
@@ -150,20 +156,19 @@ def _moved(adapter: ModelAdapter, ids: tuple[int, ...], limit: float) -> dict[st
     """
     if adapter.rope is None:
         return _unchecked("relocation", limit, f"refused: {adapter.capabilities.why_not('relocation')}")
-    positions = looked_at(adapter, _FARTHEST)
+    positions = probed_positions(adapter, _FARTHEST)
     keys, _ = alone(adapter, adapter.tensor(ids[:_SINGLE]), positions)
     at_zero = [layer[0][:, :, None].expand(-1, -1, len(positions), -1) for layer in keys]
     moved = adapter.rope.keys(at_zero, torch.zeros_like(positions), positions)
     pairs = zip(moved, (layer.permute(1, 2, 0, 3) for layer in keys), strict=True)
-    worst = max(_error(got, want) for got, want in pairs if want.numel())
+    worst = max(scaled_error(got, want) for got, want in pairs if want.numel())
     return _row("relocation", worst, limit, f"keys moved by up to {int(positions[-1])} positions")
 
 
 def _prompts(vocabulary: int, known: Capabilities) -> tuple[tuple[int, ...], tuple[int, ...]]:
     length = min(max(_TOKENS, _BLOCKS * (known.block or 0)) + _RAGGED * (not known.causal), known.context - 1)
-    first = tuple((7919 * i) % vocabulary for i in range(1, length + 1))
-    tail = min(_TAIL, length // 2)
-    return first, (*first[: length - tail], *((104729 * i) % vocabulary for i in range(1, tail + 1)))
+    first, tail = made_up_ids(length, vocabulary), min(_TAIL, length // 2)
+    return first, (*first[: length - tail], *made_up_ids(tail, vocabulary, _OTHER))
 
 
 def _prefill(ctx: Context, strategy: Strategy, ids: tuple[int, ...]) -> Prefilled:
@@ -193,12 +198,7 @@ def _half_limit(ctx: Context, ids: tuple[int, ...], plain: torch.Tensor) -> floa
     adapter.prefill(ids[:at], cache)
     logits = adapter.prefill(ids, cache, start=at)
     rounding = 4 * float(torch.finfo(adapter.dtype).eps)
-    return max(2 * _error(_after(ctx, ids, cache, logits), plain), rounding)
-
-
-def _error(got: torch.Tensor, expected: torch.Tensor) -> float:
-    difference = (got.float() - expected.float()).abs().max()
-    return float(difference / expected.float().abs().max().clamp(min=1.0))
+    return max(2 * scaled_error(_after(ctx, ids, cache, logits), plain), rounding)
 
 
 def _unchecked(check: str, limit: float, note: str, strategy: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from nbkv.stores.radix import Node
 
 
 class StateSnapshot(Protocol):
-    """States of all recurrent layers after ``at`` tokens; ``nbkv.models.caches.recurrent.LayerStates`` is one."""
+    """States of all recurrent layers after ``at`` tokens; ``nbkv.models.caches.states.LayerStates`` is one."""
 
     @property
     def at(self) -> int:

@@ -12,7 +12,7 @@ from nbkv.errors import BadOption
 from nbkv.families.blend.base import Blend
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check, check_choice, check_share, is_number, whole_numbers
-from nbkv.families.routing.cost_model import costs, token_bytes
+from nbkv.families.routing.cost_model import costs
 from nbkv.selection import best, count
 from nbkv.strategy import Prefilled
 
@@ -56,7 +56,7 @@ class CacheBlend(Blend):
         """Blend, with a link at the budget it leaves time for."""
         if self.link is None:
             return super().prefill(request, ctx)
-        load_s, run_s = token_bytes(ctx.adapter) / self.link, costs(ctx).rows(1, len(request.ids))
+        load_s, run_s = ctx.adapter.token_bytes / self.link, costs(ctx).rows(1, len(request.ids))
         share = min(1.0, load_s / max(run_s, 1e-12))
         budget = max(self.budget, share)
         prefilled = replace(self, budget=budget, link=None).prefill(request, ctx)

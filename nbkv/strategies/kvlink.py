@@ -19,7 +19,7 @@ from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
 from nbkv.families.options import check_count, whole_numbers
 from nbkv.models.adapter import ModelAdapter
-from nbkv.models.input_embeddings import soft
+from nbkv.models.input_embeddings import embeddings_work, soft
 from nbkv.models.link_tokens import Links, beside, read_links
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Chunk
@@ -93,7 +93,7 @@ class KVLink(Strategy):
         if self.links not in {type(self).links, given[1]}:
             message = f"links={self.links} is not accepted: the file has {given[1]} link tokens a chunk (leave it out)"
             raise BadOption(message)
-        if not adapter.takes_embeddings:
+        if not embeddings_work(adapter):
             message = (
                 f"kvlink cannot serve {adapter.name}: its layers look at token ids themselves, which link tokens of "
                 "their own do not have (first_id, full and prefix work)"

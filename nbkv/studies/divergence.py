@@ -60,13 +60,7 @@ def trace(session: Any, prompt: Any, tokens: Sequence[int], strategy: str | Stra
                 times.append(time.perf_counter() - began)
     finally:
         chosen.commit(prefilled, (*request.ids, *tokens), request, ctx)
-    beside = getattr(prefilled.cache, "beside", int)
-    held = sum(_nbytes(layer) for layer in getattr(prefilled.cache, "layers", ())) + beside()
-    peak = getattr(prefilled.cache, "peak", held)
+    cache = prefilled.cache
+    held, peak = cache.held_bytes() + (cache.restorable_bytes() or 0), cache.peak_bytes()
     logits = torch.stack([row.float() for row in rows])
-    return Trace(logits, first_s, statistics.median(times or [0.0]), held, peak)
-
-
-def _nbytes(layer: Any) -> int:  # noqa: ANN401
-    sides = (getattr(layer, "keys", None), getattr(layer, "values", None))
-    return sum(side.numel() * side.element_size() for side in sides if isinstance(side, torch.Tensor))
+    return Trace(logits, first_s, statistics.median(times or [0.0]), held, held if peak is None else peak)

@@ -18,7 +18,7 @@ import torch
 
 from nbkv.models.attention.layer import Attended
 from nbkv.models.caches.evicting import EvictingCache
-from nbkv.models.passes import run
+from nbkv.models.passes import over_slots
 from nbkv.strategy import parse
 from nbkv.studies.divergence import trace
 from nbkv.studies.foresight import Foresight, attention_maps
@@ -118,11 +118,11 @@ def _whole_run(session: Any, prompt: Any, tokens: Sequence[int], alpha: float) -
     lazy: LazyEviction = parse(f"lazyeviction(alpha={alpha})")  # type: ignore[assignment]
     cache = EvictingCache(adapter.n_layers)
 
-    def see(seen: Attended) -> None:
+    def observe(seen: Attended) -> None:
         layer = cache.layers[seen.layer]
         lazy.see(layer, seen.weights.unflatten(0, (len(layer.positions), -1)), seen.rows)
 
-    run(adapter, adapter.tensor(ids), cache, see=see, look=len(ids))
+    over_slots(adapter, adapter.tensor(ids), cache, observe=observe, observed=len(ids))
     return cache
 
 

@@ -11,7 +11,7 @@ import torch
 from nbkv.families.evict.base import Evict
 from nbkv.models.attention.layer import Attended
 from nbkv.models.caches.evicting import EvictingCache, EvictingLayer
-from nbkv.models.passes import run
+from nbkv.models.passes import over_slots
 from nbkv.strategy import Strategy
 
 
@@ -29,7 +29,7 @@ def attention_maps(session: Any, prompt: Any, tokens: Sequence[int]) -> list[tor
         some = seen.weights.unflatten(0, (heads, -1)).amax(dim=1)
         found[seen.layer] = torch.cat([found[seen.layer], some], dim=1) if seen.layer in found else some
 
-    run(adapter, adapter.tensor(ids), cache, see=see, look=len(ids))
+    over_slots(adapter, adapter.tensor(ids), cache, observe=see, observed=len(ids))
     return [found[layer].cpu() for layer in sorted(found)]
 
 

@@ -21,7 +21,6 @@ import nbkv
 from nbkv.context import Request
 from nbkv.families.blend import assemble, layerwise
 from nbkv.families.blend.base import Blend
-from nbkv.families.routing.cost_model import token_bytes
 from nbkv.models.attention import weights
 from nbkv.registry import strategies as registry
 from nbkv.strategy import parse
@@ -110,7 +109,7 @@ def every():
 def test_the_peak_is_that_of_full_and_one_layer_at_most(read):
     session, prompt = read
     layers, positions = session.adapter.n_layers, ROW_BYTES * len(prompt.ids)
-    layer = token_bytes(session.adapter) * len(prompt.ids) / layers
+    layer = session.adapter.token_bytes * len(prompt.ids) / layers
     full = measured(session, prompt, parse("full")).peak
     peaks = {spec: measured(session, prompt, strategy).peak for spec, strategy in every().items()}
     assert min(full, *peaks.values()) > layers * layer  # the K/V of all layers are there in the end

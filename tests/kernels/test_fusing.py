@@ -12,6 +12,7 @@ import nbkv
 from nbkv.families.residual.forms import parse
 from nbkv.families.residual.planner import random_sequence
 from nbkv.families.residual.sequence import BoundedSequence
+from nbkv.models.passes import layer_calls
 from nbkv.models.projection import kernel
 from nbkv.models.projection.kernel import ANGLES, FusedProjection
 from nbkv.models.projection.kernel_fit import ELSE, FEEDS, KEYS, NORM, fuse
@@ -110,7 +111,7 @@ FITTING = ["llama", "mistral", "qwen2", "qwen3", "mixtral", "gemma2", "gemma3", 
 @pytest.mark.parametrize(("family", "changes"), [*((family, {}) for family in FITTING), ("llama", YARN)])
 def test_keys_and_values_are_the_layers_own(opened, family, changes):
     adapter = opened(family, **changes).adapter
-    calls, feeds = adapter.calls(adapter.tensor(range(5, 42)), CapturingCache(), start=20), learn(adapter)
+    calls, feeds = layer_calls(adapter, adapter.tensor(range(5, 42)), CapturingCache(), start=20), learn(adapter)
     hidden = torch.randn(calls[0].hidden.shape, generator=torch.Generator().manual_seed(1))
     for layer, call, reads, way in zip(adapter.walk.layers, calls, feeds, fuse(adapter, feeds), strict=True):
         own = project_kv(layer, call, hidden, reads)
@@ -125,7 +126,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_layers_own_code(opened, monkeypat
     adapter, wide = opened(family, torch.bfloat16).adapter, opened(family).adapter
     wide.model.load_state_dict(adapter.model.state_dict())
     ids, feeds = range(5, 70), learn(adapter)
-    calls, wider = (each.calls(each.tensor(ids), CapturingCache(), start=0) for each in (adapter, wide))
+    calls, wider = (layer_calls(each, each.tensor(ids), CapturingCache(), start=0) for each in (adapter, wide))
     hidden = torch.randn(calls[0].hidden.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     ways = fuse(adapter, feeds)
     for index, (call, way) in enumerate(zip(calls, ways, strict=True)):
@@ -221,7 +222,7 @@ def test_somebody_who_listens_is_heard(opened, launches):
 
 def test_weights_are_read_when_they_are_used(opened):
     adapter = opened("llama").adapter
-    (call, *_), feeds = adapter.calls(adapter.tensor(range(5, 12)), CapturingCache(), start=0), learn(adapter)
+    (call, *_), feeds = layer_calls(adapter, adapter.tensor(range(5, 12)), CapturingCache(), start=0), learn(adapter)
     way, hidden = fuse(adapter, feeds)[0], torch.randn(call.hidden.shape)
     layer = adapter.walk.layers[0]
     with torch.no_grad():

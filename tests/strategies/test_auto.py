@@ -246,7 +246,7 @@ def test_bad_options_are_one_line(spec):
 def test_a_link_raises_the_budget_to_what_is_recomputed_while_it_loads(session_of, words, costing):
     costing(CHEAP)
     session = session_of()
-    a_token = cost_model.token_bytes(session.adapter)
+    a_token = session.adapter.token_bytes
     assert a_token == 4 * 2 * (16 + 16) * 4  # layers, K/V heads, both sides, bytes of a number
     rows = CHEAP.rows(1, 128)
 

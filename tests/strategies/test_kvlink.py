@@ -10,6 +10,7 @@ import nbkv
 from nbkv.errors import BadOption, BadPrompt, LoadError, UnsupportedModel
 from nbkv.inference.forced import follow
 from nbkv.inference.run import RequestRun
+from nbkv.models.input_embeddings import embeddings_work
 from nbkv.models.link_tokens import Links, read_links, write_links
 from nbkv.models.sampling import Sampling
 from nbkv.prompts import prompt as prompts
@@ -288,7 +289,7 @@ def test_options_out_of_range(options, message):
 def test_layers_that_look_at_token_ids_are_refused(session_of, make_model, tokenizer, weights):
     gemma3n = make_model("gemma3n")
     with nbkv.load(gemma3n, tokenizer=tokenizer) as session:
-        assert session.adapter.takes_embeddings  # untrained, its per-layer inputs are scaled by zeros
+        assert embeddings_work(session.adapter)  # untrained, its per-layer inputs are scaled by zeros
     with torch.no_grad():
         for layer in gemma3n.model.layers:
             layer.altup.correct_output_scale.fill_(1.0)
@@ -297,8 +298,8 @@ def test_layers_that_look_at_token_ids_are_refused(session_of, make_model, token
         nbkv.load(gemma3n, tokenizer=tokenizer, strategy=f"kvlink({weights!r})"),
     ):
         pass
-    assert not session_of("gemma4").adapter.takes_embeddings
-    assert session_of("gemma3").adapter.takes_embeddings
+    assert not embeddings_work(session_of("gemma4").adapter)
+    assert embeddings_work(session_of("gemma3").adapter)
 
 
 # KVLink checkpoints, whose link tokens are ids of the vocabulary

@@ -11,7 +11,7 @@ import torch
 
 import nbkv
 from nbkv.errors import BadOption, UnsupportedModel
-from nbkv.families.residual.forms import all_kv_bytes, parse
+from nbkv.families.residual.forms import parse
 from nbkv.families.residual.planner import random_sequence
 from nbkv.families.residual.sequence import BoundedSequence
 from nbkv.models.caches.restoring import RestoringCache
@@ -159,7 +159,7 @@ def test_memory_over_twenty_turns_is_bounded(make_model, tokenizer, words, monke
         gc.collect()  # the self-check at load has left some behind
         results = [chat.send(words(12, seed=turn), max_new_tokens=2) for turn in range(20)]
         tokens = len(results[-1].prompt_ids) + len(results[-1].token_ids) - 1
-        full = tokens * all_kv_bytes(session.adapter)
+        full = tokens * session.adapter.token_bytes
         held = parse(form, 12).token_bytes(session.adapter)
     peak, last = max(result.kv_bytes["peak"] for result in results), results[-1].kv_bytes
     assert peak <= (keep + 1 / 12 + 0.02) * full
@@ -173,10 +173,10 @@ def test_printed_bytes_are_the_bytes_allocated(wide, form):
     adapter, known = wide.adapter, parse(form, 6)
     sequence = random_sequence(adapter, known, 639)  # 640 tokens: whole blocks
     kept = sum(
-        layer.window[0].shape[-2] * all_kv_bytes(adapter) // 6 for layer in sequence.cache.layers if layer.keeps_all
+        layer.window[0].shape[-2] * adapter.token_bytes // 6 for layer in sequence.cache.layers if layer.keeps_all
     )
     token = known.token_bytes(adapter)
-    host = sum(source == "host" for source in known.sources) * all_kv_bytes(adapter) // 6
+    host = sum(source == "host" for source in known.sources) * adapter.token_bytes // 6
     # K/V on the host are those of 639 older tokens, in blocks of 64
     assert sequence.cache.beside() + kept == 640 * (token - host) + 640 * host
 
@@ -275,7 +275,7 @@ def test_auto_measures_once_and_takes_what_was_picked(wide, words):
     first = wide.generate(words(30), strategy=spec, max_new_tokens=3)
     held = wide._ctx.scratch["residual"].sequence.form
     assert held.exact
-    assert held.device_bytes(wide.adapter) <= all_kv_bytes(wide.adapter) / 2 + 4
+    assert held.device_bytes(wide.adapter) <= wide.adapter.token_bytes / 2 + 4
     assert first.token_ids == wide.generate(words(30), max_new_tokens=3).token_ids
     name = next(name for name in wide._ctx.verdicts._entries if name.startswith("restoring@"))
     wide._ctx.verdicts.put(name, "every(3)")

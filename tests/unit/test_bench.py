@@ -209,7 +209,7 @@ def test_passes_run_again_are_what_was_run():
 
         with recording(adapter) as looked:
             work = Work()
-            front = adapter.look(tensor, rows, cache, layer=1, work=work)
+            front = adapter.advance_to_kv(tensor, rows, cache, layer=1, work=work)
             twice = adapter.recompute(tensor[kept], kept, cache, since=front.keep(kept), work=work)[-1]
         assert [(each.start, each.stop, each.looks, each.known) for each in looked] == [
             (0, 2, True, False),

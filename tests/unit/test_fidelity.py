@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nbkv.fidelity import kl, top1
+from nbkv.fidelity import kl, scaled_error, top1
 
 
 def test_kl_is_the_textbook_sum_in_nats():
@@ -30,6 +30,16 @@ def test_top1_counts_positions():
     assert top1([], []) == 1.0
     with pytest.raises(ValueError, match="equally many"):
         top1([1], [1, 2])
+
+
+def test_an_error_is_scaled_by_what_was_expected_where_that_is_large():
+    small, large = torch.tensor([0.5, -0.25]), torch.tensor([4.0, -8.0])
+
+    assert scaled_error(small + 0.1, small) == pytest.approx(0.1, rel=1e-5)
+    assert scaled_error(large + 0.1, large) == pytest.approx(0.1 / 8, rel=1e-5)
+    assert scaled_error(large.bfloat16(), large) == 0.0
+    assert scaled_error(torch.tensor([math.nan, 1.0]), small) == math.inf
+    assert scaled_error(torch.tensor([math.inf, 1.0]), torch.tensor([math.inf, 1.0])) == math.inf
 
 
 def test_fidelity_of_a_strategy_that_is_wrong_is_seen(session_of, words):

@@ -11,7 +11,7 @@ from nbkv import cli
 from nbkv.errors import BadOption
 from nbkv.families.residual import planner
 from nbkv.families.residual.bandwidth import Bandwidths
-from nbkv.families.residual.forms import all_kv_bytes, parse
+from nbkv.families.residual.forms import parse
 from nbkv.families.residual.planner import FormCost, eligible, pick
 
 FEW = {"num_key_value_heads": 1}  # a layer's input is twice its K and V
@@ -48,7 +48,7 @@ def test_every_form_is_a_row(make_model, tokenizer, changes):
         adapter = session.adapter
         ways = {each.form: each for each in plan.ways}
         assert {"ids", "start(0)", "every(2)", "layers", "int8", "int4", "latent", "host", "first(3)"} <= ways.keys()
-        assert plan.kv_bytes == all_kv_bytes(adapter)
+        assert plan.kv_bytes == adapter.token_bytes
         assert ways[plan.pick] in eligible(plan.ways, plan.kv_bytes)
         assert len(ways) == len(plan.ways)
         for each in plan.ways:

@@ -7,6 +7,7 @@ import torch
 
 import nbkv
 from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.passes import layer_calls
 from nbkv.models.projection.project import CapturingCache, learn, project_kv
 
 
@@ -31,7 +32,7 @@ def test_every_family_gets_its_own_kv_bit_for_bit(session_of, family):
         pytest.skip("it cannot be walked")
     ids, cache = adapter.tensor(range(5, 42)), GrowingCache()
     inputs = inputs_of(adapter, ids, cache)
-    calls = adapter.calls(ids, CapturingCache(), start=0)
+    calls = layer_calls(adapter, ids, CapturingCache(), start=0)
     feeds = learn(adapter)
     for index, layer in enumerate(cache.layers):
         if layer.keys is None:
@@ -45,7 +46,7 @@ def test_positions_are_those_of_the_call(session_of):
     adapter = session_of("llama", strategy="full").adapter
     ids, cache = adapter.tensor(range(5, 42)), GrowingCache()
     inputs = inputs_of(adapter, ids, cache)
-    calls = adapter.calls(ids[20:], CapturingCache(), start=20)
+    calls = layer_calls(adapter, ids[20:], CapturingCache(), start=20)
     for index, layer in enumerate(cache.layers):
         sides = project_kv(adapter.walk.layers[index], calls[index], inputs[index][:, 20:], learn(adapter)[index])
         for mine, whole in zip(sides, (layer.keys, layer.values), strict=True):
@@ -59,7 +60,7 @@ def test_queries_are_not_computed(session_of, monkeypatch):
     assert feeds.idle == (attention.q_proj,)
     assert set(feeds.used) == {attention.k_proj, attention.v_proj}
     assert feeds.common
-    (call, *_) = adapter.calls(adapter.tensor([3, 4]), CapturingCache(), start=0)
+    (call, *_) = layer_calls(adapter, adapter.tensor([3, 4]), CapturingCache(), start=0)
     ran = []
     handle = attention.q_proj.register_forward_hook(lambda *_: ran.append(float(_[2].abs().max())))
     project_kv(adapter.walk.layers[0], call, call.hidden, feeds)

@@ -6,7 +6,7 @@ import torch
 from nbkv.kv import KV
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.probing.probe import adapt
-from nbkv.models.probing.rotary import alone, looked_at
+from nbkv.models.probing.rotary import alone, probed_positions
 from nbkv.rope import HALVES, NEIGHBOURS, Rope, Rotation
 
 MOVABLE = (
@@ -35,13 +35,13 @@ def rotated(keys, positions, frequencies, pairing):
 @pytest.mark.parametrize("pairing", [HALVES, NEIGHBOURS])
 def test_a_turn_is_the_rotation_of_its_definition(pairing):
     keys = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
-    turning = Rotation(torch.tensor([1.0, 0.3, 0.01, 0.002]), pairing, 2)
+    rotation = Rotation(torch.tensor([1.0, 0.3, 0.01, 0.002]), pairing, 2)
     positions = torch.tensor([0, 3, 4, 90, 7])
-    got = turning.turn(keys, *turning.angles(torch.zeros_like(positions), positions))
+    got = rotation.rotate(keys, *rotation.angles(torch.zeros_like(positions), positions))
 
     assert torch.equal(got[..., :2], keys[..., :2])
     assert torch.equal(got[..., 10:], keys[..., 10:])
-    assert error(got[..., 2:10], rotated(keys[..., 2:10], positions, turning.frequencies, pairing)) < 1e-5
+    assert error(got[..., 2:10], rotated(keys[..., 2:10], positions, rotation.frequencies, pairing)) < 1e-5
 
 
 def test_moves_compose_and_leave_values_alone():
@@ -65,7 +65,7 @@ def test_a_model_teaches_how_its_keys_turn(make_model, family):
     adapter = adapt(model, family)
     assert adapter.capabilities.relocation, adapter.capabilities.refused
 
-    positions = looked_at(adapter, 32_768)
+    positions = probed_positions(adapter, 32_768)
     keys, values = alone(adapter, torch.tensor([3, 50, 170]), positions)
     at_zero = [layer[0][:, :, None].expand(-1, -1, len(positions), -1) for layer in keys]
     moved = adapter.rope.keys(at_zero, torch.zeros_like(positions), positions)
@@ -105,7 +105,7 @@ def test_text_moved_equals_text_encoded_there(make_model, family, base):
 def test_scaled_ropes_are_moved_too(make_model, kind, more):
     rope = {"rope_type": kind, "rope_theta": 10000.0} | more
     adapter = adapt(make_model("llama", rope_parameters=rope), kind)
-    positions = looked_at(adapter, 512)
+    positions = probed_positions(adapter, 512)
     keys, _ = alone(adapter, torch.tensor([9, 80]), positions)
     at_zero = [layer[0][:, :, None].expand(-1, -1, len(positions), -1) for layer in keys]
     moved = adapter.rope.keys(at_zero, torch.zeros_like(positions), positions)
@@ -116,7 +116,7 @@ def test_scaled_ropes_are_moved_too(make_model, kind, more):
 
 def test_half_precision_moves_within_its_rounding(make_model):
     adapter = adapt(make_model("qwen3").to(torch.bfloat16), "qwen3")
-    positions = looked_at(adapter, 512)
+    positions = probed_positions(adapter, 512)
     keys, _ = alone(adapter, torch.tensor([9, 80]), positions)
     at_zero = [layer[0][:, :, None].expand(-1, -1, len(positions), -1) for layer in keys]
     moved = adapter.rope.keys(at_zero, torch.zeros_like(positions), positions)

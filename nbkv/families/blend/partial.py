@@ -14,8 +14,9 @@ from nbkv.families.blend.layerwise import LayerwisePlacement, SpanKV
 from nbkv.kv import Span
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.intercept import OnAttention, watched
-from nbkv.models.caches.growing import GrowingCache, Pair
-from nbkv.models.work import LayerFront, Work
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.growing_layer import Pair
+from nbkv.models.work import LayerInput, Work
 from nbkv.result import Chunk
 
 _ENDS = (".", "!", "?", "\n", "。", "!", "?")
@@ -56,7 +57,7 @@ class PartialPrefill:
     found: dict[str, torch.Tensor] = field(default_factory=dict)
     deviations: torch.Tensor | None = None
     _rows: torch.Tensor | None = None
-    _paused: LayerFront | None = None
+    _paused: LayerInput | None = None
 
     def __post_init__(self) -> None:
         """Sort all rows into those with and without KV."""
@@ -155,7 +156,9 @@ class PartialPrefill:
         some, since = self.ids[self._rows], self._paused
         with self.comparing(layer, side, power) as distance:
             options: dict[str, Any] = {"work": self.select_work, "before": self.placement.need}
-            self._resume_from(self.adapter.look(some, self._rows, self.cache, layer=layer, since=since, **options))
+            self._resume_from(
+                self.adapter.advance_to_kv(some, self._rows, self.cache, layer=layer, since=since, **options)
+            )
         return distance
 
     @contextmanager
@@ -208,7 +211,7 @@ class PartialPrefill:
                 self.advance(stop, select=True)
         self._rows = self._paused = None
 
-    def _resume_from(self, paused: LayerFront) -> None:
+    def _resume_from(self, paused: LayerInput) -> None:
         """Let the next pass continue from the hidden states at which this one paused."""
         # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
         self._paused = None if self.adapter.capabilities.shared_kv else paused

@@ -24,9 +24,10 @@ from nbkv.families.fallback import in_full
 from nbkv.families.options import check_choice, check_context, check_count, check_keep
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.layer import Attended
+from nbkv.models.caches.base import SequenceCache
 from nbkv.models.caches.evicting import EvictingCache, EvictingLayer
-from nbkv.models.caches.growing import GrowingCache
-from nbkv.models.passes import run
+from nbkv.models.passes import over_slots
+from nbkv.models.probing.eviction import why_not
 from nbkv.models.work import Work
 from nbkv.result import Provenance
 from nbkv.strategy import Prefilled, Strategy, parse
@@ -34,6 +35,14 @@ from nbkv.timing import timed
 
 _OBSERVED = 32  # last rows that look again at a prompt which an inner strategy has run
 _INNER = ("none", "prefix", "blend")  # families whose rows stand for the prompt's tokens one by one
+
+
+@dataclass(frozen=True, eq=False)
+class BudgetedCache:
+    """The cache of one request, and how much of it may stay."""
+
+    cache: EvictingCache
+    budget: SlotBudget
 
 
 @dataclass(kw_only=True, repr=False)
@@ -106,8 +115,8 @@ class Evict(Strategy):
     def check(self, adapter: ModelAdapter) -> None:
         """Raise ``UnsupportedModel`` if slots of this model's cache cannot be evicted, or ``inner`` cannot serve it."""
         super().check(adapter)
-        if adapter.why_no_dropping:
-            message = f"{self.name} cannot serve {adapter.name}: {adapter.why_no_dropping} (full and prefix work)"
+        if why := why_not(adapter):
+            message = f"{self.name} cannot serve {adapter.name}: {why} (full and prefix work)"
             raise UnsupportedModel(message)
         if self.inner != "full":
             parse(self.inner).check(adapter)
@@ -127,7 +136,8 @@ class Evict(Strategy):
         if n + request.max_new_tokens > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no eviction")
         known = None if self.context == "none" else self._contexts(ctx).take(request.ids)
-        cache = known or EvictingCache(ctx.adapter.n_layers)
+        held = BudgetedCache(known or EvictingCache(ctx.adapter.n_layers), SlotBudget(self.keep, n))
+        cache = held.cache
         prefilled = Prefilled(
             cache=cache,
             logits=torch.empty(0),
@@ -135,52 +145,52 @@ class Evict(Strategy):
             rows=ctx.work(),
             select=ctx.work(),
             load_s=clock(),
-            own=SlotBudget(self.keep, n),
+            own=held,
         )
         split, begun = boundary(self.context, request.prompt), cache.seen
         if known is not None:
             _reused(known, prefilled, ctx)
         elif self.inner != "full":
-            self._prefill_by_inner(_first(request, split), prefilled, ctx)
+            self._prefill_by_inner(_first(request, split), held, prefilled, ctx)
         for stop in sorted({split, n}):
             if cache.seen < stop:
-                prefilled.logits = self._pass(request.ids[cache.seen : stop], prefilled, ctx)
+                prefilled.logits = self._pass(request.ids[cache.seen : stop], held, prefilled.rows, ctx)
             if stop == split < n and begun < split and request.keep:
                 self._contexts(ctx).put(request.ids[:split], cache.copy())
         return prefilled
 
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Evict until one more token fits, then run the decoded ``token``; return the logits ``[V]`` after it."""
-        cache = prefilled.cache
-        if not isinstance(cache, EvictingCache):  # the prompt was run in full
+        held = _held(prefilled)
+        if held is None:  # the prompt was run in full
             return super().step(token, at, prefilled, ctx, work)
-        self._shrink(prefilled, ctx, coming=1)
+        self._shrink(held, ctx, coming=1)
         look = self.look(1) if self.observes_decoding else 0
-        return self._run([token], cache, ctx, look=look, work=work)
+        return self._run([token], held.cache, ctx, look=look, work=work)
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Fill ``kept`` and the notes; with ``context="turns"`` hold the compressed cache for the chat's next turn."""
-        cache = prefilled.cache
-        if not isinstance(cache, EvictingCache):
+        held = _held(prefilled)
+        if held is None:
             return
+        cache = held.cache
         prefilled.kept = cache.kept(len(request.ids)).numpy()
-        held = f"{self.name}: {cache.share():.0%} of the K/V of {cache.seen} tokens held"
-        prefilled.notes.append(f"{held}, {cache.nbytes / 2**20:.2f} MiB; {cache.peak / 2**20:.2f} MiB at the peak")
+        told = f"{self.name}: {cache.share():.0%} of the K/V of {cache.seen} tokens held"
+        prefilled.notes.append(f"{told}, {cache.nbytes / 2**20:.2f} MiB; {cache.peak / 2**20:.2f} MiB at the peak")
         if self.context == "turns" and request.keep and cache.complete:
             self._contexts(ctx).put(ids[: cache.seen], cache)
 
     # inside
 
-    def _pass(self, ids: Sequence[int], prefilled: Prefilled, ctx: Context) -> torch.Tensor:
+    def _pass(self, ids: Sequence[int], held: BudgetedCache, work: Work, ctx: Context) -> torch.Tensor:
         """Prefill ``ids`` in segments of ``stretch`` tokens, evicting after each; return the last logits ``[V]``."""
-        cache, stretch = prefilled.cache, len(ids) if self.whole else self.stretch
-        assert isinstance(cache, EvictingCache)  # noqa: S101
-        logits = prefilled.logits
+        cache, stretch = held.cache, len(ids) if self.whole else self.stretch
+        logits = torch.empty(0)
         for start in range(0, len(ids), stretch):
             part = ids[start : start + stretch]
-            self._limit(prefilled, ctx, cache.seen + len(part))
-            logits = self._run(part, cache, ctx, look=self.look(len(part)), work=prefilled.rows)
-            self._shrink(prefilled, ctx)
+            self._limit(held, ctx, cache.seen + len(part))
+            logits = self._run(part, cache, ctx, look=self.look(len(part)), work=work)
+            self._shrink(held, ctx)
         return logits
 
     def _run(
@@ -188,25 +198,24 @@ class Evict(Strategy):
     ) -> torch.Tensor:
         start = cache.seen
 
-        def see(seen: Attended) -> None:
-            layer = cache.layers[seen.layer]
-            self.see(layer, seen.weights.unflatten(0, (len(layer.positions), -1)), start + seen.rows)
+        def observe(attended: Attended) -> None:
+            layer = cache.layers[attended.layer]
+            self.see(layer, attended.weights.unflatten(0, (len(layer.positions), -1)), start + attended.rows)
 
         look = 0 if self.keep == 1.0 else look  # nothing will ever have to go
-        return run(ctx.adapter, ctx.adapter.tensor(ids), cache, see=see, look=look, work=work)
+        return over_slots(ctx.adapter, ctx.adapter.tensor(ids), cache, observe=observe, observed=look, work=work)
 
-    def _limit(self, prefilled: Prefilled, ctx: Context, seen: int) -> None:
+    def _limit(self, held: BudgetedCache, ctx: Context, seen: int) -> None:
         """Set each layer's limit of slots for a sequence of ``seen`` tokens; its buffers grow no larger."""
-        slots = prefilled.own.slots(seen)
-        for layer, window in zip(prefilled.cache.layers, ctx.adapter.capabilities.windows, strict=True):  # type: ignore[union-attr]
+        slots = held.budget.slots(seen)
+        for layer, window in zip(held.cache.layers, ctx.adapter.capabilities.windows, strict=True):
             layer.limit = min(slots, window or slots)
 
-    def _shrink(self, prefilled: Prefilled, ctx: Context, coming: int = 0) -> None:
+    def _shrink(self, held: BudgetedCache, ctx: Context, coming: int = 0) -> None:
         """Evict the lowest scores until every layer is within its limit with ``coming`` tokens more."""
-        cache = prefilled.cache
-        assert isinstance(cache, EvictingCache)  # noqa: S101
-        self._limit(prefilled, ctx, cache.seen + coming)
-        before, slots = cache.nbytes, prefilled.own.slots(cache.seen + coming)
+        cache = held.cache
+        self._limit(held, ctx, cache.seen + coming)
+        before, slots = cache.nbytes, held.budget.slots(cache.seen + coming)
         windows = ctx.adapter.capabilities.windows
         most = max(self._evict_to_limit(*each, slots, coming) for each in zip(cache.layers, windows, strict=True))
         if most > 1:
@@ -233,42 +242,45 @@ class Evict(Strategy):
         else:
             layer.keep(worth.topk(room, dim=-1).indices.sort(dim=-1).values)
 
-    def _prefill_by_inner(self, request: Request, prefilled: Prefilled, ctx: Context) -> None:
+    def _prefill_by_inner(self, request: Request, held: BudgetedCache, prefilled: Prefilled, ctx: Context) -> None:
         """Prefill with the inner strategy, copy its K/V, and run the last rows again as observed queries."""
         inner, n = parse(self.inner), len(request.ids)
         given = inner.prefill(request, ctx)
         keeping = replace(request, keep=False)
         try:
             look = 0 if self.keep == 1.0 else min(self.look(n), _OBSERVED, n - 1, _rerunnable(given))
-            self._copy(given.cache, n - look, prefilled, ctx, look=look)
+            self._copy(given.cache, n - look, held, ctx, look=look)
             prefilled.logits = given.logits
             if look:
                 rows = request.ids[n - look :]
-                prefilled.logits = self._run(rows, prefilled.cache, ctx, look=look, work=given.select)  # type: ignore[arg-type]
+                prefilled.logits = self._run(rows, held.cache, ctx, look=look, work=given.select)
             keeping = request
         finally:
             inner.commit(given, request.ids, keeping, ctx)
-        self._shrink(prefilled, ctx)
+        self._shrink(held, ctx)
         prefilled.provenance[:n] = given.provenance
         prefilled.rows, prefilled.select = given.rows, given.select
         prefilled.load_s, prefilled.select_s = prefilled.load_s + given.load_s, given.select_s
-        held = f"{inner.spec} held {n} tokens of KV of its own meanwhile, which no peak here counts"
-        prefilled.notes += [held, *(f"{inner.spec}: {note}" for note in given.notes)]
+        meanwhile = f"{inner.spec} held {n} tokens of KV of its own meanwhile, which no peak here counts"
+        prefilled.notes += [meanwhile, *(f"{inner.spec}: {note}" for note in given.notes)]
 
-    def _copy(self, source: object, n: int, prefilled: Prefilled, ctx: Context, *, look: int) -> None:
+    def _copy(self, source: SequenceCache, n: int, held: BudgetedCache, ctx: Context, *, look: int) -> None:
         """Copy the K/V of the first ``n`` tokens of ``source``; if no rows will be observed, evict layer by layer."""
-        cache = prefilled.cache
-        assert isinstance(cache, EvictingCache)  # noqa: S101
-        assert isinstance(source, GrowingCache)  # noqa: S101
-        self._limit(prefilled, ctx, n)
-        kv, slots, windows = source.read(0, n), prefilled.own.slots(n), ctx.adapter.capabilities.windows
-        for layer, window, keys, values in zip(cache.layers, windows, kv.keys, kv.values, strict=True):
+        self._limit(held, ctx, n)
+        kv, slots, windows = source.read(0, n), held.budget.slots(n), ctx.adapter.capabilities.windows
+        for layer, window, keys, values in zip(held.cache.layers, windows, kv.keys, kv.values, strict=True):
             layer.update(keys[None], values[None])
             if not look:
                 self._evict_to_limit(layer, window, slots)
 
     def _contexts(self, ctx: Context) -> CompressedContexts:
         return CompressedContexts(ctx.scratch, self.name, self.spec, ctx.space(f"approx:{self.name}"), self.contexts)
+
+
+def _held(prefilled: Prefilled) -> BudgetedCache | None:
+    """Return the cache that is evicted from; None where the prompt was run in full."""
+    held: BudgetedCache | None = prefilled.own
+    return held if held is not None and prefilled.cache is held.cache else None
 
 
 def _rerunnable(given: Prefilled) -> int:

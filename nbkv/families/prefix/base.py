@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
 from nbkv.context import Context, Request
 from nbkv.events import Fallback, Reused
 from nbkv.families.prefix import state_checkpoints
-from nbkv.models.caches.branch import BranchCache
 from nbkv.models.caches.growing import GrowingCache
-from nbkv.models.caches.recurrent import StateCache
 from nbkv.models.work import Work
 from nbkv.result import Provenance
 from nbkv.stores.base import Lease
@@ -48,8 +46,7 @@ class Prefix(Strategy):
         """Lease the longest stored prefix, run the rest of the prompt behind it; discard the lease if that raises."""
         clock, ids = timed(), request.ids
         lease = _take(ids, self.reusable(ids, ctx), ctx)
-        cache, matched = lease.buffer, lease.matched
-        assert isinstance(cache, GrowingCache)  # noqa: S101
+        cache, matched = _leased(lease), lease.matched
         needed = len(ids) + request.max_new_tokens
         room = max(_ROOM, (needed - cache.base) // 2)
         cache.reserve(min(needed + room, max(needed, ctx.adapter.capabilities.context)))
@@ -65,7 +62,7 @@ class Prefix(Strategy):
         return Prefilled(
             cache=cache,
             logits=ran.logits,
-            provenance=_provenance(len(ids), lease, cache),
+            provenance=_provenance(len(ids), lease, ctx),
             rows=rows,
             load_s=load_s,
             notes=[*_notes(len(ids), lease, ctx), *_one_by_one(ran.one_by_one, clock() - load_s, ctx)],
@@ -74,9 +71,9 @@ class Prefix(Strategy):
 
     def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> state_checkpoints.PrefillPass:
         """Run the tokens behind the leased prefix; clone recurrent states where checkpoints are wanted."""
-        adapter, cache, ids = ctx.adapter, lease.buffer, request.ids
-        if not isinstance(cache, StateCache):
-            return state_checkpoints.PrefillPass(adapter.prefill(ids, cache, start=lease.matched, work=work))  # type: ignore[arg-type]
+        adapter, cache, ids = ctx.adapter, _leased(lease), request.ids
+        if adapter.capabilities.per_token:
+            return state_checkpoints.PrefillPass(adapter.prefill(ids, cache, start=lease.matched, work=work))
         stops = (
             state_checkpoints.cuts(len(ids), lease, adapter.capabilities, self.every(len(ids), ctx))
             if request.keep
@@ -89,11 +86,10 @@ class Prefix(Strategy):
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Give the K/V of prompt and answer to the store, with the state checkpoints made and one at the end."""
         assert prefilled.lease is not None  # noqa: S101
-        stable, buffer = ctx.adapter.capabilities.stable_context, prefilled.lease.buffer
+        stable, cache = ctx.adapter.capabilities.stable_context, _leased(prefilled.lease)
         if request.keep and len(request.ids) <= stable:
-            kept = ids[: min(stable, buffer.length)]
-            states = [buffer.release()] if isinstance(buffer, StateCache) else []
-            ctx.store.give(prefilled.lease, kept, state_checkpoints.checkpoints(states, ctx.adapter))
+            kept = ids[: min(stable, cache.length)]
+            ctx.store.give(prefilled.lease, kept, state_checkpoints.checkpoints([cache.release()], ctx.adapter))
         else:
             ctx.store.discard(prefilled.lease)
 
@@ -101,16 +97,14 @@ class Prefix(Strategy):
 def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
     """Have the store hold the K/V of ``ids``; run what it lacks, and return how many tokens that were."""
     lease = _take(ids, len(ids), ctx)
-    cache, matched = lease.buffer, lease.matched
-    assert isinstance(cache, GrowingCache)  # noqa: S101
+    cache, matched = _leased(lease), lease.matched
     try:
         if matched < len(ids):
             ctx.adapter.prefill(ids, cache, start=matched, work=work or ctx.work())
     except BaseException:
         ctx.store.discard(lease)
         raise
-    states = [cache.release()] if isinstance(cache, StateCache) else []
-    ctx.store.give(lease, ids, state_checkpoints.checkpoints(states, ctx.adapter))
+    ctx.store.give(lease, ids, state_checkpoints.checkpoints([cache.release()], ctx.adapter))
     return len(ids) - matched
 
 
@@ -120,19 +114,23 @@ def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:
     states_from = state_checkpoints.least(len(ids), found) if found.states else None
     branch_at = ctx.adapter.branch_at if found.branches else None
     lease = ctx.store.take(ctx.space(), ids, limit, ctx.adapter.growing, states_from=states_from, branch_at=branch_at)
-    if isinstance(cache := lease.buffer, StateCache):
-        try:
-            cache.resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
-        except BaseException:  # no memory for another clone
-            ctx.store.discard(lease)
-            raise
+    try:
+        _leased(lease).resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
+    except BaseException:  # no memory for another clone
+        ctx.store.discard(lease)
+        raise
     return lease
 
 
-def _provenance(n: int, lease: Lease, cache: GrowingCache) -> NDArray[np.uint8]:
+def _leased(lease: Lease) -> GrowingCache:
+    """Return the cache on lease; a store hands out what ``ModelAdapter.growing`` and ``branch_at`` made for it."""
+    return cast("GrowingCache", lease.buffer)
+
+
+def _provenance(n: int, lease: Lease, ctx: Context) -> NDArray[np.uint8]:
     provenance = np.full(n, Provenance.FRESH, dtype=np.uint8)
     provenance[: lease.matched] = Provenance.PREFIX
-    if lease.known == n or isinstance(cache, StateCache):
+    if lease.known == n or ctx.adapter.capabilities.states:
         provenance[lease.matched : lease.known] = Provenance.RECOMPUTED
     return provenance
 
@@ -141,7 +139,7 @@ def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
     found, notes = ctx.adapter.capabilities, []
     if lease.copied:
         notes.append(f"copied {lease.copied} tokens of KV to branch off a shared prefix")
-    if isinstance(cache := lease.buffer, BranchCache):
+    if (cache := _leased(lease)).base:
         shared = f"{cache.base} tokens of KV are read where another branch keeps them"
         notes.append(f"{shared}: attention in {len(cache.pieces) + 1} parts")
     if n > found.stable_context:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 
 from nbkv.models.adapter import ModelAdapter
-from nbkv.models.caches.recurrent import LayerStates, StateCache
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.states import LayerStates
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.work import Work
 from nbkv.stores.base import Lease
@@ -65,7 +66,9 @@ class PrefillPass(NamedTuple):
     one_by_one: int = 0
 
 
-def run(adapter: ModelAdapter, ids: Sequence[int], cache: StateCache, stops: Sequence[int], work: Work) -> PrefillPass:
+def run(
+    adapter: ModelAdapter, ids: Sequence[int], cache: GrowingCache, stops: Sequence[int], work: Work
+) -> PrefillPass:
     """Run the tokens of ``ids`` behind those of ``cache``, and clone the recurrent states at ``stops``."""
     kept, first = [], cache.length or (*stops, len(ids))[0]
     for begin, stop in pairwise((cache.length, *stops, len(ids))):

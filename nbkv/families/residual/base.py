@@ -18,7 +18,7 @@ from nbkv.context import Context, Request
 from nbkv.errors import UnsupportedModel
 from nbkv.events import Reused
 from nbkv.families.fallback import in_full
-from nbkv.families.residual.forms import HOST, INPUT, LATENT, Form, all_kv_bytes, parse
+from nbkv.families.residual.forms import HOST, INPUT, LATENT, Form, parse
 from nbkv.families.residual.planner import plan, too_large
 from nbkv.families.residual.sequence import BoundedSequence
 from nbkv.models.adapter import ModelAdapter
@@ -84,15 +84,15 @@ class Restoring(Strategy):
 
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one decoded token, restoring older K/V layer by layer; return the logits ``[V]`` after it."""
-        sequence = prefilled.own
-        if not isinstance(sequence, BoundedSequence) or prefilled.cache is not sequence.cache:
+        sequence: BoundedSequence | None = prefilled.own
+        if sequence is None or prefilled.cache is not sequence.cache:
             return super().step(token, at, prefilled, ctx, work)
         return sequence.forward([token], work)
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:  # noqa: ARG002
         """Let the session keep the sequence, unless the request was interrupted or keeps nothing."""
-        sequence = prefilled.own
-        if not isinstance(sequence, BoundedSequence):
+        sequence: BoundedSequence | None = prefilled.own
+        if sequence is None:
             return
         prefilled.notes.append(_note(sequence))
         if request.keep and not sequence.busy and prefilled.cache is sequence.cache:
@@ -151,7 +151,7 @@ def _note(sequence: BoundedSequence) -> str:
     adapter, form, old = sequence.adapter, sequence.form, sequence.cache.old
     held = f"{old} of {sequence.length} tokens held as {form.spec} ({form.token_bytes(adapter):,} B a token"
     same = ", in the same memory" if HOST in form.sources and adapter.device.type == "cpu" else ""
-    held += f" instead of {all_kv_bytes(adapter):,} B of K/V{same})"
+    held += f" instead of {adapter.token_bytes:,} B of K/V{same})"
     return f"residual: {held}, restored for every token{_by(sequence)}"
 
 

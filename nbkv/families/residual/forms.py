@@ -14,6 +14,7 @@ from nbkv.errors import BadOption
 from nbkv.families.options import whole_numbers
 from nbkv.families.residual.row_buffer import quantised_bytes
 from nbkv.models.adapter import ModelAdapter
+from nbkv.models.passes import layer_calls
 from nbkv.models.projection.project import CapturingCache
 from nbkv.specs import read
 
@@ -27,7 +28,7 @@ RUN = "run"  # the layer's input, which the layer before has just computed again
 
 ID_BYTES = 4
 _BITS = (4, 8)
-_widths: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+_hidden_sizes: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Form:
         """Return the bytes a token takes for ``layer``."""
         source = self.sources[layer]
         if source in {KV, HOST}:
-            return kv_bytes(adapter, layer)
-        if source not in {INPUT, LATENT} or not kv_bytes(adapter, layer):
+            return adapter.kv_bytes(layer)
+        if source not in {INPUT, LATENT} or not adapter.kv_bytes(layer):
             return 0
         width = hidden_size(adapter) if source == INPUT else self.latent_rank(adapter, layer)
         return width * adapter.dtype.itemsize if self.bits is None else quantised_bytes(width, self.bits)
@@ -85,32 +86,24 @@ class Form:
         if adapter.device.type == "cpu":
             return self.token_bytes(adapter)
         away = (layer for layer, source in enumerate(self.sources) if source == HOST)
-        return self.token_bytes(adapter) - sum(kv_bytes(adapter, layer) for layer in away)
-
-
-def kv_bytes(adapter: ModelAdapter, layer: int) -> int:
-    """Return the bytes of one token's K and V in ``layer``; 0 for the last layers of a model that share others'."""
-    known = adapter.capabilities
-    if layer >= len(known.kv_heads):
-        return 0
-    return known.kv_heads[layer] * (known.key_dim[layer] + known.value_dim[layer]) * adapter.dtype.itemsize
-
-
-def all_kv_bytes(adapter: ModelAdapter) -> int:
-    """Return the bytes of one token's K and V in all layers."""
-    return sum(kv_bytes(adapter, layer) for layer in range(adapter.n_layers))
+        return self.token_bytes(adapter) - sum(adapter.kv_bytes(layer) for layer in away)
 
 
 def hidden_size(adapter: ModelAdapter) -> int:
-    """Return the hidden size: the width of a layer's input."""
-    if adapter.model not in _widths:
-        _widths[adapter.model] = adapter.calls(adapter.tensor([0]), CapturingCache(), start=0)[0].hidden.numel()
-    return _widths[adapter.model]
+    """Return the hidden size: how many numbers a layer's input has for each token (over all of its streams).
+
+    Taken from a call of the first layer, since configs name it differently; remembered for each model.
+    """
+    if adapter.model not in _hidden_sizes:
+        _hidden_sizes[adapter.model] = layer_calls(adapter, adapter.tensor([0]), CapturingCache(), start=0)[
+            0
+        ].hidden.numel()
+    return _hidden_sizes[adapter.model]
 
 
 def full_rank(adapter: ModelAdapter, layer: int) -> int:
     """Return the largest rank that the K and V projections of ``layer`` together can have."""
-    return min(hidden_size(adapter), kv_bytes(adapter, layer) // adapter.dtype.itemsize)
+    return min(hidden_size(adapter), adapter.capabilities.kv_size(layer))
 
 
 def _ids(n_layers: int) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from nbkv.errors import UnsupportedModel
-from nbkv.families.residual.forms import Form, kv_bytes
+from nbkv.families.residual.forms import Form
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.capture import Sides
 from nbkv.models.projection.project import KVLinears, learn, project_kv, reading
@@ -58,7 +58,7 @@ def latents(adapter: ModelAdapter, form: Form) -> list[Latents]:
     assert adapter.walk is not None  # noqa: S101
     made = []
     for index, (layer, feeds) in enumerate(zip(adapter.walk.layers, learn(adapter), strict=True)):
-        if kv_bytes(adapter, index) and not feeds.common:
+        if adapter.kv_bytes(index) and not feeds.common:
             message = (
                 f"residual(form={form.spec!r}) cannot serve {adapter.name}: layer {index} does not make K and V by two"
                 " linear layers side by side, so there is no space they share (form='ids' works)"

@@ -18,9 +18,11 @@ import torch
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.families.options import is_whole
 from nbkv.families.residual.bandwidth import Bandwidths, rates
-from nbkv.families.residual.forms import ID_BYTES, LATENT, Form, all_kv_bytes, kv_bytes, parse
+from nbkv.families.residual.forms import ID_BYTES, LATENT, Form, parse
 from nbkv.families.residual.sequence import BoundedSequence
 from nbkv.models.adapter import ModelAdapter
+from nbkv.models.passes import layer_calls
+from nbkv.models.probing.prompt import made_up_ids
 from nbkv.models.projection.project import CapturingCache
 from nbkv.timing import settle, timed
 
@@ -75,7 +77,7 @@ class Plan:
 def plan(adapter: ModelAdapter, tokens: int = 1024) -> Plan:
     """Measure every form on ``tokens`` made-up older tokens, and pick. Raises ``UnsupportedModel``, ``BadOption``."""
     _check(adapter, tokens)
-    whole = all_kv_bytes(adapter)
+    whole = adapter.token_bytes
     ways = measured(adapter, [form_cost(adapter, spec) for spec in _pure(adapter)], tokens)
     best = sorted(eligible(ways, whole), key=lambda each: each.seconds or 0.0)[:_FINALISTS]
     # what is compared must have been timed in turns: on a busy machine one minute is not like the next
@@ -103,7 +105,7 @@ def form_cost(adapter: ModelAdapter, spec: str) -> FormCost:
 
 def too_large(form: Form, adapter: ModelAdapter) -> str:
     """Return why ``form`` is refused: it takes more bytes a token than K/V; empty if it does not."""
-    mine, theirs = form.token_bytes(adapter), all_kv_bytes(adapter)
+    mine, theirs = form.token_bytes(adapter), adapter.token_bytes
     return f"{mine:,} bytes a token, more than the {theirs:,} bytes of its K/V" if mine - ID_BYTES > theirs else ""
 
 
@@ -154,9 +156,9 @@ def restore_seconds(sequence: BoundedSequence) -> float:
 def random_sequence(adapter: ModelAdapter, form: Form, tokens: int) -> BoundedSequence:
     """Return a sequence of ``tokens`` older tokens and a kept one; ids and what is held are random."""
     sequence = BoundedSequence(adapter, form, lambda _: 1)
-    vocabulary, known = adapter.config.vocab_size, adapter.capabilities
-    sequence.ids.extend((7919 * i) % vocabulary for i in range(1, tokens + 2))
-    width = adapter.calls(adapter.tensor([0]), CapturingCache(), start=0)[0].hidden
+    known = adapter.capabilities
+    sequence.ids.extend(made_up_ids(tokens + 1, adapter.config.vocab_size))
+    width = layer_calls(adapter, adapter.tensor([0]), CapturingCache(), start=0)[0].hidden
     options: dict[str, Any] = {"dtype": adapter.dtype}
     for index, layer in enumerate(sequence.cache.layers):
         device = torch.device(adapter.devices[index])
@@ -165,7 +167,7 @@ def random_sequence(adapter: ModelAdapter, form: Form, tokens: int) -> BoundedSe
             if form.sources[index] == LATENT:
                 shape = (1, tokens + 1, form.latent_rank(adapter, index))
             held.add(torch.randn(shape, device=device, **options))
-        if kv_bytes(adapter, index):
+        if adapter.kv_bytes(index):
             sides = [(known.kv_heads[index], size[index]) for size in (known.key_dim, known.value_dim)]
             kept = tokens + 1 if layer.keeps_all else 1
             layer.window = tuple(torch.randn(1, heads, kept, dim, device=device, **options) for heads, dim in sides)  # type: ignore[assignment]

@@ -17,11 +17,12 @@ from functools import partial
 
 import torch
 
-from nbkv.families.residual.forms import HOST, IDS, INPUT, KV, LATENT, Form, kv_bytes
+from nbkv.families.residual.forms import HOST, IDS, INPUT, KV, LATENT, Form
 from nbkv.families.residual.latents import Latents, latents
 from nbkv.families.residual.row_buffer import QuantisedRows, RowBuffer
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.caches.restoring import RestoringCache
+from nbkv.models.passes import layer_calls
 from nbkv.models.projection.kernel_fit import fuse
 from nbkv.models.projection.project import CapturingCache, KVLinears, learn, project_kv
 from nbkv.models.walk import LayerCall
@@ -53,7 +54,7 @@ class BoundedSequence:
         self._rows = rows
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="nbkv-restore") if form.mixes else None
         self._ahead: dict[int, Future[None]] = {}
-        self._last = max(index for index in range(adapter.n_layers) if kv_bytes(adapter, index))
+        self._last = max(index for index in range(adapter.n_layers) if adapter.kv_bytes(index))
         self.held: list[RowBuffer | QuantisedRows | None] = [None] * adapter.n_layers
         self.hosts: list[tuple[RowBuffer, RowBuffer] | None] = [None] * adapter.n_layers
         self.cache.beside = partial(_nbytes, self.ids, self.held, self.hosts)
@@ -66,7 +67,7 @@ class BoundedSequence:
     def _lay_out(self) -> None:
         """Allocate each layer's buffer for its inputs, latents or K/V on the host."""
         for index, source in enumerate(self.form.sources):
-            layer, has_kv = self.cache.layers[index], bool(kv_bytes(self.adapter, index))
+            layer, has_kv = self.cache.layers[index], bool(self.adapter.kv_bytes(index))
             layer.keeps_all = source == KV
             if source in {INPUT, LATENT} and has_kv:
                 self.held[index] = RowBuffer() if self.form.bits is None else QuantisedRows(self.form.bits)
@@ -144,9 +145,9 @@ class BoundedSequence:
     def _calls(self, ids: torch.Tensor, start: int) -> list[LayerCall]:
         """Return the calls for older tokens; where no layer runs to its end they need no mask over those before."""
         if not self.form.runs and self.adapter.tells_positions:
-            return self.adapter.calls(ids, CapturingCache(), start=start)
+            return layer_calls(self.adapter, ids, CapturingCache(), start=start)
         with self.cache.again(start):
-            return self.adapter.calls(ids, self.cache, start=start)
+            return layer_calls(self.adapter, ids, self.cache, start=start)
 
     def _drive(self, calls: Sequence[LayerCall], blocks: list[OlderTokens], work: Work | None) -> torch.Tensor:
         hidden, n = calls[0].hidden, calls[0].hidden.shape[-2]

@@ -15,6 +15,7 @@ import torch
 from nbkv.context import Context
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.probing.prompt import made_up_ids
 from nbkv.strategy import Strategy
 from nbkv.timing import settle, timed
 
@@ -84,8 +85,7 @@ class _TimedPasses:
         self._cache = GrowingCache(_LONGEST)
         known = adapter.capabilities
         self._longest = max(2, min(_LONGEST, known.context - 1, known.stable_context))
-        vocabulary = adapter.config.vocab_size
-        self._ids = adapter.tensor([(7919 * i) % vocabulary for i in range(1, self._longest + 1)])
+        self._ids = adapter.tensor(made_up_ids(self._longest, adapter.config.vocab_size))
 
     def shapes(self) -> list[tuple[int, int]]:
         """Return the rows and keys to time: three lengths from nothing, and few rows behind the longest."""
@@ -146,13 +146,6 @@ def _fit(shapes: Sequence[tuple[int, int]], seconds: Sequence[float]) -> tuple[f
             break
         del kept[int(solved.argmin())]
     return float(found[0]), float(found[1]), float(found[2])
-
-
-def token_bytes(adapter: ModelAdapter) -> int:
-    """Return the bytes of one token's KV over all layers."""
-    known = adapter.capabilities
-    sides = zip(known.kv_heads, known.key_dim, known.value_dim, strict=True)
-    return sum(heads * (key + value) for heads, key, value in sides) * adapter.dtype.itemsize
 
 
 def pace(ctx: Context, strategy: Strategy) -> float:

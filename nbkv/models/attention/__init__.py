@@ -1,1 +1,1 @@
-"""What a layer's attention sees, and how it is computed."""
+"""What the rows of a pass attend to, and how a layer's attention is computed."""

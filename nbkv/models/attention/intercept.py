@@ -1,8 +1,8 @@
-"""Stands in for the attention function of a model while its layers run: to look at it, or to compute it another way.
+"""Replaces the attention function of a model while its layers run: to observe weights, or to compute them otherwise.
 
-Transformers' attention modules hand queries and keys, rotated and with the cache joined, to the function that the
+Transformers' attention modules pass queries and keys, rotated and with the cache joined, to the function that the
 AttentionInterface names. For the length of a ``with`` block another function has that place; it may call the one it
-stands for, before it shows the weights of a few query rows to whoever asked, or not at all. Functions stand in for each
+replaces, before it shows the weights of a few query rows to whoever asked, or not at all. Functions replace each
 other; below all of them is the model's own, or ours where a pass was given ranges of keys in place of a mask.
 """
 
@@ -55,7 +55,7 @@ def watched(
     function that is wrapped.
     """
 
-    def look(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def observe(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         *tensors, mask = states
         if mask_of is not None:
             mask = mask_of(module.layer_idx)
@@ -65,13 +65,13 @@ def watched(
             on_attention(Attended(seen.layer, rows, weights, seen.value[0], given[0][0, rows]))
         return given
 
-    with replaced_attention(config, look):
+    with replaced_attention(config, observe):
         yield
 
 
 @contextmanager
 def computed_by(config: Any, policy: Policy) -> Iterator[AttentionTimer]:  # noqa: ANN401
-    """Within the block ``policy`` computes the attention of each layer, without a mask: every row sees every key.
+    """Within the block ``policy`` computes the attention of each layer, without a mask: every row attends to every key.
 
     A layer for which it gives None keeps the model's own function, with the mask of that. ``config`` is the text
     decoder's. Gives what sums up the time.
@@ -91,9 +91,9 @@ def computed_by(config: Any, policy: Policy) -> Iterator[AttentionTimer]:  # noq
 
 @contextmanager
 def replaced_attention(config: Any, function: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401
-    """Within the block ``function(own, module, query, key, value, mask, …)`` stands in for ``own``, that of ``config``.
+    """Within the block ``function(own, module, query, key, value, mask, …)`` replaces ``own``, that of ``config``.
 
-    What it hands to ``own`` as a mask may be ``Ranges``; whoever stands below hands them on.
+    What it gives ``own`` as a mask may be ``Ranges``; another replacement below passes them on.
     """
     name = config._attn_implementation  # noqa: SLF001  (the only name transformers gives it)
     instead = name + _STANDS_IN
@@ -111,7 +111,7 @@ def replaced_attention(config: Any, function: Callable[..., Any]) -> Iterator[No
 
 
 def implementation(config: Any) -> str:  # noqa: ANN401
-    """Return the name of the attention function in use, also while others stand in for it."""
+    """Return the name of the attention function in use, also while others replace it."""
     return str(config._attn_implementation).split(_STANDS_IN, maxsplit=1)[0]  # noqa: SLF001
 
 

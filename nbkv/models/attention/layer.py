@@ -43,7 +43,7 @@ class Attention:
 
     @property
     def outside(self) -> int:
-        """Return how many keys stand before those of the rows themselves."""
+        """Return how many keys come before those of the rows themselves."""
         return self.key.shape[-2] - self.query.shape[-2]
 
     def to(

@@ -8,10 +8,12 @@ import torch
 
 from nbkv.models.capabilities import Capabilities
 
+Mask = torch.Tensor | dict[str, torch.Tensor]  # [1, 1, n, T]; a dict by layer type where these differ
+
 
 @dataclass(frozen=True, eq=False)
 class Ranges:
-    """A mask that is not written out: row ``r`` sees the keys ``[lower[r], upper[r])``; both are ``[n]``."""
+    """A mask that is not written out: row ``r`` attends to keys ``[lower[r], upper[r])``; both are ``[n]``."""
 
     lower: torch.Tensor
     upper: torch.Tensor
@@ -26,13 +28,11 @@ class Ranges:
         return ((keys >= self.lower[rows, None]) & (keys < self.upper[rows, None]))[None]
 
 
-def by_position(
-    rows: torch.Tensor, n_keys: int, capabilities: Capabilities, dtype: torch.dtype | None
-) -> torch.Tensor | dict[str, torch.Tensor]:
+def by_position(rows: torch.Tensor, n_keys: int, capabilities: Capabilities, dtype: torch.dtype | None) -> Mask:
     """Return the mask ``[1, 1, rows, n_keys]`` for ``rows`` at true positions; a dict where layer types differ.
 
-    Windows and chunks of local attention are measured in true positions too; a diffusion block sees all of
-    itself. ``dtype`` None gives booleans; a float dtype gives the additive form that eager attention needs.
+    Windows and chunks of local attention are measured in true positions too; a diffusion block attends to all
+    of itself. ``dtype`` None gives booleans; a float dtype gives the additive form that eager attention needs.
     """
     masks = {}
     for layer, kind in enumerate(capabilities.layer_types):
@@ -48,8 +48,8 @@ def by_slot(
 ) -> torch.Tensor | None:
     """Return the mask ``[1, H or 1, n, T]`` of one layer whose slots hold tokens of positions ``slots`` ``[H_k, T]``.
 
-    ``rows`` ``[n]`` are true positions, the last ones of all. ``H`` is 1 where heads see the same, else all query
-    heads. None where a single row sees every slot. ``dtype`` as in ``by_position``.
+    ``rows`` ``[n]`` are true positions, the last ones of all. ``H`` is 1 where heads attend to the same, else
+    all query heads. None where a single row attends to every slot. ``dtype`` as in ``by_position``.
     """
     window, chunk = capabilities.reach(layer)
     if window is None and chunk is None:
@@ -66,7 +66,7 @@ def by_slot(
 def allowed(
     rows: torch.Tensor, keys: torch.Tensor, window: int | None, chunk: int | None, block: int | None = None
 ) -> torch.Tensor:
-    """Return bool ``[..., n, T]``: which of the positions ``keys`` ``[..., T]`` each of ``rows`` ``[n]`` may see.
+    """Return bool ``[..., n, T]``: which of the positions ``keys`` ``[..., T]`` each of ``rows`` ``[n]`` may attend to.
 
     With ``block`` these are all in earlier diffusion blocks and in its own.
     """
@@ -78,7 +78,7 @@ def allowed(
 def edges(
     rows: torch.Tensor, window: int | None, chunk: int | None, block: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``[rows]`` twice: the first key position that the row at each true position sees, and the end of them."""
+    """Return ``[rows]`` twice: the first key position each row (a true position) attends to, and the end of them."""
     lower, upper = torch.zeros_like(rows), rows + 1 if block is None else (rows // block + 1) * block
     if window is not None:
         lower = (rows - window + 1).clamp(min=0)

@@ -1,6 +1,6 @@
-"""Attention by true position without a mask: what a row may see is a range of keys, two numbers a row and layer.
+"""Attention by true position without a mask: a row attends to a range of keys, two numbers a row and layer.
 
-A mask ``[rows, T]`` of a long prompt is larger than its K/V; the ranges are not, and rows that see little read little.
+A mask ``[rows, T]`` of a long prompt is larger than its K/V; the ranges are not, and rows that attend to few read few.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _WIDE = 2048  # keys times query heads of a group, in float32
 
 @contextmanager
 def ranged(config: Any, rows: torch.Tensor, capabilities: Capabilities) -> Iterator[None]:  # noqa: ANN401
-    """Within the block the rows of a pass, at true positions ``rows`` ``[n]``, attend to what each layer lets them see.
+    """Within the block the rows of a pass, at true positions ``rows`` ``[n]``, attend to what each layer lets them.
 
     The pass is given no mask. ``config`` is the text decoder's.
     """
     known: dict[tuple[int | None, int | None], Ranges] = {}
 
-    def hand(own: Any, module: Any, query: torch.Tensor, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def give_ranges(own: Any, module: Any, query: torch.Tensor, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         reach = capabilities.reach(module.layer_idx)
         if reach not in known:
             known[reach] = Ranges(*edges(rows, *reach, capabilities.block))
         return own(module, query, *states[:2], known[reach].to(query.device), **kwargs)
 
-    with replaced_attention(config, hand):
+    with replaced_attention(config, give_ranges):
         yield
 
 

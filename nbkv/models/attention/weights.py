@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
+from nbkv.models.attention.layer import Attention
 from nbkv.models.attention.masks import Ranges
-
-if TYPE_CHECKING:
-    from nbkv.models.attention.layer import Attention
 
 _LEAST, _MOST = 2**18, 2**24  # weights at a time, whatever the K/V take: 1 MiB, and 64 MiB
 

@@ -7,7 +7,7 @@ exact (Hydragen, arXiv 2402.05099, section 3.1; cascade attention).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,7 +17,9 @@ from nbkv.kv import KV, join
 from nbkv.models.attention.intercept import computed_by
 from nbkv.models.attention.layer import Attention
 from nbkv.models.attention.masks import edges
-from nbkv.models.caches.growing import GrowingCache, GrowingLayer, Pair
+from nbkv.models.attention.positions import PassAttention
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.growing_layer import GrowingLayer, Pair
 from nbkv.models.capabilities import Capabilities
 from nbkv.ops import shared_prefix_attention
 
@@ -44,7 +46,6 @@ class BranchCache(GrowingCache):
     def __init__(self, base: int, n_layers: int) -> None:
         """Start without tokens of its own in each of ``n_layers`` layers."""
         self.base = base
-        self.pieces: tuple[KV, ...] = ()
         self.shared_bytes = 0
         super().__init__()
         self.extend(n_layers)
@@ -52,18 +53,26 @@ class BranchCache(GrowingCache):
     def _new_layer(self) -> BranchLayer:
         return BranchLayer(self.base, self._reserve)
 
-    def share(self, pieces: Sequence[KV]) -> None:
-        """Read ``[0, base)`` from ``pieces``, one after another; from nowhere where there are none."""
-        if (held := sum(piece.length for piece in pieces)) != self.base and pieces:
-            message = f"pieces of {held} tokens were given to a branch at {self.base}: give all before it, in order"
+    def share(self, spans: Sequence[KV]) -> None:
+        """Attend to the tokens ``[0, base)`` in ``spans``, one after another; to none of them where there are none."""
+        if (held := sum(span.length for span in spans)) != self.base and spans:
+            message = f"spans of {held} tokens were given to a branch at {self.base}: give all before it, in order"
             raise ValueError(message)
-        self.pieces = tuple(pieces)
-        self.shared_bytes = sum(piece.nbytes for piece in pieces) or self.shared_bytes
+        self.pieces = tuple(spans)
+        self.shared_bytes = sum(span.nbytes for span in spans) or self.shared_bytes
 
     @property
     def length(self) -> int:
         """Return the position behind the last token that every layer holds."""
         return self.base + super().length
+
+    def attending(self, rows: torch.Tensor, n_keys: int, attention: PassAttention) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Return how appended rows attend: to the shared pieces and to their own keys, merged by log-sum-exp."""
+        return branched(attention.config, self, attention.capabilities)
+
+    def held_bytes(self) -> int:
+        """Return the bytes of its own keys and values, and of the shared ones."""
+        return super().held_bytes() + self.shared_bytes
 
     def reserve(self, tokens: int) -> None:
         """Make the next allocation large enough for ``tokens`` tokens in all, the shared ones included."""
@@ -96,9 +105,9 @@ class BranchCache(GrowingCache):
 
 @dataclass(frozen=True, eq=False)
 class _VisibleKeys:
-    """Which keys rows see: none before ``first``; counted from there those from ``lower`` on, own ones up to ``upper``.
+    """Which keys rows attend to: none before ``first``; from there on those from ``lower``, own ones up to ``upper``.
 
-    Both are ``[n]``; None where every row sees all. Own keys are counted from the first one that a row sees.
+    Both are ``[n]``; None where every row attends to all. Own keys count from the first that any row attends to.
     """
 
     first: int
@@ -135,7 +144,7 @@ def branched(config: Any, cache: BranchCache, capabilities: Capabilities) -> Ite
 
 
 def _view(rows: torch.Tensor, base: int, reach: tuple[int | None, int | None], device: torch.device) -> _VisibleKeys:
-    """Return what ``rows`` ``[n]``, the last ones of a branch at ``base``, see in a layer of this ``reach``."""
+    """Return what ``rows`` ``[n]``, the last ones of a branch at ``base``, attend to in a layer of this ``reach``."""
     lower, upper = edges(rows, *reach)
     first, last = int(lower.min()), int(lower.max())
     return _VisibleKeys(

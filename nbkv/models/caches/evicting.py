@@ -1,8 +1,9 @@
 """A cache that holds some tokens of a sequence only: each layer and head its own, at their true positions.
 
-A *slot* holds one token's K and V for one head. Keys stay turned by the angle of their true position, and rows see
-slots by true position, so dropping a token changes nothing but that nobody sees it any more. What is dropped is freed:
-buffers are made anew, just large enough, and never larger than ``limit`` slots unless more than that must be held.
+A *slot* holds one token's K and V for one head. Keys stay rotated for their true position, and rows attend to
+slots by true position, so dropping a token changes nothing but that no row attends to it any more. What is
+dropped is freed: buffers are made anew, just large enough, and never larger than ``limit`` slots unless
+more than that must be held.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from nbkv.kv import allocate
+from nbkv.models.caches.base import SequenceCache, kv_nbytes
 
 _STEP = 32  # slots by which a buffer grows, so that not every token allocates
 UNBOUNDED = 2**62
@@ -140,7 +142,7 @@ class EvictingLayer(DynamicLayer):
         if self._sides is not None:
             twin.is_initialized, twin.dtype, twin.device = True, self.dtype, self.device
             twin._sides, twin._marks = self._sides, dict(self._marks)
-            tally.add(self.nbytes)  # what _move hands back for the buffers it believes to be replacing
+            tally.add(self.nbytes)  # what _move subtracts for the buffers it believes to be replacing
             twin._move(self.length, None)
         return twin
 
@@ -173,7 +175,7 @@ class EvictingLayer(DynamicLayer):
             self._marks[name] = torch.nn.functional.pad(held, (0, room - held.shape[-1]))
 
 
-class EvictingCache(Cache):
+class EvictingCache(SequenceCache, Cache):
     """One ``EvictingLayer`` for each layer; all have seen the same tokens, and each holds its own choice of them."""
 
     layers: list[EvictingLayer]  # type: ignore[assignment]  # the parent allows any kind of layer
@@ -202,6 +204,14 @@ class EvictingCache(Cache):
     def peak(self) -> int:
         """Return the most bytes of K and V that were allocated at any moment, while buffers were moved included."""
         return self._tally.peak
+
+    def held_bytes(self) -> int:
+        """Return the bytes of the keys and values in all slots."""
+        return kv_nbytes(self.layers)
+
+    def peak_bytes(self) -> int:
+        """Return ``peak``."""
+        return self.peak
 
     def copy(self) -> EvictingCache:
         """Return a cache of its own memory that holds the same."""

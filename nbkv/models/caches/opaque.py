@@ -1,4 +1,4 @@
-"""States in an object of a family's own, which its forward takes and hands back (xLSTM, RWKV): held and cloned.
+"""States in an object of a family's own, which its forward takes and returns (xLSTM, RWKV): held and cloned.
 
 The object may be of any make. Its tensors are the states; what is around them, the *shell*, is copied with each clone.
 """
@@ -6,13 +6,14 @@ The object may be of any make. Its tensors are the states; what is around them, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
 
-from nbkv.models.caches.recurrent import Named, NoLayer, StateCache
+from nbkv.models.caches.recurrent import NoLayer, StateCache, StateHolder
+from nbkv.models.caches.states import Named
 
 
 class OpaqueStates:
@@ -23,11 +24,11 @@ class OpaqueStates:
         self.held: Any = None
         self.shell: Any = None
 
-    def take(self, handed_back: object) -> None:
-        """Hold what a forward handed back."""
-        self.held = handed_back
+    def hold(self, returned: object) -> None:
+        """Hold what a forward returned."""
+        self.held = returned
         if self.shell is None:
-            self.shell = _with(handed_back, [tensor.new_empty(0) for tensor in _tensors(handed_back)])
+            self.shell = _with(returned, [tensor.new_empty(0) for tensor in _tensors(returned)])
 
     def states(self) -> Named:
         """Return the tensors in the object, in order; the very ones that the model changes in place."""
@@ -52,13 +53,13 @@ class OpaqueCache(StateCache):
         super().__init__([NoLayer()])
 
     @property
-    def held(self) -> Any:  # noqa: ANN401  (the family's own)
-        """Return what the next forward is given; None at the beginning."""
+    def model_argument(self) -> Any:  # noqa: ANN401  (the family's own)
+        """Return the object; None at the beginning."""
         return self._holder.held
 
-    def take(self, handed_back: object) -> None:
-        """Hold what a forward handed back."""
-        self._holder.take(handed_back)
+    def receive(self, output: Any, name: str) -> None:  # noqa: ANN401  (a ModelOutput)
+        """Hold the object that a forward returned."""
+        self._holder.hold(output[name])
 
     @property
     def shell(self) -> Any:  # noqa: ANN401  (as above)
@@ -70,7 +71,7 @@ class OpaqueCache(StateCache):
         self._holder.shell = shell
 
     @property
-    def _stateful(self) -> list[Any]:
+    def _stateful(self) -> Sequence[StateHolder]:
         return [self._holder]
 
 

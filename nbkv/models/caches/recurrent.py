@@ -8,35 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from transformers import cache_utils
 from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
 
-from nbkv.models.caches.growing import GrowingCache, GrowingLayer
+from nbkv.kv import KV
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.growing_layer import GrowingLayer
+from nbkv.models.caches.states import LayerStates, Named
 
 _SIDES = ("conv_states", "recurrent_states")
 _Dummy: Any = getattr(cache_utils, "DummyLayer", LinearAttentionLayer)  # older ones have none
-
-
-Named = dict[tuple[str, int], torch.Tensor]  # the states of one layer by kind and number
-
-
-@dataclass(frozen=True, eq=False)
-class LayerStates:
-    """Every layer's states after ``at`` tokens, in memory of their own; ``shell`` is what a family has around them."""
-
-    at: int
-    layers: tuple[Named, ...]
-    shell: Any = None
-
-    @cached_property
-    def nbytes(self) -> int:
-        """Return the bytes of all tensors."""
-        return sum(state.numel() * state.element_size() for layer in self.layers for state in layer.values())
 
 
 class _NoKV:
@@ -108,17 +91,34 @@ class MixedLayer(StateLayer, GrowingLayer):  # type: ignore[misc, override]  # a
         GrowingLayer.reset(self)
 
 
+CachedLayer = GrowingLayer | PureStateLayer | MixedLayer | NoLayer
+
+
+class StateHolder(Protocol):
+    """Holds states that can be read and put: a layer, or an object in the place of all layers."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Return the bytes of the states."""
+
+    def states(self) -> Named:
+        """Return the states there are, by kind and number; the very tensors that the model changes in place."""
+
+    def put(self, states: Named) -> None:
+        """Go on from clones of ``states``; none of them is an untouched layer."""
+
+
 class StateCache(GrowingCache):
-    """K/V in growing buffers, and states that stand after ``length`` tokens; a pass that was broken off leaves none.
+    """K/V in growing buffers, and the states after ``length`` tokens; a pass that was broken off leaves none.
 
     What a store does with it is what it does with a ``GrowingCache``: states are no part of ``read`` and ``write``.
     """
 
-    layers: list[Any]  # growing layers, state layers, and both in one
+    layers: list[CachedLayer]  # type: ignore[assignment]  # the parent's are all growing
 
     shell: Any = None  # what a family has around its states; nothing, in a cache of layers
 
-    def __init__(self, layers: Sequence[Any], reserve: int = 0) -> None:
+    def __init__(self, layers: Sequence[CachedLayer], reserve: int = 0) -> None:
         """Start empty, with ``layers`` such as ``ours`` gives."""
         self._reserve, self._at, self._whole = reserve, 0, True
         Cache.__init__(self, layers=list(layers))
@@ -135,7 +135,7 @@ class StateCache(GrowingCache):
 
     @property
     def state_bytes(self) -> int:
-        """Return the bytes of the states as they stand."""
+        """Return the bytes of the present states."""
         return sum(layer.state_bytes for layer in self._stateful)
 
     @contextmanager
@@ -153,14 +153,14 @@ class StateCache(GrowingCache):
                 self.truncate(self._at)
 
     def checkpoint(self) -> LayerStates | None:
-        """Return a clone of the states as they stand; None if they were dropped or nothing was taken in."""
+        """Return a clone of the present states; None if they were dropped or nothing was taken in."""
         if not self._whole or not self._at:
             return None
         clones = ({name: state.clone() for name, state in layer.states().items()} for layer in self._stateful)
         return LayerStates(self._at, tuple(clones), self.shell)
 
     def resume(self, states: LayerStates | None) -> None:
-        """Stand where ``states`` do (None: at the beginning), with clones of them; the K/V must reach that far."""
+        """Go on with clones of ``states`` (None: from the beginning); the K/V must reach as far as ``states.at``."""
         self.truncate(0 if states is None else states.at)
         self._whole, self._at = True, 0 if states is None else states.at
         if states is not None:
@@ -169,7 +169,7 @@ class StateCache(GrowingCache):
             layer.put({} if states is None else states.layers[number])
 
     def release(self) -> LayerStates | None:
-        """Return the states as they stand and keep none; nothing is copied."""
+        """Return the present states and keep none; nothing is copied."""
         given = None
         if self._whole and self._at:
             given = LayerStates(self._at, tuple(layer.states() for layer in self._stateful), self.shell)
@@ -182,14 +182,14 @@ class StateCache(GrowingCache):
         self._at = min(self._at, length)
         self._drop()
 
-    def write(self, start: int, kv: Any) -> None:  # noqa: ANN401  (KV)
+    def write(self, start: int, kv: KV) -> None:
         """Put ``kv`` at ``start``; the states do not know of it."""
         super().write(start, kv)
         self._at = max(self._at, start + kv.length)
         self._drop()
 
     @property
-    def _stateful(self) -> list[Any]:
+    def _stateful(self) -> Sequence[StateHolder]:
         return [layer for layer in self.layers if isinstance(layer, StateLayer)]
 
     def _drop(self) -> None:
@@ -198,12 +198,12 @@ class StateCache(GrowingCache):
             layer.put({})
 
 
-def ours(family: Cache, reserve: int = 0) -> list[Any]:
+def ours(family: Cache, reserve: int = 0) -> list[CachedLayer]:
     """Return a layer of ours for each of ``family``'s; raises ``TypeError`` where there is none."""
     return [_ours(layer, reserve) for layer in family.layers]
 
 
-def _ours(layer: Any, reserve: int) -> Any:  # noqa: ANN401  (transformers' layers share no typed parent)
+def _ours(layer: Any, reserve: int) -> CachedLayer:  # noqa: ANN401  (transformers' layers share no typed parent)
     attends = isinstance(layer, DynamicLayer)
     if isinstance(layer, LinearAttentionLayer):
         states = layer.number_of_states

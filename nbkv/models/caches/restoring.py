@@ -16,6 +16,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from nbkv.kv import allocate
+from nbkv.models.caches.base import SequenceCache, kv_nbytes
 from nbkv.models.capture import Captured, Sides
 
 
@@ -98,7 +99,7 @@ class RestoringLayer(DynamicLayer):
     ) -> Sides:
         """Take the states ``[1, H, n, D]``: of older tokens that are run again, or else of new ones.
 
-        Return what these rows may see; raise ``Captured`` where only K and V are wanted.
+        Return the keys and values these rows attend to; raise ``Captured`` where only K and V are wanted.
         """
         cache, given = self._cache, (key_states, value_states)
         if cache.capturing:
@@ -151,7 +152,7 @@ class RestoringLayer(DynamicLayer):
         self.old = min(self.old, length)
 
 
-class RestoringCache(Cache):
+class RestoringCache(SequenceCache, Cache):
     """One ``RestoringLayer`` for each layer; ``room(total)`` tells how many of ``total`` tokens keep K and V.
 
     ``peak`` is the most bytes of K and V, and of what is ``beside`` them to restore others, seen at any sampling: at
@@ -183,6 +184,18 @@ class RestoringCache(Cache):
     def nbytes(self) -> int:
         """Return the bytes of K and V held now."""
         return sum(layer.nbytes for layer in self.layers)
+
+    def held_bytes(self) -> int:
+        """Return the bytes of the K and V that the newest tokens keep."""
+        return kv_nbytes(self.layers)
+
+    def restorable_bytes(self) -> int:
+        """Return the bytes of what older K and V are restored from."""
+        return self.beside()
+
+    def peak_bytes(self) -> int:
+        """Return ``peak``."""
+        return self.peak
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from ``length`` on in every layer."""

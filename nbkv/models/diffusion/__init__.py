@@ -1,1 +1,1 @@
-"""Block-diffusion language models: how their checkpoints are told, and what their decoding is made of."""
+"""Block-diffusion language models: how their checkpoints are recognised, and what their decoding is made of."""

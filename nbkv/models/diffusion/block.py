@@ -1,4 +1,4 @@
-"""One block while it is decoded: which of its tokens stand, which are still masked."""
+"""One block while it is decoded: which of its tokens are chosen, which are still masked."""
 
 from __future__ import annotations
 

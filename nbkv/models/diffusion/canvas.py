@@ -20,7 +20,7 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import Entro
 
 from nbkv.errors import BadOption
 from nbkv.models.attention.intercept import implementation
-from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.base import SequenceCache
 from nbkv.models.diffusion.block import Block
 from nbkv.models.sampling import Sampling
 from nbkv.models.unmask import Entropy, parse
@@ -88,16 +88,16 @@ class CanvasDecoder:
         return _painted(start, ids, 0, None)
 
     def denoise(
-        self, ids: torch.Tensor, cache: GrowingCache, start: int, conditioning: torch.Tensor | None
+        self, ids: torch.Tensor, cache: SequenceCache, start: int, conditioning: torch.Tensor | None
     ) -> torch.Tensor:
-        """Run one pass over ``ids`` ``[C]``, which see all of ``cache`` and each other; return logits ``[C, V]``."""
+        """Run one pass over ``ids`` ``[C]``, which attend to ``cache`` and to each other; return logits ``[C, V]``."""
         positions = torch.arange(start, start + self.length, device=ids.device)[None]
         with torch.no_grad():
             out = self.native(
                 decoder_input_ids=ids[None],
                 self_conditioning_logits=conditioning,
                 decoder_attention_mask=self._mask(start, ids.device),
-                past_key_values=cache,
+                past_key_values=cache.model_argument,
                 decoder_position_ids=positions,
             )
         logits: torch.Tensor = out.logits[0]
@@ -111,8 +111,11 @@ class CanvasDecoder:
             logits: torch.Tensor = self.native(**asked).logits[0]
         return logits
 
-    def check(self, wanted: Sampling) -> None:
-        """Raise ``BadOption`` for what has no place in this model's own sampler."""
+    def check_sampling(self, wanted: Sampling) -> None:
+        """Raise ``BadOption`` for temperature, top-p, top-k and penalties, and any rule but ``entropy``.
+
+        DiffusionGemma draws by its own schedule, so they would be ignored.
+        """
         for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
             if getattr(wanted, name):
                 message = (
@@ -125,7 +128,7 @@ class CanvasDecoder:
             raise BadOption(message)
 
     def _mask(self, start: int, device: torch.device) -> dict[str, torch.Tensor | None]:
-        """Return what the canvas sees of a cache that holds everything: in sliding layers the window before it."""
+        """Return the canvas's mask over a cache that holds everything: in sliding layers, the window before it."""
         config = self.native.config.text_config
         behind = start - (config.sliding_window - 1)
         if behind <= 0:
@@ -151,7 +154,7 @@ class Painter:
         changes: dict[str, Any] = {}
         if wanted.unmask is not None:
             rule = parse(wanted.unmask)
-            assert isinstance(rule, Entropy)  # noqa: S101  (``CanvasDecoder.check``)
+            assert isinstance(rule, Entropy)  # noqa: S101  (``CanvasDecoder.check_sampling``)
             changes["sampler_config"] = EntropyBoundSamplerConfig(entropy_bound=float(rule.bound))
         config, _ = native._prepare_generation_config(None, **changes)  # noqa: SLF001  (generate's own steps)
         self._native, self._canvas, self.config = native, canvas, config
@@ -235,6 +238,6 @@ class Painter:
 
 
 def _painted(start: int, ids: torch.Tensor, step: int, conditioning: torch.Tensor | None) -> Block:
-    """Return a canvas as a block of which nothing stands yet."""
+    """Return a canvas as a block whose tokens are all still open."""
     none = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     return Block(start, ids, ~none, step, none, conditioning)

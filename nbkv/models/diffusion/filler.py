@@ -16,7 +16,7 @@ from nbkv.models.unmask import Candidates, parse
 class Filler(Chooser):
     """Fills a block's masked tokens pass by pass, by the rule and the sampling options of one answer.
 
-    The mask token itself is never chosen. Logits processors see, for every row, the tokens that stand so far: those
+    The mask token itself is never chosen. Logits processors are given, for every row, the tokens chosen so far: those
     before the block and those revealed in it.
     """
 
@@ -52,7 +52,7 @@ class Filler(Chooser):
     def draw(self, logits: torch.Tensor, known: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a token for each row of ``logits`` ``[m, V]``, and the distributions ``[m, V]`` they are drawn from.
 
-        ``known`` are the tokens that stand so far, for the logits processors.
+        ``known`` are the tokens chosen so far, for the logits processors.
         """
         scores = logits.to(torch.float32, copy=True)
         scores[:, self.recipe.mask] = float("-inf")

@@ -10,7 +10,10 @@ from nbkv.models.capabilities import Capabilities
 
 
 class RotaryPlace(NamedTuple):
-    """Where a layer's turning was found: a buffer's name or ``theta:<value>``, behind a minus if it turns backwards."""
+    """Where a layer's rotary frequencies were found: a buffer's name or ``theta:<value>``, behind a minus if negative.
+
+    ``pairing`` is of ``nbkv.rope``; the rotary dimensions of a key are ``[start, start + width)``.
+    """
 
     source: str
     pairing: str

@@ -6,31 +6,33 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from math import isfinite, isnan
+from math import isfinite
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from nbkv.errors import UnsupportedModel
+from nbkv.fidelity import scaled_error
 from nbkv.models import capabilities
-from nbkv.models.adapter import AnyCache, ModelAdapter
-from nbkv.models.attention.intercept import watched
-from nbkv.models.attention.layer import Attended
-from nbkv.models.caches.growing import GrowingCache, TokenLog
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.caches.base import SequenceCache
+from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.caches.recurrent import StateCache
+from nbkv.models.caches.token_log import TokenLog
 from nbkv.models.diffusion.canvas import CanvasDecoder, Encoder
 from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.identity.devices import input_device
 from nbkv.models.identity.record import Record, RotaryPlace
 from nbkv.models.probing import rotary
+from nbkv.models.probing.prompt import made_up_ids
 from nbkv.models.probing.recurrence import failing
+from nbkv.models.probing.rows import RowTrial
 from nbkv.models.walk import Layers, Walk, find_layers
 
 _TOKENS = 20  # probe length; cut in the middle, so that both halves have several rows
 _BLOCKS = 3  # and at least so many diffusion blocks
 _FP32_TOLERANCE = 1e-4  # house rule 1: scaled by max(1, max|logit|)
-_SOFTMAX_TOLERANCE = 1e-3  # weights choose rows, they are no part of any output
 _PLAIN_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers' layers that keep K and V, nothing else
 
 
@@ -40,7 +42,7 @@ def adapt(
     """Return the adapter for ``model``, from ``record`` if it was proved before; honest in ``notes`` about what failed.
 
     ``recipe`` is how a block-diffusion model is decoded. Raises ``UnsupportedModel`` for a model that is neither causal
-    nor made for blocks, or whose layers cannot be told.
+    nor made for blocks, or whose config does not say how many layers it has.
     """
     record = record or probe(model, name, recipe)
     layers = None if record.layers is None else Layers(model, *record.layers)
@@ -118,7 +120,7 @@ class _ModelTrial:
         self.last = self.error(adapter, fresh, self.cuts)
         return caches[0] if self.last <= self.limit else None
 
-    def error(self, adapter: ModelAdapter, new: Callable[[], AnyCache], cuts: tuple[int, ...]) -> float:
+    def error(self, adapter: ModelAdapter, new: Callable[[], SequenceCache], cuts: tuple[int, ...]) -> float:
         """Return the largest scaled logit error when the pass is cut at ``cuts``; infinite if it cannot be run so."""
         try:
             cache, parts = new(), []
@@ -126,7 +128,7 @@ class _ModelTrial:
                 parts.append(adapter.forward(self.ids[start:stop], cache, start=start, keep=stop - start))
         except Exception:  # noqa: BLE001  (a family may refuse a cache in any way; the note tells, full still works)
             return float("inf")
-        return _error(torch.cat(parts), self.expected)
+        return scaled_error(torch.cat(parts), self.expected)
 
     def goes_on(
         self, plain: ModelAdapter, layers: Layers | None
@@ -156,7 +158,7 @@ class _ModelTrial:
         """Raise ``UnsupportedModel`` if a later token (or block) changes earlier logits (half precision hides that)."""
         half = self.cuts[0]
         logits = self.plain.forward(self.ids[:half], TokenLog(), start=0, keep=half)
-        error = _error(logits, self.expected[:half])
+        error = scaled_error(logits, self.expected[:half])
         if self.plain.dtype == torch.float32 and error > _FP32_TOLERANCE:
             name = self.plain.name
             message = (
@@ -165,7 +167,7 @@ class _ModelTrial:
             raise UnsupportedModel(message)
 
     def check_blocks(self) -> None:
-        """Raise ``UnsupportedModel`` if the tokens of a block do not see each other."""
+        """Raise ``UnsupportedModel`` if the tokens of a block do not attend to each other."""
         block = self.plain.capabilities.block
         assert block is not None  # noqa: S101
         ids = self.ids[:block].clone()
@@ -196,14 +198,14 @@ class _ModelTrial:
         if cache is None:
             refused["prefix"] = self._why_no_prefix()
             self.notes.append(f"prefix reuse is off: {refused['prefix']}")
-        kv = cache.read(0, len(self.ids)) if cache else None
+        kv = None if cache is None else cache.read(0, len(self.ids))
         found = replace(
             capabilities.read(config, plain.model, kv, plain.capabilities.block),
             walk=layers is not None,
             prefix=cache is not None,
             own_cache=cache is not None or (plain.recipe is None and self._own_cache()),
             states=states,
-            state_bytes=cache.state_bytes if isinstance(cache, StateCache) else 0,
+            state_bytes=0 if cache is None else cache.state_bytes,
             refused=refused,
         )
         adapter = replace(
@@ -212,15 +214,7 @@ class _ModelTrial:
             walk=None if layers is None else Walk(layers),
             tells_positions=tells_positions,
         )
-        places, why = self._places(adapter, cache)
-        if places is None or cache is None:
-            refused["relocation"] = refused["attention"] = refused["ranges"] = why
-        else:
-            if why := self._why_no_attention(adapter, cache):
-                refused["attention"] = why
-            if why := self._why_no_ranges(adapter, cache):
-                refused["ranges"] = why
-                self.notes.append(f"rows of a prompt run again attend under a mask, which takes memory: {why}")
+        places = self._places(adapter, cache, refused)
         if layers is None:
             refused["walk"] = "its layers cannot be run one by one"
         found = replace(
@@ -230,51 +224,27 @@ class _ModelTrial:
         return Record(found, tells_positions, where, places, tuple(self.notes), time.perf_counter() - began)
 
     def _places(
-        self, adapter: ModelAdapter, cache: GrowingCache | None
-    ) -> tuple[tuple[RotaryPlace | None, ...] | None, str]:
+        self, adapter: ModelAdapter, cache: GrowingCache | None, refused: dict[str, str]
+    ) -> tuple[RotaryPlace | None, ...] | None:
+        """Return which dimensions of each layer's keys rotate, where rows can be run again too; None if not.
+
+        What cannot be done with rows is put into ``refused``, with the reason.
+        """
         places, why = rotary.learn(adapter, self.ids, self.limit)
         if places is None or cache is None:
-            return None, why
-        rows = torch.arange(1, len(self.ids), 3, device=self.ids.device)
+            refused["relocation"] = refused["attention"] = refused["ranges"] = why
+            return None
         cache.truncate(len(self.ids))
-        try:
-            error = _error(adapter.recompute(self.ids[rows], rows, cache, keep=len(rows)), self.expected[rows])
-        except Exception as refusal:  # noqa: BLE001  (as above)
-            return None, f"rows of a prompt cannot be run again ({type(refusal).__name__})"
-        if error > self.limit:
-            return None, f"rows of a prompt run again give other logits, by {error:.1e} (limit {self.limit:.1e})"
-        return places, ""
-
-    def _why_no_ranges(self, adapter: ModelAdapter, cache: GrowingCache) -> str:
-        """Return why attention is not computed by us, over ranges of keys; empty if rows are right that way."""
-        adapter = replace(adapter, capabilities=replace(adapter.capabilities, ranges=True))
-        rows = torch.arange(1, len(self.ids), 3, device=self.ids.device)
-        try:
-            error = _error(adapter.recompute(self.ids[rows], rows, cache, keep=len(rows)), self.expected[rows])
-        except Exception as refusal:  # noqa: BLE001  (as above)
-            return f"its attention cannot be computed over ranges ({type(refusal).__name__})"
-        return "" if error <= self.limit else f"over ranges of keys its logits differ by {error:.1e}"
-
-    def _why_no_attention(self, adapter: ModelAdapter, cache: GrowingCache) -> str:
-        """Return why attention weights cannot be looked at; empty if they were, and give each layer's own output."""
-        rows = torch.arange(1, len(self.ids), 3, device=self.ids.device)
-        errors: dict[int, float] = {}
-
-        def compare(seen: Attended) -> None:
-            groups = seen.weights.shape[0] // seen.values.shape[0]
-            values = seen.values.float().repeat_interleave(groups, dim=0)
-            error = _error((seen.weights @ values).transpose(0, 1), seen.output.float())
-            errors[seen.layer] = max(error, errors.get(seen.layer, 0.0))
-
-        try:
-            with watched(adapter.config, torch.arange(len(rows), device=rows.device), compare):
-                adapter.recompute(self.ids[rows], rows, cache)
-        except Exception as refusal:  # noqa: BLE001  (as above)
-            return f"its attention cannot be watched ({type(refusal).__name__})"
-        if len(errors) != adapter.n_layers:
-            return f"its attention shows itself in {len(errors)} of {adapter.n_layers} layers"
-        worst = max(errors.values())
-        return "" if worst <= max(self.limit, _SOFTMAX_TOLERANCE) else f"its attention weights are off by {worst:.1e}"
+        rows = RowTrial(adapter, self.ids, cache, self.expected, self.limit)
+        if why := rows.why_not():
+            refused["relocation"] = refused["attention"] = refused["ranges"] = why
+            return None
+        if why := rows.why_no_attention():
+            refused["attention"] = why
+        if why := rows.why_no_ranges():
+            refused["ranges"] = why
+            self.notes.append(f"rows of a prompt run again attend under a mask, which takes memory: {why}")
+        return places
 
     def _own_cache(self) -> bool:
         ends = tuple(range(len(self.ids) - 4, len(self.ids)))
@@ -285,7 +255,7 @@ class _ModelTrial:
 
     def _keeps_states(self) -> bool:
         linear = any("Linear" in kind for kind in _layer_kinds(self.plain))
-        return self.plain.capabilities.recurrent or linear or self.plain.keeps_states
+        return self.plain.capabilities.recurrent or linear or self.plain.model_forward.keeps_states
 
     def _why_no_prefix(self) -> str:
         kinds = _layer_kinds(self.plain)
@@ -308,21 +278,15 @@ class _ModelTrial:
 
 def _layer_kinds(adapter: ModelAdapter) -> list[str]:
     try:
-        return list(dict.fromkeys(type(layer).__name__ for layer in adapter.family_cache().layers))
+        return adapter.family_cache().layer_kinds
     except Exception:  # noqa: BLE001  (a family without a cache of transformers' kind)
         return []
 
 
 def _probe_ids(model: PreTrainedModel, config: Any, known: capabilities.Capabilities) -> torch.Tensor:  # noqa: ANN401
-    vocabulary = int(config.vocab_size)
     told = int(
         capabilities.config_value(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0
     )
     wanted = max(_TOKENS, _BLOCKS * (known.block or 0))
     length = known.whole(min(wanted, told) if told > 0 else wanted)
-    return (torch.arange(1, length + 1, device=input_device(model)) * 7919) % vocabulary
-
-
-def _error(got: torch.Tensor, expected: torch.Tensor) -> float:
-    error = float((got.float() - expected).abs().max() / expected.abs().max().clamp(min=1.0))
-    return float("inf") if isnan(error) else error
+    return torch.tensor(made_up_ids(length, int(config.vocab_size)), device=input_device(model))

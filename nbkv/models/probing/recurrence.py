@@ -13,9 +13,11 @@ from math import isfinite
 
 import torch
 
+from nbkv.fidelity import scaled_error
 from nbkv.models.adapter import ModelAdapter
-from nbkv.models.caches.growing import TokenLog
-from nbkv.models.caches.recurrent import LayerStates, StateCache
+from nbkv.models.caches.recurrent import StateCache
+from nbkv.models.caches.states import LayerStates
+from nbkv.models.caches.token_log import TokenLog
 
 _STATE_TOLERANCE = 1e-3  # of a state's largest number: sums of many tokens, taken in another order
 _ROUNDINGS = 32  # in half precision: as many units in the last place
@@ -54,7 +56,7 @@ def _tried(adapter: ModelAdapter, plain: ModelAdapter, cache: StateCache, ids: t
     stepped = adapter.dtype != torch.float32 and adapter.capabilities.states == "tokens"
     own, other = (_own(plain, each, stepped=stepped) for each in (ids, branch))
     pairs = ((begun, own[:half]), (ahead, own[half:]), (aside, other[half:]), (again, own[half:]))
-    if (worst := max(_error(got, want) for got, want in pairs)) > limit:
+    if (worst := max(scaled_error(got, want) for got, want in pairs)) > limit:
         return f"continued from a clone of its states, logits differ by {worst:.1e} (limit {limit:.1e})"
     off = _states_differ(cache.checkpoint(), whole.checkpoint(), adapter.dtype)
     return (
@@ -88,8 +90,3 @@ def _states_differ(got: LayerStates | None, want: LayerStates | None, dtype: tor
     errors = [float((mine - state).abs().max() / state.abs().max().clamp(min=1e-30)) for mine, state in pairs]
     worst = max((error if isfinite(error) else float("inf") for error in errors), default=0.0)
     return worst if worst > tolerance else 0.0
-
-
-def _error(got: torch.Tensor, expected: torch.Tensor) -> float:
-    error = float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0))
-    return error if isfinite(error) else float("inf")

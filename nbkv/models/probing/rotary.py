@@ -1,8 +1,8 @@
-"""Learns from a model how its keys depend on position, and proves it: that is what chunk reuse stands on.
+"""Learns from a model how its keys depend on position, and proves it: chunk reuse rests on that.
 
-A token alone in its context attends to itself only, so its hidden states do not depend on where it stands: if the
+A token alone in its context attends to itself only, so its hidden states do not depend on its position: if the
 model is rotary, its cached keys at two positions differ by the rotation alone, in every layer. So one pass over single
-tokens at several positions shows which key dimensions turn, how they are paired and which frequencies fit, without
+tokens at several positions shows which key dimensions rotate, how they are paired and which frequencies fit, without
 knowing the model's class; where nothing fits, the model is not relocated and the reason is kept.
 """
 
@@ -14,29 +14,31 @@ from typing import Any
 import torch
 from torch import nn
 
+from nbkv.fidelity import scaled_error
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.capabilities import config_value
 from nbkv.models.identity.record import RotaryPlace
 from nbkv.rope import HALVES, NEIGHBOURS, Rope, Rotation
 
-_IDS = 3  # tokens looked at
-_FAR = 4096  # the farthest position looked at, or the model's last
+_IDS = 3  # tokens probed
+_FAR = 4096  # the farthest position probed, or the model's last
 _USUAL_THETA = 10000.0
 
 
-def learn(adapter: Any, ids: torch.Tensor, limit: float) -> tuple[tuple[RotaryPlace | None, ...] | None, str]:  # noqa: ANN401  (a ModelAdapter, which holds what is learned here)
+def learn(adapter: ModelAdapter, ids: torch.Tensor, limit: float) -> tuple[tuple[RotaryPlace | None, ...] | None, str]:
     """Return each layer's place, or None and why the model's keys cannot be moved.
 
     ``limit`` is the scaled error allowed, ``ids`` some token ids.
     """
     if why := _ruled_out(adapter):
         return None, why
-    positions = looked_at(adapter, _FAR)
+    positions = probed_positions(adapter, _FAR)
     try:
         keys, values = alone(adapter, ids[:_IDS], positions)
     except Exception as error:  # noqa: BLE001  (a family may refuse in any way; the reason is kept and told)
         return None, f"it cannot be run on single tokens at given positions ({type(error).__name__})"
-    if any(side.numel() and _error(side, side[:1].expand_as(side)) > limit for side in values):
+    if any(side.numel() and scaled_error(side, side[:1].expand_as(side)) > limit for side in values):
         return None, "its cached values depend on position (a latent cache keeps its rotary part there)"
     places: list[RotaryPlace | None] = []
     for index, mine in enumerate(keys):
@@ -56,16 +58,14 @@ def build(model: nn.Module, places: tuple[RotaryPlace | None, ...]) -> Rope:
     return Rope(tuple(None if place is None else made[place] for place in places))
 
 
-def looked_at(adapter: Any, far: int) -> torch.Tensor:  # noqa: ANN401
+def probed_positions(adapter: ModelAdapter, far: int) -> torch.Tensor:
     """Return positions ``[P]`` from 0 up to ``far`` or the model's last, near ones and far ones."""
     last = min(far, adapter.capabilities.stable_context) - 1
     return torch.tensor([0, 1, min(7, last), min(101, last), last // 2, last], device=adapter.device)
 
 
 def alone(
-    adapter: Any,  # noqa: ANN401
-    ids: torch.Tensor,
-    positions: torch.Tensor,
+    adapter: ModelAdapter, ids: torch.Tensor, positions: torch.Tensor
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Return keys and values ``[P, n, H, D]`` of each layer: tokens ``ids`` ``[n]``, each alone at each position."""
     cache = GrowingCache()
@@ -82,10 +82,10 @@ def alone(
     )
 
 
-def _ruled_out(adapter: Any) -> str:  # noqa: ANN401
+def _ruled_out(adapter: ModelAdapter) -> str:
     capabilities = adapter.capabilities
     if not capabilities.prefix:
-        return str(capabilities.why_not("prefix"))
+        return capabilities.why_not("prefix")
     if capabilities.states:
         return "its recurrent layers sum up all tokens before: K/V cannot be used behind others"
     if capabilities.positions != "rotary":
@@ -108,16 +108,16 @@ def _place(
         for start, pairing in product({0, first}, (HALVES, NEIGHBOURS)):
             if not start + width > last or start + width > keys.shape[-1]:
                 continue
-            turning = Rotation(_frequencies(model, source, width), pairing, start)
+            rotation = Rotation(_frequencies(model, source, width), pairing, start)
             at_zero = keys[0][:, :, None].expand(-1, -1, len(positions), -1)
-            turned = turning.turn(at_zero, *turning.angles(torch.zeros_like(positions), positions))
-            error = _error(turned, keys.permute(1, 2, 0, 3))
+            rotated = rotation.rotate(at_zero, *rotation.angles(torch.zeros_like(positions), positions))
+            error = scaled_error(rotated, keys.permute(1, 2, 0, 3))
             best = min(best, (error, RotaryPlace(source, pairing, start, width)), key=lambda pair: pair[0])
     return best[1] is not None, best[1]
 
 
 def _sources(model: nn.Module, width: int) -> list[tuple[str, int]]:
-    """Return where frequencies may be found in ``model`` and for how many dimensions; a minus turns the other way."""
+    """Return where frequencies may be found in ``model`` and for how many dimensions; a minus rotates the other way."""
     buffers = [
         (name, 2 * buffer.numel())
         for name, buffer in model.named_buffers()
@@ -137,7 +137,3 @@ def _frequencies(model: nn.Module, source: str, width: int) -> torch.Tensor:
         exponents = torch.arange(0, width, 2, dtype=torch.float32) / width
         return 1.0 / float(source.removeprefix("theta:")) ** exponents
     return model.get_buffer(source).detach().to(torch.float32).flatten()
-
-
-def _error(got: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((got.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1.0))

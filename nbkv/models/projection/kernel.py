@@ -30,7 +30,7 @@ class KVRoute(Protocol):
 
 
 class KernelUnfit(Exception):
-    """The kernel does not do what the layer does: raised where that is seen, and kept as the layer's way."""
+    """The kernel does not do what the layer does: raised where that is found, and kept as the layer's route."""
 
     def __init__(self, why: str) -> None:
         """Keep the reason."""

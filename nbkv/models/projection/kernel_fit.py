@@ -1,7 +1,7 @@
 """Find out which layers make K and V as the kernel does (``fused``), by running them.
 
-Which modules stand between a layer's input and its K and V is seen by hooks; whether that is all there is to it, by
-comparing the kernel's K and V with the layer's own on a few rows. Class names and configs are not looked at.
+Which modules lie between a layer's input and its K and V is found by hooks; whether that is all there is to it, by
+comparing the kernel's K and V with the layer's own on a few rows. Class names and configs play no part.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.capture import Sides
+from nbkv.models.passes import layer_calls
 from nbkv.models.projection.kernel import FusedProjection, KernelUnfit, KVRoute, angles, check_bare, eps
 from nbkv.models.projection.project import CapturingCache, KVLinears, project_kv
 from nbkv.models.walk import LayerCall
@@ -32,14 +34,14 @@ ELSE = "what it does to K and V is not RMSNorm, linear layers and rotary halves 
 
 # float16 is not among them: the kernel multiplies by the norm's weight before it divides by the row's size.
 _DTYPES = (torch.float32, torch.bfloat16)
-_ROWS = 16  # looked at
+_ROWS = 16  # rows the kernel is tried on
 _OFFSETS = (0.0, 1.0)  # what a norm adds to its weight
 _TOLERANCE = 1e-5  # in float32, for values up to 1
 _FACTOR = 4.0  # in bfloat16: how much further from float32 than the layer's own code; what is different is 100 times
 _known: weakref.WeakKeyDictionary[nn.Module, tuple[str, list[KVRoute]]] = weakref.WeakKeyDictionary()
 
 
-def fuse(adapter: Any, feeds: Sequence[KVLinears]) -> list[KVRoute]:  # noqa: ANN401  (a ModelAdapter; it stands above)
+def fuse(adapter: ModelAdapter, feeds: Sequence[KVLinears]) -> list[KVRoute]:
     """Return for each layer how the kernel makes its K and V, or why it does not; nothing where kernels are not used.
 
     Found out once for these very weights; ``feeds`` are the layers' (``projection.learn``).
@@ -48,7 +50,8 @@ def fuse(adapter: Any, feeds: Sequence[KVLinears]) -> list[KVRoute]:  # noqa: AN
         return []
     found = _known.get(adapter.model)
     if found is None or found[0] != adapter.fingerprint:
-        calls = adapter.calls(adapter.tensor([1, 2, 3, 4] * (_ROWS // 4)), CapturingCache(), start=0)
+        calls = layer_calls(adapter, adapter.tensor([1, 2, 3, 4] * (_ROWS // 4)), CapturingCache(), start=0)
+        assert adapter.walk is not None  # noqa: S101  (its layers were called)
         with torch.no_grad(), adapter.evaluating():
             each = zip(adapter.walk.layers, calls, feeds, strict=True)
             found = adapter.fingerprint, [_way(layer, call, reads) for layer, call, reads in each]

@@ -1,6 +1,6 @@
 """``project_kv``: keys and values of one layer from what goes into that layer, by the layer's own code.
 
-The layer is run on the rows until it hands K and V to its cache, and no further: norm, projections, key norm and rotary
+The layer is run on the rows until it gives K and V to its cache, and no further: norm, projections, key norm and rotary
 embedding are the model's own, for any family, at the positions the call was made with. What is computed on that way
 without being needed, such as the queries, is found out by trying: a linear layer whose output can be replaced by zeros
 without changing K and V is not run. Where kernels are used, layers of the usual kind are projected by one (``fused``).
@@ -19,10 +19,13 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.caches.base import SequenceCache
 from nbkv.models.capture import Captured, Sides
+from nbkv.models.passes import layer_calls
 from nbkv.models.walk import LayerCall
 
-_IDS = 4  # tokens looked at
+_IDS = 4  # tokens tried on
 _known: weakref.WeakKeyDictionary[nn.Module, tuple[str, list[KVLinears]]] = weakref.WeakKeyDictionary()
 
 
@@ -44,7 +47,7 @@ class _CapturingLayer(DynamicLayer):
         raise Captured((key_states, value_states))
 
 
-class CapturingCache(Cache):
+class CapturingCache(SequenceCache, Cache):
     """An empty cache that catches K and V of whatever layer is run."""
 
     def __init__(self) -> None:
@@ -61,7 +64,7 @@ def project_kv(
 ) -> Sides | None:
     """Return K and V ``[1, H, n, D]`` that ``layer`` makes of its input ``hidden`` ``[..., n, d]`` (KV-Direct, HCache).
 
-    ``call`` is how the model calls that layer for these rows (``ModelAdapter.calls``); its cache must catch. None if
+    ``call`` is how the model calls that layer for these rows (``passes.layer_calls``); its cache must catch. None if
     the layer makes none of its own. Bitwise what the layer's forward makes of the same rows in one pass. ``replaced``
     modules answer as told.
     """
@@ -90,20 +93,21 @@ def replaced_linears(replaced: Mapping[nn.Linear, Callable[[torch.Tensor], torch
 
 
 @contextmanager
-def reading(module: nn.Module, see: Callable[[torch.Tensor], None]) -> Iterator[None]:
-    """Within the block ``see`` is shown what ``module`` is given."""
-    handle = module.register_forward_pre_hook(lambda _, given: see(given[0]))
+def reading(module: nn.Module, observe: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Within the block ``observe`` is given the input of ``module``."""
+    handle = module.register_forward_pre_hook(lambda _, given: observe(given[0]))
     try:
         yield
     finally:
         handle.remove()
 
 
-def learn(adapter: Any) -> list[KVLinears]:  # noqa: ANN401  (a ModelAdapter; it stands above)
+def learn(adapter: ModelAdapter) -> list[KVLinears]:
     """Return the feeds of each layer of ``adapter``'s model, found out once on a few tokens for these very weights."""
     found = _known.get(adapter.model)
     if found is None or found[0] != adapter.fingerprint:
-        calls = adapter.calls(adapter.tensor(range(1, _IDS + 1)), CapturingCache(), start=0)
+        calls = layer_calls(adapter, adapter.tensor(range(1, _IDS + 1)), CapturingCache(), start=0)
+        assert adapter.walk is not None  # noqa: S101  (its layers were called)
         with adapter.evaluating():
             heads = adapter.capabilities.kv_heads  # layers that use the K/V of others may have none, or be left out
             own = [index < len(heads) and heads[index] > 0 for index in range(adapter.n_layers)]

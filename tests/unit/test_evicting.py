@@ -8,7 +8,8 @@ import torch
 from nbkv.models.attention.intercept import watched
 from nbkv.models.caches.evicting import EvictingCache
 from nbkv.models.caches.growing import GrowingCache
-from nbkv.models.passes import run
+from nbkv.models.passes import over_slots
+from nbkv.models.probing.eviction import why_not
 from nbkv.models.probing.probe import adapt
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gemma3", "mistral", "gpt2", "phi", "deepseek_v3", "granite", "starcoder2"]
@@ -35,7 +36,7 @@ def adapter_of(model_of):
 def filled(adapter, n, seed=0):
     ids = torch.randint(3, 190, (n,), generator=torch.Generator().manual_seed(seed))
     cache = EvictingCache(adapter.n_layers)
-    run(adapter, ids, cache, see=nobody)
+    over_slots(adapter, ids, cache, observe=nobody)
     return ids, cache
 
 
@@ -77,7 +78,7 @@ def test_a_dropped_token_is_as_if_masked_for_each_head_apart(adapter_of, family)
     more = torch.tensor([17])
     held = [layer.positions.clone() for layer in cache.layers]
     expected = masked(adapter, torch.cat([ids, more]), held)
-    got = run(adapter, more, cache, see=nobody)
+    got = over_slots(adapter, more, cache, observe=nobody)
 
     assert float((got - expected).abs().max() / expected.abs().max().clamp(min=1)) < 1e-4
     assert [layer.length for layer in cache.layers] == [11] * adapter.n_layers
@@ -91,9 +92,9 @@ def test_a_stretch_sees_what_is_kept_and_itself_by_true_position(adapter_of, fam
     for layer in cache.layers:
         layer.keep(chosen(layer, 12, torch.Generator().manual_seed(2)))
     one_by_one = cache.copy()
-    together = run(adapter, more, cache, see=nobody)
+    together = over_slots(adapter, more, cache, observe=nobody)
     for token in more:
-        last = run(adapter, token[None], one_by_one, see=nobody)
+        last = over_slots(adapter, token[None], one_by_one, observe=nobody)
 
     assert float((together - last).abs().max() / last.abs().max().clamp(min=1)) < 1e-4
     assert cache.seen == one_by_one.seen == 29
@@ -101,7 +102,7 @@ def test_a_stretch_sees_what_is_kept_and_itself_by_true_position(adapter_of, fam
 
 @pytest.mark.parametrize(("family", "why"), REFUSED.items())
 def test_what_cannot_drop_tokens_says_why(adapter_of, family, why):
-    assert why in adapter_of(family).why_no_dropping
+    assert why in why_not(adapter_of(family))
 
 
 def test_what_is_dropped_is_freed(adapter_of):
@@ -126,7 +127,7 @@ def test_a_buffer_grows_to_its_limit_and_not_beyond(adapter_of):
         layer.limit = 14
         layer.keep(torch.arange(8).expand(2, -1))
     assert {layer.capacity for layer in cache.layers} == {14}
-    run(adapter, ids[:9], cache, see=nobody)
+    over_slots(adapter, ids[:9], cache, observe=nobody)
     assert {layer.capacity for layer in cache.layers} == {17}  # more than the limit had to be held
 
 
