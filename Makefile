@@ -27,7 +27,7 @@ else
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(foreach part,$(APART),--ignore=tests/$(part))
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/pytest -n 2 -q tests/kernels
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q tests/notebooks
 endif
 
 # One browser and one server at a time: these tests take times.

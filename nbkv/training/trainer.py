@@ -110,11 +110,11 @@ class TrainingRun(ABC):
         self.rng = Random(f"{self.name} {seed} {self.progress.step}")
 
     @abstractmethod
-    def draw(self, at: int) -> Any:  # noqa: ANN401
+    def draw(self, at: int) -> Any:  # noqa: ANN401  (each run has its own form of a batch)
         """Draw a batch of stage `at` of the curriculum."""
 
     @abstractmethod
-    def said(self, batch: Any) -> Predictions:  # noqa: ANN401
+    def said(self, batch: Any) -> Predictions:  # noqa: ANN401  (as drawn)
         """Run the model on a batch."""
 
     def run(self, every: int = 50) -> Iterator[dict[str, Any]]:
@@ -139,7 +139,7 @@ class TrainingRun(ABC):
             return self.rng.randrange(max(0, at - self.review), at)
         return at
 
-    def step(self, batch: Any) -> tuple[float, float]:  # noqa: ANN401
+    def step(self, batch: Any) -> tuple[float, float]:  # noqa: ANN401  (as drawn)
         """One optimiser step; returns the loss and the share of right words and numbers."""
         import torch
 
@@ -174,7 +174,7 @@ class TrainingRun(ABC):
         (self.folder / "run.json").write_text(json.dumps(asdict(self.progress)))
 
 
-def _groups(model: Any, peak: float) -> list[dict[str, Any]]:  # noqa: ANN401
+def _groups(model: Any, peak: float) -> list[dict[str, Any]]:  # noqa: ANN401  (modules are typed in part)
     # Random word vectors are good keys from the start; learning them slowly keeps them apart while
     # the circuits that compare and copy them appear.
     words = model.model.embed_tokens.weight

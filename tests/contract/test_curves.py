@@ -17,6 +17,7 @@ from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.registry import strategies as registry
 from nbkv.strategy import parse
+from nbkv.studies.chunks import OURS
 from nbkv.tasks import ledger
 
 BUDGETED = [
@@ -83,7 +84,7 @@ def test_budget_brings_the_distance_down(distances, name):
 
 
 def test_ours_goes_down_step_by_step(distances):
-    curve = [distances(parse(f"blend({budget})").spec) for budget in STEPS]
+    curve = [distances(parse(f"{OURS}(budget={budget})").spec) for budget in STEPS]
     draw = np.random.default_rng(0)
     for before, after in pairwise(curve):
         drawn = draw.choice(after - before, (1000, len(before))).mean(axis=1)
