@@ -42,6 +42,7 @@ _SHARED = {
     "vocab_size_per_layer_input": 199,
     "hidden_size_per_layer_input": 16,
 }
+_SIGHT = {"depth": 1, "num_heads": 2}  # no test shows a picture: what transformers makes by default has gigabytes
 _THREE_AXES = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
 
 FAMILIES = {
@@ -71,8 +72,20 @@ FAMILIES = {
     "gemma3n": ("Gemma3nForCausalLM", "Gemma3nTextConfig", _COMMON | _WINDOW | _SHARED),
     "gemma4": ("Gemma4ForCausalLM", "Gemma4TextConfig", _COMMON | _WINDOW | _SHARED | {"global_head_dim": 32}),
     "deepseek_v3": ("DeepseekV3ForCausalLM", "DeepseekV3Config", _COMMON | _EXPERTS | _LATENT),
-    "qwen2_vl": ("Qwen2VLForConditionalGeneration", "Qwen2VLConfig", {"text_config": _COMMON | _THREE_AXES}),
-    "qwen3_vl": ("Qwen3VLForConditionalGeneration", "Qwen3VLConfig", {"text_config": _COMMON}),
+    "qwen2_vl": (
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2VLConfig",
+        {"text_config": _COMMON | _THREE_AXES, "vision_config": _SIGHT | {"embed_dim": 32, "hidden_size": 64}},
+    ),
+    "qwen3_vl": (
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3VLConfig",
+        {
+            "text_config": _COMMON,
+            "vision_config": _SIGHT
+            | {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64, "deepstack_visual_indexes": [0]},
+        },
+    ),
 }
 
 # Not among the families that every exact strategy is tried on token by token: reuse goes by whole blocks here.
