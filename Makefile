@@ -20,17 +20,18 @@ demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
 
 # One torch thread a worker: two with two threads each fight over two cores, and whoever else runs makes it worse.
+# The tests of a file stay together, so that what they share is made once.
 test: $(STAMP)
 ifneq ($(T),)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(T)
 else
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(foreach part,$(APART),--ignore=tests/$(part))
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -q $(foreach part,$(APART),--ignore=tests/$(part))
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/pytest -n 2 -q tests/kernels
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -q tests/notebooks
 endif
 
-# One browser and one server at a time: these tests take times.
+# One browser and one server at a time.
 ui: $(STAMP) $(BUILT)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/ui
 

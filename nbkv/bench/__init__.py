@@ -11,7 +11,7 @@ from nbkv.errors import BadOption, UnknownName, closest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Row", "names", "run", "table"]
+__all__ = ["BenchRow", "names", "run", "table"]
 
 _HOME = {
     "ttft.prefix": "nbkv.bench.ttft_prefix",

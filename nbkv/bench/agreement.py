@@ -39,7 +39,7 @@ class Reference:
         return ""
 
 
-def reference(model: Any, ids: Sequence[int], n: int, split: int) -> Reference:  # noqa: ANN401
+def reference(model: Any, ids: Sequence[int], n: int, split: int) -> Reference:  # noqa: ANN401  (transformers models are typed in part)
     """Decode ``n`` tokens after ``ids`` by hand in plain transformers; ``split`` is where a cached prefix would end.
 
     In fp32 the prompt is computed in one piece. In half precision splitting it already changes the logits by more than

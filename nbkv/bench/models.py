@@ -77,7 +77,7 @@ def half() -> torch.dtype:
     return torch.bfloat16 if quick else torch.float32
 
 
-def _random(*, layers: int, width: int, heads: int, kv_heads: int, head: int, ff: int, vocab: int) -> Any:  # noqa: ANN401
+def _random(*, layers: int, width: int, heads: int, kv_heads: int, head: int, ff: int, vocab: int) -> Any:  # noqa: ANN401  (as transformers has it)
     config = Qwen3Config(
         num_hidden_layers=layers,
         hidden_size=width,
@@ -101,7 +101,7 @@ def _random(*, layers: int, width: int, heads: int, kv_heads: int, head: int, ff
         return model
 
 
-def _bundled() -> Any:  # noqa: ANN401
+def _bundled() -> Any:  # noqa: ANN401  (as above)
     from nbkv.models.loading import load_model  # noqa: PLC0415  (only this shape is loaded)
 
     return load_model(TINY).adapter.model

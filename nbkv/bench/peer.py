@@ -85,7 +85,7 @@ def serve(shape: str, dtype: str, threads: str) -> None:
         sys.stdout.flush()
 
 
-def _answer(engine: Any, text: str, n: int) -> dict[str, Any]:  # noqa: ANN401
+def _answer(engine: Any, text: str, n: int) -> dict[str, Any]:  # noqa: ANN401  (of another library, which is not installed here)
     came: list[float] = []
     start = time.perf_counter()
     result = engine.generate(text, max_new_tokens=n, on_token=lambda _: came.append(time.perf_counter()))

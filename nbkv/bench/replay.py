@@ -49,15 +49,15 @@ def recording(adapter: ModelAdapter) -> Iterator[list[Pass]]:
         begins = (0, False) if since is None else (since.layer, since.known)
         passes.append(Pass(rows, begins[0], stop, kept, known=begins[1]))
 
-    def recompute(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401
+    def recompute(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401  (handed on)
         note(rows, kwargs.get("since"), adapter.n_layers)
         return ModelAdapter.recompute(adapter, ids, rows, *args, **kwargs)
 
-    def advance(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> LayerInput:  # noqa: ANN401
+    def advance(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> LayerInput:  # noqa: ANN401  (handed on)
         note(rows, kwargs.get("since"), kwargs["stop"])
         return ModelAdapter.advance(adapter, ids, rows, *args, **kwargs)
 
-    def advance_to_kv(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> LayerInput:  # noqa: ANN401
+    def advance_to_kv(ids: torch.Tensor, rows: torch.Tensor, *args: Any, **kwargs: Any) -> LayerInput:  # noqa: ANN401  (handed on)
         front = ModelAdapter.advance_to_kv(adapter, ids, rows, *args, **kwargs)  # asks for an advance
         passes[-1] = replace(passes[-1], looks=True)
         return front
@@ -121,5 +121,5 @@ def flops(adapter: ModelAdapter, passes: Sequence[Pass]) -> float:
     return total
 
 
-def _head(config: Any) -> int:  # noqa: ANN401
+def _head(config: Any) -> int:  # noqa: ANN401  (each family has its own class)
     return int(config.hidden_size // config.num_attention_heads)

@@ -19,6 +19,7 @@ import nbkv
 from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import TINY, make
 from nbkv.widgets import dashboard
+from nbkv.widgets.dashboard import Dashboard
 
 NAME, TOKENS, AGAINST = "views", 2000, "no dashboard"
 
@@ -46,7 +47,7 @@ def measured(shape: str, rounds: int) -> str:
     with nbkv.load(bench.model, tokenizer=bench.tokenizer, strategy="full") as session:
         text = bench.text(bench.ids(32, seed=1))
 
-        def generate(view: Any) -> float:  # noqa: ANN401
+        def generate(view: Dashboard | None) -> float:
             begun = time.process_time()
             took = session.generate(text, max_new_tokens=new).timing.total_s
             cpu[view is None].append(time.process_time() - begun)

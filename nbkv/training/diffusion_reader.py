@@ -17,7 +17,7 @@ from nbkv.tasks.writer import CARRIED, HEADER, NoteLine
 from nbkv.training.examples import BOS, EOS, SYSTEM, Encode, layout
 from nbkv.training.masked_batches import IGNORED, MASK, Batch, BatchRow, NotesDrill, collate
 from nbkv.training.reader import encoder, save_reader
-from nbkv.training.trainer import Predictions, Stage, TrainingRun, is_word
+from nbkv.training.trainer import Predictions, Stage, TrainingBudget, TrainingRun, is_word
 
 BLOCKS: Final = (4, 8)
 """Block sizes the reader is trained with, one or the other per batch; the first is the one it is stored with."""
@@ -114,15 +114,16 @@ class Diffuser(TrainingRun):
         model: PreTrainedModel,
         *,
         minutes: float,
+        steps: int | None = None,
         seed: int = 0,
         device: str = "cpu",
         peak: float = 1.2e-3,
     ) -> None:
-        """Take up the run kept in `folder`, or begin one that lasts `minutes` of training in all.
+        """Take up the run kept in `folder`, or begin one of `minutes` of training in all, or of `steps` if given.
 
         `model` is an autoregressive reader, whose weights are trained in place.
         """
-        super().__init__(folder, model.float(), minutes, seed, device, peak)
+        super().__init__(folder, model.float(), TrainingBudget(minutes, steps), seed, device, peak)
         self.encode = encoder()
         if device == "cpu":
             model.set_attn_implementation("by_row")

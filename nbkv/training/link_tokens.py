@@ -21,7 +21,7 @@ from nbkv.prompts.tokenizer import Codec
 from nbkv.tasks.ledger import carried_notes
 from nbkv.tasks.questions import ask
 from nbkv.tasks.writer import cut
-from nbkv.training.trainer import rate
+from nbkv.training.trainer import TrainingBudget, rate
 
 _IGNORED: Final = -100
 _MOST_LINES: Final = 56
@@ -64,13 +64,18 @@ class Linker:
         links: int = 5,
         slots: int = 12,
         minutes: float = 3.0,
+        steps: int | None = None,
         seed: int = 0,
         peak: float = 1e-2,
         batch: int = 8,
         questions: int = 6,
     ) -> None:
-        """Begin with words drawn from the model's vocabulary; its own weights stay as they are."""
-        self.session, self.model, self.minutes, self.peak = session, session.adapter.model, minutes, peak
+        """Begin with words drawn from the model's vocabulary; its own weights stay as they are.
+
+        The run lasts `minutes` of training, or `steps` optimiser steps if given.
+        """
+        self.session, self.model, self.peak = session, session.adapter.model, peak
+        self.budget = TrainingBudget(minutes, steps)
         self.batch, self.questions, self.rng = batch, questions, Random(f"links {seed}")
         if len(set(session.adapter.capabilities.windows)) > 1 or session.adapter.capabilities.windows[0]:
             message = f"{session.adapter.name} has sliding windows; link tokens are trained on full attention only"
@@ -103,12 +108,12 @@ class Linker:
         return [exercise(self.rng, self.encode, self.end, chunks, self.questions) for _ in range(self.batch)]
 
     def run(self, every: int = 20) -> Iterator[dict[str, float]]:
-        """Train until the time is over; yields a record every `every` steps and at the end."""
-        while self.seconds < 60 * self.minutes:
+        """Train until the budget is used up; yields a record every `every` steps and at the end."""
+        while self._spent() < 1:
             started = time.perf_counter()
             loss, right = self.step(self.draw())
             self.seconds += time.perf_counter() - started
-            if self.steps % every == 0 or self.seconds >= 60 * self.minutes:
+            if self.steps % every == 0 or self._spent() >= 1:
                 yield {"step": self.steps, "seconds": self.seconds, "loss": loss, "right": right}
 
     def step(self, batch: Sequence[Exercise]) -> tuple[float, float]:
@@ -120,10 +125,13 @@ class Linker:
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.seconds / (60 * self.minutes), self.steps, self.peak)
+            group["lr"] = rate(self._spent(), self.steps, self.peak)
         self.optimizer.step()
         self.steps += 1
         return loss.item(), (logits.argmax(-1) == wanted).float().mean().item()
+
+    def _spent(self) -> float:
+        return self.budget.spent(self.seconds, self.steps)
 
     def answers(self, batch: Sequence[Exercise]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `[n, V]` where each answer token is due, and these tokens `[n]`, of all exercises in turn."""

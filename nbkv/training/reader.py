@@ -12,7 +12,7 @@ from nbkv.tasks.tokenizer import CONTEXT, PIECES, build_tokenizer
 from nbkv.tasks.vocabulary import SPECIAL, tokens
 from nbkv.training.examples import Encode, TrainingExample, write_example
 from nbkv.training.initial_weights import seed_lookup
-from nbkv.training.trainer import Predictions, Stage, TrainingRun, is_word
+from nbkv.training.trainer import Predictions, Stage, TrainingBudget, TrainingRun, is_word
 
 if TYPE_CHECKING:
     import torch
@@ -101,15 +101,16 @@ class Trainer(TrainingRun):
         folder: Path,
         *,
         minutes: float,
+        steps: int | None = None,
         seed: int = 0,
         device: str = "cpu",
         peak: float = 1.5e-3,
         compiled: bool = True,
     ) -> None:
-        """Take up the run kept in `folder`, or begin one that lasts `minutes` of training in all."""
+        """Take up the run kept in `folder`, or begin one of `minutes` of training in all, or of `steps` if given."""
         import torch
 
-        super().__init__(folder, new_model(seed), minutes, seed, device, peak)
+        super().__init__(folder, new_model(seed), TrainingBudget(minutes, steps), seed, device, peak)
         self.encode = encoder()
         body: Any = self.model.model
         self.body: Callable[..., Any] = torch.compile(body, dynamic=False) if compiled else body

@@ -38,6 +38,19 @@ class Progress:
     accuracy: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingBudget:
+    """How long a run trains: `minutes` of optimiser steps, or a number of `steps`, which counts where it is given."""
+
+    minutes: float
+    steps: int | None = None
+
+    def spent(self, seconds: float, step: int) -> float:
+        """Share of the budget that `step` steps in `seconds` have used: 1 or more once it is used up."""
+        done, whole = (seconds, 60 * self.minutes) if self.steps is None else (step, self.steps)
+        return done / whole if whole else 1.0
+
+
 class Predictions(NamedTuple):
     """Predictions at the tokens asked for: `logits [N, V]`, the right tokens `[N]`, weights of the loss `[N]`.
 
@@ -57,7 +70,7 @@ def is_word(wanted: "torch.Tensor") -> "torch.Tensor":
 
 
 def rate(fraction: float, step: int, peak: float) -> float:
-    """Learning rate: 100 steps up, flat, and down to zero over the last 40 % of the time."""
+    """Learning rate: 100 steps up, flat, and down to zero over the last 40 % of the run."""
     return peak * min(1.0, (step + 1) / 100) * min(1.0, max(0.0, 1 - fraction) / 0.4)
 
 
@@ -75,15 +88,15 @@ class TrainingRun(ABC):
         self,
         folder: Path,
         model: Any,  # noqa: ANN401  (modules are typed in part)
-        minutes: float,
+        budget: TrainingBudget,
         seed: int,
         device: str,
         peak: float,
     ) -> None:
-        """Take up the run kept in `folder`, or begin one of `minutes` of training in all from `model`."""
+        """Take up the run kept in `folder`, or begin one from `model`; `budget` is for all of its parts together."""
         import torch
 
-        self.folder, self.minutes, self.peak, self.device = folder, minutes, peak, device
+        self.folder, self.budget, self.peak, self.device = folder, budget, peak, device
         self.model: Any = model.to(device)
         self.optimizer = torch.optim.AdamW(
             _groups(self.model, peak), peak, betas=(0.9, 0.95), weight_decay=0.0, fused=True
@@ -97,16 +110,16 @@ class TrainingRun(ABC):
         self.rng = Random(f"{self.name} {seed} {self.progress.step}")
 
     @abstractmethod
-    def draw(self, at: int) -> Any:  # noqa: ANN401
+    def draw(self, at: int) -> Any:  # noqa: ANN401  (each run has its own form of a batch)
         """Draw a batch of stage `at` of the curriculum."""
 
     @abstractmethod
-    def predictions(self, batch: Any) -> Predictions:  # noqa: ANN401
+    def predictions(self, batch: Any) -> Predictions:  # noqa: ANN401  (as drawn)
         """Run the model on a batch."""
 
     def run(self, every: int = 50) -> Iterator[dict[str, Any]]:
-        """Train until the time is over; yields a record and keeps the run every `every` steps."""
-        while self.progress.seconds < 60 * self.minutes:
+        """Train until the budget is used up; yields a record and keeps the run every `every` steps."""
+        while self._spent() < 1:
             started = time.perf_counter()
             at = self._stage()
             loss, right = self.step(self.draw(at))
@@ -117,19 +130,21 @@ class TrainingRun(ABC):
                 yield {**asdict(self.progress), "name": self.curriculum[at].name, "loss": loss, "right": right}
         self.keep()
 
+    def _spent(self) -> float:
+        return self.budget.spent(self.progress.seconds, self.progress.step)
+
     def _stage(self) -> int:
         at = self.progress.stage
         if at and self.rng.random() < 0.4:  # noqa: PLR2004
             return self.rng.randrange(max(0, at - self.review), at)
         return at
 
-    def step(self, batch: Any) -> tuple[float, float]:  # noqa: ANN401
+    def step(self, batch: Any) -> tuple[float, float]:  # noqa: ANN401  (as drawn)
         """One optimiser step; returns the loss and the share of right words and numbers."""
         import torch
 
-        fraction = self.progress.seconds / (60 * self.minutes)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["share"] * rate(fraction, self.progress.step, self.peak)
+            group["lr"] = group["share"] * rate(self._spent(), self.progress.step, self.peak)
         logits, wanted, weights, counted = self.predictions(batch)
         losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
         loss = (losses * weights).sum() / weights.sum()
@@ -159,7 +174,7 @@ class TrainingRun(ABC):
         (self.folder / "run.json").write_text(json.dumps(asdict(self.progress)))
 
 
-def _groups(model: Any, peak: float) -> list[dict[str, Any]]:  # noqa: ANN401
+def _groups(model: Any, peak: float) -> list[dict[str, Any]]:  # noqa: ANN401  (modules are typed in part)
     # Random word vectors are good keys from the start; learning them slowly keeps them apart while
     # the circuits that compare and copy them appear.
     words = model.model.embed_tokens.weight

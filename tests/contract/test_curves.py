@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.registry import strategies as registry
 from nbkv.strategy import parse
+from nbkv.studies.chunks import OURS
 from nbkv.tasks import ledger
 
 BUDGETED = [
@@ -35,40 +37,54 @@ def session():
 
 @pytest.fixture(scope="module")
 def prompts(session):
-    items = ledger(seed=31, n=24, chunks=6, distance=0)
+    items = ledger(seed=31, n=16, chunks=6, distance=0)
     return [
         [*(session.chunk(text, name=f"{at}.{i}", sink="bos") for i, text in enumerate(item.chunks)), item.question]
         for at, item in enumerate(items)
     ]
 
 
-def distances(session, prompts, strategy):
-    """KL at the first answer token, where the amount stands, and at the second, where its currency does."""
-    ctx, found = session._open().for_request(), []
+def logits(session, strategy, asked):
+    run = RequestRun(session._open().for_request(), strategy, asked, Sampling(max_new_tokens=1))
+    return follow(run, [0])[0]
+
+
+@pytest.fixture(scope="module")
+def references(session, prompts):
+    """Prompts up to the first answer token, where the amount stands, and to the second, where its currency does.
+
+    Each with full's logits.
+    """
+    found = []
     for prompt in prompts:
         built = session._prompt(prompt)
-        run = RequestRun(ctx, parse("full"), built, Sampling(max_new_tokens=2))
-        amount = int(follow(run, [0])[0].argmax())
-        longer = dataclasses.replace(built, ids=(*built.ids, amount))
-        for asked in (built, longer):
-            wanted = Sampling(max_new_tokens=1)
-            full, own = (follow(RequestRun(ctx, each, asked, wanted), [0])[0] for each in (parse("full"), strategy))
-            found.append(kl(full, own))
-    return np.array(found)
+        amount = logits(session, parse("full"), built)
+        longer = dataclasses.replace(built, ids=(*built.ids, int(amount.argmax())))
+        found += [(built, amount), (longer, logits(session, parse("full"), longer))]
+    return found
+
+
+@pytest.fixture(scope="module")
+def distances(session, references):
+    """Give a function for KL at each of these tokens under a strategy, computed once."""
+
+    @functools.cache
+    def of(spec):
+        return np.array([kl(full, logits(session, parse(spec), asked)) for asked, full in references])
+
+    return of
 
 
 @pytest.mark.parametrize("name", BUDGETED)
-def test_budget_brings_the_distance_down(session, prompts, name):
-    none, some, every = (
-        distances(session, prompts, dataclasses.replace(parse(name), budget=budget)) for budget in (0.0, 0.4, 1.0)
-    )
+def test_budget_brings_the_distance_down(distances, name):
+    none, some, every = (distances(dataclasses.replace(parse(name), budget=budget).spec) for budget in (0.0, 0.4, 1.0))
 
     assert every.max() < 1e-6
     assert some.mean() < none.mean()
 
 
-def test_ours_goes_down_step_by_step(session, prompts):
-    curve = [distances(session, prompts, parse(f"blend({budget})")) for budget in STEPS]
+def test_ours_goes_down_step_by_step(distances):
+    curve = [distances(parse(f"{OURS}(budget={budget})").spec) for budget in STEPS]
     draw = np.random.default_rng(0)
     for before, after in pairwise(curve):
         drawn = draw.choice(after - before, (1000, len(before))).mean(axis=1)

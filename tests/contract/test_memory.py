@@ -27,7 +27,7 @@ from nbkv.strategy import parse
 
 NAMES = [name for name in registry.names() if issubclass(registry.get(name), Blend)]
 BUDGETED = [name for name in NAMES if any(field.name == "budget" for field in dataclasses.fields(registry.get(name)))]
-SHAPE = {"num_hidden_layers": 6, "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 4096}
+SHAPE = {"num_hidden_layers": 4, "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 4096}
 FAMILIES = {"llama": SHAPE, **dict.fromkeys(["mistral", "gemma3"], SHAPE | {"sliding_window": 256})}
 ROW_BYTES = 128  # of a row's id and position, the edges of what it sees, and what a method notes of it
 
@@ -116,6 +116,7 @@ def test_the_peak_is_that_of_full_and_one_layer_at_most(read):
     assert not {spec: (peak - full) / layer for spec, peak in peaks.items() if peak > full + layer + positions}
 
 
+@pytest.mark.parametrize("read", ["llama", "gemma3"], indirect=True)
 def test_masks_and_weights_are_bounded_whatever_the_prompt(read, monkeypatch):
     session, prompt = read
     rows = importlib.import_module("nbkv_kernels.row_attention")
@@ -129,11 +130,12 @@ def test_masks_and_weights_are_bounded_whatever_the_prompt(read, monkeypatch):
     assert not {spec: shapes for spec, shapes in over.items() if max(map(math.prod, shapes)) > bound}
 
 
+@pytest.mark.parametrize("read", ["llama"], indirect=True)
 def test_a_mask_that_is_made_is_seen(read, monkeypatch):
     session, prompt = read
     n = len(prompt.ids)
     monkeypatch.setattr(
         session.adapter, "capabilities", dataclasses.replace(session.adapter.capabilities, ranges=False)
     )
-    masked = measured(session, prompt, parse("blend(1.0)"))
+    masked = measured(session, prompt, dataclasses.replace(parse(BUDGETED[0]), budget=1.0))
     assert max(math.prod(shape) for shape in masked.sizes if shape[-1:] == (n,)) > n * n / 2

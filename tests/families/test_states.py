@@ -14,6 +14,7 @@ from survey import tokenizer
 import nbkv
 from nbkv.context import Request
 from nbkv.prompts.prompt import Prompt
+from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
 from nbkv.stopping import Stopped
 from nbkv.stores.memory import MemoryStore
@@ -183,7 +184,10 @@ def test_a_family_whose_states_cannot_be_cloned_is_refused(family):
         assert session.generate("w1 w2 w3", max_new_tokens=2).token_ids
 
 
-@pytest.mark.parametrize("strategy", ["epic", "cacheblend", "residual", "lazyeviction", "snapkv"])
+PER_TOKEN = [name for name in registry.names() if {"relocation", "per_token"} & set(registry.get(name).needs)]
+
+
+@pytest.mark.parametrize("strategy", PER_TOKEN)
 def test_strategies_that_need_kv_of_each_token_refuse_by_name_and_reason(strategy):
     model = small_model("qwen3_next")
     with nbkv.load(model, tokenizer=tokenizer()) as session:

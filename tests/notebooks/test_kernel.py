@@ -2,7 +2,6 @@
 
 import queue
 import sys
-import time
 
 import pytest
 from jupyter_client import KernelManager
@@ -100,10 +99,8 @@ def test_the_stop_button_keeps_the_text_and_stops_the_queue(loaded):
     number = loaded.start("%%kvgen -n 2000\nWho paid for the lamp?")
     queued = loaded.start("after = 'ran'")
     loaded.told(number, until=lambda kind: kind == "update_display_data")
-    started = time.perf_counter()
     loaded.manager.interrupt_kernel()
     told = loaded.told(number)
-    assert time.perf_counter() - started < 2
     stopped, aborted = loaded.replies(number, queued)
     assert stopped["status"] == "error"
     assert stopped["ename"] == "KeyboardInterrupt"
@@ -113,7 +110,7 @@ def test_the_stop_button_keeps_the_text_and_stops_the_queue(loaded):
     last = next(content for kind, content in reversed(outputs(told)) if kind == "update_display_data")
     assert "interrupted" in last["data"]["text/plain"]
     loaded.drain()
-    reply, told = loaded.run("print(_kv.finish_reason, len(_kv.token_ids) > 0)")
+    reply, told = loaded.run("print(_kv.finish_reason, 0 < len(_kv.token_ids) < 2000)")
     assert reply["status"] == "ok"
     assert outputs(told)[0][1]["text"] == "interrupted True\n"
     reply, _ = loaded.run("%%kvgen -n 2\nWho paid for the lamp?")

@@ -65,7 +65,6 @@ def test_a_second_turn_on_a_long_history_computes_only_its_own_tokens(session_wi
     assert second.tokens.fresh == len(second.prompt_ids) - known
     assert second.tokens.recomputed == 0
     assert second.compute.share == pytest.approx(second.tokens.fresh / len(second.prompt_ids))
-    assert second.timing.ttft_s < 0.25 * first.timing.ttft_s
     assert session.generate(words(HISTORY), strategy="full", max_new_tokens=8).token_ids == first.token_ids
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -18,10 +19,10 @@ from nbkv.roster import Roster, roster
 
 
 class Line:
-    """A comm that keeps what was sent, and at what time."""
+    """A comm that keeps what was sent."""
 
     def __init__(self, target_name="", data=None):
-        self.target, self.sent, self.times, self.closed = target_name, [json.loads(json.dumps(data))], [0.0], False
+        self.target, self.sent, self.closed = target_name, [json.loads(json.dumps(data))], False
 
     def on_msg(self, callback):
         self.hear = lambda said: callback({"content": {"data": said}})
@@ -31,7 +32,6 @@ class Line:
 
     def send(self, data):
         self.sent.append(json.loads(json.dumps(data)))
-        self.times.append(time.monotonic())
 
     def close(self):
         self.closed = True
@@ -78,7 +78,7 @@ def session(lab, session_of):
     return session_of()
 
 
-def until(true, seconds=5.0):
+def until(true, seconds=60.0):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it never came"
@@ -92,7 +92,6 @@ def shown(front_end, number=-1):
 
 def test_nothing_is_sent_before_somebody_answers(front_end, lab, session, words):
     session.generate(words(8), max_new_tokens=4)
-    time.sleep(2 * INTERVAL)
     (line,) = front_end.lines
     assert line.target == "nbkv"
     assert len(line.sent) == 1
@@ -132,17 +131,35 @@ def test_maps_are_those_of_the_result(front_end, session, words):
     assert past["hit_rate"] == result.hit_rate
 
 
-def test_at_most_ten_a_second_and_never_without_the_last(front_end, session, words):
+class Pauses(threading.Event):
+    """Stands for the pause between two states: it is over when ``over`` is set, however long it was to be."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.over = [], threading.Semaphore(0)
+
+    def wait(self, timeout=None):
+        self.asked.append(timeout)
+        self.over.acquire()
+        return self.is_set()
+
+
+def test_at_most_ten_a_second_and_never_without_the_last(front_end, lab, session, words):
+    lab._wire._ended = pauses = Pauses()
     front_end.control({"event": "sync"})
-    for _ in range(20):
-        session.generate(words(4), max_new_tokens=8)
-    until(lambda: shown(front_end)["requests"] == 20)
-    line = front_end.lines[0]
-    gaps = [b - a for a, b in zip(line.times[1:], line.times[2:], strict=False)]
-    assert gaps
-    assert min(gaps) >= INTERVAL * 0.9
+    until(lambda: pauses.asked)
+    for number in range(1, 4):
+        for _ in range(5):
+            session.generate(words(4), max_new_tokens=8)
+        assert len(front_end.lines[0].sent) == 1 + number  # what was offered, and one for each pause that is over
+        pauses.over.release()
+        until(lambda expected=number + 1: len(pauses.asked) == expected)
+    assert set(pauses.asked) == {INTERVAL} == {0.1}
+    assert shown(front_end)["requests"] == 15
     assert shown(front_end)["now"] is None
-    assert max(len(json.dumps(state)) for state in line.sent) < 4_000
+    assert max(len(json.dumps(state)) for state in front_end.lines[0].sent) < 4_000
+    pauses.set()
+    pauses.over.release(2)
 
 
 def test_a_request_under_way_is_seen(front_end, session, words):
@@ -166,10 +183,7 @@ def test_stop_comes_from_another_thread_and_ends_the_request(front_end, session,
     handler = threading.Thread(target=line.hear, args=({"event": "stop", "session": number},))
     handler.start()
     handler.join()
-    start = time.monotonic()
-    for _ in stream:
-        pass
-    assert time.monotonic() - start < 0.5
+    assert len(list(stream)) <= 1
     assert stream.result.finish_reason == "interrupted"
     assert stream.result.text
     assert session.generate(words(4), max_new_tokens=2).finish_reason == "length"
@@ -253,10 +267,13 @@ def test_closing_leaves_nothing_behind(front_end, later, session_of):
 def test_without_a_watcher_a_token_costs_next_to_nothing(front_end, lab, session):
     event = Token(session="s", request=1, token_id=1, text="x")
     ear = next(seat.ear for seat in lab._board._seats.values())
-    start = time.perf_counter()
-    for _ in range(10_000):
+    calls = []
+    sys.setprofile(lambda _frame, kind, _arg: calls.append(kind))
+    try:
         ear(event)
-    assert (time.perf_counter() - start) / 10_000 < 20e-6  # a token of the smallest model takes a millisecond
+    finally:
+        sys.setprofile(None)
+    assert sum(kind in {"call", "c_call"} for kind in calls) <= 6  # sys.setprofile's own is one
 
 
 def test_the_roster_keeps_no_session_alive():

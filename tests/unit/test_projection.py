@@ -46,9 +46,9 @@ def test_positions_are_those_of_the_call(session_of):
     adapter = session_of("llama", strategy="full").adapter
     ids, cache = adapter.tensor(range(5, 42)), GrowingCache()
     inputs = inputs_of(adapter, ids, cache)
-    calls = layer_calls(adapter, ids[20:], CapturingCache(), start=20)
+    calls, feeds = layer_calls(adapter, ids[20:], CapturingCache(), start=20), learn(adapter)
     for index, layer in enumerate(cache.layers):
-        sides = project_kv(adapter.walk.layers[index], calls[index], inputs[index][:, 20:], learn(adapter)[index])
+        sides = project_kv(adapter.walk.layers[index], calls[index], inputs[index][:, 20:], feeds[index])
         for mine, whole in zip(sides, (layer.keys, layer.values), strict=True):
             torch.testing.assert_close(mine, whole[:, :, 20:], atol=1e-5, rtol=1e-5)
 

@@ -6,11 +6,12 @@ import sys
 import threading
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
 import nbkv
-from nbkv.widgets import dashboard, playground
+from nbkv.widgets import dashboard, playground, throttle
 from nbkv.widgets.choices import choices, spec
 from nbkv.widgets.throttle import Pace
 
@@ -44,7 +45,7 @@ def play(session):
     view.close()
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -56,40 +57,75 @@ def tell(view, **given):
     view._handle_custom_msg(given, [])
 
 
-def test_updates_are_few_and_the_last_state_is_sent():
+class Clock:
+    """Time that passes when a test says so, and the timers that come due meanwhile."""
+
+    def __init__(self):
+        self.now, self.timers = 0.0, []
+
+    def monotonic(self):
+        return self.now
+
+    def Timer(self, seconds, function):  # noqa: N802
+        return SimpleNamespace(start=lambda: self.timers.append((self.now + seconds, function)))
+
+    def pass_by(self, seconds):
+        end = self.now + seconds
+        while due := [timer for timer in self.timers if timer[0] <= end]:
+            first = min(due, key=lambda timer: timer[0])
+            self.timers.remove(first)
+            self.now = max(self.now, first[0])
+            first[1]()
+        self.now = max(self.now, end)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(throttle, "time", made)
+    monkeypatch.setattr(throttle, "threading", SimpleNamespace(Timer=made.Timer, Lock=threading.Lock))
+    return made
+
+
+def test_updates_are_few_and_the_last_state_is_sent(clock):
     value, sent = 0, []
-    pace = Pace(lambda: sent.append((time.monotonic(), value)), interval=0.05)
-    end = time.monotonic() + 0.42
-    while time.monotonic() < end:
-        value += 1
+    pace = Pace(lambda: sent.append((clock.now, value)), interval=0.05)
+    for value in range(1, 421):  # noqa: B007  (sent when it is time)
         pace.touch()
-        time.sleep(0.001)
-    until(lambda: sent[-1][1] == value, 2)
-    assert 3 <= len(sent) <= 10
-    assert min(b - a for (a, _), (b, _) in pairwise(sent)) > 0.04
+        clock.pass_by(0.001)
+    clock.pass_by(1)
+    assert sent[-1][1] == value == 420
+    assert len(sent) == 10
+    assert [b - a for (a, _), (b, _) in pairwise(sent)] == pytest.approx([0.05] * 9, abs=1e-3)
 
 
-def test_what_goes_on_is_sent_in_passing_and_its_end_for_certain():
-    sent, ended = [], threading.Event()
-    pace = Pace(ended.set, interval=0.05)
-    end = time.monotonic() + 0.22
-    while time.monotonic() < end:
-        pace.pass_by(lambda: sent.append((threading.get_ident(), time.monotonic())))
-    assert {thread for thread, _ in sent} == {threading.get_ident()}
-    assert len(sent) >= 3
-    assert min(b - a for (_, a), (_, b) in pairwise(sent)) > 0.04
+def test_what_goes_on_is_sent_in_passing_and_its_end_for_certain(clock):
+    sent, ended = [], []
+    pace = Pace(lambda: ended.append(clock.now), interval=0.05)
+    for _ in range(220):
+        pace.pass_by(lambda: sent.append(clock.now))
+        clock.pass_by(0.001)
+    assert clock.timers == []
+    assert sent == pytest.approx([0, 0.05, 0.1, 0.15, 0.2], abs=6e-3)
     pace.touch()
-    assert ended.wait(2)
+    assert ended == []
+    clock.pass_by(0.05)
+    assert len(ended) == 1
 
 
-def test_slow_updates_are_fewer():
+def test_slow_updates_are_fewer(clock):
     sent = []
-    pace = Pace(lambda: time.sleep(0.004) or sent.append(time.monotonic()), interval=0.01)
-    end = time.monotonic() + 0.7
-    while time.monotonic() < end:
+
+    def send():
+        sent.append(clock.now)
+        clock.now += 0.004
+
+    pace = Pace(send, interval=0.01)
+    for _ in range(700):
         pace.touch()
-        time.sleep(0.001)
-    assert 2 <= len(sent) <= 4  # 4 ms each may be two per cent of the time
+        clock.pass_by(0.001)
+    # 4 ms each may be two per cent of the time
+    assert sent == pytest.approx([0, 0.204, 0.408, 0.612], abs=5e-3)
 
 
 def test_touching_while_a_lock_is_held_that_sending_needs():
@@ -103,7 +139,7 @@ def test_touching_while_a_lock_is_held_that_sending_needs():
     with lock:
         pace.touch()
         assert not sent.wait(0.05)
-    assert sent.wait(2)
+    assert sent.wait(60)
 
 
 def test_a_dashboard_counts_what_the_session_counts(session, dash):
@@ -126,10 +162,12 @@ def test_a_dashboard_begins_with_the_requests_before_it(session):
     view.close()
 
 
-def test_a_running_request_shows_its_tokens_and_speed(session, dash):
+def test_a_running_request_shows_its_tokens_and_speed(session, dash, monkeypatch):
+    monkeypatch.setattr(dash._pace, "_interval", 0.0)
+    monkeypatch.setattr(throttle, "LONGEST", 0.0)
     seen = []
     dash.observe(lambda change: seen.append(change["new"]), "live")
-    session.generate("Who pays ?", max_new_tokens=100)
+    session.generate("Who pays ?", max_new_tokens=10)
     until(lambda: dash.state["requests"] == 1 and not dash.live)
     counts = [live["tokens"] for live in seen if live]
     assert counts == sorted(counts)
@@ -159,10 +197,9 @@ def test_strategy_and_budget_act_on_the_session(session, dash):
 
 def test_a_paused_dashboard_is_sent_nothing_and_misses_nothing(session, dash):
     tell(dash, do="pause")
-    until(lambda: dash.state["paused"])
-    time.sleep(0.15)
+    until(lambda: dash.state["paused"] and not dash._pace._due)
     session.generate("Who pays ?", max_new_tokens=2)
-    time.sleep(0.3)
+    assert not dash._pace._due
     assert dash.state["requests"] == 0
     tell(dash, do="resume")
     until(lambda: dash.state["requests"] == 1)
@@ -239,7 +276,7 @@ def test_a_run_can_be_stopped(session, play):
     tell(play, do="run", strategy="full", order=[], text="Who pays ?", max_new=3000)
     until(lambda: len(play.state["text"]) > 20)
     tell(play, do="stop")
-    until(lambda: play.cards, 2)
+    until(lambda: play.cards)
     assert "interrupted" in play.cards[0]["text"]
     assert session.last.finish_reason == "interrupted"
 
