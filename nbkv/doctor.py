@@ -14,10 +14,11 @@ import torch
 
 from nbkv import __version__
 from nbkv.models.identity.verdicts import folder
-from nbkv.models.loading import bundled
+from nbkv.models.pretrained.packages import PACKAGED, whereabouts
+from nbkv.models.pretrained.source import bundled
 
 _NEEDED = {"torch": "2.9", "transformers": "5.17"}
-_OPTIONAL = ("accelerate", "triton", "peft")
+_OPTIONAL = ("accelerate", "gguf", "triton", "peft")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def health() -> Health:
             Finding("fused attention", _attention()),
             _remembered(),
             Finding("bundled models", ", ".join(bundled())),
+            *(Finding(name, whereabouts(model)) for name, model in PACKAGED.items()),
         )
     )
 
