@@ -25,7 +25,7 @@ PLACES = {
 
 
 def vocabulary():
-    return ["<|begin|>", "<|end|>", *(chr(code) for code in range(33, 127)), "Ġ", "ab"]
+    return ["<|begin|>", "<|end|>", *(chr(code) for code in range(33, 127)), "Ġ", "ab", "cd"]
 
 
 def small_llama():
@@ -82,7 +82,7 @@ def write(path, kind):
     writer.add_tokenizer_pre("default")
     writer.add_token_list(vocabulary())
     writer.add_token_types([3, 3] + [1] * (len(vocabulary()) - 2))
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a b", "c d"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_add_bos_token(False)

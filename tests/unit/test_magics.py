@@ -491,7 +491,7 @@ def test_stats_list_and_plot(shell, session):
     run(shell, "%%kvgen -n 2\nhello")
     assert run(shell, "%kvstats").to_dict()["requests"] == len(session.history())
     shown = run(shell, "%kvlist")
-    for part in ("prefix", "tiny", "(current)"):
+    for part in ("prefix", "tiny", "(current)", "smollm2"):
         assert part in repr(shown)
         assert part in shown._repr_html_()
     history = run(shell, "%kvplot")._repr_mimebundle_()
