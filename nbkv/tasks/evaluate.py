@@ -79,7 +79,7 @@ def _sink(strategy: Any, sink: str | None) -> str | None:  # noqa: ANN401
 
 
 class _Asker:
-    """Asks items in one session by one strategy, and remembers whether a chunk was reused."""
+    """Asks items in one session by one strategy, and remembers whether anything was reused as it should be."""
 
     def __init__(
         self,
@@ -108,6 +108,8 @@ class _Asker:
         kl = self._kl(prompt, strategy) if self._fidelity else None
         given = {"strategy": strategy, "max_new_tokens": self._room or _room(item)}
         result = self._session.generate(prompt, **given)
+        # the last token of a prompt is run again whatever is known
+        self.reused |= sum(int((result.provenance == each).sum()) for each in _OF_CHUNKS) > 1
         row = self._figures(result) | {name: METRICS[name](result.text, item.answers) for name in item.metrics}
         row |= {"correct": row[item.metrics[0]], "answer": _said(item)}
         row.pop("exact", None)
@@ -122,6 +124,7 @@ class _Asker:
             result = chat.send(turn, strategy=self._strategy, max_new_tokens=room)
             turns.append(self._figures(result) | {"correct": float(is_correct(result.text, [answer]))})
         row: dict[str, Any] = {name: sum(t[name] for t in turns) / len(turns) for name in _NUMBERS}
+        self.reused |= row["hit_rate"] > 0  # a turn's history is a prefix, which these strategies continue
         text = "\n".join(t["text"] for t in turns)
         return {"kind": item.kind, **row, "text": text, "answer": "\n".join(item.answers)}
 
@@ -144,8 +147,6 @@ class _Asker:
         return float(frame["kl"].iloc[-1])
 
     def _figures(self, result: Any) -> dict[str, Any]:  # noqa: ANN401
-        # the last token of a prompt is run again whatever is known
-        self.reused |= sum(int((result.provenance == each).sum()) for each in _OF_CHUNKS) > 1
         self._notes = tuple(result.notes)
         return {
             "kl": float("nan") if result.fidelity is None else float(result.fidelity.kl),

@@ -534,6 +534,7 @@ def complete(shell, text):
     [
         ("%kvl", "%kvload"),
         ("%kvload ti", "%kvload tiny"),
+        ("%kvload smo", "%kvload smollm2"),
         ("%kvload tiny --st", "%kvload tiny --store"),
         ("%kvload tiny -s pre", "%kvload tiny -s prefix"),
         ("%%kvgen --comp", "%%kvgen --compare"),

@@ -288,6 +288,7 @@ def test_a_score_of_reuse_without_reuse_is_refused():
     with pytest.raises(BadOption, match="a note"):
         evaluate(fallen, items, "epic")
     assert len(evaluate(fallen, items, "auto")) == 2
+    assert len(evaluate(fallen, chat(n=1), "epic")) == 1  # turns continue their history
 
 
 def test_metrics_of_an_item_become_columns_and_the_first_is_correct():
