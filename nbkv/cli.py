@@ -30,6 +30,8 @@ _DEMO = {
     "speedup": ("speedup", "{:.1f} x"),
     "identical": ("same answer as in full", "{}"),
     "correct": ("questions answered right", "{:.0%}"),
+    "chat_model": ("who talked in the chat", "{}"),
+    "chat_hit_rate": ("hit rate of the chat's last turn", "{:.1%}"),
 }
 
 
@@ -57,7 +59,8 @@ def demo(options: argparse.Namespace) -> int:
     """Run the quickstart notebook on the bundled model; show what reuse did to the time to first token."""
     from nbkv.sweep import run
 
-    sweep = run(quickstart(), out_dir=options.out)
+    # the same everywhere, and in a minute: whatever pretrained models there are
+    sweep = run(quickstart(), {"chat_model": "tiny"}, out_dir=options.out)
     if not sweep.failed:
         _say(_demo_table(sweep.runs[0].records))
     _say(f"report: {sweep.report}")
@@ -196,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(command=bench)
 
     one = commands.add_parser("verify", help="check a model, and strategies on it, against its own plain forward")
-    one.add_argument("model", metavar="MODEL", help="a bundled name, a hub id or a folder")
+    one.add_argument("model", metavar="MODEL", help="a known name, a hub id, a folder or a .gguf file")
     told = "a strategy to check; may come again (all)"
     one.add_argument("-s", "--strategy", dest="strategies", action="append", default=[], metavar="STRATEGY", help=told)
     one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, or map to spread it over all (%(default)s)")

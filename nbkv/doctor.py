@@ -13,10 +13,11 @@ import torch
 
 from nbkv import __version__, show
 from nbkv.models.identity.verdicts import folder
-from nbkv.models.loading import bundled
+from nbkv.models.pretrained.packages import PACKAGED, whereabouts
+from nbkv.models.pretrained.source import bundled
 
 _NEEDED = {"torch": "2.9", "transformers": "5.17"}
-_OPTIONAL = ("accelerate", "triton", "peft")
+_OPTIONAL = ("accelerate", "gguf", "triton", "peft")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def health() -> Health:
             Finding("fused attention", _attention()),
             _remembered(),
             Finding("bundled models", ", ".join(bundled())),
+            *(Finding(name, whereabouts(model)) for name, model in PACKAGED.items()),
         )
     )
 

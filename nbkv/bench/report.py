@@ -1,4 +1,4 @@
-"""Write docs/performance.md from the figures in docs/tables/bench.json: `python -m nbkv.bench.report`."""
+"""Write docs/performance.md from the figures in docs/tables/bench.json: ``python -m nbkv.bench.report``."""
 
 from __future__ import annotations
 

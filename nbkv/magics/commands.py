@@ -59,7 +59,7 @@ class KVMagics(Magics):
 
     @line_magic
     @command(
-        option("model", kind="model", help="a bundled name, a folder, or a hub id"),
+        option("model", kind="model", help="a known name, a folder, a .gguf file, or a hub id"),
         STRATEGY,
         option("--store", kind="store", help="where KV is kept, for example memory?device=4GiB"),
         option("--device", help="auto, cpu, cuda or cuda:N"),

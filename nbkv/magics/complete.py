@@ -80,9 +80,9 @@ def _values(magics: Completed, kind: str) -> list[str]:
     if kind in {"strategy", "strategies"}:
         return registry.strategies.names()
     if kind == "model":
-        from nbkv.models.loading import bundled  # noqa: PLC0415
+        from nbkv.models.pretrained.source import known_models  # noqa: PLC0415
 
-        return bundled()
+        return known_models()
     if kind == "session":
         return magics.sessions.names
     return ["clear", "ls", "memory"] if kind == "store" else []

@@ -1,4 +1,4 @@
-"""What ``%kvlist`` shows: strategies, open sessions, bundled models."""
+"""What ``%kvlist`` shows: strategies, open sessions, models."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Listing:
 def listing(sessions: Sessions) -> Listing:
     """Return what there is to choose from now."""
     import nbkv  # noqa: PLC0415  (torch comes with strategies and models)
-    from nbkv.models.loading import bundled  # noqa: PLC0415
+    from nbkv.models.pretrained.packages import PACKAGED, whereabouts  # noqa: PLC0415
+    from nbkv.models.pretrained.source import bundled  # noqa: PLC0415
 
     known = nbkv.strategies()
     strategies = WordTable(
@@ -56,5 +57,6 @@ def listing(sessions: Sessions) -> Listing:
         (f"{name}{' (current)' if name == sessions.current_name else ''}", session.model_name, str(session.strategy))
         for name, session in found
     )
-    models = WordTable("Bundled models", ("model",), tuple((name,) for name in bundled()))
+    where = [(name, "bundled") for name in bundled()] + [(name, whereabouts(one)) for name, one in PACKAGED.items()]
+    models = WordTable("Models", ("model", "where"), tuple(where))
     return Listing((strategies, WordTable("Sessions", ("session", "model", "strategy"), rows), models))

@@ -1,4 +1,4 @@
-"""Gets a model and its tokenizer from a bundled name, a folder, a hub id or a loaded object."""
+"""Gets a model and its tokenizer from a known name, a folder, a GGUF file, a hub id or a loaded object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from nbkv.errors import BadOption, LoadError, OutOfMemory, UnsupportedModel, closest
+from nbkv.errors import BadOption, LoadError, NbkvError, OutOfMemory, UnsupportedModel, closest
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.intercept import implementation
 from nbkv.models.diffusion.canvas import Encoder, is_canvas_model
@@ -24,10 +24,11 @@ from nbkv.models.identity.devices import input_device, without_data
 from nbkv.models.identity.fingerprint import fingerprint
 from nbkv.models.identity.record import Record
 from nbkv.models.identity.verdicts import Verdicts
+from nbkv.models.pretrained.gguf_file import read_tokenizer, read_weights
+from nbkv.models.pretrained.source import Source, bundled, known_models, names, source
 from nbkv.models.probing.probe import adapt, probe
 from nbkv.prompts.tokenizer import Codec
 
-_BUNDLED = Path(__file__).parent / "bundled"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -40,11 +41,6 @@ class Loaded:
     name: str
     notes: tuple[str, ...]
     verdicts: Verdicts
-
-
-def bundled() -> list[str]:
-    """Return the names of the models that come with nbkv."""
-    return sorted(path.parent.name for path in _BUNDLED.glob("*/config.json"))
 
 
 def load_model(
@@ -66,10 +62,12 @@ def load_model(
     if isinstance(model, (str, Path)):
         kwargs = dict(model_kwargs or {})
         place = _place(device, kwargs)
-        network, name = _read(str(model), place, _dtype(dtype, place), kwargs)
-        tokenizer = tokenizer if tokenizer is not None else _tokenizer(str(model), kwargs, network.config)
+        origin = source(str(model))
+        name, network = origin.name, _read(origin, place, _dtype(dtype, place), kwargs)
+        tokenizer = tokenizer if tokenizer is not None else _tokenizer(origin, kwargs, network.config)
     else:
-        network, name = _given(model, tokenizer, device, dtype, model_kwargs), type(model).__name__
+        name, network = type(model).__name__, _given(model, tokenizer, device, dtype, model_kwargs)
+        origin = Source("", name)
     if is_canvas_model(network):
         network = Encoder(network)  # type: ignore[assignment]  # it serves as one
     if network.config.is_encoder_decoder:
@@ -86,7 +84,9 @@ def load_model(
     again = isinstance(model, (str, Path))  # it can be loaded again, so that what is proved now need not be then
     adapter, verdicts = _adapted(network, name, how) if again else (adapt(network, name, recipe=how), Verdicts())
     kind = str(adapter.dtype).removeprefix("torch.")
-    return Loaded(adapter, Codec(tokenizer), name, (f"{kind} on {adapter.device}", *adapter.notes), verdicts)
+    return Loaded(
+        adapter, Codec(tokenizer), name, (f"{kind} on {adapter.device}", *origin.notes, *adapter.notes), verdicts
+    )
 
 
 def _adapted(network: PreTrainedModel, name: str, how: Recipe | None) -> tuple[ModelAdapter, Verdicts]:
@@ -165,52 +165,39 @@ def _dtype(dtype: str | torch.dtype, device: str) -> str | torch.dtype:
     return _DTYPES[dtype]
 
 
-def _source(model: str) -> tuple[str, str]:
-    """Return where to read ``model`` from, and its short name."""
-    if model in bundled():
-        return str(_BUNDLED / model), model
-    path = Path(model).expanduser()
-    if path.is_dir():
-        if not any((path / kind).is_file() for kind in ("config.json", "adapter_config.json")):
-            message = f"folder {model!r} holds no config.json (accepted: a folder written by save_pretrained)"
-            raise LoadError(message)
-        return str(path), path.name
-    if path.exists():
-        message = f"{model!r} is a file (accepted: a folder written by save_pretrained, a hub id, {_names()})"
-        raise LoadError(message)
-    if model.startswith((".", "/", "~")) or model.count("/") > 1 or not model:
-        message = f"no folder {model!r} (accepted: a folder, a hub id, {_names()})"
-        raise LoadError(message)
-    return model, model
-
-
-def _read(model: str, device: str, dtype: str | torch.dtype, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, str]:
-    source, name = _source(model)
+def _read(origin: Source, device: str, dtype: str | torch.dtype, kwargs: dict[str, Any]) -> PreTrainedModel:
     kwargs = {"dtype": dtype} | kwargs
     move = device if kwargs.get("device_map") is None and device != "cpu" else None
-    if move and find_spec("accelerate"):  # reads straight to the device; transformers cannot do that without it
+    # reads straight to the device; transformers cannot do that without it, and GGUF is unpacked on the host
+    if move and find_spec("accelerate") and origin.gguf is None:
         kwargs["device_map"], move = move, None
     try:
-        with _quiet() if model in bundled() else nullcontext():
-            network = _from_pretrained(source, kwargs).eval()
-        return (network.to(move) if move else network), name
+        with _quiet() if origin.name in bundled() else nullcontext():
+            network: Any = _from_pretrained(origin, kwargs).eval()
+        placed: PreTrainedModel = network.to(move) if move else network
+    except NbkvError:
+        raise
     except torch.OutOfMemoryError as error:
-        message = f"{name} does not fit on {device}; give another device, dtype or model_kwargs=dict(device_map='auto')"
+        instead = "give another device, dtype or model_kwargs=dict(device_map='auto')"
+        message = f"{origin.name} does not fit on {device}; {instead}"
         raise OutOfMemory(message) from error
     except Exception as error:  # a checkpoint can be broken in any way; the reader wants one line
-        raise LoadError(_why(model, source, error)) from error
+        raise LoadError(_why(origin, error)) from error
+    return placed
 
 
-def _from_pretrained(source: str, kwargs: dict[str, Any]) -> PreTrainedModel:
-    """Return the causal language model at ``source``, or a vision-language model, which is then served as text."""
-    if (known := native(source, kwargs)) is not None:
+def _from_pretrained(origin: Source, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """Return the causal language model at ``origin``, or a vision-language model, which is then served as text."""
+    if origin.gguf is not None:
+        return read_weights(origin.gguf, kwargs)
+    if (known := native(origin.place, kwargs)) is not None:
         return known
     try:
-        return AutoModelForCausalLM.from_pretrained(source, **kwargs)
+        return AutoModelForCausalLM.from_pretrained(origin.place, **kwargs)
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
-        return AutoModelForImageTextToText.from_pretrained(source, **kwargs)
+        return AutoModelForImageTextToText.from_pretrained(origin.place, **kwargs)
 
 
 @contextmanager
@@ -225,27 +212,29 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _tokenizer(model: str, kwargs: dict[str, Any], config: Any) -> Any:  # noqa: ANN401
-    source, name = _source(model)
+def _tokenizer(origin: Source, kwargs: dict[str, Any], config: Any) -> Any:  # noqa: ANN401
     kept = {key: value for key, value in kwargs.items() if key in {"revision", "token", "trust_remote_code"}}
     if getattr(config, "read_from", None):  # its own config names a class that transformers would ask to run
         kept["config"] = config
     try:
-        return AutoTokenizer.from_pretrained(source, **kept)
+        if origin.gguf is not None:
+            return read_tokenizer(origin.gguf, kept)
+        return AutoTokenizer.from_pretrained(origin.place, **kept)
     except Exception as error:  # as above
-        message = f"the tokenizer of {name!r} cannot be read: {_first_line(error)}"
+        message = f"the tokenizer of {origin.name!r} cannot be read: {_first_line(error)}"
         raise LoadError(message) from error
 
 
-def _why(model: str, source: str, error: Exception) -> str:
-    if Path(source).is_dir():
-        return f"cannot read {model!r}: {_first_line(error)} (accepted: safetensors weights with their config.json)"
-    hint = closest(model, bundled())
-    return f"cannot load {model!r}{hint}: no folder, not bundled ({_names()}), and the hub gave: {_first_line(error)}"
-
-
-def _names() -> str:
-    return "bundled: " + ", ".join(bundled())
+def _why(origin: Source, error: Exception) -> str:
+    name = origin.name
+    if origin.gguf is not None:
+        return f"cannot read {origin.place!r}: {_first_line(error)} (accepted: GGUF files that transformers reads)"
+    if Path(origin.place).is_dir():
+        return (
+            f"cannot read {origin.place!r}: {_first_line(error)} (accepted: safetensors weights with their config.json)"
+        )
+    hint = closest(name, known_models())
+    return f"cannot load {name!r}{hint}: no folder, no known name ({names()}), and the hub gave: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:

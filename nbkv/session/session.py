@@ -58,7 +58,11 @@ def load(
     fidelity_every: int = 0,
     block_size: int | None = None,
 ) -> Session:
-    """Return a session on ``model``: a bundled name, a hub id, a folder, or a loaded model with its ``tokenizer``.
+    """Return a session on ``model``: a known name, a hub id, a folder, a GGUF file, or a loaded model.
+
+    Known names are those of bundled models (``"tiny"``) and of pretrained ones that packages carry (``"smollm2"``; see
+    docs/models.md). Weights of a GGUF file are dequantised, and a note says from what. A loaded model needs its
+    ``tokenizer``.
 
     ``strategy`` is a registered name, ``"name(option=value)"`` or a Strategy object; ``store`` a specification such as
     ``"memory?device=4GiB"``. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own on a GPU. ``model_kwargs``

@@ -1,6 +1,6 @@
 """The table of chunk strategies: accuracy, distance to full, compute and time on the same questions.
 
-`make tables` runs this module on the bundled reader and writes docs/tables/chunks.json and docs/chunks.md; the tests
+``make tables`` runs this module on the bundled reader and writes docs/tables/chunks.json and docs/chunks.md; the tests
 run a small slice of it.
 """
 

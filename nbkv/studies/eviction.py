@@ -1,6 +1,6 @@
 """The table of eviction strategies: accuracy on long answers at equal memory, and how far past attention predicts use.
 
-`python -m nbkv.studies.eviction` (part of `make tables`) runs this module on the bundled reader and writes
+``python -m nbkv.studies.eviction`` (part of ``make tables``) runs this module on the bundled reader and writes
 docs/tables/eviction.json and docs/eviction.md; the tests run a small slice of it.
 """
 

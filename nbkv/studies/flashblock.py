@@ -1,8 +1,8 @@
 """What attention kept between denoising passes costs in answers: accuracy, distance and drift on reports.
 
-`make tables` runs this module on the bundled block-diffusion reader and writes docs/tables/flashblock.json; notebook
-30_block_diffusion and the tests run slices of it. Reuse is forced everywhere (`min_gain=0`): this is about what it does
-to answers, not about whether it pays.
+``make tables`` runs this module on the bundled block-diffusion reader and writes docs/tables/flashblock.json; notebook
+30_block_diffusion and the tests run slices of it. Reuse is forced everywhere (``min_gain=0``): this is about what it
+does to answers, not about whether it pays.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return one dict a strategy: its answers to ``items``, and its passes along full's way on the first ``followed``.
 
-    `right` is the list of 0 and 1 in the order of `items`; `difference` is that of the accuracy to the first
-    strategy's, with its 95 % interval. `kl` (nats) and `top1` are means over all passes, the exact ones included.
+    ``right`` is the list of 0 and 1 in the order of ``items``; ``difference`` is that of the accuracy to the first
+    strategy's, with its 95 % interval. ``kl`` (nats) and ``top1`` are means over all passes, the exact ones included.
     """
     rows = [_row(session, items, spec, unmask, followed) for spec in specs]
     first = np.array(rows[0]["right"], dtype=np.float64)

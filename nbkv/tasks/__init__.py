@@ -1,13 +1,33 @@
-"""Evaluation tasks: seeded generators of notes and questions, and their scoring.
+"""Evaluation tasks: questions about text that comes in chunks, and the scoring of their answers.
 
-``ledger``, ``report`` and ``chat`` write text in the closed vocabulary of the bundled readers; ``evaluate`` asks the
-questions in a session and scores the answers by exact match.
+``ledger``, ``report`` and ``chat`` write text in the closed vocabulary of the bundled readers; so do ``needle`` and
+``trace``, which are for real models; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text from files;
+``evaluate`` asks the questions in a session and scores the answers.
 """
 
 from nbkv.tasks.chat import chat
 from nbkv.tasks.evaluate import evaluate
+from nbkv.tasks.files.hotpotqa import hotpotqa
+from nbkv.tasks.files.jsonl import from_jsonl
+from nbkv.tasks.files.musique import musique
 from nbkv.tasks.items import Dialogue, Evidence, Item, Place
 from nbkv.tasks.ledger import ledger
+from nbkv.tasks.needle import needle
 from nbkv.tasks.report import report
+from nbkv.tasks.trace import trace
 
-__all__ = ["Dialogue", "Evidence", "Item", "Place", "chat", "evaluate", "ledger", "report"]
+__all__ = [
+    "Dialogue",
+    "Evidence",
+    "Item",
+    "Place",
+    "chat",
+    "evaluate",
+    "from_jsonl",
+    "hotpotqa",
+    "ledger",
+    "musique",
+    "needle",
+    "report",
+    "trace",
+]

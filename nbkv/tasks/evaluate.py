@@ -5,23 +5,22 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from nbkv.errors import BadOption
+from nbkv.registry import strategies
+from nbkv.result import Provenance
 from nbkv.tasks.items import Dialogue, Item
+from nbkv.tasks.metrics import METRICS, is_correct, normal
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_ROOM = 8  # tokens more than the expected answer is thought to need
+__all__ = ["evaluate", "is_correct", "normal"]
+
+_ROOM, _SENTENCE = 8, 32
 _NUMBERS = ("correct", "kl", "compute_share", "ttft_s", "hit_rate", "recomputed")
-
-
-def normal(text: str) -> str:
-    """Return ``text`` with runs of whitespace as one space, none at either end, and no ``. , ; : ! ?`` at its end."""
-    return re.sub(r"[\s.,;:!?]+$", "", " ".join(text.split()))
-
-
-def is_correct(text: str, answers: list[str]) -> bool:
-    """Return whether ``text`` is the ``answers`` in their order, both after ``normal``; case counts."""
-    return normal(text) == normal(" ".join(answers))
+_CHUNKS = frozenset({"blend", "link"})  # families of strategies that reuse chunks
+_MAY = _CHUNKS | {"auto"}
+_OF_CHUNKS = (Provenance.CHUNK, Provenance.CORRECTED, Provenance.RECOMPUTED)
 
 
 def evaluate(
@@ -31,95 +30,144 @@ def evaluate(
     *,
     fidelity: bool = False,
     max_new_tokens: int | None = None,
-    sink: str | None = None,
+    sink: str | None = "auto",
+    chat: bool | None = None,
 ) -> "pd.DataFrame":
     """Ask every item in ``session`` under ``strategy`` (None: the session's own) and return one row per item.
 
-    Columns: ``kind``, ``correct`` (0.0 or 1.0; for a dialogue the share of its turns), ``kl`` (nats, against ``full``
-    on the same prompt; NaN unless the result carries it or ``fidelity`` asks for a comparison), ``compute_share``,
-    ``ttft_s`` (seconds), ``hit_rate``, ``recomputed`` (tokens), ``text`` and ``answer``. A dialogue's figures are means
-    over its turns.
+    Columns: ``kind``, ``correct`` (from 0 to 1: the item's first metric; for a dialogue the share of its
+    turns), ``kl`` (nats, against full on the same prompt; NaN unless the result carries it or
+    ``fidelity`` asks for a comparison), ``compute_share``, ``ttft_s``, ``hit_rate``, ``recomputed`` (tokens),
+    one column for each metric of the items but ``exact`` (such as ``em``, ``f1``, ``rouge_l``), ``text``,
+    ``answer``. A dialogue's figures are means over its turns. ``max_new_tokens`` defaults to the answer's
+    length with some room.
 
-    ``max_new_tokens`` defaults to three for each word or mark of the expected answer, and eight more. With ``sink``
-    each text of an item is encoded as a chunk behind that sink first (see ``session.chunk``); without, and in a
-    dialogue, texts are plain. A callable ``strategy(session, item, prompt)`` returns the strategy for each item (see
-    ``nbkv.studies.oracle``).
+    ``sink``: with a strategy that reuses chunks, each text of an item becomes a chunk, encoded before
+    there is a prompt behind what ``session.chunk(sink="auto")`` chooses; with other strategies texts
+    are plain. Another sink is used with every strategy, None makes no chunks; texts of a dialogue are
+    always plain. ``strategy`` may be an oracle (see ``nbkv.studies.oracle``), which makes a strategy for
+    each item. ``chat`` asks in one message of the user (None: items that bring an instruction, where the
+    model has a chat template).
+
+    Raises ``BadOption`` if a strategy that reuses chunks reused nothing on any item: its score would be
+    that of full.
     """
     import pandas as pd  # noqa: PLC0415  (imported late: nbkv itself must load fast)
 
-    rows = []
-    for item in items:
-        if isinstance(item, Dialogue):
-            rows.append(_dialogue_row(session, item, strategy, max_new_tokens))
-        else:
-            rows.append(_item_row(session, item, strategy, max_new_tokens, fidelity=fidelity, sink=sink))
-    return pd.DataFrame(rows, columns=["kind", *_NUMBERS, "text", "answer"])
+    chosen = session.strategy if strategy is None else strategy
+    asker = _Asker(session, strategy, _sink(chosen, sink), chat, max_new_tokens, fidelity=fidelity)
+    rows = [asker.dialogue(item) if isinstance(item, Dialogue) else asker.item(item) for item in items]
+    if rows and not asker.reused and _reads_chunks(chosen, _CHUNKS):
+        raise BadOption(asker.why_nothing(chosen, sink))
+    names = dict.fromkeys(name for row in rows for name in row if name in METRICS)
+    return pd.DataFrame(rows, columns=["kind", *_NUMBERS, *names, "text", "answer"])
 
 
-def _room(answer: str) -> int:
-    # three tokens for a word or mark are enough for subword tokenizers; an end token stops earlier
+def _reads_chunks(strategy: Any, families: frozenset[str]) -> bool:  # noqa: ANN401
+    """Whether a strategy, or one inside it, is of one of the families; what makes an oracle is."""
+    if callable(strategy) or getattr(strategy, "family", "") in families:
+        return True
+    known = set(strategies.names())
+    words = re.findall(r"[A-Za-z_][\w-]*", str(strategy))
+    # an alias has no entry of its own, but leads to one
+    named = [words[0], *(word for word in words[1:] if word in known)] if words else []
+    return any(strategies.get(name).family in families for name in named)  # type: ignore[attr-defined]
+
+
+def _sink(strategy: Any, sink: str | None) -> str | None:  # noqa: ANN401
+    return sink if sink != "auto" or _reads_chunks(strategy, _MAY) else None
+
+
+class _Asker:
+    """Asks items in one session by one strategy, and remembers whether anything was reused as it should be."""
+
+    def __init__(
+        self,
+        session: Any,  # noqa: ANN401
+        strategy: Any,  # noqa: ANN401
+        sink: str | None,
+        chat: bool | None,  # noqa: FBT001  (as `evaluate` was given it)
+        max_new_tokens: int | None,
+        *,
+        fidelity: bool,
+    ) -> None:
+        self._session, self._strategy, self._sink, self._chat = session, strategy, sink, chat
+        self._room, self._fidelity = max_new_tokens, fidelity
+        self.reused = False
+        self._notes: tuple[str, ...] = ()
+
+    def item(self, item: Item) -> dict[str, Any]:
+        """Return the row of an item."""
+        parts = [self._chunk(text) for text in item.chunks]
+        chat = bool(item.instruction) and self._session.has_template if self._chat is None else self._chat
+        prompt = item.prompt(parts, chat=chat)
+        strategy = self._strategy
+        if callable(strategy):
+            strategy = strategy(self._session, item, prompt)
+        # Before the answer: what a strategy keeps of a prompt must not help it with the same one.
+        kl = self._kl(prompt, strategy) if self._fidelity else None
+        given = {"strategy": strategy, "max_new_tokens": self._room or _room(item)}
+        result = self._session.generate(prompt, **given)
+        # the last token of a prompt is run again whatever is known
+        self.reused |= sum(int((result.provenance == each).sum()) for each in _OF_CHUNKS) > 1
+        row = self._figures(result) | {name: METRICS[name](result.text, item.answers) for name in item.metrics}
+        row |= {"correct": row[item.metrics[0]], "answer": _said(item)}
+        row.pop("exact", None)
+        return {"kind": item.kind} | row | ({} if kl is None else {"kl": kl})
+
+    def dialogue(self, item: Dialogue) -> dict[str, Any]:
+        """Return the row of a dialogue."""
+        chat = self._session.chat()
+        turns = []
+        for turn, answer in zip(item.turns, item.answers, strict=True):
+            room = self._room or _words(answer)
+            result = chat.send(turn, strategy=self._strategy, max_new_tokens=room)
+            turns.append(self._figures(result) | {"correct": float(is_correct(result.text, [answer]))})
+        row: dict[str, Any] = {name: sum(t[name] for t in turns) / len(turns) for name in _NUMBERS}
+        self.reused |= row["hit_rate"] > 0  # a turn's history is a prefix, which these strategies continue
+        text = "\n".join(t["text"] for t in turns)
+        return {"kind": item.kind, **row, "text": text, "answer": "\n".join(item.answers)}
+
+    def why_nothing(self, strategy: Any, sink: str | None) -> str:  # noqa: ANN401
+        """Return what the error says when nothing was reused."""
+        why = f"it said: {'; '.join(self._notes)}" if self._notes else "no chunk was found in a prompt"
+        if self._sink is None:
+            why = f"sink={sink!r} makes no chunks of the texts (leave sink out, or give sink='bos')"
+        return f"{strategy} reused nothing on any item, its score would be that of full: {why}"
+
+    def _chunk(self, text: str) -> Any:  # noqa: ANN401
+        if self._sink is None:
+            return text
+        name = sha256(f"{self._sink} {text}".encode()).hexdigest()[:16]
+        return self._session.chunk(text, name=name, sink=self._sink)
+
+    def _kl(self, prompt: list[Any], strategy: Any) -> float:  # noqa: ANN401
+        # The distance does not depend on how often and how long a strategy runs besides.
+        frame = self._session.compare(prompt, ["full", strategy or "full"], repeat=1, max_new_tokens=1).to_frame()
+        return float(frame["kl"].iloc[-1])
+
+    def _figures(self, result: Any) -> dict[str, Any]:  # noqa: ANN401
+        self._notes = tuple(result.notes)
+        return {
+            "kl": float("nan") if result.fidelity is None else float(result.fidelity.kl),
+            "compute_share": float(result.compute.share),
+            "ttft_s": float(result.timing.ttft_s),
+            "hit_rate": float(result.hit_rate),
+            "recomputed": float(result.tokens.recomputed),
+            "text": result.text,
+        }
+
+
+def _room(item: Item) -> int:
+    # What real models are asked, they answer in a sentence.
+    words = max(map(_words, item.answers)) if len(item.metrics) > 1 else _words(" ".join(item.answers))
+    return words if item.metrics[0] == "exact" else words + _SENTENCE
+
+
+def _words(answer: str) -> int:
+    # Three tokens for a word or mark are enough for subword tokenizers; an end token stops earlier.
     return _ROOM + 3 * len(re.findall(r"\w+|[^\w\s]", answer))
 
 
-def _item_row(
-    session: Any,  # noqa: ANN401
-    item: Item,
-    strategy: Any,  # noqa: ANN401
-    max_new_tokens: int | None,
-    *,
-    fidelity: bool,
-    sink: str | None,
-) -> dict[str, Any]:
-    answer = " ".join(item.answers)
-    prompt = [*(_chunk(session, text, sink) for text in item.chunks), item.question]
-    if callable(strategy):
-        strategy = strategy(session, item, prompt)
-    # before the answer: what a strategy stores of a prompt must not help it with the same one
-    kl = _kl(session, prompt, strategy) if fidelity else None
-    result = session.generate(prompt, strategy=strategy, max_new_tokens=max_new_tokens or _room(answer))
-    row = _figures(result, answer)
-    if kl is not None:
-        row["kl"] = kl
-    return {"kind": item.kind, **row}
-
-
-def _chunk(session: Any, text: str, sink: str | None) -> Any:  # noqa: ANN401
-    if sink is None:
-        return text
-    return session.chunk(text, name=sha256(f"{sink} {text}".encode()).hexdigest()[:16], sink=sink)
-
-
-def _kl(session: Any, prompt: list[Any], strategy: Any) -> float:  # noqa: ANN401
-    # the KL is that of the logits after the prompt: one run and one token are enough
-    frame = session.compare(prompt, ["full", strategy or "full"], repeat=1, max_new_tokens=1).to_frame()
-    return float(frame["kl"].iloc[-1])
-
-
-def _figures(result: Any, answer: str) -> dict[str, Any]:  # noqa: ANN401
-    return {
-        "correct": float(is_correct(result.text, [answer])),
-        "kl": float("nan") if result.fidelity is None else float(result.fidelity.kl),
-        "compute_share": float(result.compute.share),
-        "ttft_s": float(result.timing.ttft_s),
-        "hit_rate": float(result.hit_rate),
-        "recomputed": float(result.tokens.recomputed),
-        "text": result.text,
-        "answer": answer,
-    }
-
-
-def _dialogue_row(
-    session: Any,  # noqa: ANN401
-    item: Dialogue,
-    strategy: Any,  # noqa: ANN401
-    max_new_tokens: int | None,
-) -> dict[str, Any]:
-    chat = session.chat()
-    turns = []
-    for turn, answer in zip(item.turns, item.answers, strict=True):
-        room = max_new_tokens or _room(answer)
-        result = chat.send(turn, strategy=strategy, max_new_tokens=room)
-        turns.append(_figures(result, answer))
-    row: dict[str, Any] = {name: sum(t[name] for t in turns) / len(turns) for name in _NUMBERS}
-    text, answers = ("\n".join(t[name] for t in turns) for name in ("text", "answer"))
-    return {"kind": item.kind, **row, "text": text, "answer": answers}
+def _said(item: Item) -> str:
+    return (" " if item.metrics[0] == "exact" else " | ").join(item.answers)

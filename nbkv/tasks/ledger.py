@@ -4,20 +4,31 @@ from random import Random
 
 from nbkv.errors import BadOption
 from nbkv.tasks.items import Evidence, Item
-from nbkv.tasks.questions import ask
+from nbkv.tasks.questions import ask, ask_everything
+from nbkv.tasks.report import section
 from nbkv.tasks.writer import CARRIED, HEADER, LOCAL, NoteLine, check_size, cut, place, write_notes
 
 MIXED: tuple[int, ...] = (1, 2, 3)
 """The distances in chunks that ``distance=0`` mixes."""
 
+PAIR = 2
+"""Most targets of a question."""
 
-def ledger(seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines: int = 6) -> list[Item]:
-    """Return ``n`` questions about ``n`` sets of notes, every other one *carried*, the rest *local*.
 
-    ``distance`` is how many chunks before the line asked for its section was declared (0: one of 1, 2 and 3). ``lines``
-    of about 4 tokens make a chunk: 8, 32 and 62 give 8 chunks of about 256, 1,024 and 2,048 tokens together. Sections
-    are at least two chunks long. The same arguments give the same items everywhere. Raises ``BadOption`` for sizes that
-    no ledger can have.
+def ledger(
+    seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines: int = 6, *, targets: int = 1
+) -> list[Item]:
+    """``n`` questions about ``n`` sets of notes, every other one *carried*, the rest *local*.
+
+    ``distance``: how many chunks before the line asked for its section was declared (0: one of 1, 2
+    and 3). ``lines`` of about 4 tokens make a chunk: 8, 32 and 62 give 8 chunks of about 256, 1,024
+    and 2,048 tokens together; sections are at least two chunks long. The same
+    arguments give the same items on every machine.
+
+    ``targets=2`` asks for two lines at once, all that one person bought, and has two ``answers``: the
+    section is its declaration and these lines, which are the head of the next chunk (*carried*,
+    ``distance`` 1) or stand in one chunk (*local*). It asks as ``report`` does, which is how the bundled
+    readers learned to give several lines; other distances are refused.
     """
     check_size(n, chunks, lines)
     if chunks < 2 or lines < 2:  # noqa: PLR2004
@@ -25,6 +36,13 @@ def ledger(seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines
         raise BadOption(message)
     if not 0 <= distance < chunks:
         message = f"distance={distance}: from 0 (mixed) to chunks - 1 = {chunks - 1}"
+        raise BadOption(message)
+    if targets == PAIR:
+        _check_pair(distance, lines)
+        rng = Random(f"ledger of pairs {seed}")
+        return [_pair(rng, chunks, lines, carried=i % 2 == 0) for i in range(n)]
+    if targets != 1:
+        message = f"targets={targets!r}: 1 or 2"
         raise BadOption(message)
     rng = Random(f"ledger {seed}")
     return [_item(rng, chunks, distance, lines, carried=i % 2 == 0) for i in range(n)]
@@ -41,6 +59,29 @@ def _item(rng: Random, chunks: int, distance: int, length: int, *, carried: bool
     evidence = Evidence((place(notes, target, length),), giving)
     kind = "carried" if reach else "local"
     return Item(cut(notes, length), question, [answer], kind, [evidence], reach)
+
+
+def _check_pair(distance: int, lines: int) -> None:
+    if distance > 1:
+        message = f"targets=2, distance={distance}: 0 or 1, both lines follow their declaration (`report` goes on)"
+        raise BadOption(message)
+    if lines <= PAIR:
+        message = f"targets=2, lines={lines}: at least 3, a declaration and two lines have to fit into one chunk"
+        raise BadOption(message)
+
+
+def _pair(rng: Random, chunks: int, length: int, *, carried: bool) -> Item:
+    if carried:
+        head = rng.randrange(1, chunks) * length - 1
+    else:
+        head = rng.randrange(chunks) * length + rng.randrange(length - PAIR)
+    span = range(head, head + PAIR + 1)
+    notes = section(rng, chunks * length, span, length)
+    question, _ = ask_everything(rng, [notes[index] for index in span])
+    said = [f"{notes[index].item} {notes[index].amount} {notes[head].currency}." for index in span[1:]]
+    giving = (place(notes, head, length),)
+    evidence = [Evidence((place(notes, index, length),), giving) for index in span[1:]]
+    return Item(cut(notes, length), question, said, "carried" if carried else "local", evidence, int(carried))
 
 
 def carried_notes(rng: Random, chunks: int, reach: int, length: int) -> tuple[list[NoteLine], int]:

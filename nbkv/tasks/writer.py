@@ -13,7 +13,7 @@ from random import Random
 from typing import Final
 
 from nbkv.errors import BadOption
-from nbkv.tasks.items import Place
+from nbkv.tasks.items import Evidence, Place
 from nbkv.tasks.vocabulary import AMOUNTS, CURRENCIES, ITEMS, NAMES
 
 HEADER: Final = "header"
@@ -127,12 +127,16 @@ class NoteWriter:
         return NoteLine(f"{item} {amount} {currency}. ", LOCAL, item, amount, currency=currency)
 
     def _filler(self) -> NoteLine:
-        text = self.rng.choice(_FILLERS).format(when=self.rng.choice(_WHEN))
-        return NoteLine(text + " ", FILLER)
+        return NoteLine(filler(self.rng), FILLER)
 
     def _other_currency(self) -> str:
         current = self._head.currency if self._head else ""
         return self.rng.choice([name for name in CURRENCIES if name != current])
+
+
+def filler(rng: Random) -> str:
+    """Write a sentence that declares nothing, and a space."""
+    return rng.choice(_FILLERS).format(when=rng.choice(_WHEN)) + " "
 
 
 def write_notes(
@@ -180,6 +184,31 @@ def place(lines: list[NoteLine], index: int, length: int) -> Place:
     chunk = index // length
     start = sum(len(line.text) for line in lines[chunk * length : index])
     return Place(chunk, start, start + len(lines[index].text.rstrip()))
+
+
+class Haystack:
+    """``chunks`` chunks of ``lines`` sentences each; ``told[i]`` is sentence ``i``, the others are fillers."""
+
+    def __init__(self, rng: Random, chunks: int, lines: int, told: Mapping[int, str]) -> None:
+        """Write all sentences, each with a space behind it."""
+        self._lines = lines
+        self._sentences = [f"{told[at]} " if at in told else filler(rng) for at in range(chunks * lines)]
+
+    @property
+    def chunks(self) -> list[str]:
+        """Return the text in chunks."""
+        starts = range(0, len(self._sentences), self._lines)
+        return ["".join(self._sentences[at : at + self._lines]) for at in starts]
+
+    def evidence(self, *indices: int) -> Evidence:
+        """Return where the sentences ``indices`` stand: the last one is asked for, the others give it its meaning."""
+        *giving, asked = (self._place(index) for index in indices)
+        return Evidence((asked,), tuple(giving))
+
+    def _place(self, index: int) -> Place:
+        chunk = index // self._lines
+        start = sum(len(sentence) for sentence in self._sentences[chunk * self._lines : index])
+        return Place(chunk, start, start + len(self._sentences[index].rstrip()))
 
 
 def check_size(n: int, chunks: int, lines: int) -> None:

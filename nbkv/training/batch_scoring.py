@@ -21,9 +21,9 @@ def right(
 ) -> list[list[bool]]:
     """Tell per item, and per turn of a dialogue, whether greedy decoding gives exactly the answer.
 
-    The right answer and its end token are fed in, all rows of `batch` items at once; greedy
+    The right answer and its end token are fed in, all rows of ``batch`` items at once; greedy
     decoding gives it exactly when every next token it needs is the most likely one. In a dialogue
-    the history holds the right answers. `alone`: every chunk of an Item sees itself and the start
+    the history holds the right answers. ``alone``: every chunk of an Item sees itself and the start
     token only, as if it had been encoded by itself; the question and the answer see everything.
     """
     scripts = [_script(tokenizer, item) for item in items]

@@ -1,6 +1,6 @@
-"""How the bundled block-diffusion reader is trained: `tiny` learns to fill masked tokens, in blocks of 4 and of 8.
+"""How the bundled block-diffusion reader is trained: ``tiny`` learns to fill masked tokens, in blocks of 4 and of 8.
 
-Used by `notebooks/train_diffuser.ipynb`; imported by nothing else, since it loads torch.
+Used by ``notebooks/train_diffuser.ipynb``; imported by nothing else, since it loads torch.
 """
 
 from itertools import pairwise
@@ -48,7 +48,7 @@ def by_row(
     scaling: float,
     **_: Any,  # noqa: ANN401
 ) -> tuple[torch.Tensor, None]:
-    """Attention in bf16, one row of the batch after the other; `attention_mask [B, 1, T, T]` is added.
+    """Attention in bf16, one row of the batch after the other; ``attention_mask [B, 1, T, T]`` is added.
 
     With dense masks and gradients it takes less than half the time of the fused kernel on a CPU.
     """
@@ -63,7 +63,7 @@ AttentionInterface.register("by_row", by_row)
 
 
 def drill(rng: Random, encode: Encode, lines: int) -> NotesDrill:
-    """Write notes of `lines` lines; ask for all sections of carried lines, the longest first, then for every price."""
+    """Write notes of ``lines`` lines; ask all sections of carried lines, the longest first, then for every price."""
     notes = _notes(rng, lines)
     reports = [ask_everything(rng, told) for told in sorted(_sections(notes), key=len, reverse=True)]
     prices = [ask(rng, line) for line in notes if line.answerable]
@@ -102,7 +102,7 @@ def batch_row(rng: Random, encode: Encode, stage: Stage, block: int) -> BatchRow
 
 
 class Diffuser(TrainingRun):
-    """The block-diffusion reader's run: `for line in diffuser.run(): ...` gives a record now and then."""
+    """The block-diffusion reader's run: ``for line in diffuser.run(): ...`` gives a record now and then."""
 
     curriculum: ClassVar = CURRICULUM
     name: ClassVar[str] = "diffuse"
@@ -119,9 +119,9 @@ class Diffuser(TrainingRun):
         device: str = "cpu",
         peak: float = 1.2e-3,
     ) -> None:
-        """Take up the run kept in `folder`, or begin one of `minutes` of training in all, or of `steps` if given.
+        """Take up the run kept in ``folder``, or begin one of ``minutes`` of training in all, or of ``steps`` if given.
 
-        `model` is an autoregressive reader, whose weights are trained in place.
+        ``model`` is an autoregressive reader, whose weights are trained in place.
         """
         super().__init__(folder, model.float(), TrainingBudget(minutes, steps), seed, device, peak)
         self.encode = encoder()
@@ -135,7 +135,7 @@ class Diffuser(TrainingRun):
         return super()._stage()
 
     def draw(self, at: int) -> Batch:
-        """Write a batch of stage `at` in one block size."""
+        """Write a batch of stage ``at`` in one block size."""
         stage, block = CURRICULUM[at], self.rng.choice(BLOCKS)
         rows = [batch_row(self.rng, self.encode, stage, block) for _ in range(stage.batch)]
         return collate(rows, max(len(row.ids) for row in rows))
@@ -159,7 +159,7 @@ class Diffuser(TrainingRun):
 
 
 def fill(head: torch.nn.Module, hidden: torch.Tensor, batch: Batch) -> Predictions:
-    """Predict the masked tokens from the hidden states `hidden [B, T, width]` at their own positions.
+    """Predict the masked tokens from the hidden states ``hidden [B, T, width]`` at their own positions.
 
     A masked token behind a masked one is often anybody's guess, and decoding does not fill it yet: it counts less.
     """

@@ -20,7 +20,7 @@ _MOST_SECTIONS: Final = 3
 
 @dataclass(slots=True)
 class TrainingExample:
-    """`ids [T]`; `kinds [T]`: which kind of answer each token belongs to, empty if to none."""
+    """``ids [T]``; ``kinds [T]``: which kind of answer each token belongs to, empty if to none."""
 
     ids: list[int] = field(default_factory=lambda: [BOS])
     kinds: list[str] = field(default_factory=lambda: [""])
@@ -32,7 +32,7 @@ class TrainingExample:
 
 
 def write_example(rng: Random, encode: Encode, lines: int, length: int) -> TrainingExample:
-    """Write notes of `lines` lines and as many questions as `length` tokens hold.
+    """Write notes of ``lines`` lines and as many questions as ``length`` tokens hold.
 
     The notes come at once or in up to four portions with questions after each, as in a dialogue.
     Every question is followed by its answer and the end token.

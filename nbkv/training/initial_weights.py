@@ -31,9 +31,9 @@ _SLOWEST_PAIRS: Final = slice(28, 32)
 def seed_lookup(model: Any, pay: int) -> None:  # noqa: ANN401  (modules are typed in part)
     """Lay out looks at the words before, matches with them, and a look at the last declaration, in place.
 
-    Head `h` of layer 0 notes the word `h + 1` places back. Heads of layer 1 look for places that
+    Head ``h`` of layer 0 notes the word ``h + 1`` places back. Heads of layer 1 look for places that
     have the same word, so many places back, as stands so many places back here; its last head
-    keeps in every row the currency declared last (the word two behind `pay`). Heads of layer 3 match
+    keeps in every row the currency declared last (the word two behind ``pay``). Heads of layer 3 match
     once more; one of them takes what the row it finds keeps. Call it without gradients on a Qwen3
     model with random weights.
     """

@@ -1,7 +1,7 @@
 """How link tokens are trained: their embeddings alone, on questions about chunks that never saw each other.
 
-Used by `notebooks/train_links.ipynb`; imported by nothing else, since it loads torch. What a row
-sees and where it stands is what `kvlink` does at inference: chunks are encoded behind their sink and
+Used by ``notebooks/train_links.ipynb``; imported by nothing else, since it loads torch. What a row
+sees and where it stands is what ``kvlink`` does at inference: chunks are encoded behind their sink and
 frozen, link tokens see all that comes before them, questions see everything.
 """
 
@@ -30,16 +30,16 @@ _CARRIED: Final = 0.75
 
 @dataclass(frozen=True, slots=True)
 class Exercise:
-    """Chunks as token ids, and `(question, answer)` pairs about them, each asked of the chunks alone."""
+    """Chunks as token ids, and ``(question, answer)`` pairs about them, each asked of the chunks alone."""
 
     chunks: list[list[int]]
     asked: list[tuple[list[int], list[int]]]
 
 
 def exercise(rng: Random, encode: Any, end: int, chunks: int, questions: int) -> Exercise:  # noqa: ANN401
-    """Write a ledger of `chunks` chunks; three in four questions need what an earlier chunk said.
+    """Write a ledger of ``chunks`` chunks; three in four questions need what an earlier chunk said.
 
-    `encode` gives the token ids of a text, `end` is the token that ends an answer.
+    ``encode`` gives the token ids of a text, ``end`` is the token that ends an answer.
     """
     length = rng.randint(3, max(3, min(8, _MOST_LINES // chunks)))
     notes, _ = carried_notes(rng, chunks, rng.randint(1, min(3, chunks - 1)), length)
@@ -55,7 +55,7 @@ def exercise(rng: Random, encode: Any, end: int, chunks: int, questions: int) ->
 
 
 class Linker:
-    """One training run on a session's model: `for line in linker.run(): ...` gives a record now and then."""
+    """One training run on a session's model: ``for line in linker.run(): ...`` gives a record now and then."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Linker:
     ) -> None:
         """Begin with words drawn from the model's vocabulary; its own weights stay as they are.
 
-        The run lasts `minutes` of training, or `steps` optimiser steps if given.
+        The run lasts ``minutes`` of training, or ``steps`` optimiser steps if given.
         """
         self.session, self.model, self.peak = session, session.adapter.model, peak
         self.budget = TrainingBudget(minutes, steps)
@@ -94,7 +94,7 @@ class Linker:
 
     @property
     def vectors(self) -> torch.Tensor:
-        """Embeddings `[slots, links, H]` as they are now."""
+        """Embeddings ``[slots, links, H]`` as they are now."""
         vectors: torch.Tensor = self.shared + self.own
         return vectors
 
@@ -108,7 +108,7 @@ class Linker:
         return [exercise(self.rng, self.encode, self.end, chunks, self.questions) for _ in range(self.batch)]
 
     def run(self, every: int = 20) -> Iterator[dict[str, float]]:
-        """Train until the budget is used up; yields a record every `every` steps and at the end."""
+        """Train until the budget is used up; yields a record every ``every`` steps and at the end."""
         while self._spent() < 1:
             started = time.perf_counter()
             loss, right = self.step(self.draw())
@@ -134,7 +134,7 @@ class Linker:
         return self.budget.spent(self.seconds, self.steps)
 
     def answers(self, batch: Sequence[Exercise]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits `[n, V]` where each answer token is due, and these tokens `[n]`, of all exercises in turn."""
+        """Logits ``[n, V]`` where each answer token is due, and these tokens ``[n]``, of all exercises in turn."""
         chunks, links = len(batch[0].chunks), self.own.shape[1]
         cache, key_positions, real = self._encoded(batch)
         rows = [_rows(one, self.front, links, self._base) for one in batch]
@@ -164,7 +164,7 @@ class Linker:
         return logits[due], wanted[due]
 
     def save(self, path: str | Path) -> None:
-        """Write the embeddings for `kvlink(weights=path)`."""
+        """Write the embeddings for ``kvlink(weights=path)``."""
         write_links(path, Links(self.vectors, trained_on=self.session.adapter.fingerprint))
 
     @property
@@ -173,9 +173,9 @@ class Linker:
         return max(0, len(self.sink) - len(self.front))
 
     def _encoded(self, batch: Sequence[Exercise]) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """K/V of all chunks, each behind its sink and as if nothing else were there: a cache of `[B, H, C * L, D]`.
+        """K/V of all chunks, each behind its sink and as if nothing else were there: a cache of ``[B, H, C * L, D]``.
 
-        Also the positions `[B, C * L]` of its keys, and which of them are no padding.
+        Also the positions ``[B, C * L]`` of its keys, and which of them are no padding.
         """
         links, sink, device = self.own.shape[1], len(self.sink), self.shared.device
         longest = max(len(chunk) for one in batch for chunk in one.chunks)
@@ -217,7 +217,7 @@ class _LinkedRows(NamedTuple):
     wanted: list[int]
 
     def add(self, ids: Sequence[int], at: int, group: int = 0, wanted: Sequence[int] = ()) -> None:
-        """Append rows from position `at` on; `wanted` belongs to the last of them."""
+        """Append rows from position ``at`` on; ``wanted`` belongs to the last of them."""
         self.ids.extend(ids)
         self.positions.extend(range(at, at + len(ids)))
         self.groups.extend([group] * len(ids))
@@ -237,7 +237,7 @@ def _rows(one: Exercise, front: Sequence[int], links: int, base: int) -> _Linked
 
 
 def _among(positions: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Which of the rows `[B, R, R]` each of them sees: those before it, of its own question or of none."""
+    """Which of the rows ``[B, R, R]`` each of them sees: those before it, of its own question or of none."""
     before = positions[:, None] <= positions[..., None]
     shared = (groups[:, None] == 0) | (groups[:, None] == groups[..., None])
     seen: torch.Tensor = before & shared & (groups[:, None] >= 0)
@@ -245,6 +245,6 @@ def _among(positions: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
 
 
 def _side_by_side(states: torch.Tensor, batch: int) -> torch.Tensor:
-    """`[B * C, H, L, D]` as `[B, H, C * L, D]`."""
+    """``[B * C, H, L, D]`` as ``[B, H, C * L, D]``."""
     joined: torch.Tensor = states.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
     return joined

@@ -25,7 +25,7 @@ _ANY_ORDER: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class NotesDrill:
-    """Notes as token ids, the start token first, and `(question, answer)` pairs; an answer ends with `</s>`."""
+    """Notes as token ids, the start token first, and ``(question, answer)`` pairs; an answer ends with ``</s>``."""
 
     notes: list[int]
     asked: list[tuple[list[int], list[int]]]
@@ -34,8 +34,8 @@ class NotesDrill:
 class BatchRow:
     """One row of a batch while it is written: per token its id, position, branch, copy, and what it has to become.
 
-    Branch 0 is the notes; copy 0 is clean, others are noisy. `targets` is the token at the very position (no shift)
-    where it is masked, else `IGNORED`.
+    Branch 0 is the notes; copy 0 is clean, others are noisy. ``targets`` is the token at the very position (no shift)
+    where it is masked, else ``IGNORED``.
     """
 
     def __init__(self, notes: list[int], block: int) -> None:
@@ -50,7 +50,7 @@ class BatchRow:
         self._write(notes[: self.start], 0, 0)
 
     def ask(self, rng: Random, question: list[int], answer: list[int], copies: int, length: int) -> bool:
-        """Append a branch with so many noisy copies of its answer, unless the row would exceed `length` tokens.
+        """Append a branch with so many noisy copies of its answer, unless the row would exceed ``length`` tokens.
 
         Answers of more than two blocks get as many more copies of their first two: these are looked up by the
         question's words, what follows by the line said last, and reports would begin too seldom to learn it.
@@ -98,9 +98,9 @@ def _masked(rng: Random, said: range, block: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`ids`, `positions`, `targets`, each `[B, T]`, and who sees whom: `mask [B, 1, T, T]`.
+    """``ids``, ``positions``, ``targets``, each ``[B, T]``, and who sees whom: ``mask [B, 1, T, T]``.
 
-    `ready [B, T]`: masked tokens that open their block or stand behind one that is known. Decoding fills these next.
+    ``ready [B, T]``: masked tokens that open their block or stand behind one that is known. Decoding fills these next.
     """
 
     ids: torch.Tensor
@@ -115,7 +115,7 @@ class Batch:
 
 
 def collate(sheets: list[BatchRow], length: int) -> Batch:
-    """Make a batch of rows with the same block size, padded to `length` tokens."""
+    """Make a batch of rows with the same block size, padded to ``length`` tokens."""
 
     def stack(rows: Iterable[list[int]], padding: int) -> torch.Tensor:
         return torch.tensor([row + [padding] * (length - len(row)) for row in rows])
@@ -135,7 +135,7 @@ def collate(sheets: list[BatchRow], length: int) -> Batch:
 
 
 def visible(blocks: torch.Tensor, branches: torch.Tensor, copies: torch.Tensor) -> torch.Tensor:
-    """Tell which key each query sees, `[B, T, T]`, from each token's block, branch and copy, `[B, T]` each.
+    """Tell which key each query sees, ``[B, T, T]``, from each token's block, branch and copy, ``[B, T]`` each.
 
     Clean blocks see themselves and the clean blocks before them, noisy blocks the clean blocks before them and
     themselves; all of them within the notes and their own branch.

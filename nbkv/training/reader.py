@@ -1,6 +1,6 @@
 """How the bundled reader is trained: questions about ever longer notes, from weights with look-ups laid out.
 
-Used by `notebooks/train_reader.ipynb`; needs torch and transformers, which are imported late.
+Used by ``notebooks/train_reader.ipynb``; needs torch and transformers, which are imported late.
 """
 
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def _example(rng: Random, encode: Encode, stage: Stage) -> TrainingExample:
 
 
 def tensors(batch: list[TrainingExample], length: int) -> "tuple[torch.Tensor, torch.Tensor]":
-    """`ids [B, length]`, padded on the right, and `asked [B, length]`: the tokens to predict."""
+    """``ids [B, length]``, padded on the right, and ``asked [B, length]``: the tokens to predict."""
     import torch
 
     pad = SPECIAL.index("<pad>")
@@ -90,7 +90,7 @@ def tensors(batch: list[TrainingExample], length: int) -> "tuple[torch.Tensor, t
 
 
 class Trainer(TrainingRun):
-    """The reader's run: `for line in trainer.run(): ...` gives a record now and then."""
+    """The reader's run: ``for line in trainer.run(): ...`` gives a record now and then."""
 
     curriculum: ClassVar = CURRICULUM
     name: ClassVar[str] = "train"
@@ -107,7 +107,7 @@ class Trainer(TrainingRun):
         peak: float = 1.5e-3,
         compiled: bool = True,
     ) -> None:
-        """Take up the run kept in `folder`, or begin one of `minutes` of training in all, or of `steps` if given."""
+        """Take up the run kept in ``folder``, or begin one of ``minutes`` of training, or of ``steps`` if given."""
         import torch
 
         super().__init__(folder, new_model(seed), TrainingBudget(minutes, steps), seed, device, peak)
@@ -116,7 +116,7 @@ class Trainer(TrainingRun):
         self.body: Callable[..., Any] = torch.compile(body, dynamic=False) if compiled else body
 
     def draw(self, at: int) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Draw examples of stage `at`; gives them as `tensors` does."""
+        """Draw examples of stage ``at``; gives them as ``tensors`` does."""
         stage = CURRICULUM[at]
         return tensors([_example(self.rng, self.encode, stage) for _ in range(stage.batch)], stage.length)
 

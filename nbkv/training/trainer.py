@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of the curriculum: `batch` rows of `length` tokens, notes of up to `lines` lines."""
+    """One step of the curriculum: ``batch`` rows of ``length`` tokens, notes of up to ``lines`` lines."""
 
     name: str
     lines: int
@@ -40,22 +40,22 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TrainingBudget:
-    """How long a run trains: `minutes` of optimiser steps, or a number of `steps`, which counts where it is given."""
+    """How long a run trains: ``minutes`` of optimiser steps, or a number of ``steps``, which counts if given."""
 
     minutes: float
     steps: int | None = None
 
     def spent(self, seconds: float, step: int) -> float:
-        """Share of the budget that `step` steps in `seconds` have used: 1 or more once it is used up."""
+        """Share of the budget that ``step`` steps in ``seconds`` have used: 1 or more once it is used up."""
         done, whole = (seconds, 60 * self.minutes) if self.steps is None else (step, self.steps)
         return done / whole if whole else 1.0
 
 
 class Predictions(NamedTuple):
-    """Predictions at the tokens asked for: `logits [N, V]`, the right tokens `[N]`, weights of the loss `[N]`.
+    """Predictions at the tokens asked for: ``logits [N, V]``, the right tokens ``[N]``, weights of the loss ``[N]``.
 
-    `counted [N]`: those by which the curriculum judges; words and numbers only, as full stops and end tokens are always
-    right and would hide a model that guesses.
+    ``counted [N]``: those by which the curriculum judges; words and numbers only, as full stops and end tokens are
+    always right and would hide a model that guesses.
     """
 
     logits: "torch.Tensor"
@@ -65,7 +65,7 @@ class Predictions(NamedTuple):
 
 
 def is_word(wanted: "torch.Tensor") -> "torch.Tensor":
-    """Return bool `[N]`: which tokens are words and numbers, not special tokens or punctuation."""
+    """Return bool ``[N]``: which tokens are words and numbers, not special tokens or punctuation."""
     return wanted >= len(SPECIAL) + len(PUNCTUATION)
 
 
@@ -75,9 +75,9 @@ def rate(fraction: float, step: int, peak: float) -> float:
 
 
 class TrainingRun(ABC):
-    """A run on `curriculum`: `for line in run.run(): ...` gives a record now and then.
+    """A run on ``curriculum``: ``for line in run.run(): ...`` gives a record now and then.
 
-    Two in five batches repeat one of the last `review` stages.
+    Two in five batches repeat one of the last ``review`` stages.
     """
 
     curriculum: ClassVar[tuple[Stage, ...]]
@@ -93,7 +93,7 @@ class TrainingRun(ABC):
         device: str,
         peak: float,
     ) -> None:
-        """Take up the run kept in `folder`, or begin one from `model`; `budget` is for all of its parts together."""
+        """Take up the run kept in ``folder``, or begin one from ``model``; ``budget`` is for all its parts."""
         import torch
 
         self.folder, self.budget, self.peak, self.device = folder, budget, peak, device
@@ -111,14 +111,14 @@ class TrainingRun(ABC):
 
     @abstractmethod
     def draw(self, at: int) -> Any:  # noqa: ANN401  (each run has its own form of a batch)
-        """Draw a batch of stage `at` of the curriculum."""
+        """Draw a batch of stage ``at`` of the curriculum."""
 
     @abstractmethod
     def predictions(self, batch: Any) -> Predictions:  # noqa: ANN401  (as drawn)
         """Run the model on a batch."""
 
     def run(self, every: int = 50) -> Iterator[dict[str, Any]]:
-        """Train until the budget is used up; yields a record and keeps the run every `every` steps."""
+        """Train until the budget is used up; yields a record and keeps the run every ``every`` steps."""
         while self._spent() < 1:
             started = time.perf_counter()
             at = self._stage()

@@ -28,11 +28,16 @@ pytestmark = pytest.mark.slow
 LEFT_OUT = (".git", ".venv", "node_modules", "runs", "screenshots", "__pycache__", ".*_cache", "build", "dist")
 
 
+def left_out(folder, names):
+    """Leave out what git ignores; a folder of models is ignored at the top only."""
+    return shutil.ignore_patterns(*LEFT_OUT)(folder, names) | ({"models"} if Path(folder) == ROOT else set())
+
+
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
     """Return a copy of the repository and the environment its ``postBuild`` has filled."""
     folder = tmp_path_factory.mktemp("binder")
-    shutil.copytree(ROOT, folder / "repo", ignore=shutil.ignore_patterns(*LEFT_OUT))
+    shutil.copytree(ROOT, folder / "repo", ignore=left_out)
     venv.create(folder / "venv", with_pip=True)
     env = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
     env["PATH"] = f"{folder / 'venv' / 'bin'}:{env['PATH']}"

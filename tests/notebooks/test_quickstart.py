@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from nbkv import cli
+from nbkv.models.pretrained.packages import PACKAGED, whereabouts
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,8 @@ def test_the_report_shows_the_plots(demo):
 
 
 def test_another_seed_and_a_shorter_answer_run_too(tmp_path, capsys):
-    code = cli.main(["run", str(cli.quickstart()), "-p", "seed", "3", "-p", "max_new", "4", "-o", str(tmp_path)])
+    given = ["-p", "seed", "3", "-p", "max_new", "4", "-p", "chat_model", "tiny"]
+    code = cli.main(["run", str(cli.quickstart()), *given, "-o", str(tmp_path)])
     row = pd.read_csv(tmp_path / "results.csv").iloc[0]
     assert code == 0, capsys.readouterr().err
     assert (row["seed"], row["max_new"]) == (3, 4)
@@ -72,7 +74,41 @@ def test_each_question_leaves_one_small_output_and_reads_less(demo):
 def test_the_notebook_is_short_clean_and_has_parameters():
     notebook = nbformat.read(cli.quickstart(), as_version=4)
     nbformat.validate(notebook)
-    assert len(notebook.cells) <= 14
+    assert len(notebook.cells) <= 16
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
     assert [cell.metadata.get("tags") for cell in code].count(["parameters"]) == 1
+
+
+def chat_of(folder):
+    (path,) = folder.glob("*.ipynb")
+    (cell,) = (cell for cell in nbformat.read(path, as_version=4).cells if cell.get("id") == "chat")
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name == "stdout")
+
+
+def test_the_bundled_model_talks_in_the_demo(demo):
+    row = pd.read_csv(demo[0] / "results.csv").iloc[0]
+    assert row["chat_model"] == "tiny"
+    assert row["chat_hit_rate"] > 0.5
+    assert chat_of(demo[0]).count("tokens reused") == 3
+
+
+def test_without_a_pretrained_model_it_says_how_to_get_one_and_goes_on(tmp_path, capsys):
+    missing = str(tmp_path / "none.gguf")
+    code = cli.main(["run", str(cli.quickstart()), "-p", "chat_model", missing, "-o", str(tmp_path / "out")])
+    assert code == 0, capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "out" / "results.csv").iloc[0]["chat_model"] == "tiny"
+    assert "none.gguf" in chat_of(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_real_model_talks_where_it_is_there(tmp_path, capsys):
+    where = whereabouts(PACKAGED["smollm2"])
+    if where.startswith("not here"):
+        pytest.skip(f"smollm2 is {where}")
+    code = cli.main(["run", str(cli.quickstart()), "-o", str(tmp_path)])
+    assert code == 0, capsys.readouterr().err
+    row = pd.read_csv(tmp_path / "results.csv").iloc[0]
+    assert row["chat_model"] == "smollm2"
+    assert row["chat_hit_rate"] > 0.5
+    assert chat_of(tmp_path).count("tokens reused") == 3

@@ -501,7 +501,7 @@ def test_stats_list_and_plot(shell, session):
     run(shell, "%%kvgen -n 2\nhello")
     assert run(shell, "%kvstats").to_dict()["requests"] == len(session.history())
     shown = run(shell, "%kvlist")
-    for part in ("prefix", "tiny", "(current)"):
+    for part in ("prefix", "tiny", "(current)", "smollm2"):
         assert part in repr(shown)
         assert part in shown._repr_html_()
     history = run(shell, "%kvplot")._repr_mimebundle_()
@@ -544,6 +544,7 @@ def complete(shell, text):
     [
         ("%kvl", "%kvload"),
         ("%kvload ti", "%kvload tiny"),
+        ("%kvload smo", "%kvload smollm2"),
         ("%kvload tiny --st", "%kvload tiny --store"),
         ("%kvload tiny -s pre", "%kvload tiny -s prefix"),
         ("%%kvgen --comp", "%%kvgen --compare"),

@@ -1,38 +1,44 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-import nbkv
-from nbkv.sweep.records import MIME, recorded
-
-
-def outputs_of(capture, monkeypatch, **values):
-    monkeypatch.setattr("IPython.core.getipython.get_ipython", object)
-    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: capture.append(bundle))
-    nbkv.record(**values)
-    return capture[-1]
+from nbkv.errors import LoadError
+from nbkv.tasks.files.records import records
 
 
-def test_values_travel_in_a_bundle_with_a_line_of_text(monkeypatch):
-    bundle = outputs_of([], monkeypatch, hit_rate=np.float32(0.5), same=np.bool_(True), name="x", n=np.int64(3))
-    assert bundle[MIME] == [("hit_rate", 0.5), ("same", True), ("name", "x"), ("n", 3)]
-    assert bundle["text/plain"] == "recorded hit_rate = 0.5, same = True, name = x, n = 3"
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": 1}\n{"a": \n', "line 2: no JSON"),
+        (b'[{"a": 1},\n {"a": }]', "line 2: no JSON"),
+        (b"\n", "holds no records"),
+        (b"[]", "holds no records"),
+        (b"\xff\xfe\x00", "cannot be read as text"),
+        (b'{"a": 1}\n3\n', "line 2: a int, not an object"),
+        (b'[{"a": 1}, 3]', "item 2: a int, not an object"),
+        (b"[" * 100_000, "no JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path, content, said):
+    path = tmp_path / "file.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(LoadError, match=said) as error:
+        records(path, "what is wanted")
+    assert str(path) in str(error.value)
+    assert str(error.value).endswith("(accepted: what is wanted)")
+    assert "\n" not in str(error.value)
 
 
-def test_the_last_value_of_a_name_is_kept_in_the_order_of_first_use():
-    data = ([["b", 1], ["a", 0]], [["c", 2]], [["b", 3]])
-    cells = [new_code_cell(outputs=[new_output("display_data", {MIME: pairs})]) for pairs in data]
-    assert list(recorded(new_notebook(cells=cells)).items()) == [("b", 3), ("a", 0), ("c", 2)]
+def test_a_missing_file_and_a_folder(tmp_path):
+    for path in (tmp_path / "none.jsonl", tmp_path):
+        with pytest.raises(LoadError, match="accepted: it"):
+            records(path, "it")
 
 
-@pytest.mark.parametrize("value", [object(), np.zeros(2), {1: {2}}])
-def test_what_cannot_be_written_is_refused(value):
-    with pytest.raises(nbkv.BadOption, match="cannot record thing"):
-        nbkv.record(thing=value)
-
-
-def test_outside_a_notebook_nothing_happens(capsys):
-    nbkv.record(thing=1)
-    assert capsys.readouterr() == ("", "")
+def test_lines_are_counted_as_they_stand(tmp_path):
+    path = tmp_path / "file.jsonl"
+    path.write_text('\ufeff{"a": "\u2028"}\n\n{"a": 2}\n', encoding="utf-8")
+    assert [(record.data["a"], record.where.rpartition(" ")[2]) for record in records(path, "")] == [
+        ("\u2028", "1"),
+        (2, "3"),
+    ]

@@ -7,12 +7,14 @@ import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import nbkv
 from nbkv.errors import BadOption
+from nbkv.result import Provenance
 from nbkv.studies.oracle import oracle
-from nbkv.tasks import Dialogue, chat, evaluate, ledger, report
+from nbkv.tasks import Dialogue, Item, chat, evaluate, ledger, needle, report, trace
 from nbkv.tasks.evaluate import is_correct, normal
 from nbkv.tasks.vocabulary import tokens
 from nbkv.tasks.writer import MAX_LINES
@@ -22,6 +24,8 @@ MAKERS = {
     "ledger": lambda seed: ledger(seed, n=40, distance=0),
     "report": lambda seed: report(seed, n=20, distance=0),
     "chat": lambda seed: chat(seed, n=20),
+    "needle": lambda seed: needle(seed, n=20, values=2, queries=2),
+    "trace": lambda seed: trace(seed, n=20),
 }
 
 
@@ -32,7 +36,7 @@ def texts(item) -> list[str]:
 @pytest.mark.parametrize("task", MAKERS)
 def test_the_seed_decides_everything_in_every_process(task):
     script = (
-        "import hashlib, sys; from nbkv.tasks import ledger, report, chat;"
+        "import hashlib, sys; from nbkv.tasks import *;"
         f"items = {task}(3, n=5); print('torch' in sys.modules, hashlib.sha256(repr(items).encode()).hexdigest())"
     )
     runs = [
@@ -100,6 +104,27 @@ def test_local_lines_need_their_own_chunk_only():
         assert {place.chunk for place in (*evidence.asked, *evidence.giving)} == {evidence.asked[0].chunk}
 
 
+@pytest.mark.parametrize("distance", [0, 1])
+def test_two_targets_are_both_lines_of_a_section(distance):
+    items = ledger(seed=3, n=20, targets=2, distance=distance)
+    assert [item.kind for item in items] == ["carried", "local"] * 10
+    for item in items:
+        assert len(item.answers) == len(item.oracle) == 2
+        for answer, evidence in zip(item.answers, item.oracle, strict=True):
+            (asked,), (giving,) = evidence.asked, evidence.giving
+            line = item.chunks[asked.chunk][asked.start : asked.stop]
+            person, currency = item.chunks[giving.chunk][giving.start : giving.stop - 1].split()[1:]
+            assert answer == f"{line[:-1]} {currency}."
+            assert item.question.endswith(f"{person}?")
+            assert asked.chunk - giving.chunk == item.distance == (item.kind == "carried")
+
+
+@pytest.mark.slow
+def test_the_bundled_reader_answers_both_targets():
+    with nbkv.load("tiny") as session:
+        assert evaluate(session, ledger(seed=823, n=40, targets=2), "full")["correct"].mean() >= 0.95
+
+
 def test_documents_do_not_always_open_with_a_declaration():
     opens = [item.chunks[0].startswith("Pay ") for item in ledger(seed=0, n=200)]
     assert 0.3 < sum(opens) / len(opens) < 0.75
@@ -149,6 +174,14 @@ def test_chats_have_6_to_20_turns_over_growing_notes():
         (ledger, {"chunks": 9, "lines": MAX_LINES}),
         (report, {"distance": 5, "lines": 58}),
         (report, {"chunks": 1}),
+        (ledger, {"targets": 3}),
+        (ledger, {"targets": 2, "distance": 2}),
+        (ledger, {"targets": 2, "lines": 2}),
+        (needle, {"keys": 0}),
+        (needle, {"keys": 2, "queries": 3}),
+        (needle, {"keys": 49}),
+        (trace, {"hops": 8}),
+        (trace, {"chains": 7}),
         (chat, {"turns": 5}),
         (chat, {"chunks": 9, "turns": 6}),
     ],
@@ -175,6 +208,9 @@ class Echo:
 
     answers: dict[str, str]
     asked: list = field(default_factory=list)
+    source: Provenance = Provenance.CHUNK
+    strategy: str = "prefix"
+    has_template: bool = True
 
     def generate(self, prompt, *, strategy=None, max_new_tokens):
         self.asked.append((prompt, strategy, max_new_tokens))
@@ -191,6 +227,8 @@ class Echo:
             timing=SimpleNamespace(ttft_s=0.1),
             hit_rate=0.25,
             tokens=SimpleNamespace(recomputed=12),
+            provenance=np.array([self.source] * 16, dtype=np.uint8),
+            notes=("a note",),
         )
 
     def chunk(self, text, *, name, sink):
@@ -206,16 +244,76 @@ class Echo:
 def test_evaluate_gives_one_row_per_item():
     items = ledger(n=2)
     session = Echo({items[0].question: " " + items[0].answers[0] + "\n"})
-    frame = evaluate(session, items, strategy="epic")
+    frame = evaluate(session, items, strategy="full")
     assert frame["correct"].tolist() == [1.0, 0.0]
     assert frame["kind"].tolist() == ["carried", "local"]
     assert frame["kl"].map(math.isnan).all()
     assert set(frame.columns) >= {"compute_share", "ttft_s", "hit_rate", "recomputed", "text", "answer"}
     prompt, strategy, room = session.asked[0]
     assert prompt == [*items[0].chunks, items[0].question]
-    assert strategy == "epic"
+    assert strategy == "full"
     assert room >= 10
     assert evaluate(session, items, strategy="epic", fidelity=True)["kl"].tolist() == [0.125, 0.125]
+
+
+@pytest.mark.parametrize("strategy", ["epic", "blend", "passage(budget=0.1)", "kvlink", "auto", "snapkv(inner='epic')"])
+def test_what_reuses_chunks_is_given_chunks(strategy):
+    (item,) = ledger(n=1)
+    for asked, mine in ((strategy, "full"), (None, strategy)):
+        session = Echo({}, strategy=mine)
+        evaluate(session, [item], asked)
+        assert [(text, sink) for text, _, sink in session.asked[0][0][:-1]] == [(text, "auto") for text in item.chunks]
+
+
+@pytest.mark.parametrize("strategy", ["full", "prefix", "snapkv", "residual"])
+def test_what_reuses_no_chunks_is_given_text(strategy):
+    (item,) = ledger(n=1)
+    session = Echo({})
+    evaluate(session, [item], strategy)
+    assert session.asked[0][0] == [*item.chunks, item.question]
+
+
+def test_a_score_of_reuse_without_reuse_is_refused():
+    items = ledger(n=2, chunks=3, lines=3)
+    with nbkv.load("tiny") as session:
+        with pytest.raises(BadOption, match=r"cacheblend reused nothing .*leave sink out") as error:
+            evaluate(session, items, "cacheblend", sink=None)
+        assert "\n" not in str(error.value)
+        session.use("epic")
+        with pytest.raises(BadOption, match="epic reused nothing"):
+            evaluate(session, items, sink=None)
+        assert (evaluate(session, items)["hit_rate"] > 0.2).all()
+        assert len(evaluate(session, items, "prefix", sink=None)) == 2
+    fallen = Echo({}, source=Provenance.FRESH)
+    with pytest.raises(BadOption, match="a note"):
+        evaluate(fallen, items, "epic")
+    assert len(evaluate(fallen, items, "auto")) == 2
+    assert len(evaluate(fallen, chat(n=1), "epic")) == 1  # turns continue their history
+
+
+def test_metrics_of_an_item_become_columns_and_the_first_is_correct():
+    item = Item(["Text."], "Who?", ["Anna Bell", "Bell"], "2hop", metrics=("em", "f1"), instruction="Answer.")
+    session = Echo({"Who?": "the Bell"})
+    frame = evaluate(session, [item, *ledger(n=1)], "full", chat=False)
+    assert frame.loc[0, ["correct", "em", "f1", "answer"]].tolist() == [1.0, 1.0, 1.0, "Anna Bell | Bell"]
+    assert frame.loc[1, ["em", "f1"]].isna().all()
+    assert "exact" not in frame
+    assert session.asked[0][0] == ["Answer.", "Text.", "Who?"]
+    assert session.asked[0][2] > 32 > session.asked[1][2]
+
+
+def test_items_with_an_instruction_are_asked_in_a_message_where_there_is_a_template():
+    item = Item(["Text."], "Who?", ["Bell"], "2hop", instruction="Answer.")
+    message = [{"role": "user", "content": ["Answer.", "Text.", "Who?"]}]
+    for template, asked, wanted in (
+        (True, None, message),
+        (False, None, item.prompt(item.chunks)),
+        (True, False, None),
+    ):
+        session = Echo({}, has_template=template)
+        session.send = lambda _, answered=session.send: answered("")
+        evaluate(session, [item], "full", chat=asked)
+        assert session.asked[0][0] == (wanted or item.prompt(item.chunks))
 
 
 def test_a_sink_makes_chunks_of_the_texts():

@@ -2,7 +2,7 @@
 
 Their configs name classes that transformers does not have. What these classes compute is what a native class computes,
 so the native one is loaded: no code of a checkpoint is run. Each preset was written from the public code that it names;
-the layouts are tested with random weights, the published weights were not tried (`nbkv verify MODEL` settles it).
+the layouts are tested with random weights, the published weights were not tried (``nbkv verify MODEL`` settles it).
 """
 
 from __future__ import annotations
