@@ -262,7 +262,7 @@ def test_a_result_without_pieces_still_shows_its_figures():
 
 
 def test_fidelity_is_shown_where_it_was_measured():
-    assert "KL 0.003, top-1 97 %" in repr(result([0], fidelity=Fidelity(kl=0.003, top1=0.97, n=32)))
+    assert "KL 0.003, top-1 97 %" in repr(result([0], fidelity=Fidelity(kl=0.003, kl_max=0.02, top1=0.97, n=32)))
     assert "KL" not in repr(result([0]))
 
 
