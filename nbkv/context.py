@@ -17,8 +17,7 @@ from nbkv.prompts.prompt import Prompt
 from nbkv.prompts.tokenizer import Codec
 from nbkv.result import Chunk
 from nbkv.stopping import Stopper
-from nbkv.stores.base import Store
-from nbkv.stores.scratch import Scratch
+from nbkv.stores.base import Scratch, Store
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,37 @@
-"""Reads the options in ``name(value, option=value)``: plain Python values, nothing is ever run."""
+"""The one reader of ``name(value, option=value)``: so strategies, residual forms and unmasking rules are written."""
 
 from __future__ import annotations
 
 import ast
+import re
+from typing import NamedTuple
+
+_CALL = re.compile(r"\s*([A-Za-z_][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
-def arguments(text: str) -> tuple[list[object], dict[str, object]]:
-    """Return the values and the named values that stand between the brackets of a call.
+class Spec(NamedTuple):
+    """What was written: a name, the values without a name, and those with one; none of it looked at."""
 
-    Raises ``ValueError`` if ``text`` is anything but plain values.
+    name: str
+    values: list[object]
+    options: dict[str, object]
+
+
+def read(text: object) -> Spec:
+    """Return the parts of ``text``, such as ``"cacheblend(0.2, check_layers=(1, 4))"``; nothing is ever run.
+
+    Raises ``ValueError`` if it is no string, no name, or has anything but plain Python values in its brackets.
     """
-    try:
-        call = ast.parse(f"f({text})", mode="eval").body
-        if isinstance(call, ast.Call):
-            values = [ast.literal_eval(argument) for argument in call.args]
-            return values, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except SyntaxError as error:
-        message = f"cannot read {text!r}"
-        raise ValueError(message) from error
-    message = f"cannot read {text!r}"
+    match = _CALL.fullmatch(text) if isinstance(text, str) else None
+    if match is not None:
+        try:
+            call = ast.parse(f"f({match[2] or ''})", mode="eval").body
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+                values = [ast.literal_eval(argument) for argument in call.args]
+                options = {each.arg: ast.literal_eval(each.value) for each in call.keywords if each.arg}
+                if len(options) == len(call.keywords):  # else ** or an option named twice
+                    return Spec(match[1], values, options)
+        except (SyntaxError, ValueError):
+            pass
+    message = f"cannot read the options of {text!r} (accepted: name, name(value, option=value) with plain values)"
     raise ValueError(message)

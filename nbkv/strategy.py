@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
@@ -12,31 +11,31 @@ import numpy as np
 import torch
 
 from nbkv.context import Context, Request
-from nbkv.errors import BadOption, UnknownName, UnsupportedModel, closest
+from nbkv.errors import BadOption, UnsupportedModel, closest
 from nbkv.models.adapter import AnyCache, ModelAdapter
 from nbkv.models.diffusion.block import Block, opened
 from nbkv.models.work import Work
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
-from nbkv.specs import arguments
+from nbkv.specs import Spec, read
 from nbkv.stores.base import Lease
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SPEC = re.compile(r"\s*([A-Za-z_][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
-
 
 @dataclass(kw_only=True)
 class Prefilled:
-    """A prompt that has been run: the cache holds its KV, ``logits`` ``[V]`` are those after its last token.
+    """A prefilled prompt: the cache holds its K/V, ``logits`` ``[V]`` are those after its last token.
 
     Of a block-diffusion model the cache holds the prompt's whole blocks, and ``logits`` are those of the last row that
-    ran (none, if nothing had to). ``figures`` are what the strategy found while the answer was decoded, for
-    ``result.decoding``. ``own`` is whatever the strategy's prefill leaves to its later stages.
-    ``extra`` rows of the cache stand for no token of the prompt; the answer's positions come after them too.
-    ``by`` is the strategy that served it, where one hands requests on to others.
-    ``deviation`` (float32 ``[n_prompt]``) is how far each token's fresh K/V were from the cached (nan: not compared).
+    ran (empty, if none had to). ``provenance`` uint8 ``[n_prompt]`` says where each token's K/V came from, ``kept``
+    bool ``[n_prompt]`` which tokens an eviction has left (None: all), ``deviation`` float32 ``[n_prompt]`` the distance
+    of each token's fresh K/V from the cached (nan: not compared). ``rows`` and ``select`` count the token-layers run,
+    ``load_s`` and ``select_s`` are seconds. ``lease`` is that of the store. ``own`` is the strategy's own state for its
+    later stages, ``figures`` its statistics of decoding, for ``result.decoding``. ``extra`` rows of the cache are no
+    tokens of the prompt; the answer's positions come after them. ``by`` is the strategy that served the request, where
+    one routes requests to others.
     """
 
     cache: AnyCache
@@ -116,7 +115,7 @@ class Strategy:
         return Prefilled(cache=cache, logits=logits, provenance=provenance, rows=rows)
 
     def decoding(self, prefilled: Prefilled, ctx: Context) -> AbstractContextManager[object]:  # noqa: ARG002
-        """Return what must be attached to the model while the answer is decoded."""
+        """Return the context manager of whatever is attached to the model while the answer is decoded."""
         return nullcontext()
 
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
@@ -142,7 +141,7 @@ class Strategy:
         return self.denoise(block, prefilled, ctx)[len(ids) - block.start]
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Keep what may be kept of ``ids``, prompt and answer; the last of them may have no KV in the cache yet."""
+        """Keep K/V of ``ids``, prompt and answer, for later requests; the last token may have none in the cache yet."""
 
 
 def parse(spec: str | Strategy) -> Strategy:
@@ -152,12 +151,13 @@ def parse(spec: str | Strategy) -> Strategy:
     """
     if isinstance(spec, Strategy):
         return spec
-    match = _SPEC.fullmatch(spec) if isinstance(spec, str) else None
-    if match is None:
-        message = f"not a strategy: {spec!r} (accepted: a name, name(option=value), a Strategy object)"
-        raise BadOption(message) if not isinstance(spec, str) else UnknownName(message)
-    cls = registry.get(match[1])
-    options = _options(cls, match[2] or "", spec)
+    try:
+        written = read(spec)
+    except ValueError as error:
+        message = f"not a strategy: {spec!r} (accepted: name, name(option=value) with plain values, a Strategy object)"
+        raise BadOption(message) from error
+    cls = registry.get(written.name)
+    options = _options(cls, written, spec)
     try:
         strategy: Strategy = cls(**options)
     except BadOption:
@@ -182,13 +182,9 @@ def split(specs: str | Sequence[str | Strategy]) -> list[str | Strategy]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _options(cls: type[Strategy], text: str, spec: str) -> dict[str, Any]:
+def _options(cls: type[Strategy], written: Spec, spec: str) -> dict[str, Any]:
     known = [option.name for option in fields(cls)]
-    try:
-        values, options = arguments(text)
-    except ValueError as error:
-        message = f"cannot read the options of {spec!r} (accepted: name(option=value, …) with plain values)"
-        raise BadOption(message) from error
+    values, options = written.values, written.options
     if len(values) > 1 or (values and not known):
         message = f"{spec!r}: at most one value without a name (options: {', '.join(known) or 'none'})"
         raise BadOption(message)

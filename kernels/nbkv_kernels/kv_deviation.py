@@ -1,7 +1,7 @@
-"""How far fresh K/V of some rows are from what the cache holds there, and the fresh ones put in its place.
+"""How far fresh K/V of some rows are from what the cache holds there.
 
 ``d_r = sum over sides, heads, dimensions of |new - old|^p`` in float32: the KV deviation by which CacheBlend (arXiv
-2405.16444, section 4) chooses rows. Old and new are read once; the same pass may write the new over the old.
+2405.16444, section 4) chooses rows. Old and new are read once.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ def kv_deviation(
     rows: torch.Tensor,
     *,
     power: int = 2,
-    write: bool = False,
     fused: bool = False,
 ) -> torch.Tensor:
     """Return how far ``fresh`` ``[H, R, D]`` is from ``rows`` ``[R]`` of ``cached`` ``[H, T, D]``, as float32 ``[R]``.
 
-    Both are tuples of equally many sides (keys, values, or both). ``power`` is 1 or 2. ``write`` also scatters the
-    fresh rows into the cache; each row may be named once. ``fused`` launches the Triton kernel. Raises ``ValueError``.
+    Both are tuples of equally many sides (keys, values, or both). ``power`` is 1 or 2. ``fused`` launches the
+    Triton kernel. Raises ``ValueError``.
     """
     if power not in {1, 2}:
         message = f"power={power!r} is not accepted: 1 or 2"
@@ -36,7 +35,7 @@ def kv_deviation(
             raise ValueError(message)
     if not len(rows):
         return torch.zeros(0, device=rows.device)
-    return (_launch if fused else _reference)(cached, fresh, rows, power, write)
+    return (_launch if fused else _reference)(cached, fresh, rows, power)
 
 
 def _reference(
@@ -44,14 +43,11 @@ def _reference(
     fresh: tuple[torch.Tensor, ...],
     rows: torch.Tensor,
     power: int,
-    write: bool,
 ) -> torch.Tensor:
     distance = torch.zeros(len(rows), device=rows.device)
     for old, new in zip(cached, fresh, strict=True):
         gap = new.to(torch.float32) - old.index_select(1, rows).to(torch.float32)
         distance += (gap.abs() if power == 1 else gap.square()).sum(dim=(0, 2))
-        if write:
-            old.index_copy_(1, rows, new)
     return distance
 
 
@@ -60,7 +56,6 @@ def _launch(
     fresh: tuple[torch.Tensor, ...],
     rows: torch.Tensor,
     power: int,
-    write: bool,
 ) -> torch.Tensor:
     n, rows = len(rows), rows.contiguous()
     heads = max(side.shape[0] for side in cached)
@@ -70,7 +65,7 @@ def _launch(
         _kernel[(triton.cdiv(n, _ROWS), old.shape[0])](
             *(old, new, rows, parts[index], n, old.shape[2]),
             *(old.stride(0), old.stride(1), old.stride(2), new.stride(0), new.stride(1), new.stride(2)),
-            *(power, write, _ROWS, power_of_two(old.shape[2])),
+            *(power, _ROWS, power_of_two(old.shape[2])),
         )
     return parts.sum(dim=(0, 1))
 
@@ -79,7 +74,7 @@ def _launch(
 def _kernel(
     old, new, rows, parts, n, width,
     old_head, old_row, old_dim, new_head, new_row, new_dim,
-    POWER: tl.constexpr, WRITE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    POWER: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -87,13 +82,10 @@ def _kernel(
     row = tl.load(rows + at, mask=inside, other=0).to(tl.int64)
     dim = tl.arange(0, WIDTH)
     both = inside[:, None] & (dim < width)[None, :]
-    place = old + head * old_head + row[:, None] * old_row + dim[None, :] * old_dim
-    before = tl.load(place, mask=both, other=0.0)
+    before = tl.load(old + head * old_head + row[:, None] * old_row + dim[None, :] * old_dim, mask=both, other=0.0)
     now = tl.load(
         new + head * new_head + at.to(tl.int64)[:, None] * new_row + dim[None, :] * new_dim, mask=both, other=0.0
     )
     gap = now.to(tl.float32) - before.to(tl.float32)
     gap = tl.abs(gap) if POWER == 1 else gap * gap
     tl.store(parts + head * n + at, tl.sum(gap, axis=1), mask=inside)
-    if WRITE:
-        tl.store(place, now.to(old.dtype.element_ty), mask=both)

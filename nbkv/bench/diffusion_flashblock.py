@@ -132,5 +132,5 @@ class _Regime:
             )
         ]
         lease = ctx.store.take(ctx.space(), self._ids, self.context, GrowingCache)
-        lease.line.buffer.write(0, KV(*(tuple(side) for side in sides)))
+        lease.buffer.write(0, KV(*(tuple(side) for side in sides)))
         ctx.store.give(lease, self._ids)

@@ -15,7 +15,7 @@ from nbkv.bench.agreement import reference
 from nbkv.bench.measure import WARM_UP, BenchRow
 from nbkv.bench.models import Bench, make
 from nbkv.families.residual.forms import parse
-from nbkv.families.residual.planner import FormCost, Plan, able, made_up, plan, restoring
+from nbkv.families.residual.planner import FormCost, Plan, eligible, plan, random_sequence, restore_seconds
 from nbkv.models.adapter import ModelAdapter
 from nbkv.timing import settle, timed
 
@@ -40,7 +40,7 @@ def _run(bench: Bench, context: int, rounds: int) -> list[BenchRow]:
         if why := _differs(bench, session, found, min(SAMPLE, context)):
             return [BenchRow(name=NAME, regime=regime, against=FULL, strategy=found.pick, refused=why)]
         seconds = _seconds(session.adapter, found, bench.ids(context, seed=1), rounds)
-    fastest = min((each for each in able(found.ways, found.kv_bytes)), key=lambda each: seconds[each.form]).form
+    fastest = min((each for each in eligible(found.ways, found.kv_bytes)), key=lambda each: seconds[each.form]).form
     notes = tuple(_note(each, found, seconds) for each in found.ways)
     against = {f"the fastest measured form, {fastest}": fastest, FULL: FULL, SAME_TIER: "host"}
     ours = seconds[found.pick]
@@ -62,7 +62,7 @@ def _differs(bench: Bench, session: nbkv.Session, found: Plan, context: int) -> 
     """Return why the pick, or a form it is measured against, gives another answer than plain transformers."""
     ids = bench.ids(context, seed=2)
     wanted = reference(bench.model, ids, NEW, split=context - 1)
-    for each in able(found.ways, found.kv_bytes):
+    for each in eligible(found.ways, found.kv_bytes):
         strategy = f"residual(keep={KEPT}, form={each.form!r})"
         tokens = session.generate(bench.text(ids), max_new_tokens=NEW, strategy=strategy).token_ids
         if why := wanted.differs(tokens):
@@ -76,7 +76,7 @@ def _seconds(adapter: ModelAdapter, found: Plan, ids: list[int], rounds: int) ->
     seconds: dict[str, list[float]] = {name: [] for name in (*names, FULL)}
     for number in range(WARM_UP + rounds):
         for name in names:  # made anew each time: all forms at once would not fit on a device
-            took = restoring(made_up(adapter, parse(name, adapter.n_layers), len(ids)))
+            took = restore_seconds(random_sequence(adapter, parse(name, adapter.n_layers), len(ids)))
             if number >= WARM_UP:
                 seconds[name].append(took)
         took = _prefill(adapter, ids)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,9 @@ class Ids:
     def fit(self) -> None:
         """Give back nothing: no more is held than is needed."""
 
+    def share(self, spans: Sequence[KV]) -> None:
+        """Do nothing: there is nothing before its first token."""
+
 
 @dataclass(eq=False)
 class Filled:
@@ -90,7 +93,7 @@ class Filled:
         """Look up each of ``picked`` as the beginning of a prompt; return what is wrong with what is found."""
         for entry in self.picked:
             lease = self.store.take(SPACE, (*entry, 0), len(entry), Ids)
-            right = lease.matched == len(entry) and lease.line.buffer.tokens == entry  # type: ignore[attr-defined]
+            right = lease.matched == len(entry) and lease.buffer.tokens == entry  # type: ignore[attr-defined]
             self.store.discard(lease)
             if not right:
                 return f"{lease.matched} tokens found of an entry of {len(entry)}, or others"
@@ -163,7 +166,7 @@ def filled(entries: int, tokens: int) -> Filled:
 def keep(store: MemoryStore, entry: Entry) -> None:
     """Have ``store`` keep ``entry``, as a request does."""
     lease = store.take(SPACE, entry, len(entry) - 1, Ids)
-    lease.line.buffer.tokens = entry  # type: ignore[attr-defined]  # ours
+    lease.buffer.tokens = entry  # type: ignore[attr-defined]  # ours
     store.give(lease, entry)
 
 

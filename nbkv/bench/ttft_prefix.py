@@ -159,7 +159,7 @@ def _branches_held(adapter: ModelAdapter, prefix: int, tail: int) -> str:
     for branch in range(LONG_BRANCHES):
         ids = (*range(prefix), *(-1 - branch for _ in range(tail)))
         lease = store.take(space, ids, len(ids), adapter.growing, branch_at=branch_at)
-        _allocate(adapter, lease.line.buffer, lease.matched, len(ids))  # type: ignore[arg-type]  # the adapter's own
+        _allocate(adapter, lease.buffer, lease.matched, len(ids))  # type: ignore[arg-type]  # the adapter's own
         copied += lease.copied
         store.give(lease, ids)
     token = int(store.ls()["bytes"].iloc[0]) // tail

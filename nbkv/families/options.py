@@ -1,35 +1,86 @@
-"""Options that several families have, and what they may be."""
+"""What the options of strategies may be: every check of one is here, and refuses in the same words.
+
+Numbers may be numpy's. They become Python's, so that a strategy's ``spec`` reads back; booleans are no numbers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any, TypeGuard
+
 from nbkv.errors import BadOption
+from nbkv.strategy import Strategy
+
+_CONTEXTS = ("none", "chunks", "turns")
 
 
-def check_share(name: str, value: object) -> None:
-    """Raise ``BadOption`` unless ``value`` is a number between 0 and 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        message = f"{name}={value!r} is not accepted: {name} is a share between 0 and 1"
+def is_whole(value: object, least: int = 0) -> TypeGuard[int]:
+    """Return whether ``value`` is a whole number of at least ``least``."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether ``value`` is a real number, whole or not."""
+    return not isinstance(value, bool) and isinstance(value, Real)
+
+
+def whole_numbers(value: object) -> tuple[int, ...] | None:
+    """Return a list or tuple of whole numbers >= 0 as a tuple; None if ``value`` is anything else."""
+    fits = isinstance(value, (list, tuple)) and all(is_whole(each) for each in value)
+    return tuple(map(int, value)) if fits else None  # type: ignore[call-overload]
+
+
+def check(strategy: Strategy, name: str, fits: Callable[[Any], bool], accepted: str) -> None:
+    """Raise ``BadOption`` unless ``fits`` is true of option ``name``; the message says what is ``accepted``."""
+    value = getattr(strategy, name)
+    if not fits(value):
+        message = f"{name}={value!r} is not accepted: {name} is {accepted}"
         raise BadOption(message)
+    setattr(strategy, name, _plain(value))
 
 
-def check_count(name: str, value: object, least: int = 0) -> None:
-    """Raise ``BadOption`` unless ``value`` is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        message = f"{name}={value!r} is not accepted: {name} is a whole number >= {least}"
-        raise BadOption(message)
+def check_share(strategy: Strategy, *names: str) -> None:
+    """Raise ``BadOption`` unless the options ``names`` are numbers between 0 and 1."""
+    for name in names:
+        check(strategy, name, lambda value: is_number(value) and 0 <= value <= 1, "a share between 0 and 1")
 
 
-def check_keep(value: object) -> None:
-    """Raise ``BadOption`` unless ``value`` is a share in (0, 1] or a whole number of tokens >= 1."""
-    share = isinstance(value, float) and 0 < value <= 1
-    number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if not (share or number):
-        message = f"keep={value!r} is not accepted: keep is a share in (0, 1] (a float) or a number of tokens >= 1"
-        raise BadOption(message)
+def check_count(strategy: Strategy, *names: str, least: int = 0) -> None:
+    """Raise ``BadOption`` unless the options ``names`` are whole numbers of at least ``least``."""
+    for name in names:
+        check(strategy, name, lambda value: is_whole(value, least), f"a whole number >= {least}")
 
 
-def check_rows(rows: object) -> None:
+def check_choice(strategy: Strategy, name: str, choices: Sequence[str]) -> None:
+    """Raise ``BadOption`` unless option ``name`` is one of ``choices``."""
+    check(strategy, name, lambda value: value in choices, " or ".join(map(repr, choices)))
+
+
+def check_keep(strategy: Strategy) -> None:
+    """Raise ``BadOption`` unless ``keep`` is a share in (0, 1] or a whole number of tokens >= 1."""
+
+    def fits(value: object) -> bool:
+        return is_whole(value, 1) or (not isinstance(value, Integral) and is_number(value) and 0 < value <= 1)
+
+    check(strategy, "keep", fits, "a share in (0, 1] (a float) or a number of tokens >= 1")
+
+
+def check_rows(strategy: Strategy) -> None:
     """Raise ``BadOption`` unless ``rows`` is None or a whole number >= 1."""
-    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
-        message = f"rows={rows!r} is not accepted: rows is a whole number of tokens >= 1, or None"
-        raise BadOption(message)
+    check(strategy, "rows", lambda value: value is None or is_whole(value, 1), "a whole number of tokens >= 1, or None")
+
+
+def check_context(strategy: Strategy) -> None:
+    """Raise ``BadOption`` unless ``context`` says where a compressed context ends."""
+    accepted = f"{', '.join(_CONTEXTS)}, or a number of tokens >= 1"
+    check(strategy, "context", lambda value: is_whole(value, 1) or value in _CONTEXTS, accepted)
+
+
+def _plain(value: object) -> object:
+    """Return a number as Python's own, and anything else as it is."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value

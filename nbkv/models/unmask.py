@@ -7,7 +7,6 @@ them share ``size`` tokens as evenly as can be, the first ones take what is left
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -15,9 +14,7 @@ from typing import NamedTuple
 import torch
 
 from nbkv.errors import BadOption, closest
-from nbkv.specs import arguments
-
-_SPEC = re.compile(r"\s*([a-z]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+from nbkv.specs import Spec, read
 
 
 class Candidates(NamedTuple):
@@ -142,21 +139,21 @@ _FIRST = {"dynamic": "threshold", "entropy": "bound"}  # what a value without a 
 
 def parse(spec: object) -> Rule:
     """Return the rule that ``spec`` names, such as ``"dynamic(threshold=0.9)"``; raises ``BadOption``."""
-    match = _SPEC.fullmatch(spec) if isinstance(spec, str) else None
-    if match is None or match[1] not in _RULES:
-        near = closest(match[1], list(_RULES)) if match else ""
-        message = f"unmask={spec!r} is not accepted{near}: a rule is one of {', '.join(map(_usage, _RULES))}"
-        raise BadOption(message)
-    return _RULES[match[1]](**_options(match[1], match[2] or "", str(spec)))
-
-
-def _options(name: str, text: str, spec: str) -> dict[str, object]:
-    known = [option.name for option in fields(_RULES[name])]  # type: ignore[arg-type]
+    accepted = f"a rule is one of {', '.join(map(_usage, _RULES))}"
     try:
-        values, named = arguments(text)
+        written = read(spec)
     except ValueError as error:
-        message = f"cannot read the options of unmask={spec!r} (accepted: {_usage(name)})"
+        message = f"unmask={spec!r} is not accepted: {error}; {accepted}"
         raise BadOption(message) from error
+    if written.name not in _RULES:
+        message = f"unmask={spec!r} is not accepted{closest(written.name, list(_RULES))}: {accepted}"
+        raise BadOption(message)
+    return _RULES[written.name](**_options(written, str(spec)))
+
+
+def _options(written: Spec, spec: str) -> dict[str, object]:
+    name, values, named = written
+    known = [option.name for option in fields(_RULES[name])]  # type: ignore[arg-type]
     options = {**dict(zip([_FIRST.get(name, "steps")], values, strict=False)), **named}
     if len(values) > 1 or not set(options) <= set(known):
         message = f"unmask={spec!r}: options of {name} are {', '.join(known)} (accepted: {_usage(name)})"

@@ -1,1 +1,1 @@
-"""From what a user writes to token ids, and back to text."""
+"""Prompts become token ids, with the spans of their chunks; generated ids become text."""

@@ -1,4 +1,4 @@
-"""From what a caller wrote (text, parts, messages) to token ids, and which of them belong to which chunk."""
+"""A prompt as a caller wrote it (text, parts, messages) becomes token ids with the token spans of its chunks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nbkv.result import Chunk, Result
 
 Part = str | Chunk | Result
 Message = Mapping[str, Any]
-_ANCHOR = 16  # first tokens of a chunk that are looked for; shorter chunks would be found by accident
+_ANCHOR = 16  # tokens of the window that is hashed of each chunk; shorter chunks would match by accident
 
 PromptLike = str | Chunk | Result | Sequence[Part] | Sequence[Message]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, the spans ``(chunk, start, stop)`` in which a chunk's own ids stand, and what a result should note."""
+    """Token ids ``ids [n]``, the token spans ``(chunk, start, stop)`` of chunks in order, and notes for the result."""
 
     ids: tuple[int, ...]
     chunks: tuple[tuple[Chunk, int, int], ...] = ()
@@ -31,9 +31,12 @@ class Prompt:
 
 
 def build(codec: Codec, prompt: PromptLike, model: str, eos: frozenset[int]) -> Prompt:
-    """Return the token ids of ``prompt``; ``model`` is the fingerprint that chunks must have been made with.
+    """Return ``prompt`` tokenised; ``model`` is the fingerprint that its chunks must have been made with.
 
-    Raises ``BadPrompt`` for an empty prompt or part, a foreign chunk, messages without a chat template.
+    Text is tokenised as transformers does, parts one by one so that a chunk's ids do not depend on its neighbours, and
+    messages by the chat template. ``eos`` are the ids that end an answer: the template repeats the one that an earlier
+    result's ids end with. Raises ``BadPrompt`` for an empty prompt or part, a chunk of another model, messages where
+    there is no chat template or that it refuses.
     """
     if isinstance(prompt, str):
         if not prompt:
@@ -48,30 +51,30 @@ def build(codec: Codec, prompt: PromptLike, model: str, eos: frozenset[int]) -> 
     if isinstance(parts[0], Mapping):
         _write_messages(writer, parts, eos)
     else:
-        writer.ids.extend(codec.front)
+        writer.ids.extend(codec.bos_ids)
         for number, part in enumerate(parts):
             writer.add(part, first=number == 0)
     return Prompt(tuple(writer.ids), tuple(writer.chunks))
 
 
 def matched(prompt: Prompt, chunks: Sequence[Chunk], held: Callable[[Chunk], bool]) -> Prompt:
-    """Return ``prompt`` with those of ``chunks`` that stand in it unmarked, as if they had been given as parts.
+    """Return ``prompt`` with the spans of those of ``chunks`` that its ids contain, as if they had been given as parts.
 
-    The ids stay as they are, and a chunk is found where all of its own ids stand: text may be tokenised differently
-    where a chunk borders on other text, and is then not found. The longest come first and none overlaps another or a
-    chunk that was given; those of fewer than 16 tokens, and those not ``held`` any more, are left out.
+    The ids stay as they are. A chunk matches where all of its ids do: text that is tokenised differently where the
+    chunk borders on other text does not match. Longer chunks take precedence; none overlaps another or a chunk that was
+    given. Chunks of fewer than 16 tokens, and those that are not ``held`` in the store any more, are left out.
     """
     chunks = [chunk for chunk in chunks if len(chunk) >= _ANCHOR]
     ids, known = np.array(prompt.ids), [np.array(chunk.token_ids) for chunk in chunks]
-    hashed = [matching.rolling(each[:_ANCHOR], _ANCHOR) for each in known]
-    found = matching.find(ids, known, hashed, _ANCHOR)
+    hashed = [matching.rolling_hashes(each[:_ANCHOR], _ANCHOR) for each in known]
+    found = matching.find_matches(ids, known, hashed, _ANCHOR)
     wholes = [match for match in found if match.length == len(known[match.which]) and held(chunks[match.which])]
     taken = np.zeros(len(ids), dtype=np.bool_)
     for _, start, stop in prompt.chunks:
         taken[start:stop] = True
     spans = [
         (chunks[match.which], match.at, match.at + match.length)
-        for match in matching.apart(wholes, taken, _ANCHOR, whole=True)
+        for match in matching.without_overlap(wholes, taken, _ANCHOR, whole=True)
     ]
     every = sorted((*prompt.chunks, *spans), key=lambda span: span[1])
     note = f"matched {len(spans)} chunk{'s' * (len(spans) != 1)} in the text"
@@ -79,7 +82,7 @@ def matched(prompt: Prompt, chunks: Sequence[Chunk], held: Callable[[Chunk], boo
 
 
 class _Writer:
-    """Collects ids part by part."""
+    """Collects the ids and the chunk spans of a prompt, part by part."""
 
     def __init__(self, codec: Codec, model: str) -> None:
         self.codec, self.model = codec, model
@@ -114,14 +117,14 @@ def _write_messages(writer: _Writer, messages: Sequence[object], eos: frozenset[
         raise BadPrompt(message)
     bos = getattr(writer.codec.tokenizer, "bos_token", None)
     if not (bos and text.startswith(bos)):
-        writer.ids.extend(writer.codec.front)
+        writer.ids.extend(writer.codec.bos_ids)
     for number, piece in enumerate(pieces):
         first = number == 0 or (number == 1 and not pieces[0])
         if number % 2:
             writer.add(parts[int(piece)], first=first)
         elif piece:
             ids = writer.codec.template(piece, first=first)
-            # an answer's own ids end with the end-of-turn token that the template writes again
+            # an answer's own ids end with the end-of-turn token, which the template writes again
             again = number and ids and writer.ids and ids[0] == writer.ids[-1] and ids[0] in eos
             writer.ids.extend(ids[1:] if again else ids)
 

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by the rules that make a chunk's ids independent of its neighbours."""
+"""Tokenizing and detokenizing, by rules that make a chunk's token ids independent of the text around it."""
 
 from __future__ import annotations
 
@@ -13,56 +13,65 @@ from nbkv.errors import BadPrompt
 # that instead; the first one that does not merge with the part is used.
 _FENCES = ("\n", "|", "a", ".", "0")
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # SentencePiece's tokens for what its vocabulary lacks
-_MOST_PIECES = 100_000
+_MOST_PIECES = 100_000  # in the cache of ``Codec.pieces``
 
 
 class Codec:
-    """A transformers tokenizer, asked in the four ways a prompt needs.
+    """A transformers tokenizer with the four encodings that a prompt needs: whole text, part, chat template, pieces.
 
-    ``open_ended``: tokens after which the text so far may still change: single bytes, and what decoding leaves out.
+    ``bos_ids`` are the special tokens (BOS) that the tokenizer puts before a text by itself; ``()`` if none.
+    ``open_ended`` are ids after which the decoded text may still change: byte tokens, and special tokens, which
+    decoding leaves out.
     """
 
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
-        """Learn what ``tokenizer`` puts in front of a text by itself."""
+        """Find out which special tokens ``tokenizer`` adds, and whether it marks the beginning of a text."""
         self.tokenizer = tokenizer
         named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
         added = ((i, token.content) for i, token in tokenizer.added_tokens_decoder.items() if token.special)
         self._special = dict(named) | dict(added)
         self.open_ended = frozenset(self._special) | self._byte_tokens()
-        self._special.pop(tokenizer.unk_token_id, None)  # what a text has no token for is ordinary
-        self._pieces: dict[tuple[int, ...], str] = {}  # decoding token by token is slow, and prompts repeat themselves
+        self._special.pop(tokenizer.unk_token_id, None)  # stands for text that the vocabulary lacks, so it is ordinary
+        self._pieces: dict[tuple[int, ...], str] = {}  # a cache: decoding token by token is slow, and prompts repeat
         alone = {fence: self._tried(fence) for fence in _FENCES}
         self._fences = {fence: ids for fence, ids in alone.items() if ids and tokenizer.decode(ids).endswith(fence)}
         probe = next((text for text in ("a", *_FENCES) if alone[text]), "a")
-        self.front = self._front(probe, alone[probe])
+        self.bos_ids = self._leading_ids(probe, alone[probe])
         self._marks_beginning = bool(alone[probe]) and alone[probe] != self._behind_fence(probe, ordinary=True)
 
     @property
     def has_template(self) -> bool:
-        """Return whether the tokenizer brings a chat template."""
+        """Return whether the tokenizer has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     def whole(self, text: str) -> list[int]:
-        """Return the ids of ``text`` exactly as transformers gives them."""
+        """Return the ids of ``text`` exactly as transformers encodes it, special tokens included.
+
+        Raises ``BadPrompt`` where the vocabulary lacks a character and has no unknown token.
+        """
         return self._encode(text)
 
     def part(self, text: str, *, first: bool) -> list[int]:
-        """Return the ids of a prompt's part: no special tokens added or read; only a ``first`` part begins a text."""
+        """Return the ids of a prompt's part; only a ``first`` part is marked as the beginning of a text.
+
+        No special tokens are added, and those that ``text`` spells out are encoded as ordinary text. Raises
+        ``BadPrompt`` where the vocabulary lacks a character and has no unknown token.
+        """
         ids = self._placed(text, first=first, ordinary=True)
         return ids if self._special.keys().isdisjoint(ids) else self._spelled(text, first=first)
 
     def template(self, text: str, *, first: bool) -> list[int]:
-        """Return the ids of text that a chat template wrote: none added, but special tokens in it are read as such."""
+        """Return the ids of a chat template's output: special tokens in it are encoded as such, none are added."""
         return self._placed(text, first=first, ordinary=False)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids`` without special tokens."""
+        """Detokenize ``ids``, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Return the text each token of ``ids`` adds to the one before it, special tokens included.
+        """Return for each token of ``ids`` the text that it adds to the token before it, special tokens included.
 
-        Alone a token may lack the space that stands before it in a text.
+        Decoded alone a token may lack the space before it.
         """
         pairs = [tuple(ids[max(0, at - 1) : at + 1]) for at in range(len(ids))]
         if len(self._pieces) > _MOST_PIECES:
@@ -116,7 +125,7 @@ class Codec:
         except BadPrompt:
             return []
 
-    def _front(self, text: str, bare: list[int]) -> tuple[int, ...]:
+    def _leading_ids(self, text: str, bare: list[int]) -> tuple[int, ...]:
         whole = self._encode(text) if bare else []
         for start in range(len(whole) - len(bare) + 1):
             if whole[start : start + len(bare)] == bare:

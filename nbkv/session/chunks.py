@@ -23,7 +23,7 @@ def make_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
     ids, before = tuple(codec.part(text, first=False)), sinks.sink(sink, codec, adapter, ctx.verdicts)
     ctx.fits(len(before) + len(ids))
     if adapter.capabilities.prefix:
-        front = tuple(codec.front)
+        front = tuple(codec.bos_ids)
         if sink == "auto" and front and before != front:
             encode((*front, *ids), ctx)
         encode((*before, *ids), ctx)

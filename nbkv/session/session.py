@@ -31,8 +31,7 @@ from nbkv.session.stats import Meter, Stats
 from nbkv.session.stream import Stream
 from nbkv.session.verify import Report, verify
 from nbkv.stopping import Stopper
-from nbkv.stores.base import Store
-from nbkv.stores.scratch import Scratch
+from nbkv.stores.base import Scratch, Store
 from nbkv.stores.spec import check_spec, open_store
 from nbkv.strategy import Strategy, parse, split
 

@@ -65,10 +65,10 @@ def sink(kind: str, codec: Codec, adapter: ModelAdapter, verdicts: Verdicts) -> 
     if kind not in KINDS:
         message = f"sink={kind!r} is not accepted: sink is one of {', '.join(KINDS)}"
         raise BadOption(message)
-    if kind == "bos" and not codec.front:
+    if kind == "bos" and not codec.bos_ids:
         message = "sink='bos' needs a tokenizer that adds a BOS token (accepted here: auto, none, dummy, primer)"
         raise BadOption(message)
-    front = tuple(codec.front) or (_dummy(codec, adapter),)
+    front = tuple(codec.bos_ids) or (_dummy(codec, adapter),)
     if kind == "none":
         return ()
     if kind == "dummy":
@@ -106,7 +106,7 @@ def primer_length(codec: Codec, adapter: ModelAdapter, verdicts: Verdicts) -> in
 def flatness(codec: Codec, adapter: ModelAdapter, sentences: int) -> Flatness:
     """Measure a neutral chunk behind a primer of ``sentences`` against the same chunk behind other text."""
     assert adapter.rope is not None  # noqa: S101
-    front = tuple(codec.front) or (_dummy(codec, adapter),)
+    front = tuple(codec.bos_ids) or (_dummy(codec, adapter),)
     chunk, ahead = codec.part(_CHUNK, first=False), primer(codec, sentences)
     context = codec.part(_BEFORE, first=True)
     alone = _keys(adapter, (*front, *ahead, *chunk), len(chunk))

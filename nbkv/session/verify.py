@@ -18,8 +18,8 @@ from nbkv.models.capabilities import Capabilities
 from nbkv.models.diffusion.block import opened
 from nbkv.models.probing.rotary import alone, looked_at
 from nbkv.prompts.prompt import Prompt
+from nbkv.stores.base import Scratch
 from nbkv.stores.memory import MemoryStore
-from nbkv.stores.scratch import Scratch
 from nbkv.strategy import Prefilled, Strategy
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Where KV is kept between requests."""
+"""Stores: KV kept between requests, found by token ids."""

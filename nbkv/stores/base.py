@@ -1,15 +1,14 @@
-"""What a store keeps K/V in: a *line*, one contiguous buffer that a model can go on writing, and who lives in it."""
+"""The ``Store`` protocol, and what its users hold of a store: a buffer, a lease, a session's scratch space."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbkv.kv import KV, Space
-from nbkv.stores.radix import Node
-from nbkv.stores.scratch import ScratchSpaces
 from nbkv.stores.state_checkpoints import StateCheckpoint
 
 if TYPE_CHECKING:
@@ -17,77 +16,45 @@ if TYPE_CHECKING:
 
 
 class Buffer(Protocol):
-    """The tokens ``[base, length)`` of one sequence, layer by layer, as ``GrowingCache`` holds them."""
+    """K/V of the tokens ``[base, length)`` of one sequence, layer by layer, which a model can append to.
+
+    ``nbkv.models.caches.growing.GrowingCache`` is one. All positions are absolute positions in the sequence.
+    """
 
     @property
     def base(self) -> int:
-        """Return the position of its first token: 0, except in a branch."""
+        """Return the position of its first token: 0, except in a branch, which reads ``[0, base)`` elsewhere."""
 
     @property
     def length(self) -> int:
-        """Return behind which position of the sequence every layer ends."""
+        """Return the position behind the last token that every layer holds."""
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes allocated."""
+        """Return the bytes allocated, used or not."""
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens from ``length`` on."""
+        """Drop the tokens at position ``length`` and behind it."""
 
     def read(self, start: int, stop: int) -> KV:
-        """Return a view of the tokens ``[start, stop)``."""
+        """Return K/V of the tokens ``[start, stop)``: views where they are the buffer's own."""
 
     def write(self, start: int, kv: KV) -> None:
-        """Put ``kv`` at ``start``."""
+        """Copy ``kv`` to the positions ``[start, start + kv.length)``."""
 
     def fit(self) -> None:
-        """Give back the memory behind the last token."""
+        """Free the memory allocated behind the last token."""
 
+    def share(self, spans: Sequence[KV]) -> None:
+        """Attend to ``spans``, the K/V of ``[0, base)`` in order, where they are stored; to none where it is empty.
 
-@runtime_checkable
-class Branch(Buffer, Protocol):
-    """A buffer without the first ``base`` tokens, which are read where they live."""
-
-    def share(self, pieces: Sequence[KV]) -> None:
-        """Read ``[0, base)`` from ``pieces``, one after another; from nowhere where there are none."""
-
-
-@dataclass(eq=False)
-class PathBuffer:
-    """A buffer and the tree nodes that live in it.
-
-    Invariant: for each of its nodes the buffer holds the K/V of the path to that node, from the buffer's base on, so
-    the nodes of a line lie on one path. A node of the path may live elsewhere: then the line holds a copy of it.
-    ``readers`` are the ends of what branches on lease read here: up to there nothing may be written.
-    """
-
-    buffer: Buffer
-    nodes: set[Node[Home]] = field(default_factory=set)
-    leased: bool = False
-    readers: list[int] = field(default_factory=list)
-
-    @property
-    def base(self) -> int:
-        """Return the position of the buffer's first token."""
-        return self.buffer.base
-
-    @property
-    def read_to(self) -> int:
-        """Return up to where branches on lease read in the buffer."""
-        return max(self.readers, default=0)
-
-    @property
-    def needed(self) -> int:
-        """Return how many tokens of the buffer its nodes need."""
-        return max((node.stop for node in self.nodes), default=0)
-
-
-Home = PathBuffer | KV
+        Raises ``ValueError`` where ``spans`` do not add up to ``base`` tokens.
+        """
 
 
 @dataclass
 class Counts:
-    """Running figures of one tier: requests that found something or nothing, and nodes that had to leave."""
+    """Running counts of one tier: requests that hit or missed, and evictions."""
 
     hits: int = 0
     misses: int = 0
@@ -96,31 +63,56 @@ class Counts:
 
 @dataclass(eq=False)
 class Lease:
-    """A line held for one request; ``matched`` is how many of the request's first tokens it already holds.
+    """A buffer that one request may write, until it is given back or discarded.
 
-    ``known`` is how many the store knows; ``branch`` how many of those it was asked for. Where a request goes on from
-    states, ``matched`` is the last position with a ``checkpoint`` among them; ``made`` are those it made on the way.
-    ``reads`` says in which lines a branch reads, and up to where.
+    The buffer holds the first ``matched`` tokens of the request already (the prefix hit). ``known`` tokens are in the
+    store, of which ``branch`` lie within the limit that the request set. Of a model with recurrent layers ``matched``
+    is the position of the last ``checkpoint`` among those, and ``made`` are the checkpoints that the request's own
+    prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease.
     """
 
     space: Space
-    line: PathBuffer
-    matched: int
-    known: int
-    nodes: list[Node[Home]]
-    copied: int
+    buffer: Buffer
+    matched: int = 0
+    known: int = 0
     branch: int = 0
+    copied: int = 0
     checkpoint: StateCheckpoint | None = None
     made: tuple[StateCheckpoint, ...] = ()
-    reads: tuple[tuple[PathBuffer, int], ...] = ()
+
+
+class Scratch(dict[str, Any]):
+    """What strategies keep between the requests of one session, by strategy name; no other session can reach it."""
+
+
+class ScratchSpaces:
+    """The scratch spaces of the sessions that use a store, for as long as those sessions live."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._known: list[weakref.ref[Scratch]] = []
+
+    def add(self, scratch: Scratch) -> None:
+        """Register ``scratch``, once, so that clearing the store clears it too."""
+        self._known = [ref for ref in self._known if ref() is not None and ref() is not scratch]
+        self._known.append(weakref.ref(scratch))
+
+    def clear(self) -> None:
+        """Empty every scratch space."""
+        for ref in self._known:
+            if (scratch := ref()) is not None:
+                scratch.clear()
 
 
 class Store(Protocol):
-    """Where KV is kept between requests, as strategies and sessions see it.
+    """KV kept between requests, found by token ids: what strategies, sessions and widgets use of a store.
 
-    A prefix is *leased*: the request goes on writing the very buffer that holds it, and gives it back or has what it
-    wrote discarded. Chunks are *read*: views of their KV, for the length of a ``with`` block. ``limit`` and ``nbytes``
-    are bytes; ``name`` is the tier that events and results name.
+    Token ids are looked up from the first token of a sequence on, within one ``Space`` (model, dtype, tenant, lineage).
+    A prefix is *leased*: the request appends to the buffer that holds it, then gives the lease back or discards it.
+    Chunks are *read*: as views, within a ``with`` block. Every method may be called from any thread.
+
+    ``name`` is the tier that events and results report, ``limit`` the most bytes to hold. ``scratch_spaces`` are
+    those of the sessions that use this store.
     """
 
     name: str
@@ -135,38 +127,58 @@ class Store(Protocol):
         new: Callable[[], Buffer],
         *,
         states_from: int | None = None,
-        branch_at: Callable[[int], Branch] | None = None,
+        branch_at: Callable[[int], Buffer] | None = None,
     ) -> Lease:
-        """Lease a buffer that holds the longest known prefix of ``ids``, at most ``limit`` tokens of it."""
+        """Lease a buffer that holds the longest known prefix of ``ids``, at most ``limit`` tokens of it.
+
+        ``new`` makes an empty buffer. ``branch_at(base)``, of a caller that can attend to K/V stored elsewhere, makes
+        one for the tokens from ``base`` on. With ``states_from`` the prefix ends at its last state checkpoint behind at
+        least so many tokens, and the lease names it. Every lease must be ended, by ``give`` or by ``discard``.
+        """
 
     def give(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[StateCheckpoint] = ()) -> None:
-        """Keep what the leased buffer now holds, ``ids`` from the first token on, and end the lease."""
+        """End ``lease`` and keep what its buffer holds: K/V of ``ids``, counted from the sequence's first token.
+
+        ``checkpoints`` and those that the lease has ``made`` are kept at their positions among these tokens. Afterwards
+        the buffer belongs to the store.
+        """
 
     def discard(self, lease: Lease) -> None:
-        """Forget what the request wrote, keep what was there before, and end the lease."""
+        """End ``lease``; what the request wrote is dropped, what was known before stays."""
 
     def reading(self, space: Space, ids: Sequence[int], start: int = 0) -> AbstractContextManager[list[tuple[int, KV]]]:
-        """Give views of what is known of ``ids[start:]`` from its beginning on: pieces of KV and where each begins."""
+        """Give the known K/V of ``ids[start:]``, as pairs of a position and the K/V from there on, in order.
+
+        They are contiguous from ``start`` on and end where ``ids`` are not known any more. They are views, valid within
+        the ``with`` block. Counts as a hit if there are any.
+        """
 
     def holds(self, space: Space, ids: Sequence[int]) -> int:
-        """Return how many of the first tokens of ``ids`` are known in ``space``."""
+        """Return how many of the first tokens of ``ids`` are known in ``space``; counts neither as hit nor as miss."""
 
     def clear(self) -> None:
-        """Forget everything, scratch spaces included."""
+        """Drop all KV and empty the scratch spaces; buffers on lease stay with their requests."""
 
     def close(self) -> None:
-        """Free the memory; what lives elsewhere stays there."""
+        """Free the memory; what is stored outside the process stays there."""
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes held."""
+        """Return the bytes allocated."""
 
     @property
     def tiers(self) -> pd.DataFrame:
-        """Return one row a tier, as ``figures`` has them."""
+        """Return ``figures`` as a table, one row a tier."""
 
     def figures(self) -> list[dict[str, int | str]]:
-        """Return for each tier: entries, tokens, bytes, limit, hits, misses, evictions, as plain data."""
+        """Return for each tier, as plain data: its name (``tier``), counts of entries, tokens, hits, misses, evictions
+        and checkpoints, and its ``bytes``, ``state_bytes`` (those of the checkpoints, part of ``bytes``) and ``limit``.
+        """  # noqa: D205  (one sentence)
 
     def ls(self) -> pd.DataFrame:
-        """Return one row for each stored sequence, the most recently used first."""
+        """Return one row for each stored sequence, the most recently used first.
+
+        Columns: ``tokens`` of the sequence, ``own_tokens`` and ``bytes`` of those it shares with no other,
+        ``state_bytes`` of all checkpoints along it, ``in_buffer`` (its own tokens can be appended to in place),
+        ``lineage``, ``tenant``, and ``used``, the tick of its last use.
+        """

@@ -1,9 +1,10 @@
-"""The memory store: a radix tree over token ids whose K/V live in the very buffers the model writes.
+"""The memory store: a radix tree over token ids whose K/V live in the very buffers that the model appends to.
 
-A request that continues where a line ends goes on writing that line: nothing is copied. A request that branches off
-earlier takes the line over as well; only the tail that is not its own is copied out, into memory of its own. Where that
-tail is longer than what is shared, or the line is in use, the branch gets a line of its own tokens only and reads what
-is shared where it lives. So k branches hold their prefix once, and no branch can overwrite another.
+A request that continues a stored sequence appends to its buffer: nothing is copied. A request that branches off earlier
+takes that buffer over as well; only the tail that is not its own is copied out, into memory of its own. Where that tail
+is longer than the shared prefix, or the buffer is on lease, the request gets a branch: a buffer of its own tokens only,
+which attends to the shared prefix where it is stored. So k branches hold their prefix once, and no branch can overwrite
+another.
 """
 
 from __future__ import annotations
@@ -11,29 +12,32 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space
 from nbkv.stores import prefix_sharing
-from nbkv.stores.base import Branch, Buffer, Counts, Home, Lease, PathBuffer
-from nbkv.stores.buffers import BufferLedger
-from nbkv.stores.listing import own_bytes, sequences
-from nbkv.stores.lru import LRULeaves
+from nbkv.stores.base import Buffer, Counts, Lease, ScratchSpaces
+from nbkv.stores.buffers import BufferLedger, NodeStorage, own_nbytes
+from nbkv.stores.eviction import LRULeaves, lowest_scored
+from nbkv.stores.prefix_sharing import Holding
 from nbkv.stores.radix import Node, RadixTree
-from nbkv.stores.scratch import ScratchSpaces
-from nbkv.stores.state_checkpoints import StateCheckpoint, StateCheckpoints, least_worth
+from nbkv.stores.state_checkpoints import StateCheckpoint, StateCheckpoints
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_COLUMNS = ["tokens", "own_tokens", "bytes", "state_bytes", "in_buffer", "lineage", "tenant", "used"]
+
 
 @dataclass(eq=False)
 class MemoryStore:
-    """Prefixes on the model's own device, at most ``limit`` bytes of them; the least recently used leaves go first.
+    """K/V on the model's own devices, at most ``limit`` bytes; the least recently used leaves are evicted first.
 
-    Of models with recurrent layers what is worth least goes first: recency + ``alpha`` x FLOPs saved per byte.
+    Where a model's recurrent layers left state checkpoints, the lowest eviction score goes first: recency + ``alpha`` x
+    FLOPs saved per byte (``nbkv.stores.eviction``). What is on lease is never evicted, so requests that run may exceed
+    the limit. Implements ``nbkv.stores.base.Store``, where the methods are described.
     """
 
     limit: int
@@ -45,11 +49,11 @@ class MemoryStore:
 
     def __post_init__(self) -> None:
         """Start empty."""
-        self._trees: dict[Space, RadixTree[Home]] = {}
-        self._lines = BufferLedger()
+        self._trees: dict[Space, RadixTree[NodeStorage]] = {}
+        self._buffers = BufferLedger()
         self._leaves = LRULeaves()
         self._checkpoints = StateCheckpoints()
-        self._tails = 0  # bytes of nodes with memory of their own
+        self._holdings: dict[Lease, Holding] = {}
         self._lock = threading.RLock()
 
     def take(
@@ -60,104 +64,76 @@ class MemoryStore:
         new: Callable[[], Buffer],
         *,
         states_from: int | None = None,
-        branch_at: Callable[[int], Branch] | None = None,
+        branch_at: Callable[[int], Buffer] | None = None,
     ) -> Lease:
-        """Lease a line that holds the longest known prefix of ``ids``, at most ``limit`` tokens of it.
-
-        ``known`` of the lease says how long the known prefix is without that limit. With ``states_from`` the prefix
-        ends at its last checkpoint, which stands behind at least so many tokens. ``new`` makes an empty buffer;
-        ``branch_at``, of a caller that can go on from one, makes a buffer for the tokens from a position on: the
-        lease's line may then be one that reads what is before where it lives, until the lease ends.
-        """
+        """Lease a buffer that holds the longest known prefix of ``ids``, at most ``limit`` tokens of it."""
         with self._lock:
-            tree, steps = self._trees.setdefault(space, RadixTree(self._on_split)), space.path(ids)
-            known = sum(len(node.ids) for node in tree.match(steps))
+            tree, steps = self._tree(space), space.path(ids)
+            known = _length(tree.match(steps))
             path = tree.match(space.path(ids[:limit]) if known > limit else steps)
-            branch = path[-1].stop if path else 0
+            branch = _length(path)
             if states_from is not None:
                 path = path[: self._checkpoints.deepest(path, states_from)]
-            matched = path[-1].stop if path else 0
-            line, held = self._line_for(path, matched, new, branch_at)
-            lease = Lease(space, line, matched, known, path, 0, branch)
+            buffer, held = prefix_sharing.buffer_behind(path, new, branch_at)
+            lease = Lease(space, buffer.buffer, _length(path), known, branch)
             if states_from is not None and path:
                 lease.checkpoint = self._checkpoints.of(path[-1])
-            self._lines.lease(line)
-            for node in path:
-                node.leases += 1
-            lease.copied = self._displace(line, held) + self._fill(line, path, held)
-            self._share(lease)
-            self.counts.hits += bool(matched)
-            self.counts.misses += not matched
+            self._buffers.lease(buffer)
+            self._holdings[lease] = Holding(buffer, path)
+            copied = self._buffers.cut(buffer, held)
+            lease.copied = copied + self._buffers.fill(buffer, [node for node in path if node.start >= held])
+            self.counts.hits += bool(lease.matched)
+            self.counts.misses += not lease.matched
             return lease
 
     def give(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[StateCheckpoint] = ()) -> None:
-        """Keep what the leased line now holds, ``ids`` from its first token on, and end the lease.
-
-        ``checkpoints`` and those the lease has ``made`` are kept at their positions among these tokens.
-        """
+        """End ``lease`` and keep what its buffer holds: K/V of ``ids``, counted from the sequence's first token."""
         with self._lock:
-            line, steps = lease.line, lease.space.path(ids)
-            line.buffer.truncate(len(steps))
-            tree = self._trees.setdefault(lease.space, RadixTree(self._on_split))
+            buffer, tree, steps = self._holdings[lease].buffer, self._tree(lease.space), lease.space.path(ids)
+            lease.buffer.truncate(len(steps))
             path = tree.match(steps)
-            if (path[-1].stop if path else 0) < line.base:  # the store was cleared, and what the branch read is gone
+            if _length(path) < buffer.base:  # the store was cleared, and the prefix that the branch shared is gone
                 self._end(lease)
                 return
-            for node in path:
-                if isinstance(node.payload, KV) and node.start >= line.base:
-                    self._settle(node, line)
-            added = tree.insert(steps, line)
+            self._buffers.move([node for node in path if node.start >= buffer.base], buffer)
+            added = tree.insert(steps, buffer)
             if added is not None:
-                line.nodes.add(added)
+                buffer.nodes.add(added)
                 self._leaves.add(added)
-                self._emit(Stored(tokens=len(added.ids), nbytes=own_bytes(added), tier=self.name))
+                self._emit(Stored(tokens=len(added.ids), nbytes=own_nbytes(added), tier=self.name))
             for checkpoint in (*lease.made, *checkpoints):
-                self._hang(tree, ids, checkpoint)
+                self._keep_checkpoint(tree, ids, checkpoint)
             self._end(lease)
 
     def discard(self, lease: Lease) -> None:
-        """Forget what the request wrote, keep what was there before, and end the lease."""
+        """End ``lease``; what the request wrote is dropped, what was known before stays."""
         with self._lock:
-            lease.line.buffer.truncate(lease.matched)
+            lease.buffer.truncate(lease.matched)
             self._end(lease)
 
     @contextmanager
     def reading(self, space: Space, ids: Sequence[int], start: int = 0) -> Iterator[list[tuple[int, KV]]]:
-        """Give views of what is known of ``ids[start:]`` from its beginning on: pieces of KV and where each begins.
-
-        The views hold for the length of the block. A hit is counted if there is anything.
-        """
+        """Give the known K/V of ``ids[start:]`` as views, in pairs of a position and the K/V from there on."""
         with self._lock:
-            tree = self._trees.get(space)
-            pieces = []
-            for node in tree.match(space.path(ids)) if tree else []:
-                if node.stop > start and node.payload is not None:
-                    begin, home = max(node.start, start), node.payload
-                    kv = (
-                        home.buffer.read(begin, node.stop)
-                        if isinstance(home, PathBuffer)
-                        else home[slice(begin - node.start, None)]
-                    )
-                    pieces.append((begin, kv))
-            self.counts.hits += bool(pieces)
-            self.counts.misses += not pieces
-            yield pieces
+            begins = [(max(node.start, start), node) for node in self._path(space, ids) if node.stop > start]
+            found = [(begin, node.payload.read(begin, node.stop)) for begin, node in begins]
+            self.counts.hits += bool(found)
+            self.counts.misses += not found
+            yield found
 
     def holds(self, space: Space, ids: Sequence[int]) -> int:
         """Return how many of the first tokens of ``ids`` are known in ``space``."""
         with self._lock:
-            tree = self._trees.get(space)
-            return sum(len(node.ids) for node in tree.match(space.path(ids))) if tree else 0
+            return _length(self._path(space, ids))
 
     def clear(self) -> None:
-        """Forget everything, scratch spaces included; a line on lease stays until its request ends."""
+        """Drop all KV and empty the scratch spaces; buffers on lease stay with their requests."""
         with self._lock:
             self.scratch_spaces.clear()
             self._trees.clear()
             self._checkpoints.clear()
             self._leaves.clear()
-            self._lines.clear()
-            self._tails = 0
+            self._buffers.clear()
 
     def close(self) -> None:
         """Free the memory."""
@@ -165,24 +141,21 @@ class MemoryStore:
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes allocated: whole lines, tails that have memory of their own, and checkpoints."""
+        """Return the bytes allocated: buffers, used or not, compact copies, and checkpoints."""
         with self._lock:
-            return self._lines.nbytes + self._tails + self._checkpoints.nbytes
+            return self._buffers.nbytes + self._checkpoints.nbytes
 
     @property
     def tiers(self) -> pd.DataFrame:
-        """Return one row a tier: entries (tree nodes), tokens, bytes, limit, hits, misses, evictions, checkpoints.
-
-        ``state_bytes`` are the bytes of the checkpoints, a part of ``bytes``.
-        """
+        """Return ``figures`` as a table, one row a tier."""
         import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
 
         return pd.DataFrame(self.figures())
 
     def figures(self) -> list[dict[str, int | str]]:
-        """Return what ``tiers`` shows, as plain data."""
+        """Return this tier's counts and bytes as plain data; entries are nodes of the tree."""
         with self._lock:
-            nodes = [node for tree in self._trees.values() for node in tree.nodes()]
+            nodes = list(self._nodes())
             return [
                 {
                     "tier": self.name,
@@ -199,119 +172,76 @@ class MemoryStore:
             ]
 
     def ls(self) -> pd.DataFrame:
-        """Return one row for each stored sequence (a leaf of the tree), the most recently used first.
+        """Return one row for each stored sequence (a leaf of the tree), the most recently used first."""
+        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
 
-        ``bytes`` are those of its own tokens' K/V, ``state_bytes`` those of all checkpoints from its first token on.
-        """
         with self._lock:
-            return sequences(self._trees, self._checkpoints)
+            rows = [
+                (
+                    node.stop,
+                    len(node.ids),
+                    own_nbytes(node),
+                    sum(self._checkpoints.bytes_of(above) for above in node.path),
+                    node.payload.in_buffer,
+                    space.lineage,
+                    space.tenant,
+                    node.used,
+                )
+                for space, tree in self._trees.items()
+                for node in tree.nodes()
+                if not node.children
+            ]
+        return pd.DataFrame(rows, columns=_COLUMNS).sort_values("used", ascending=False, ignore_index=True)
 
-    def _line_for(
-        self,
-        path: list[Node[Home]],
-        matched: int,
-        new: Callable[[], Buffer],
-        branch_at: Callable[[int], Branch] | None,
-    ) -> tuple[PathBuffer, int]:
-        """Return the line to write on and how many tokens of the path it holds, or reads elsewhere, already."""
-        for node in reversed(path):
-            line = node.payload
-            if isinstance(line, PathBuffer) and not line.leased and node.stop >= line.read_to:
-                if line.base and branch_at is None:
-                    continue
-                outgoing = sum(len(other.ids) for other in line.nodes if other.start >= node.stop)
-                if outgoing + matched - node.stop <= matched:
-                    return line, node.stop
-        base = prefix_sharing.base(path) if branch_at else 0
-        return PathBuffer(branch_at(base) if branch_at and base else new()), base
+    def _tree(self, space: Space) -> RadixTree[NodeStorage]:
+        if space not in self._trees:
+            self._trees[space] = RadixTree(self._buffers.split)
+        return self._trees[space]
 
-    def _displace(self, line: PathBuffer, held: int) -> int:
-        """Copy out the nodes of ``line`` behind ``held``, so that it can be written there; return the tokens copied."""
-        moved = 0
-        for node in [node for node in line.nodes if node.start >= held]:
-            node.payload = line.buffer.read(node.start, node.stop).compact()
-            self._tails += node.payload.nbytes
-            line.nodes.discard(node)
-            moved += len(node.ids)
-        line.buffer.truncate(held)
-        return moved
+    def _path(self, space: Space, ids: Sequence[int]) -> list[Node[NodeStorage]]:
+        return self._trees[space].match(space.path(ids)) if space in self._trees else []
 
-    def _fill(self, line: PathBuffer, path: list[Node[Home]], held: int) -> int:
-        """Copy the nodes of ``path`` from ``held`` on into ``line``; return the tokens copied."""
-        copied = 0
-        for node in path:
-            if node.start < held or node.payload is None:
-                continue
-            home = node.payload
-            line.buffer.write(
-                node.start, home.buffer.read(node.start, node.stop) if isinstance(home, PathBuffer) else home
-            )
-            if isinstance(home, KV):
-                self._settle(node, line)
-            copied += len(node.ids)
-        return copied
-
-    def _share(self, lease: Lease) -> None:
-        """Have a branch on lease read what is before its own tokens where that lives."""
-        line = lease.line
-        if not line.base or not isinstance(line.buffer, Branch):
-            return
-        before = [node for node in lease.nodes if node.start < line.base]
-        pieces = [replace(piece, stop=min(piece.stop, line.base)) for piece in prefix_sharing.pieces(before)]
-        line.buffer.share([piece.read() for piece in pieces])
-        lease.reads = tuple((piece.home, piece.stop) for piece in pieces if isinstance(piece.home, PathBuffer))
-        for home, stop in lease.reads:
-            home.readers.append(stop)
-
-    def _settle(self, node: Node[Home], line: PathBuffer) -> None:
-        """Let ``node`` live in ``line``, which holds its tokens, and free the memory of its own."""
-        if isinstance(node.payload, KV):
-            self._tails -= node.payload.nbytes
-        node.payload = line
-        line.nodes.add(node)
-
-    def _on_split(self, upper: Node[Home], lower: Node[Home]) -> None:
-        home = upper.payload
-        if isinstance(home, PathBuffer):
-            home.nodes.add(upper)
-        elif home is not None:  # copies, so that evicting one half frees its memory
-            upper.payload, lower.payload = home[: len(upper.ids)].compact(), home[len(upper.ids) :].compact()
+    def _nodes(self) -> Iterator[Node[NodeStorage]]:
+        for tree in self._trees.values():
+            yield from tree.nodes()
 
     def _end(self, lease: Lease) -> None:
-        path = lease.nodes[-1].path if lease.nodes else []  # longer than at first where a node was split meanwhile
-        for node in path:
-            node.leases -= 1
-        for home, stop in lease.reads:
-            home.readers.remove(stop)
-        if lease.line.base and isinstance(lease.line.buffer, Branch):
-            lease.line.buffer.share(())
-        self._lines.settle(lease.line)
+        holding = self._holdings.pop(lease)
+        path = holding.release()
+        self._buffers.release(holding.buffer)
         tree = self._trees.get(lease.space)
         if path and tree is not None and path[0].parent is tree.root:  # the store was not cleared meanwhile
             self._leaves.add(path[-1])
         self._evict()
 
     def _evict(self) -> None:
-        """Give back slack, then let leaves go, the least recently used first, until the limit is kept."""
+        """Free unused memory of buffers, then evict until the limit is kept."""
         if self.nbytes > self.limit:
-            self._lines.fit()
+            self._buffers.fit()
         while self.nbytes > self.limit:
-            node = self._least_worth() if len(self._checkpoints) else self._leaves.pop()
+            if len(self._checkpoints):
+                node = lowest_scored(self._nodes(), self._checkpoints, self.alpha)
+            else:
+                node = self._leaves.pop()
             if node is None:
                 return
-            if node.children:
-                self._drop_checkpoint(node)
-            else:
-                self._drop(node)
+            self._drop(node)
 
-    def _least_worth(self) -> Node[Home] | None:
-        """Return what is worth least where there are checkpoints; None if nothing may go."""
-        hung = self._checkpoints
-        found = [node for tree in self._trees.values() for node in tree.nodes() if hung.may_go(node)]
-        worths = [hung.candidate(node, own_bytes(node)) for node in found]
-        return found[least_worth(worths, self.alpha)] if found else None
+    def _drop(self, node: Node[NodeStorage]) -> None:
+        """Evict ``node`` with its checkpoint; of a node with children the checkpoint alone."""
+        tokens, nbytes = 0, self._checkpoints.drop(node)
+        if not node.children:
+            tokens, nbytes = len(node.ids), nbytes + own_nbytes(node)
+            parent = RadixTree.remove(node)
+            self._leaves.discard(node)
+            if parent.parent is not None:
+                self._leaves.add(parent)
+            self._buffers.remove(node)
+        self.counts.evictions += 1
+        self._emit(Evicted(tokens=tokens, nbytes=nbytes, tier=self.name))
 
-    def _hang(self, tree: RadixTree[Home], ids: Sequence[int], checkpoint: StateCheckpoint) -> None:
+    def _keep_checkpoint(self, tree: RadixTree[NodeStorage], ids: Sequence[int], checkpoint: StateCheckpoint) -> None:
+        """Keep ``checkpoint`` behind the node that ends at its position, splitting one if need be."""
         states = checkpoint.states
         if not states.at or states.at > len(ids):
             return
@@ -319,28 +249,11 @@ class MemoryStore:
         if node.stop == states.at and self._checkpoints.put(node, checkpoint):
             self._emit(Stored(tokens=0, nbytes=states.nbytes, tier=self.name))
 
-    def _drop_checkpoint(self, node: Node[Home]) -> None:
-        """Forget the states behind ``node``; its K/V stay for the tokens after it."""
-        nbytes = self._checkpoints.bytes_of(node)
-        self._checkpoints.drop(node)
-        self.counts.evictions += 1
-        self._emit(Evicted(tokens=0, nbytes=nbytes, tier=self.name))
-
-    def _drop(self, leaf: Node[Home]) -> None:
-        home, nbytes = leaf.payload, own_bytes(leaf) + self._checkpoints.bytes_of(leaf)
-        parent = RadixTree.remove(leaf)
-        self._checkpoints.drop(leaf)
-        self._leaves.discard(leaf)
-        if parent.parent is not None:
-            self._leaves.add(parent)
-        self.counts.evictions += 1
-        self._emit(Evicted(tokens=len(leaf.ids), nbytes=nbytes, tier=self.name))
-        if isinstance(home, KV):
-            self._tails -= home.nbytes
-        elif home is not None:
-            home.nodes.discard(leaf)
-            self._lines.shrink(home)
-
     def _emit(self, event: Stored | Evicted) -> None:
         if self.bus.heard:
             self.bus.emit(event)
+
+
+def _length(path: Sequence[Node[NodeStorage]]) -> int:
+    """Return how many tokens the nodes of ``path`` hold together."""
+    return path[-1].stop if path else 0

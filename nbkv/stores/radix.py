@@ -1,7 +1,7 @@
-"""A radix tree over token ids: every node is a run of tokens, every path from the root a prefix somebody computed.
+"""A radix tree over token ids: a node is a run of tokens, the path to it a prefix that some request computed.
 
-The tree knows nothing of tensors: a node's payload is whatever the store hangs there, and ``on_split`` tells the store
-when a node was cut in two.
+The tree holds no tensors: a node's payload is whatever the store puts there, and ``on_split`` tells the store when a
+node was split in two.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from itertools import count
 from typing import Generic, TypeVar
 
 P = TypeVar("P")
-_TICKS = count(1)  # of all trees together: a store compares uses across them
+_TICKS = count(1)  # one clock for all trees: eviction compares across them
 
 
 class Node(Generic[P]):
-    """Tokens ``[start, stop)`` of a path; ``used`` is the tick of its last visit, ``leases`` who needs it to stay."""
+    """Tokens ``[start, stop)`` of a path. ``used`` is the tick of its last use; with ``leases`` it must not be evicted.
+
+    ``ids`` are the node's own tokens, ``children`` the next nodes by their first token.
+    """
 
     __slots__ = ("children", "ids", "leases", "parent", "payload", "start", "used")
 
-    def __init__(self, ids: Sequence[Hashable], start: int, parent: Node[P] | None, payload: P | None) -> None:
-        """Hang nothing anywhere; the tree does that."""
+    def __init__(self, ids: Sequence[Hashable], start: int, parent: Node[P] | None, payload: P) -> None:
+        """Make a node; ``RadixTree`` links it to its parent."""
         self.ids = tuple(ids)
         self.start = start
         self.parent = parent
@@ -36,7 +39,7 @@ class Node(Generic[P]):
 
     @property
     def path(self) -> list[Node[P]]:
-        """Return the nodes from below the root down to this one."""
+        """Return the nodes from the root, exclusive, down to this one."""
         nodes: list[Node[P]] = []
         node: Node[P] | None = self
         while node is not None and node.parent is not None:
@@ -46,15 +49,21 @@ class Node(Generic[P]):
 
 
 class RadixTree(Generic[P]):
-    """Prefixes at token granularity; ``on_split(upper, lower)`` is called after a node became two."""
+    """Prefixes at token granularity; ``on_split(upper, lower)`` is called after a node was split in two.
+
+    ``upper`` is then a new node with the payload of ``lower``, which keeps its children.
+    """
 
     def __init__(self, on_split: Callable[[Node[P], Node[P]], None]) -> None:
         """Start with a root that holds no tokens."""
-        self.root: Node[P] = Node((), 0, None, None)
+        self.root: Node[P] = Node((), 0, None, None)  # type: ignore[arg-type]  # of no tokens, so without a payload
         self._on_split = on_split
 
     def match(self, ids: Sequence[Hashable]) -> list[Node[P]]:
-        """Return the nodes that together are the longest known prefix of ``ids``; the last is split to end there."""
+        """Return the path of the longest known prefix of ``ids``; its last node is split to end there.
+
+        Takes time proportional to the prefix. The nodes count as used now.
+        """
         tick, node, at, path = next(_TICKS), self.root, 0, []
         while at < len(ids) and (child := node.children.get(ids[at])) is not None:
             common = _common(child.ids, ids, at)
@@ -66,7 +75,7 @@ class RadixTree(Generic[P]):
         return path
 
     def insert(self, ids: Sequence[Hashable], payload: P) -> Node[P] | None:
-        """Add what is missing of ``ids`` as one new node with ``payload``; return it, or None if all was known."""
+        """Add the unknown rest of ``ids`` as one leaf with ``payload``; return it, or None if there is no rest."""
         path = self.match(ids)
         parent = path[-1] if path else self.root
         if parent.stop == len(ids):
@@ -78,7 +87,7 @@ class RadixTree(Generic[P]):
 
     @staticmethod
     def remove(leaf: Node[P]) -> Node[P]:
-        """Take ``leaf`` (a node without children) out of its tree, and return the node above it."""
+        """Take ``leaf``, a node without children, out of its tree and return its parent."""
         assert leaf.parent is not None  # noqa: S101
         assert not leaf.children  # noqa: S101
         del leaf.parent.children[leaf.ids[0]]
@@ -104,7 +113,7 @@ class RadixTree(Generic[P]):
 
 
 def _common(known: Sequence[Hashable], ids: Sequence[Hashable], at: int) -> int:
-    """Return how many tokens of ``known`` equal ``ids[at:]`` from their beginnings."""
+    """Return the length of the longest common prefix of ``known`` and ``ids[at:]``."""
     stop = min(len(known), len(ids) - at)
     if tuple(known[:stop]) == tuple(ids[at : at + stop]):
         return stop

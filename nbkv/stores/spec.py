@@ -1,4 +1,4 @@
-"""Reads store specifications such as ``memory?device=4GiB&policy=lru``."""
+"""Parses store specifications such as ``memory?device=4GiB&policy=lru``."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _OPTIONS = ("device", "policy", "alpha")
 _POLICIES = ("marconi", "lru")
 
 
-def open_store(spec: str | Store, bus: Bus, *places: str) -> Store:
-    """Return the store that ``spec`` names; a store object is taken as it is.
+def open_store(spec: str | Store, bus: Bus, *devices: str) -> Store:
+    """Return the store that ``spec`` names; a store object is returned as it is.
 
-    ``memory`` keeps each layer's K/V on its device, which ``places`` names, one a layer or one for all; ``device=SIZE``
-    sets its limit (default: what fills a quarter of the free memory of any device, at most 8 GiB). ``policy=marconi``
-    (the default) evicts what is worth least: recency + ``alpha=1`` x FLOPs saved per byte of states; for a model
-    without recurrent layers that is the least recently used, as ``policy=lru`` is for all. Raises ``BadOption`` for
-    anything else.
+    ``memory`` keeps each layer's K/V on that layer's device: ``devices`` are one a layer, or one for all layers.
+    ``device=SIZE`` sets its limit in bytes (default: what fills a quarter of the free memory of any device, at most
+    8 GiB). ``policy=marconi`` (the default) evicts the lowest score, recency + ``alpha=1`` x FLOPs saved per byte
+    (arXiv 2411.19379); for a model without recurrent layers that is the least recently used, as with ``policy=lru``
+    for all models. Raises ``BadOption`` for anything else. ``bus`` hears what is stored and evicted.
     """
     if not isinstance(spec, str):
         return spec
     options = check_spec(spec)
-    limit = parse_size(options["device"]) if "device" in options else min(int(_free(places) * _SHARE), _MOST)
+    limit = parse_size(options["device"]) if "device" in options else min(int(_free(devices) * _SHARE), _MOST)
     alpha = 0.0 if options.get("policy") == "lru" else float(options.get("alpha", _ALPHA))
     return MemoryStore(limit=limit, bus=bus, alpha=alpha)
 
 
 def check_spec(spec: str) -> dict[str, str]:
-    """Return the options of ``spec``; raises ``BadOption`` if it names no store there is."""
+    """Return the options of ``spec`` as text; raises ``BadOption`` for an unknown store, option or value."""
     name, _, query = str(spec).partition("?")
     if name != "memory":
         message = f"unknown store {spec!r} (accepted: memory, memory?device=4GiB&policy=lru)"
@@ -73,9 +73,9 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def _free(places: tuple[str, ...]) -> float:
-    """Return how many bytes of K/V fit before the first device is full, each layer having an equal part of them."""
-    return min(_free_on(place) * len(places) / places.count(place) for place in set(places))
+def _free(devices: tuple[str, ...]) -> float:
+    """Return how many bytes of K/V fit until the first device is full, if each layer takes an equal share."""
+    return min(_free_on(device) * len(devices) / devices.count(device) for device in set(devices))
 
 
 def _free_on(device: str) -> int:

@@ -16,8 +16,9 @@ import torch
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Bus, Fallback
+from nbkv.families.options import check, is_number
 from nbkv.families.routing.cost_model import are_known, costs, learn_pace, pace
-from nbkv.families.routing.estimate import Estimate, look
+from nbkv.families.routing.estimate import Estimate, estimate
 from nbkv.families.routing.kl_history import kl_history, learn_kl
 from nbkv.fidelity import kl
 from nbkv.models.diffusion.block import Block
@@ -70,14 +71,12 @@ class Auto(Strategy):
     blend: str = "blend"
 
     def __post_init__(self) -> None:
-        """Refuse a bound that is no number and a blend that has no budget."""
-        bound = self.max_kl
-        number = isinstance(bound, (int, float)) and not isinstance(bound, bool)
-        if bound is not None and not (number and bound >= 0):
-            message = f"max_kl={bound!r} is not accepted: max_kl is a number of nats >= 0, or None for no bound"
-            raise BadOption(message)
+        """Raise ``BadOption`` for a bound that is no number, and for a blend without a budget."""
+        if self.max_kl is not None:
+            accepted = "a number of nats >= 0, or None for no bound"
+            check(self, "max_kl", lambda bound: is_number(bound) and bound >= 0, accepted)
         chosen: Any = parse(self.blend)
-        if chosen.family != "blend" or not isinstance(getattr(chosen, "budget", None), (int, float)):
+        if chosen.family != "blend" or not is_number(getattr(chosen, "budget", None)):
             message = f"blend={self.blend!r} is not accepted: blend is a chunk strategy with a budget, such as 'blend'"
             raise BadOption(message)
 
@@ -87,7 +86,7 @@ class Auto(Strategy):
         return self if whole is None else replace(self, blend=whole.spec)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Choose, and let the choice run the prompt."""
+        """Choose the strategy, and let it prefill the prompt."""
         if refusal := _refusal(parse("prefix"), ctx):
             prefilled = _serve(parse("full"), request, ctx)
             prefilled.notes.append(f"auto: full, no reuse: {refusal}")
@@ -98,14 +97,14 @@ class Auto(Strategy):
             prefilled.notes.append("auto: prefix, from checkpoints of this model's states")
             return prefilled
         clock, first = timed(), not are_known(ctx)
-        decision = self._decide(look(request, ctx), ctx)
+        decision = self._decide(estimate(request, ctx), ctx)
         notes = [f"auto: what passes cost here was measured first, once ({clock():.2f} s)"] if first else []
         chosen, blend = decision.chosen, decision.blend.strategy
         tried = _once(blend, request, ctx) if decision.measure else None
         spent = clock()
         prefilled = _timed(chosen, request, ctx)
         prefilled.select_s += spent
-        notes.append(f"auto: {_say(chosen)} expected against {' and '.join(map(_say, decision.others))}")
+        notes.append(f"auto: {_described(chosen)} expected against {' and '.join(map(_described, decision.others))}")
         if tried is not None:
             notes.append(_count(tried, blend, prefilled, self.opening(prefilled, request, ctx), ctx))
         if decision.why:
@@ -133,13 +132,13 @@ class Auto(Strategy):
         if prefilled.by is not None:
             prefilled.by.commit(prefilled, ids, request, ctx)
 
-    def _decide(self, outlook: Estimate, ctx: Context) -> _RoutingDecision:
-        """Return who serves a prompt of which the store knows ``outlook``."""
-        full, prefix, blend = self._choices(outlook, ctx)
+    def _decide(self, known: Estimate, ctx: Context) -> _RoutingDecision:
+        """Return who serves a prompt of which the store knows ``known``."""
+        full, prefix, blend = self._choices(known, ctx)
         # full keeps nothing, so it must be clearly cheaper: where KV loads slower than it is computed
         exact = full if full.expected < _WORTH * prefix.expected else prefix
         other = prefix if exact is full else full
-        if not outlook.placed:
+        if not known.placed:
             return _RoutingDecision(exact, (other,), blend)
         why = self._against(blend, exact, ctx)
         measure = not why and self._is_due(blend, ctx)
@@ -147,14 +146,14 @@ class Auto(Strategy):
             return _RoutingDecision(exact, (other, blend), blend, why, measure)
         return _RoutingDecision(blend, (full, prefix), blend)
 
-    def _choices(self, outlook: Estimate, ctx: Context) -> tuple[_ServingOption, _ServingOption, _ServingOption]:
+    def _choices(self, known: Estimate, ctx: Context) -> tuple[_ServingOption, _ServingOption, _ServingOption]:
         """Return full, prefix and the blend with what they are expected to take."""
         measured, blend = costs(ctx), parse(self.blend)
         budget: float = blend.budget  # type: ignore[attr-defined]  # looked at when it was made
         ways = (
-            (parse("full"), outlook.in_full(measured)),
-            (parse("prefix"), outlook.by_prefix(measured)),
-            (blend, outlook.by_blend(measured, budget)),
+            (parse("full"), known.in_full(measured)),
+            (parse("prefix"), known.by_prefix(measured)),
+            (blend, known.by_blend(measured, budget)),
         )
         full, prefix, mixed = (_ServingOption(way, seconds, seconds * pace(ctx, way)) for way, seconds in ways)
         return full, prefix, mixed
@@ -227,6 +226,6 @@ def _count(tried: Prefilled, blend: Strategy, prefilled: Prefilled, said: torch.
     return f"auto: measured {blend.spec} on this prompt, KL {distance:.2g} ({mean}), the exact answer was at hand"
 
 
-def _say(way: _ServingOption) -> str:
+def _described(way: _ServingOption) -> str:
     seconds = f"{way.expected:.3f} s" if way.expected >= 0.01 else f"{way.expected * 1e3:.2g} ms"  # noqa: PLR2004
     return f"{way.strategy.spec}, {seconds}"

@@ -11,7 +11,7 @@ from nbkv.context import Context, Request
 from nbkv.errors import BadOption
 from nbkv.families.blend.base import Blend
 from nbkv.families.blend.partial import PartialPrefill
-from nbkv.families.options import check_share
+from nbkv.families.options import check, check_choice, check_share, is_number, whole_numbers
 from nbkv.families.routing.cost_model import costs, token_bytes
 from nbkv.selection import best, count
 from nbkv.strategy import Prefilled
@@ -39,22 +39,18 @@ class CacheBlend(Blend):
     link: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no budget, no layer, no side."""
-        check_share("budget", self.budget)
-        layers = self.check_layers = tuple(self.check_layers) if isinstance(self.check_layers, (list, tuple)) else ()
-        if not layers or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in layers):
+        """Raise ``BadOption`` for options out of range."""
+        check_share(self, "budget")
+        layers = self.check_layers = whole_numbers(self.check_layers) or ()
+        if not layers:
             message = "check_layers takes layer numbers from 0 on, such as (1,) or (1, 4, 8)"
             raise BadOption(message)
         if list(layers) != sorted(set(layers)):
             message = f"check_layers={layers!r} is not accepted: layers go upwards, each once"
             raise BadOption(message)
-        if self.deviation not in _SIDES:
-            message = f"deviation={self.deviation!r} is not accepted: one of {', '.join(_SIDES)}"
-            raise BadOption(message)
-        number = isinstance(self.link, (int, float)) and not isinstance(self.link, bool)
-        if self.link is not None and not (number and self.link > 0):
-            message = f"link={self.link!r} is not accepted: link is a number of bytes per second > 0"
-            raise BadOption(message)
+        check_choice(self, "deviation", _SIDES)
+        if self.link is not None:
+            check(self, "link", lambda link: is_number(link) and link > 0, "a number of bytes per second > 0")
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Blend, with a link at the budget it leaves time for."""

@@ -1,101 +1,33 @@
 """Cache-Craft: chunks as earlier prompts had them, and how much of each must be fixed here (arXiv 2502.15734).
 
-Equation numbers are the paper's. ``inter(i, j)`` is the attention that chunk ``i`` paid to an earlier part ``j`` of its
-prompt, ``intra(i)`` that to itself (eq 3), summed over tokens, averaged over heads and layers.
+Equation numbers are the paper's; ``families.blend.variants`` has the scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
-from math import exp
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-import numpy as np
 import torch
 
 from nbkv.context import Context, Request
-from nbkv.errors import BadOption
 from nbkv.families.blend.harvest import Harvest, HarvestedKV
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
-from nbkv.families.options import check_count
-from nbkv.kv import KV, Span
+from nbkv.families.blend.variants import (
+    Ids,
+    PromptPart,
+    Variant,
+    VariantChoice,
+    disorder,
+    fix_overhead,
+    scaled,
+    split,
+)
+from nbkv.families.options import check, check_count, check_share, is_number
 from nbkv.models.attention.layer import Attended
-from nbkv.prompts.prompt import Prompt
 from nbkv.selection import best, count
-
-Ids = tuple[int, ...]
-
-
-class PromptPart(NamedTuple):
-    """A chunk, or the text between two chunks, by its token ids; where it stands in a prompt."""
-
-    ids: Ids
-    span: Span
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Variant(HarvestedKV):
-    """Chunk ``ids`` as it was in a prompt: its KV, the parts ``before`` it, and what its tokens attended to.
-
-    ``inter`` ``[T, parts]`` and ``intra`` ``[T]`` are attention weights; ``uses`` counts the requests that took it.
-    """
-
-    kv: KV
-    ids: Ids
-    before: tuple[Ids, ...]
-    inter: torch.Tensor
-    intra: torch.Tensor
-    uses: int = 1
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of the KV and of what was noted about it."""
-        return self.kv.nbytes + 4 * (self.inter.numel() + self.intra.numel())
-
-    @property
-    def cci(self) -> float:
-        """Return how much the chunk was shaped from outside (eq 9 to 11): from 0.5, not at all, to 1."""
-        own = len(self.ids)
-        sums = self.inter.sum(dim=0).tolist()
-        outside = sum(total / (own * len(part)) for total, part in zip(sums, self.before, strict=True))
-        inside = float(self.intra.sum()) / own**2
-        return 1 / (1 + exp(-outside / inside)) if inside else 1.0
-
-    def overlap(self, now: Sequence[Ids]) -> float:
-        """Return the share of its attention to the outside that went to parts which are here too (beta, eq 6)."""
-        if not self.before:
-            return 0.0 if now else 1.0
-        sums: list[float] = self.inter.sum(dim=0).tolist()
-        if not sum(sums):
-            return 1.0
-        return sum(total for total, part in zip(sums, self.before, strict=True) if part in now) / sum(sums)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class VariantChoice(SpanKV):
-    """What was chosen for the chunk that is part ``index`` of ``parts``: a variant, or None for its canonical KV."""
-
-    parts: tuple[PromptPart, ...]
-    index: int
-    name: str
-    cfo: float
-    variant: Variant | None
-
-    @property
-    def span(self) -> Span:
-        """Return where the chunk stands."""
-        return self.parts[self.index].span
-
-    @property
-    def scores(self) -> torch.Tensor:
-        """Return what speaks for recomputing each token, ``[T]``: its attention to the outside (eq 14).
-
-        A canonical chunk has seen nothing outside, so its tokens tie, and go from the first on.
-        """
-        return -torch.arange(self.span.length) if self.variant is None else self.variant.inter.sum(dim=1)
 
 
 @dataclass(kw_only=True, repr=False)
@@ -127,12 +59,12 @@ class CacheCraft(Harvest):
     store_share: float = 0.25
 
     def __post_init__(self) -> None:
-        """Refuse what is no share, no count, no factor."""
+        """Raise ``BadOption`` for options out of range."""
         super().__post_init__()
-        check_count("variants", self.variants)
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or self.alpha < 0:
-            message = f"alpha={self.alpha!r} is not accepted: alpha is a number >= 0"
-            raise BadOption(message)
+        if self.budget is not None:
+            check_share(self, "budget")
+        check_count(self, "variants")
+        check(self, "alpha", lambda alpha: is_number(alpha) and alpha >= 0, "a number >= 0")
 
     # which variant
 
@@ -181,10 +113,10 @@ class CacheCraft(Harvest):
         ]
         return torch.cat([partial.reused[:0], *picked])
 
-    # what is learned on the way
+    # attention statistics and harvest
 
     def run(self, partial: PartialPrefill, chosen: torch.Tensor) -> torch.Tensor:
-        """Run the rows, and note which parts of the prompt those of chunks attend to."""
+        """Run the rows, and sum up the attention of chunks' rows to each part of the prompt."""
         looking = choices(partial)
         if not looking:
             return super().run(partial, chosen)
@@ -232,7 +164,7 @@ class CacheCraft(Harvest):
         return every
 
     def worth(self, kept: HarvestedKV) -> float:
-        """Return how often it was used, less what had to be recomputed in it on the whole."""
+        """Return the eviction score: uses times 1 - CCI."""
         return kept.uses * (1 - kept.cci) if isinstance(kept, Variant) else 0.0
 
     def _variants(self, ctx: Context) -> list[Variant]:
@@ -240,7 +172,7 @@ class CacheCraft(Harvest):
         return [one for one in self.kept(ctx) if isinstance(one, Variant) and one.space == space]
 
     def _variant(self, one: VariantChoice, partial: PartialPrefill, ctx: Context) -> Variant:
-        """Return the chunk as it is now, with what is known of its attention."""
+        """Return the chunk's present K/V as a variant, with the attention statistics of its rows."""
         start, stop = one.span
         seen, ran = partial.found["seen"][start:stop], partial.found["ran"][start:stop, None]
         earlier = [part.ids for part in one.parts[: one.index]]
@@ -269,47 +201,6 @@ def choices(partial: PartialPrefill) -> list[VariantChoice]:
     """Return what was chosen for the chunks of a prompt that lie behind its exact prefix, in order."""
     return [
         one
-        for _, one in sorted(partial.held.items())
+        for _, one in sorted(partial.supplied.items())
         if isinstance(one, VariantChoice) and one.span.stop > partial.prefix
     ]
-
-
-def split(prompt: Prompt) -> tuple[PromptPart, ...]:
-    """Return the chunks of ``prompt`` and the text between them; what begins like the chunks' sink is no part."""
-    # every token looks at a sink, whatever else there is: counted, it would make all prompts alike
-    sink, front = (prompt.chunks[0][0].sink, prompt.ids[: prompt.chunks[0][1]]) if prompt.chunks else ((), ())
-    differ = (at for at, (one, other) in enumerate(zip(front, sink, strict=False)) if one != other)
-    begin = next(differ, min(len(front), len(sink)))
-    edges = sorted({begin, len(prompt.ids), *(edge for _, *span in prompt.chunks for edge in span)})
-    return tuple(
-        PromptPart(prompt.ids[start:stop], Span(start, stop)) for start, stop in pairwise(edges) if start >= begin
-    )
-
-
-def disorder(before: Sequence[Ids], now: Sequence[Ids]) -> float:
-    """Return the share of pairs of common parts that stand in another order (gamma, eq 7: Kendall's tau distance)."""
-    places = {part: place for place, part in reversed(list(enumerate(now)))}
-    common = [places[part] for part in before if part in places]
-    pairs = list(combinations(common, 2))
-    return sum(first > second for first, second in pairs) / len(pairs) if pairs else 0.0
-
-
-def fix_overhead(alpha: float, cci: float, fits: float) -> float:
-    """Return CFO, the share of a chunk to recompute: ``alpha cci (1 - fits)`` between 0 and 1 (eq 12)."""
-    return min(1.0, max(0.0, alpha * cci * (1 - fits)))
-
-
-def scaled(needs: Sequence[float], lengths: Sequence[int], room: int) -> list[int]:
-    """Return how many of ``room`` rows each chunk gets: in proportion to ``needs`` times ``lengths``, at most all.
-
-    What a chunk cannot take goes to the others; if nothing is needed, all need the same.
-    """
-    sizes, size = np.array(lengths), np.zeros(len(lengths))
-    weights = np.array(needs, dtype=float) * sizes
-    while (left := min(room, sizes.sum()) - size.sum()) > 1e-6:  # noqa: PLR2004  (rows)
-        open_ = size < sizes
-        share = np.where(open_, weights, 0.0)
-        share = share if share.sum() else np.where(open_, sizes, 0.0)
-        size = np.minimum(sizes, size + left * share / share.sum())
-    ends = np.floor(np.concatenate([[0.0], size.cumsum()]) + 1e-6).astype(int)
-    return [int(n) for n in np.diff(ends)]

@@ -31,10 +31,10 @@ class Epic(Blend):
     budget: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse counts and shares out of range, and both at once."""
-        check_count("first_k", self.first_k)
+        """Raise ``BadOption`` for counts and shares out of range, and for both at once."""
+        check_count(self, "first_k")
         if self.budget is not None:
-            check_share("budget", self.budget)
+            check_share(self, "budget")
             if self.first_k not in {0, type(self).first_k}:
                 message = "epic takes first_k or budget, not both"
                 raise BadOption(message)

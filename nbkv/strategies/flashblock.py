@@ -1,4 +1,4 @@
-"""FlashBlock: attention to finished blocks is kept between the denoising passes over the present one."""
+"""FlashBlock: attention to finished blocks is reused between the denoising passes over the present one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nbkv.families.attention.base import AttentionReuse, DenoisedAnswer
 from nbkv.families.attention.context_attention import ContextAttention
 from nbkv.families.attention.head_drift import CALIBRATION, HeadDrift, changing, known_heads, learn_heads
 from nbkv.families.attention.speedup import PassTimes, ReuseSwitch
+from nbkv.families.options import check, check_choice, is_number, is_whole
 from nbkv.registry import strategies as registry
 
 if TYPE_CHECKING:
@@ -64,20 +65,13 @@ class FlashBlock(AttentionReuse):
     min_gain: float = 1.05
 
     def __post_init__(self) -> None:
-        """Refuse options out of range, one line each."""
-        cosine = self.threshold is None or (_is_number(self.threshold) and -1 <= self.threshold <= 1)
-        share = self.density is None or (_is_number(self.density) and 0 < self.density <= 1)
-        for name, good, accepted in (
-            ("tau", _is_int(self.tau) and self.tau >= 1, "a whole number of tokens >= 1"),
-            ("revealed", self.revealed in _REVEALED, " or ".join(map(repr, _REVEALED))),
-            ("threshold", cosine, "a cosine between -1 and 1, or None"),
-            ("density", share, "a share in (0, 1], or None"),
-            ("residual", isinstance(self.residual, bool), "True or False"),
-            ("min_gain", _is_number(self.min_gain) and self.min_gain >= 0, "a speed-up >= 0 (0: whatever it costs)"),
-        ):
-            if not good:
-                message = f"{name}={getattr(self, name)!r} is not accepted: {name} is {accepted}"
-                raise BadOption(message)
+        """Raise ``BadOption`` for options out of range."""
+        check(self, "tau", lambda tau: is_whole(tau, 1), "a whole number of tokens >= 1")
+        check_choice(self, "revealed", _REVEALED)
+        check(self, "threshold", _is_cosine, "a cosine between -1 and 1, or None")
+        check(self, "density", _is_density, "a share in (0, 1], or None")
+        check(self, "residual", lambda residual: isinstance(residual, bool), "True or False")
+        check(self, "min_gain", lambda gain: is_number(gain) and gain >= 0, "a speed-up >= 0 (0: whatever it costs)")
         if self.density is None and not self.residual:
             message = (
                 "residual=False is not accepted without density: it leaves out what a sparse selection did not pick"
@@ -97,16 +91,16 @@ class FlashBlock(AttentionReuse):
             answer.heads = changing(known, ctx, self.threshold, _LSE)
         elif self.threshold is not None:
             answer.learning = True
-            answer.outside.staleness = ctx.scratch.setdefault(self.name, HeadDrift())
+            answer.context.staleness = ctx.scratch.setdefault(self.name, HeadDrift())
         return answer
 
     def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one pass; where it was the last that heads had to be learned from, remember them."""
         logits = super().denoise(block, prefilled, ctx, work)
         answer: DenoisedAnswer = prefilled.own
-        if answer.learning and answer.outside.staleness.compared >= CALIBRATION:
+        if answer.learning and answer.context.staleness.compared >= CALIBRATION:
             assert self.threshold is not None  # noqa: S101
-            found = learn_heads(ctx, answer.outside.staleness)
+            found = learn_heads(ctx, answer.context.staleness)
             answer.heads, answer.learning = changing(found, ctx, self.threshold, _LSE), False
             answer.fresh = None
             computed, heads = (sum(map(len, answer.heads.values())), sum(ctx.adapter.capabilities.kv_heads))
@@ -116,22 +110,22 @@ class FlashBlock(AttentionReuse):
 
     def reuses(self, block: Block, answer: DenoisedAnswer) -> bool:  # noqa: ARG002
         """Return whether fewer than ``tau`` tokens have changed since attention was last refreshed."""
-        return answer.stale < self.tau
+        return answer.changed < self.tau
 
     def reusing(self, block: Block, answer: DenoisedAnswer) -> Policy:
         """Return the policy that merges what was kept, computed again for heads and rows as the options say."""
         rows = None
         if self.revealed == "recompute" and answer.last is not None:
             rows = (block.ids != answer.last).nonzero().flatten()
-        return answer.outside.reusing(rows, answer.heads)
+        return answer.context.reusing(rows, answer.heads)
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_cosine(value: object) -> bool:
+    return value is None or (is_number(value) and -1 <= value <= 1)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_density(value: object) -> bool:
+    return value is None or (is_number(value) and 0 < value <= 1)
 
 
 registry.alias("blockdiff", FlashBlock.name)

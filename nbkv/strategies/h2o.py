@@ -26,19 +26,19 @@ class H2O(Evict):
     recent: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse a share that is none."""
+        """Raise ``BadOption`` unless ``recent`` is a share."""
         super().__post_init__()
-        check_share("recent", self.recent)
+        check_share(self, "recent")
 
     def look(self, n: int) -> int:
-        """Return all rows."""
+        """Observe all query rows."""
         return n
 
     def see(self, layer: EvictingLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:  # noqa: ARG002
-        """Add up what each slot receives."""
+        """Accumulate the attention each slot receives, over rows and the query heads of a K/V head."""
         layer.mark("received").add_(weights.sum(dim=(1, 2)))
 
     def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
-        """Return the attention received, the newest tokens above all."""
+        """Return the accumulated attention; infinite for the newest tokens, which are never evicted."""
         newest = layer.positions >= at - int(self.recent * room)
         return layer.mark("received").masked_fill(newest, float("inf"))

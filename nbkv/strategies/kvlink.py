@@ -13,11 +13,11 @@ import torch
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption, BadPrompt, UnsupportedModel
 from nbkv.events import Reused
-from nbkv.families.blend.assemble import lay
+from nbkv.families.blend.assemble import assemble
 from nbkv.families.blend.base import provenance
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
-from nbkv.families.options import check_count
+from nbkv.families.options import check_count, whole_numbers
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.input_embeddings import soft
 from nbkv.models.link_tokens import Links, beside, read_links
@@ -62,18 +62,19 @@ class KVLink(Strategy):
     marks: tuple[int, ...] = (128254, 128255)
 
     def __post_init__(self) -> None:
-        """Refuse both sources at once, and what is no id or count."""
+        """Raise ``BadOption`` for both sources at once, and for ids and counts out of range."""
         self.weights = str(self.weights)
-        check_count("links", self.links, least=1)
+        check_count(self, "links", least=1)
         if self.first_id is not None:
-            check_count("first_id", self.first_id)
+            check_count(self, "first_id")
             if self.weights:
                 message = "kvlink takes weights (a file of link embeddings) or first_id (ids of the model's), not both"
                 raise BadOption(message)
-        self.marks = tuple(self.marks) if isinstance(self.marks, (list, tuple)) else (-1,)
-        if len(self.marks) not in {0, _MARKS} or any(not isinstance(i, int) or i < 0 for i in self.marks):
+        marks = whole_numbers(self.marks)
+        if marks is None or len(marks) not in {0, _MARKS}:
             message = "marks takes two token ids, such as (128254, 128255), or none: ()"
             raise BadOption(message)
+        self.marks = marks
 
     def check(self, adapter: ModelAdapter) -> None:
         """Refuse a model for which there are no link tokens, or none that fit."""
@@ -104,19 +105,19 @@ class KVLink(Strategy):
         return None
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Place the chunks, run the link tokens and all that had no KV in one pass."""
+        """Place the chunks, then run the link tokens and all rows without K/V in one pass."""
         links = None if self.first_id is not None else self._read(ctx.adapter)
         plan = self._plan(request.prompt, ctx.adapter, links)
         if len(plan.ids) > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no chunk reuse")
         clock = timed()
         wide = Request(Prompt(plan.ids, plan.chunks), request.max_new_tokens)
-        partial = lay(wide, ctx, upto=plan.chunks[0][1] - plan.opened if plan.chunks else None)
+        partial = assemble(wide, ctx, upto=plan.chunks[0][1] - plan.opened if plan.chunks else None)
         load_s = clock()
         for _, span, _ in partial.placed:
             start = int(np.searchsorted(plan.where, span.start))
             ctx.tell(Reused, start=start, stop=start + span.length, tier=ctx.store.name)
-        with closing(partial.placing), _given(ctx.adapter, partial, plan, links):
+        with closing(partial.placement), _given(ctx.adapter, partial, plan, links):
             logits = partial.finish(partial.reused[:0])
         return Prefilled(
             cache=partial.cache,

@@ -13,12 +13,12 @@ from nbkv.context import Context, Request
 from nbkv.families.blend.harvest import Harvest, HarvestedKV
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
-from nbkv.families.options import check_count
+from nbkv.families.options import check_count, check_share
 from nbkv.kv import KV
 from nbkv.models.attention.intercept import watched
 from nbkv.models.attention.layer import Attended
 from nbkv.models.work import Work
-from nbkv.prompts.matching import apart, find, rolling
+from nbkv.prompts.matching import find_matches, rolling_hashes, without_overlap
 from nbkv.result import Chunk, Provenance
 from nbkv.selection import best
 from nbkv.strategy import Prefilled
@@ -64,11 +64,11 @@ class KVShare(Harvest):
     store_share: float = 0.25
 
     def __post_init__(self) -> None:
-        """Refuse shares and counts out of range."""
+        """Raise ``BadOption`` for options out of range."""
         super().__post_init__()
-        check_count("decode_tokens", self.decode_tokens)
-        check_count("check_layer", self.check_layer)
-        check_count("shortest", self.shortest, least=2)
+        check_share(self, "budget")
+        check_count(self, "decode_tokens", "check_layer")
+        check_count(self, "shortest", least=2)
 
     # spans of earlier prompts
 
@@ -80,7 +80,9 @@ class KVShare(Harvest):
         for _, start, stop in given:
             taken[start:stop] = True
         known, marks = [one.ids for one in earlier], [one.marks for one in earlier]
-        for at, which, start, length in apart(find(ids, known, marks, self.shortest), taken, self.shortest):
+        for at, which, start, length in without_overlap(
+            find_matches(ids, known, marks, self.shortest), taken, self.shortest
+        ):
             held[at] = SpanKV(kv=earlier[which].kv[start : start + length], base=start)
             own = request.ids[at : at + length]
             span = Chunk(name="", text="", token_ids=own, sink=(), model=ctx.model, lineage=self.space(ctx).lineage)
@@ -100,11 +102,11 @@ class KVShare(Harvest):
         new, space = np.array(ids[:length]), self.space(ctx)
         left = [one for one in self.kept(ctx) if not (one.space == space and _begins(new, one))]
         turn = 1 + max((one.turn for one in left if isinstance(one, EarlierPrompt)), default=0)
-        kv, marks = partial.cache.read(0, length).compact(), rolling(new, self.shortest)
+        kv, marks = partial.cache.read(0, length).compact(), rolling_hashes(new, self.shortest)
         return [*left, EarlierPrompt(space=space, kv=kv, ids=new, marks=marks, turn=turn)]
 
     def worth(self, kept: HarvestedKV) -> float:
-        """Return when it was run: the oldest go first."""
+        """Return the turn it was run in: the oldest is evicted first."""
         return kept.turn if isinstance(kept, EarlierPrompt) else 0
 
     def _earlier(self, ctx: Context) -> list[EarlierPrompt]:

@@ -7,13 +7,12 @@ from typing import ClassVar
 
 import torch
 
-from nbkv.errors import BadOption
 from nbkv.families.evict.base import Evict
-from nbkv.families.options import check_count
+from nbkv.families.options import check, check_count, is_number
 from nbkv.models.caches.evicting import EvictingLayer
 
-_PART = 4  # of the budget, the window takes at most this part where the budget is small
-_NEWER = 1e-6  # between slots that are worth the same, the one used later stays
+_PART = 4  # the window takes at most 1/4 of the budget
+_NEWER = 1e-6  # breaks ties of scores: of equal slots the one used later stays
 
 
 @dataclass(kw_only=True, repr=False)
@@ -38,23 +37,21 @@ class LazyEviction(Evict):
     alpha: float = 1e-3
 
     def __post_init__(self) -> None:
-        """Refuse a window and a threshold that are none."""
+        """Raise ``BadOption`` unless ``window`` is a count and ``alpha`` an attention weight."""
         super().__post_init__()
-        check_count("window", self.window, least=1)
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 < self.alpha < 1:
-            message = f"alpha={self.alpha!r} is not accepted: alpha is an attention weight between 0 and 1"
-            raise BadOption(message)
+        check_count(self, "window", least=1)
+        check(self, "alpha", lambda alpha: is_number(alpha) and 0 < alpha < 1, "an attention weight between 0 and 1")
 
     def look(self, n: int) -> int:
-        """Return all rows: each is one step of time."""
+        """Observe all query rows: each is one step of time."""
         return n
 
-    def spare(self, limit: int) -> int:
-        """Return the window."""
+    def slots_at_a_time(self, limit: int) -> int:
+        """Return the observation window W: evictions happen once every W tokens."""
         return min(self.window, max(1, limit // _PART))
 
     def see(self, layer: EvictingLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:
-        """Note when slots are used, row by row of time: how long ago they came (TS) and the longest interval (MRI)."""
+        """Update each slot's last use (TS, stored relative to its position) and maximum recurrence interval (MRI)."""
         used = weights.amax(dim=1) > self.alpha
         positions = layer.positions
         since, longest = layer.mark("since", torch.int32), layer.mark("longest", torch.int32)
@@ -70,7 +67,7 @@ class LazyEviction(Evict):
         since.copy_(times[:, -1] - positions)
 
     def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
-        """Return H1 + H2, the newest window above all."""
+        """Return H1 + H2; infinite for the newest window, which is never evicted."""
         positions = layer.positions
         last = positions + layer.mark("since", torch.int32)
         score = importance(at - 1, last, layer.mark("longest", torch.int32))
@@ -80,7 +77,7 @@ class LazyEviction(Evict):
 
 
 def importance(now: int, last: torch.Tensor, longest: torch.Tensor) -> torch.Tensor:
-    """Return H1 + H2 of slots used ``last`` (TS) and at most every ``longest`` (MRI) tokens."""
+    """Return the score H1 + H2 at time ``now`` of slots with last use ``last`` (TS) and interval ``longest`` (MRI)."""
     interval = longest.float()
     ratio = (now - last).float() / interval.clamp(min=1e-9)
     first = 2 * torch.sigmoid(-ratio)

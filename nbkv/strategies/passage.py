@@ -13,10 +13,9 @@ from typing import ClassVar
 
 import torch
 
-from nbkv.errors import BadOption
 from nbkv.families.blend.base import Blend
 from nbkv.families.blend.partial import PartialPrefill
-from nbkv.families.options import check_count, check_share
+from nbkv.families.options import check_choice, check_count, check_share
 from nbkv.models.attention.layer import Attended
 from nbkv.registry import strategies as registry
 from nbkv.selection import best, whole
@@ -26,7 +25,7 @@ _WEAK, _SMALL = 0.3, 0.2
 
 
 class _Strongest:
-    """The largest weight that each row was ever given, over layers, heads and rows that look."""
+    """The largest attention weight that each row received, over layers, heads and query rows."""
 
     def __init__(self, partial: PartialPrefill) -> None:
         self._scores = torch.zeros(partial.length, device=partial.ids.device)
@@ -63,14 +62,12 @@ class Passage(Blend):
     longest: int = 48
 
     def __post_init__(self) -> None:
-        """Refuse shares and counts out of range."""
-        for name in ("budget", "share", "hop", "depth"):
-            if name != "share" or self.share is not None:
-                check_share(name, getattr(self, name))
-        check_count("longest", self.longest, 1)
-        if self.looking not in _LOOKING:
-            message = f"looking={self.looking!r} is not accepted: one of {', '.join(_LOOKING)}"
-            raise BadOption(message)
+        """Raise ``BadOption`` for options out of range."""
+        check_share(self, "budget", "hop", "depth")
+        if self.share is not None:
+            check_share(self, "share")
+        check_count(self, "longest", least=1)
+        check_choice(self, "looking", _LOOKING)
 
     def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return the rows of the best sentences; the hop's rows have been through their layers then."""

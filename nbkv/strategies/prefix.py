@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nbkv.context import Context, Request
-from nbkv.errors import BadOption
+from nbkv.families.options import check, is_whole
 from nbkv.families.prefix.base import Prefix
 from nbkv.strategy import Prefilled
 
@@ -26,17 +26,16 @@ class PrefixTree(Prefix):
     segment: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no number of tokens."""
-        if self.segment is not None and (type(self.segment) is not int or self.segment < 0):
-            message = f"segment={self.segment!r} is not accepted: segment is None or a number of tokens >= 0"
-            raise BadOption(message)
+        """Raise ``BadOption`` unless ``segment`` is None or a number of tokens."""
+        if self.segment is not None:
+            check(self, "segment", is_whole, "None or a number of tokens >= 0")
 
     def every(self, n: int, ctx: Context) -> int:
         """Return ``segment``, or what the store's size allows."""
         return super().every(n, ctx) if self.segment is None else self.segment
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Take what is known of the prompt, run what is not; say so where ``segment`` plays no part."""
+        """Continue the longest stored prefix; a note says where ``segment`` has no effect."""
         prefilled, states = super().prefill(request, ctx), ctx.adapter.capabilities.states
         if self.segment and states != "passes":
             why = (

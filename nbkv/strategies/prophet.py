@@ -33,10 +33,9 @@ class Prophet(Blend):
     first_k: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse shares and counts out of range."""
-        check_share("budget", self.budget)
-        for name in ("window", "hits", "first_k"):
-            check_count(name, getattr(self, name))
+        """Raise ``BadOption`` for options out of range."""
+        check_share(self, "budget")
+        check_count(self, "window", "hits", "first_k")
 
     def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return the rows with the highest mean attention of the question."""

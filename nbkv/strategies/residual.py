@@ -8,7 +8,7 @@ from typing import ClassVar
 from nbkv.context import Context
 from nbkv.families.options import check_keep, check_rows
 from nbkv.families.residual import forms
-from nbkv.families.residual.base import Restoring, picked
+from nbkv.families.residual.base import Restoring, planned_form
 from nbkv.families.residual.forms import Form
 from nbkv.models.adapter import ModelAdapter
 from nbkv.strategy import Strategy
@@ -56,9 +56,9 @@ class Residual(Restoring):
     rows: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values out of range; an approximate form makes this very strategy an approximate one."""
-        check_keep(self.keep)
-        check_rows(self.rows)
+        """Raise ``BadOption`` for values out of range; with an approximate form the strategy is not ``exact``."""
+        check_keep(self)
+        check_rows(self)
         if self.form != "auto" and not forms.parse(self.form).exact:
             vars(self)["exact"] = False
 
@@ -66,8 +66,8 @@ class Residual(Restoring):
         """Return this strategy keeping K/V of all tokens."""
         return Residual(keep=1.0, form=self.form)
 
-    def held_as(self, adapter: ModelAdapter, ctx: Context | None) -> Form:
+    def form_of(self, adapter: ModelAdapter, ctx: Context | None) -> Form:
         """Return the form that was asked for, or the one the planner picks."""
         if self.form != "auto":
             return forms.parse(self.form, adapter.n_layers)
-        return picked(ctx) if ctx is not None else forms.parse("ids", adapter.n_layers)
+        return planned_form(ctx) if ctx is not None else forms.parse("ids", adapter.n_layers)

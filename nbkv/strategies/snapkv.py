@@ -7,13 +7,12 @@ from typing import ClassVar
 
 import torch
 
-from nbkv.errors import BadOption
 from nbkv.families.evict.base import Evict
-from nbkv.families.options import check_count
+from nbkv.families.options import check, check_count
 from nbkv.models.caches.evicting import EvictingLayer
 
 _AT_ONCE = 256  # rows that vote must be shown together
-_VOTED = -10.0  # below 0, which is what slots have that stand in no vote
+_VOTED = -10.0  # offset of votes: below 0, the value of slots without a vote
 
 
 @dataclass(kw_only=True, repr=False)
@@ -28,31 +27,24 @@ class SnapKV(Evict):
     paper: ClassVar[str] = "SnapKV, arXiv 2404.14469"
     summary: ClassVar[str] = "keep what the prompt's last rows attend to, with its neighbours"
     whole: ClassVar[bool] = True
-    follows: ClassVar[bool] = False
+    observes_decoding: ClassVar[bool] = False
 
     window: int = 32
     kernel: int = 7
 
     def __post_init__(self) -> None:
-        """Refuse counts that are none."""
+        """Raise ``BadOption`` for a window or kernel that is no count, an even kernel, or a window too large."""
         super().__post_init__()
-        check_count("window", self.window, least=1)
-        check_count("kernel", self.kernel, least=1)
-        if self.kernel % 2 == 0:
-            message = (
-                f"kernel={self.kernel!r} is not accepted: kernel is an odd number, as many neighbours on each side"
-            )
-            raise BadOption(message)
-        if self.window > _AT_ONCE:
-            message = f"window={self.window!r} is not accepted: window is at most {_AT_ONCE} rows"
-            raise BadOption(message)
+        check_count(self, "window", "kernel", least=1)
+        check(self, "kernel", lambda kernel: kernel % 2 == 1, "an odd number, as many neighbours on each side")
+        check(self, "window", lambda window: window <= _AT_ONCE, f"at most {_AT_ONCE} rows")
 
     def look(self, n: int) -> int:
-        """Return the observation window."""
+        """Observe the rows of the observation window."""
         return min(n, self.window)
 
     def see(self, layer: EvictingLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:
-        """Count the votes: attention of the window's rows, added up, and the highest of each slot's neighbours."""
+        """Store the votes: attention summed over the window's rows, max-pooled over neighbouring positions."""
         received = weights.sum(dim=(1, 2))
         order = layer.positions.long().argsort(dim=-1)
         sorted_ = received.gather(1, order)
@@ -61,6 +53,6 @@ class SnapKV(Evict):
         votes.masked_fill_(layer.positions >= int(rows[0]), 0.0)
 
     def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
-        """Return the votes; slots that stand in none come after all that do, the newest last."""
+        """Return the votes; slots without one (window, answer) score above all others, by position."""
         votes = layer.mark("votes")
         return torch.where(votes < 0, votes, layer.positions.float())

@@ -26,11 +26,11 @@ class Streaming(Evict):
     sinks: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse a count that is none."""
+        """Raise ``BadOption`` unless ``sinks`` is a count."""
         super().__post_init__()
-        check_count("sinks", self.sinks)
+        check_count(self, "sinks")
 
     def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
-        """Return the positions, those of the sinks (as many as there is room for) above all."""
+        """Return the positions; the attention sinks (as many as there is room for) score highest."""
         positions = layer.positions
         return positions.float().masked_fill(positions < min(self.sinks, room - 1), float(at))

@@ -25,13 +25,13 @@ class Tova(Evict):
     per: str = "layer"
 
     def look(self, n: int) -> int:
-        """Return the last row."""
+        """Observe the last query row."""
         return min(n, 1)
 
     def see(self, layer: EvictingLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:  # noqa: ARG002
-        """Note what the last row attends to."""
+        """Store the last row's attention weights, averaged over the query heads of a K/V head."""
         layer.mark("last").copy_(weights[:, :, -1].mean(dim=1))
 
     def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
-        """Return the last row's attention."""
+        """Return the last row's attention weights."""
         return layer.mark("last").clone()

@@ -20,5 +20,5 @@ class Window(Evict):
     summary: ClassVar[str] = "keep the newest tokens only"
 
     def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
-        """Return the positions: the oldest go first."""
+        """Return the positions: the oldest tokens are evicted first."""
         return layer.positions.float()

@@ -47,9 +47,9 @@ def questions(seeds: Sequence[int], n: int, distances: Sequence[int] = (1, 2, 3)
 
 
 def specs(methods: Sequence[str] = ()) -> list[Any]:
-    """Return the rows of the table: full, naive, the published methods and ours at each budget, the oracles.
+    """Return the strategies to measure, one a row: full, plain reuse, published methods and ours by budget, oracles.
 
-    With ``methods``, only theirs.
+    With ``methods``, only these at each budget. An oracle is a function that makes the strategy for one question.
     """
     if methods:
         return [f"{name}(budget={budget})" for name in methods for budget in BUDGETS]
@@ -112,7 +112,7 @@ def _ask(
 
 
 def _meet(session: Any, prompt: list[Any], strategy: Any) -> None:  # noqa: ANN401
-    """Let a method that learns from prompts meet the same chunks in another order first, and nothing else before."""
+    """Let a method that harvests K/V from prompts serve the same chunks once, in reverse order, and nothing before."""
     if str(strategy).startswith(LEARNING):
         session._open().scratch.clear()  # noqa: SLF001
         chunks = prompt[:-1]

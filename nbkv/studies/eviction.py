@@ -1,4 +1,4 @@
-"""The table of eviction strategies: long answers at the same memory, and what their premise is worth there.
+"""The table of eviction strategies: accuracy on long answers at equal memory, and how far past attention predicts use.
 
 `python -m nbkv.studies.eviction` (part of `make tables`) runs this module on the bundled reader and writes
 docs/tables/eviction.json and docs/eviction.md; the tests run a small slice of it.
@@ -10,19 +10,18 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from nbkv.families.evict.base import Evict
 from nbkv.models.attention.layer import Attended
-from nbkv.models.caches.evicting import EvictingCache, EvictingLayer
+from nbkv.models.caches.evicting import EvictingCache
 from nbkv.models.passes import run
-from nbkv.strategy import Strategy, parse
+from nbkv.strategy import parse
 from nbkv.studies.divergence import trace
+from nbkv.studies.foresight import Foresight, attention_maps
 from nbkv.studies.statistics import interval, not_above
 from nbkv.tasks.evaluate import is_correct
 from nbkv.tasks.report import report
@@ -128,7 +127,7 @@ def _whole_run(session: Any, prompt: Any, tokens: Sequence[int], alpha: float) -
 
 
 def foreseen(session: Any, items: Sequence[Item], strong: float = _STRONG) -> dict[str, float]:  # noqa: ANN401
-    """Return what of the prompt the answers use, and how much of that had come back into use before.
+    """Return the share of prompt slots that answers attend to, and how many of these the prompt itself attended to.
 
     A slot is used by the answer where a row of it attends with more than ``strong`` weight. ``used``: share of the
     prompt's slots; ``seen_before``: of those, the share that the prompt's own later rows had used too (more than
@@ -139,7 +138,7 @@ def foreseen(session: Any, items: Sequence[Item], strong: float = _STRONG) -> di
     for item in items:
         prompt, tokens, _ = answered(session, item)
         n = len(session._prompt(prompt).ids)  # noqa: SLF001
-        for weights in _looks(session, prompt, tokens):
+        for weights in attention_maps(session, prompt, tokens):
             uses = weights > strong
             far = uses & (torch.arange(uses.shape[1])[:, None] > torch.arange(uses.shape[2]) + _NEAR)
             mine = far[:, n:, :n].any(dim=1)
@@ -163,58 +162,12 @@ def _spells(uses: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _looks(session: Any, prompt: Any, tokens: Sequence[int]) -> list[torch.Tensor]:  # noqa: ANN401
-    """Return for each layer how much the rows of prompt and answer attend to each slot, ``[H_k, n, n]``.
-
-    Of query heads that share a K/V head the highest.
-    """
-    adapter, ids = session.adapter, (*session._prompt(prompt).ids, *tokens)  # noqa: SLF001
-    cache = EvictingCache(adapter.n_layers)
-    found: dict[int, torch.Tensor] = {}
-
-    def see(seen: Attended) -> None:
-        heads = len(cache.layers[seen.layer].positions)
-        some = seen.weights.unflatten(0, (heads, -1)).amax(dim=1)
-        found[seen.layer] = torch.cat([found[seen.layer], some], dim=1) if seen.layer in found else some
-
-    run(adapter, adapter.tensor(ids), cache, see=see, look=len(ids))
-    return [found[layer].cpu() for layer in sorted(found)]
-
-
-@dataclass(kw_only=True, repr=False)
-class _FutureAttention(Evict):
-    """Keep what the rest of the answer will attend to most: ``future`` holds, by layer, ``[H_k, answer, n]``."""
-
-    future: list[torch.Tensor] = field(default_factory=list)
-    prompt: int = 0
-
-    def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:  # noqa: ARG002
-        """Return the most that any row to come attends to each slot."""
-        future = self.future[layer.index]
-        ahead = future[:, min(at - self.prompt, future.shape[1] - 1)]
-        return ahead.gather(1, layer.positions.long())
-
-
-@dataclass(frozen=True)
-class Foresight:
-    """The oracle of the table: eviction that knows what the answer will attend to, which no strategy can."""
-
-    keep: float
-
-    def __str__(self) -> str:
-        """Return its name in the table."""
-        return f"oracle(keep={self.keep})"
-
-    def of(self, session: Any, prompt: Any, tokens: Sequence[int]) -> Strategy:  # noqa: ANN401
-        """Return the strategy for one prompt and full's answer to it."""
-        n = len(session._prompt(prompt).ids)  # noqa: SLF001
-        # from each row of the answer on, the most of all rows behind it
-        rows = [looks[:, n:].flip(1).cummax(dim=1).values.flip(1) for looks in _looks(session, prompt, tokens)]
-        return _FutureAttention(keep=self.keep, future=rows, prompt=n)
-
-
 def specs(found: dict[str, float], keeps: Sequence[float] = KEEPS) -> list[str | Foresight]:
-    """Return the rows of the table: LazyEviction as calibrated, the baselines and the oracle, at each of ``keeps``."""
+    """Return the strategies to measure, one a row of the table, in its order.
+
+    ``found`` is what ``calibrate`` gave for LazyEviction. At each budget of ``keeps``: LazyEviction, the published
+    ``BASELINES``, the oracle; before them the oracle at a small budget.
+    """
     lazy = f"alpha={found['alpha']}, window={int(found['window'])}"
     rows: list[str | Foresight] = [Foresight(_LITTLE)]
     for keep in keeps:

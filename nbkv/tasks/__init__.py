@@ -1,7 +1,7 @@
 """Evaluation tasks: seeded generators of notes and questions, and their scoring.
 
-`ledger`, `report` and `chat` write text in the closed vocabulary of the bundled readers;
-`evaluate` asks the questions in a session and scores the answers.
+``ledger``, ``report`` and ``chat`` write text in the closed vocabulary of the bundled readers; ``evaluate`` asks the
+questions in a session and scores the answers by exact match.
 """
 
 from nbkv.tasks.chat import chat

@@ -1,4 +1,4 @@
-"""Chat: questions over a growing history; the first turn brings notes, later ones may bring more."""
+"""Chat: dialogues about notes; the first turn brings some, later ones may bring more."""
 
 from dataclasses import replace
 from random import Random
@@ -15,10 +15,11 @@ _ONLY_NOTES: Final = 0.25
 
 
 def chat(seed: int = 0, n: int = 64, chunks: int = 3, turns: int = 0, lines: int = 8) -> list[Dialogue]:
-    """`n` dialogues of `turns` turns (0: each of 6 to 20).
+    """Return ``n`` dialogues of ``turns`` turns (0: each of 6 to 20); the same arguments give the same ones everywhere.
 
-    The notes come in `chunks` portions of `lines` lines: the first opens the dialogue, the others
-    come with later turns, a quarter of them without a question (the answer is then "Noted.").
+    The notes come in ``chunks`` portions of ``lines`` lines: the first opens the dialogue, the others come with later
+    turns, a quarter of them without a question (the answer is then "Noted."). Raises ``BadOption`` for sizes that no
+    dialogue can have.
     """
     check_size(n, chunks, lines)
     if turns and not FEWEST_TURNS <= turns <= MOST_TURNS:
@@ -61,7 +62,7 @@ def _turn(rng: Random, dialogue: Dialogue, portion: str, notes: list[NoteLine], 
 
 def _evidence(notes: list[NoteLine], target: int | None, brings: list[int], length: int) -> Evidence:
     def where(index: int) -> Place:
-        # Portion number -> the turn that brought it; the portion stands at the turn's beginning.
+        # a portion's number becomes its turn's; the portion is at the turn's beginning, so offsets stay
         found = place(notes, index, length)
         return replace(found, chunk=brings[found.chunk])
 

@@ -1,4 +1,4 @@
-"""Scoring: ask every item in a session and put one row per item into a table."""
+"""Scoring: every item is asked in a session, and its answer compared with the expected one."""
 
 import re
 from collections.abc import Iterable
@@ -10,17 +10,17 @@ from nbkv.tasks.items import Dialogue, Item
 if TYPE_CHECKING:
     import pandas as pd
 
-_ROOM = 8
+_ROOM = 8  # tokens more than the expected answer is thought to need
 _NUMBERS = ("correct", "kl", "compute_share", "ttft_s", "hit_rate", "recomputed")
 
 
 def normal(text: str) -> str:
-    """Write runs of whitespace as one space; drop it at both ends, and `. , ; : ! ?` at the end."""
+    """Return ``text`` with runs of whitespace as one space, none at either end, and no ``. , ; : ! ?`` at its end."""
     return re.sub(r"[\s.,;:!?]+$", "", " ".join(text.split()))
 
 
 def is_correct(text: str, answers: list[str]) -> bool:
-    """Whether the text is the answers in their order, after `normal`; case counts."""
+    """Return whether ``text`` is the ``answers`` in their order, both after ``normal``; case counts."""
     return normal(text) == normal(" ".join(answers))
 
 
@@ -33,15 +33,17 @@ def evaluate(
     max_new_tokens: int | None = None,
     sink: str | None = None,
 ) -> "pd.DataFrame":
-    """Ask every item and return one row per item.
+    """Ask every item in ``session`` under ``strategy`` (None: the session's own) and return one row per item.
 
-    Columns: `kind`, `correct` (0.0 or 1.0; for a dialogue the share of its turns), `kl` (nats,
-    against full on the same prompt; NaN unless the result carries it or `fidelity` asks for a
-    comparison), `compute_share`, `ttft_s`, `hit_rate`, `recomputed` (tokens), `text`, `answer`. A
-    dialogue's figures are means over its turns. `max_new_tokens` defaults to the answer's length
-    with some room. `sink` makes a chunk of each text of an item, encoded behind that sink before
-    there is a prompt (see `session.chunk`); without it, and in a dialogue, texts are plain. With a
-    sink, `strategy` may be an oracle (see `nbkv.studies.oracle`), which makes one for each item.
+    Columns: ``kind``, ``correct`` (0.0 or 1.0; for a dialogue the share of its turns), ``kl`` (nats, against ``full``
+    on the same prompt; NaN unless the result carries it or ``fidelity`` asks for a comparison), ``compute_share``,
+    ``ttft_s`` (seconds), ``hit_rate``, ``recomputed`` (tokens), ``text`` and ``answer``. A dialogue's figures are means
+    over its turns.
+
+    ``max_new_tokens`` defaults to three for each word or mark of the expected answer, and eight more. With ``sink``
+    each text of an item is encoded as a chunk behind that sink first (see ``session.chunk``); without, and in a
+    dialogue, texts are plain. A callable ``strategy(session, item, prompt)`` returns the strategy for each item (see
+    ``nbkv.studies.oracle``).
     """
     import pandas as pd  # noqa: PLC0415  (imported late: nbkv itself must load fast)
 
@@ -55,7 +57,7 @@ def evaluate(
 
 
 def _room(answer: str) -> int:
-    # Three tokens for a word or mark are enough for subword tokenizers; an end token stops earlier.
+    # three tokens for a word or mark are enough for subword tokenizers; an end token stops earlier
     return _ROOM + 3 * len(re.findall(r"\w+|[^\w\s]", answer))
 
 
@@ -72,7 +74,7 @@ def _item_row(
     prompt = [*(_chunk(session, text, sink) for text in item.chunks), item.question]
     if callable(strategy):
         strategy = strategy(session, item, prompt)
-    # Before the answer: what a strategy keeps of a prompt must not help it with the same one.
+    # before the answer: what a strategy stores of a prompt must not help it with the same one
     kl = _kl(session, prompt, strategy) if fidelity else None
     result = session.generate(prompt, strategy=strategy, max_new_tokens=max_new_tokens or _room(answer))
     row = _figures(result, answer)
@@ -88,7 +90,7 @@ def _chunk(session: Any, text: str, sink: str | None) -> Any:  # noqa: ANN401
 
 
 def _kl(session: Any, prompt: list[Any], strategy: Any) -> float:  # noqa: ANN401
-    # The distance does not depend on how often and how long a strategy runs besides.
+    # the KL is that of the logits after the prompt: one run and one token are enough
     frame = session.compare(prompt, ["full", strategy or "full"], repeat=1, max_new_tokens=1).to_frame()
     return float(frame["kl"].iloc[-1])
 

@@ -1,11 +1,11 @@
-"""What a task hands out: notes in chunks, a question, the expected answer, and where it stands."""
+"""What a task generates: notes in chunks, a question, the expected answer, and the text spans that it follows from."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Characters `[start, stop)` of `item.chunks[chunk]` (of `turns[chunk]` in a dialogue)."""
+    """Characters ``[start, stop)`` of ``item.chunks[chunk]``; in a dialogue of ``turns[chunk]``."""
 
     chunk: int
     start: int
@@ -14,10 +14,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Where one answer comes from.
+    """The text spans that one answer follows from.
 
-    `asked`: the lines asked for. `giving`: the sentences that say what those lines mean; empty for
-    lines that say everything themselves.
+    ``asked`` are the lines asked for, ``giving`` the declarations that say whose they are and in which currency; empty
+    for lines that say so themselves.
     """
 
     asked: tuple[Place, ...]
@@ -26,11 +26,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question about notes that come in chunks.
+    """One question about notes in ``chunks``, and the ``answers`` expected, which are one text in this order.
 
-    `kind` is `local` (the chunk of the line asked for holds all that is needed), `carried` (its
-    meaning was given `distance` chunks earlier) or `report`. `oracle[i]` belongs to `answers[i]`.
-    No token of an answer stands in `question`.
+    ``kind`` is ``local`` (the chunk of the line asked for holds all that is needed), ``carried`` (its declaration is
+    ``distance`` chunks earlier) or ``report`` (of a section that crosses ``distance`` chunk borders). ``oracle[i]`` is
+    the evidence for ``answers[i]``. No token of an answer occurs in ``question``.
     """
 
     chunks: list[str]
@@ -43,10 +43,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """A conversation: `turns[i]` is what the user says, `answers[i]` what is expected.
+    """A dialogue: ``turns[i]`` is the user's message, ``answers[i]`` the expected reply.
 
-    `kinds[i]` is `local`, `carried`, or `noted` for a turn that only brings notes; places in
-    `oracle[i]` count turns as chunks.
+    ``kinds[i]`` is ``local`` or ``carried``, as of an ``Item``, or ``noted`` for a turn that only brings notes. Places
+    in ``oracle[i]`` count turns as chunks.
     """
 
     turns: list[str]

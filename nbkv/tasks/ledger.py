@@ -1,4 +1,4 @@
-"""Ledger: one line of notes is asked for; every other one means what an earlier chunk said."""
+"""Ledger: questions for one line of notes; every other one is about a line whose declaration is chunks earlier."""
 
 from random import Random
 
@@ -8,16 +8,16 @@ from nbkv.tasks.questions import ask
 from nbkv.tasks.writer import CARRIED, HEADER, LOCAL, NoteLine, check_size, cut, place, write_notes
 
 MIXED: tuple[int, ...] = (1, 2, 3)
-"""The distances that `distance=0` mixes."""
+"""The distances in chunks that ``distance=0`` mixes."""
 
 
 def ledger(seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines: int = 6) -> list[Item]:
-    """`n` questions about `n` sets of notes, every other one *carried*, the rest *local*.
+    """Return ``n`` questions about ``n`` sets of notes, every other one *carried*, the rest *local*.
 
-    `distance`: how many chunks before the line asked for its section was declared (0: one of 1, 2
-    and 3). `lines` of about 4 tokens make a chunk: 8, 32 and 62 give 8 chunks of about 256, 1,024
-    and 2,048 tokens together; sections are at least two chunks long. The same
-    arguments give the same items on every machine.
+    ``distance`` is how many chunks before the line asked for its section was declared (0: one of 1, 2 and 3). ``lines``
+    of about 4 tokens make a chunk: 8, 32 and 62 give 8 chunks of about 256, 1,024 and 2,048 tokens together. Sections
+    are at least two chunks long. The same arguments give the same items everywhere. Raises ``BadOption`` for sizes that
+    no ledger can have.
     """
     check_size(n, chunks, lines)
     if chunks < 2 or lines < 2:  # noqa: PLR2004
@@ -44,7 +44,7 @@ def _item(rng: Random, chunks: int, distance: int, length: int, *, carried: bool
 
 
 def carried_notes(rng: Random, chunks: int, reach: int, length: int) -> tuple[list[NoteLine], int]:
-    """Write notes with a line whose section was declared `reach` chunks before; give its index too."""
+    """Return notes with a carried line whose section was declared ``reach`` chunks before, and that line's index."""
     chunk = rng.randrange(reach, chunks)
     head = (chunk - reach) * length + rng.randrange(length)
     target = chunk * length + rng.randrange(length)
@@ -54,7 +54,7 @@ def carried_notes(rng: Random, chunks: int, reach: int, length: int) -> tuple[li
 
 
 def _some_local(rng: Random, count: int, taken: dict[int, str]) -> dict[int, str]:
-    # At least one local line, so that every set of notes can be asked both kinds of question.
+    # at least one local line, so that every set of notes can be asked both kinds of question
     free = [index for index in range(count) if index not in taken]
     return {rng.choice(free): LOCAL} if free else {}
 

@@ -1,4 +1,4 @@
-"""Report: everything one person bought, in order; the section it stands in crosses chunk borders."""
+"""Report: questions for everything one person bought, in order; that section of the notes crosses chunk borders."""
 
 from random import Random
 from typing import Final
@@ -9,18 +9,18 @@ from nbkv.tasks.questions import ask_everything
 from nbkv.tasks.writer import CARRIED, HEADER, NoteLine, check_size, cut, place, write_notes
 
 FEWEST: Final = 8
-"""Fewest lines reported: 4 answer tokens each, 32 in all."""
+"""Fewest lines of a report: 4 answer tokens each, 32 in all."""
 
 MOST: Final = 32
-"""Most lines reported: 128 answer tokens."""
+"""Most lines of a report: 128 answer tokens."""
 
 
 def report(seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines: int = 6) -> list[Item]:
-    """`n` questions for all that one person bought; answers of 32 to 128 tokens.
+    """Return ``n`` questions for all that one person bought; answers of 32 to 128 tokens.
 
-    `distance`: how many chunk borders the section crosses (0: any number that `lines` allows); sizes
-    as in `ledger`. The person's section holds carried lines only; the answer says each of them with
-    the section's currency.
+    ``distance`` is how many chunk borders the section crosses (0: any number that ``lines`` allows); sizes are as in
+    ``ledger``. The person's section holds carried lines only; the answer gives each with the section's currency.
+    Raises ``BadOption`` for sizes that no report can have.
     """
     check_size(n, chunks, lines)
     spans = _spans(chunks, distance, lines)
@@ -35,7 +35,7 @@ def report(seed: int = 0, n: int = 64, chunks: int = 8, distance: int = 1, lines
 
 
 def _spans(chunks: int, distance: int, length: int) -> list[range]:
-    # All sections (declaration first) of an allowed size that cross the wanted number of borders.
+    # all sections (declaration first) of an allowed size that cross the wanted number of borders
     total = chunks * length
     spans = [range(head, head + size + 1) for size in range(FEWEST, MOST + 1) for head in range(total - size)]
     crossed = [(span[-1] // length - span[0] // length, span) for span in spans]
@@ -43,7 +43,10 @@ def _spans(chunks: int, distance: int, length: int) -> list[range]:
 
 
 def section(rng: Random, count: int, span: range, length: int) -> list[NoteLine]:
-    """Write `count` lines of notes in which `span` is one person's section and nothing else."""
+    """Return ``count`` lines of notes in which ``span`` is exactly one person's section, of carried lines only.
+
+    Other sections have at least ``length`` lines.
+    """
     forced = {span[0]: HEADER, **dict.fromkeys(span[1:], CARRIED)}
     if span.stop < count:
         forced[span.stop] = HEADER

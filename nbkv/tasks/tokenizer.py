@@ -10,22 +10,22 @@ if TYPE_CHECKING:
 CONTEXT: Final = 4096
 """Longest input in tokens."""
 
-# White space never counts; a word, a number or a mark is one token.
+# whitespace is no token; a word, a number or a mark is one
 PIECES: Final = r"[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]"
 
 _ROLES: Final = {"bos": "s", "eos": "/s", "pad": "pad", "unk": "unk", "mask": "mask"}
 
-# An answer's turn ends with its end token, so that a new question follows it exactly as in training.
+# an assistant message ends with the end token, so that the next question follows it exactly as in training
 CHAT_TEMPLATE: Final = (
     "{%- for message in messages -%}"
     "{{- message['content'] + (eos_token if message['role'] == 'assistant' else '') + ' ' -}}"
     "{%- endfor -%}"
 )
-"""What is said, one after another: a question ends with its mark, an answer with the end token."""
+"""All messages, one after another, without roles."""
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":
-    """Make the tokenizer: adds `<s>` in front, ends answers with `</s>`, decodes to spaced text."""
+    """Return the tokenizer: it adds BOS (``<s>``) before a text, has ``</s>`` as EOS, and decodes to spaced text."""
     # ruff: noqa: PLC0415  (tasks load without torch and transformers)
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from tokenizers.processors import TemplateProcessing
@@ -34,7 +34,7 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
     vocabulary = {token: index for index, token in enumerate(tokens())}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="removed", invert=True)
-    # Every step only looks at what is already there: a longer output begins with the shorter one.
+    # no step of decoding depends on later tokens: the text of more tokens begins with that of fewer
     backend.decoder = decoders.Sequence(
         [
             decoders.WordPiece(prefix="##", cleanup=False),

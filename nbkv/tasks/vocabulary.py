@@ -1,7 +1,7 @@
 """The vocabulary of the bundled readers: closed, word-level, in a frozen order.
 
-The order fixes the token ids of every shipped tokenizer and the draws of every seeded generator, so
-words are only ever appended, and only together with a newly trained reader.
+The order fixes the token ids of every shipped tokenizer and what every seeded generator draws, so words are only ever
+appended, and only together with a newly trained reader.
 """
 
 from typing import Final
@@ -49,7 +49,7 @@ SHE: Final = tuple(
     Rita Rosa Ruth Sara Sofia Tara Vera
     """.split()
 )
-"""Names referred to as `her`."""
+"""Names referred to as ``her``."""
 
 HE: Final = tuple(
     """
@@ -58,7 +58,7 @@ HE: Final = tuple(
     Otto Paul Peter Robert Simon Thomas Victor
     """.split()
 )
-"""Names referred to as `him`."""
+"""Names referred to as ``him``."""
 
 CURRENCIES: Final = tuple(
     """
@@ -103,7 +103,7 @@ GENERAL: Final = tuple(
     thanks thank hello
     """.split()
 )
-"""Words of questions, weather, templates, and of tasks still to come."""
+"""Words of questions and filler lines, and a reserve for tasks to come."""
 
 AMOUNTS: Final = tuple(range(10, 400))
 """Amounts: two or three digits, one token each, as many as one set of notes can need."""
@@ -112,13 +112,13 @@ NAMES: Final = SHE + HE
 """All names."""
 
 PUNCTUATION: Final = tuple("\n.,:;?!()\"'-")
-"""Marks that are tokens of their own; a newline is kept for readers to come, in text it is white space."""
+"""Marks that are tokens of their own; a newline is kept for readers to come, in text it is whitespace."""
 
 SPECIAL: Final = ("<unk>", "<s>", "</s>", "<pad>", "<mask>")
 """Unknown word, start, end of an answer, padding, and the mask of diffusion readers."""
 
 
 def tokens() -> tuple[str, ...]:
-    """All tokens in the order of their ids."""
+    """Return all tokens in the order of their ids."""
     digits = tuple(str(number) for number in range(AMOUNTS[-1] + 1))
     return SPECIAL + PUNCTUATION + digits + CURRENCIES + NAMES + ITEMS + GENERAL

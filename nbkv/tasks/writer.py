@@ -1,9 +1,10 @@
-"""The writer of the notes that all tasks ask about.
+"""The notes that all tasks ask about, line by line in four forms.
 
-A declaration ("Pay Anna euro.") opens a section and holds until the next one. A *carried* line
-("lamp 34.") says neither whose it is nor which currency; a *local* line ("desk 20 yen.") says its own
-currency. Filler lines declare nothing. Notes may open in the middle of a section, as an excerpt does.
-No item and no amount comes twice in one set of notes.
+A *header* declares a person and a currency ("Pay Anna euro."), opens a section, and holds until the next header. A
+*carried* line ("lamp 34.") gives an item and an amount; person and currency are the section's. A *local* line ("desk 20
+yen.") names another currency itself, and no person. A *filler* ("It rained at noon.") is about nothing. Notes may begin
+in the middle of a section, as an excerpt does: carried lines before the first header cannot be asked for. No item, no
+amount and no person occurs twice in one set of notes.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,7 +25,7 @@ MAX_LINES: Final = 500
 """Most lines of one set of notes."""
 
 SHORTEST: Final = 2
-"""Fewest lines of a section, its declaration included."""
+"""Fewest lines of a section, its header included."""
 
 _HEADER_SHARES: Final = (0.05, 0.1, 0.2, 0.4)
 
@@ -47,9 +48,9 @@ _FILLERS: Final = (
 class NoteLine:
     """One line of notes and what it means.
 
-    `text` ends with a space. `item` is empty for headers and fillers, `person` and `currency` are
-    empty where nothing before the line says them. `given` is the index of the declaration a carried
-    line depends on.
+    ``text`` ends with a space. ``item`` is empty for headers and fillers; ``person`` and ``currency`` are empty where
+    neither the line nor its section's header says them. ``given`` is the index of the header that a carried line
+    depends on.
     """
 
     text: str
@@ -62,15 +63,15 @@ class NoteLine:
 
     @property
     def answerable(self) -> bool:
-        """Whether the notes say everything about this line's item."""
+        """Return whether the line can be asked for: it has an item, and the notes say its currency."""
         return bool(self.item and self.currency)
 
 
 class NoteWriter:
-    """Writes lines one after another and remembers which declaration holds."""
+    """Writes ``lines`` one after another, and knows which header holds."""
 
     def __init__(self, rng: Random) -> None:
-        """Draw all names and items of these notes from `rng`."""
+        """Shuffle items, amounts and persons with ``rng``; lines use them up in that order."""
         self.rng = rng
         self.lines: list[NoteLine] = []
         self._items = rng.sample(ITEMS, len(ITEMS))
@@ -80,7 +81,12 @@ class NoteWriter:
         self._head_at: int | None = None
 
     def write(self, form: str) -> NoteLine:
-        """Append one line of the form and return it."""
+        """Append one line and return it.
+
+        ``form`` is ``HEADER`` (uses up a person), ``CARRIED`` or ``LOCAL`` (an item and an amount each) or ``FILLER``.
+        Raises ``KeyError`` for another form, ``IndexError`` where nothing is left to use up: see ``may_open`` and
+        ``may_list``.
+        """
         line = {
             HEADER: self._header,
             CARRIED: self._carried,
@@ -91,11 +97,14 @@ class NoteWriter:
         return line
 
     def may_open(self) -> bool:
-        """Whether a name is left for another section."""
+        """Return whether a person is left for another header."""
         return bool(self._heads)
 
     def may_list(self, left: int, forced: Mapping[int, str]) -> bool:
-        """Whether items are left for one more line, those still promised apart."""
+        """Return whether another carried or local line still leaves enough for those to come.
+
+        Of the ``left`` lines to come at most ``len(forced)`` must have an item.
+        """
         return min(len(self._items), len(self._amounts)) > min(left, len(forced))
 
     def _header(self) -> NoteLine:
@@ -133,9 +142,9 @@ def write_notes(
     quiet: Collection[int] = (),
     apart: int = SHORTEST,
 ) -> list[NoteLine]:
-    """Write `count` lines; `forced` fixes forms by line index.
+    """Return ``count`` lines of notes; ``forced`` fixes the form of some by line index, the others are drawn.
 
-    No section opens at `quiet` lines, nor less than `apart` lines after or before another one.
+    Of those drawn none at an index in ``quiet`` is a header, nor any less than ``apart`` lines from another header.
     """
     writer, forced = NoteWriter(rng), forced or {}
     opened = -apart
@@ -161,20 +170,20 @@ def _form(rng: Random, header_share: float) -> str:
 
 
 def cut(lines: list[NoteLine], length: int) -> list[str]:
-    """Chunks of `length` lines each."""
+    """Return the text of ``lines`` in chunks of ``length`` lines each; the last may be shorter."""
     starts = range(0, len(lines), length)
     return ["".join(line.text for line in lines[at : at + length]) for at in starts]
 
 
 def place(lines: list[NoteLine], index: int, length: int) -> Place:
-    """Where line `index` stands once the notes are cut into chunks of `length` lines."""
+    """Return the place of line ``index`` in the chunks that ``cut`` makes of ``lines``, without its final space."""
     chunk = index // length
     start = sum(len(line.text) for line in lines[chunk * length : index])
     return Place(chunk, start, start + len(lines[index].text.rstrip()))
 
 
 def check_size(n: int, chunks: int, lines: int) -> None:
-    """Refuse sizes that no notes can have."""
+    """Raise ``BadOption`` unless all are at least 1 and ``chunks`` x ``lines`` is at most 500."""
     for name, value in (("n", n), ("chunks", chunks), ("lines", lines)):
         if value < 1:
             message = f"{name}={value}: must be at least 1"

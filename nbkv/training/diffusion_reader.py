@@ -17,7 +17,7 @@ from nbkv.tasks.writer import CARRIED, HEADER, NoteLine
 from nbkv.training.examples import BOS, EOS, SYSTEM, Encode, layout
 from nbkv.training.masked_batches import IGNORED, MASK, Batch, BatchRow, NotesDrill, collate
 from nbkv.training.reader import encoder, save_reader
-from nbkv.training.trainer import Predictions, Stage, TrainingRun, told
+from nbkv.training.trainer import Predictions, Stage, TrainingRun, is_word
 
 BLOCKS: Final = (4, 8)
 """Block sizes the reader is trained with, one or the other per batch; the first is the one it is stored with."""
@@ -91,7 +91,7 @@ def _notes(rng: Random, lines: int) -> list[NoteLine]:
     return section(rng, lines, range(head, head + size + 1), rng.randint(2, max(2, lines // 4)))
 
 
-def sheet(rng: Random, encode: Encode, stage: Stage, block: int) -> BatchRow:
+def batch_row(rng: Random, encode: Encode, stage: Stage, block: int) -> BatchRow:
     """Write one row of a batch: notes and as many questions about them as the stage's length holds."""
     low = 2 if rng.random() < 0.15 else max(2, stage.lines // 2)  # noqa: PLR2004
     made = drill(rng, encode, rng.randint(low, stage.lines))
@@ -136,11 +136,11 @@ class Diffuser(TrainingRun):
     def draw(self, at: int) -> Batch:
         """Write a batch of stage `at` in one block size."""
         stage, block = CURRICULUM[at], self.rng.choice(BLOCKS)
-        rows = [sheet(self.rng, self.encode, stage, block) for _ in range(stage.batch)]
+        rows = [batch_row(self.rng, self.encode, stage, block) for _ in range(stage.batch)]
         return collate(rows, max(len(row.ids) for row in rows))
 
-    def said(self, batch: Batch) -> Predictions:
-        """Fill the masked tokens, each from what its block and the blocks before it show."""
+    def predictions(self, batch: Batch) -> Predictions:
+        """Predict the masked tokens, each from its own block and the blocks before it."""
         batch = batch.to(self.device)
         with torch.autocast(self.device, torch.bfloat16):
             hidden = self.model.model(
@@ -158,13 +158,13 @@ class Diffuser(TrainingRun):
 
 
 def fill(head: torch.nn.Module, hidden: torch.Tensor, batch: Batch) -> Predictions:
-    """Say the masked tokens from the rows `hidden [B, T, width]` at their own places.
+    """Predict the masked tokens from the hidden states `hidden [B, T, width]` at their own positions.
 
     A masked token behind a masked one is often anybody's guess, and decoding does not fill it yet: it counts less.
     """
     asked = batch.targets != IGNORED
     wanted, ready = batch.targets[asked], batch.ready[asked]
-    return Predictions(head(hidden[asked].float()), wanted, torch.where(ready, 1.0, _LATER), ready & told(wanted))
+    return Predictions(head(hidden[asked].float()), wanted, torch.where(ready, 1.0, _LATER), ready & is_word(wanted))
 
 
 def save_diffuser(model: PreTrainedModel, folder: Path) -> None:

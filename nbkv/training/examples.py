@@ -19,7 +19,7 @@ _MOST_SECTIONS: Final = 3
 
 
 @dataclass(slots=True)
-class Lesson:
+class TrainingExample:
     """`ids [T]`; `kinds [T]`: which kind of answer each token belongs to, empty if to none."""
 
     ids: list[int] = field(default_factory=lambda: [BOS])
@@ -31,32 +31,32 @@ class Lesson:
         self.kinds += [kind] * len(ids)
 
 
-def examination(rng: Random, encode: Encode, lines: int, length: int) -> Lesson:
+def write_example(rng: Random, encode: Encode, lines: int, length: int) -> TrainingExample:
     """Write notes of `lines` lines and as many questions as `length` tokens hold.
 
     The notes come at once or in up to four portions with questions after each, as in a dialogue.
     Every question is followed by its answer and the end token.
     """
     notes, sections = layout(rng, lines)
-    lesson = Lesson()
+    example = TrainingExample()
     if rng.random() < 0.1:  # noqa: PLR2004
-        lesson.add(encode(SYSTEM))
+        example.add(encode(SYSTEM))
     portions = 1 if rng.random() < 0.6 else rng.randint(2, 4)  # noqa: PLR2004
     borders = sorted(rng.sample(range(1, lines), min(portions, lines) - 1)) if lines > 1 else []
-    room = length - sum(len(encode(line.text)) for line in notes) - len(lesson.ids)
+    room = length - sum(len(encode(line.text)) for line in notes) - len(example.ids)
     asked: set[int] = set()
     for start, stop in zip([0, *borders], [*borders, lines], strict=True):
-        lesson.add(encode(_portion(notes[start:stop])))
+        example.add(encode(_portion(notes[start:stop])))
         share = room if stop == lines else rng.randint(0, room // 2)
-        used = len(lesson.ids)
+        used = len(example.ids)
         for section in rng.sample(sections, len(sections)):
             told = ask_everything(rng, [notes[i] for i in section])
-            left = used + share - len(lesson.ids)
-            if section.stop <= stop and rng.random() < 0.9 and _exchange(lesson, encode, *told, "report", left):  # noqa: PLR2004
+            left = used + share - len(example.ids)
+            if section.stop <= stop and rng.random() < 0.9 and _exchange(example, encode, *told, "report", left):  # noqa: PLR2004
                 sections.remove(section)
-        _questions(rng, encode, lesson, notes[:stop], asked=asked, limit=used + share)
-        room -= len(lesson.ids) - used
-    return lesson
+        _questions(rng, encode, example, notes[:stop], asked=asked, limit=used + share)
+        room -= len(example.ids) - used
+    return example
 
 
 def _portion(lines: list[NoteLine]) -> str:
@@ -89,7 +89,7 @@ def _span(rng: Random, start: int, size: int) -> range:
 def _questions(
     rng: Random,
     encode: Encode,
-    lesson: Lesson,
+    example: TrainingExample,
     known: list[NoteLine],
     *,
     asked: set[int],
@@ -99,13 +99,13 @@ def _questions(
     rng.shuffle(pool)
     if rng.random() < 0.6:  # noqa: PLR2004  (what was said long before is hard, and seldom asked by chance)
         pool.sort(key=lambda i: -_reach(known[i], i) * rng.random())
-    if not lesson.kinds[-1] and (not pool or rng.random() < 0.05):  # noqa: PLR2004
-        _exchange(lesson, encode, "", NOTED, "noted", limit - len(lesson.ids))
+    if not example.kinds[-1] and (not pool or rng.random() < 0.05):  # noqa: PLR2004
+        _exchange(example, encode, "", NOTED, "noted", limit - len(example.ids))
     for index in pool:
         line = known[index]
         kind = "local" if line.given is None else "carried"
-        room = limit - len(lesson.ids)
-        if not _exchange(lesson, encode, *ask(rng, line), kind, room):
+        room = limit - len(example.ids)
+        if not _exchange(example, encode, *ask(rng, line), kind, room):
             return
         asked.add(index)
 
@@ -115,12 +115,12 @@ def _reach(line: NoteLine, index: int) -> int:
 
 
 def _exchange(  # noqa: PLR0917
-    lesson: Lesson, encode: Encode, question: str, answer: str, kind: str, room: int
+    example: TrainingExample, encode: Encode, question: str, answer: str, kind: str, room: int
 ) -> bool:
     asked = encode(question)
     said = [*encode(answer), EOS]
     if len(asked) + len(said) > room:
         return False
-    lesson.add(asked)
-    lesson.add(said, kind)
+    example.add(asked)
+    example.add(said, kind)
     return True

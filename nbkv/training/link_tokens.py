@@ -76,7 +76,7 @@ class Linker:
             message = f"{session.adapter.name} has sliding windows; link tokens are trained on full attention only"
             raise UnsupportedModel(message)
         self.codec = Codec(session.tokenizer)
-        self.front = self.codec.front
+        self.front = self.codec.bos_ids
         self.sink = session.chunk("A", name="link training").sink  # behind what this session encodes chunks
         self.end = int(session.tokenizer.eos_token_id)
         words = self.model.get_input_embeddings().weight.detach().float()

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from nbkv.tasks.tokenizer import CONTEXT, PIECES, build_tokenizer
 from nbkv.tasks.vocabulary import SPECIAL, tokens
-from nbkv.training.examples import Encode, Lesson, examination
+from nbkv.training.examples import Encode, TrainingExample, write_example
 from nbkv.training.initial_weights import seed_lookup
-from nbkv.training.trainer import Predictions, Stage, TrainingRun, told
+from nbkv.training.trainer import Predictions, Stage, TrainingRun, is_word
 
 if TYPE_CHECKING:
     import torch
@@ -70,22 +70,22 @@ def encoder() -> Encode:
     return lambda text: [index[piece] for piece in pieces.findall(text)]
 
 
-def _lesson(rng: Random, encode: Encode, stage: Stage) -> Lesson:
+def _example(rng: Random, encode: Encode, stage: Stage) -> TrainingExample:
     low = 2 if rng.random() < 0.15 else max(2, stage.lines // 2)  # noqa: PLR2004
-    return examination(rng, encode, rng.randint(low, stage.lines), stage.length)
+    return write_example(rng, encode, rng.randint(low, stage.lines), stage.length)
 
 
-def tensors(batch: list[Lesson], length: int) -> "tuple[torch.Tensor, torch.Tensor]":
+def tensors(batch: list[TrainingExample], length: int) -> "tuple[torch.Tensor, torch.Tensor]":
     """`ids [B, length]`, padded on the right, and `asked [B, length]`: the tokens to predict."""
     import torch
 
     pad = SPECIAL.index("<pad>")
     ids = torch.full((len(batch), length), pad)
     asked = torch.zeros((len(batch), length), dtype=torch.bool)
-    for row, lesson in enumerate(batch):
-        size = min(length, len(lesson.ids))
-        ids[row, :size] = torch.tensor(lesson.ids[:size])
-        asked[row, :size] = torch.tensor([bool(kind) for kind in lesson.kinds[:size]])
+    for row, example in enumerate(batch):
+        size = min(length, len(example.ids))
+        ids[row, :size] = torch.tensor(example.ids[:size])
+        asked[row, :size] = torch.tensor([bool(kind) for kind in example.kinds[:size]])
     return ids, asked
 
 
@@ -115,11 +115,11 @@ class Trainer(TrainingRun):
         self.body: Callable[..., Any] = torch.compile(body, dynamic=False) if compiled else body
 
     def draw(self, at: int) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Draw lessons of stage `at`; gives them as `tensors` does."""
+        """Draw examples of stage `at`; gives them as `tensors` does."""
         stage = CURRICULUM[at]
-        return tensors([_lesson(self.rng, self.encode, stage) for _ in range(stage.batch)], stage.length)
+        return tensors([_example(self.rng, self.encode, stage) for _ in range(stage.batch)], stage.length)
 
-    def said(self, batch: "tuple[torch.Tensor, torch.Tensor]") -> Predictions:
+    def predictions(self, batch: "tuple[torch.Tensor, torch.Tensor]") -> Predictions:
         """Predict the tokens that are asked for, each from those before it."""
         import torch
 
@@ -128,7 +128,7 @@ class Trainer(TrainingRun):
             hidden = self.body(input_ids=ids, use_cache=False).last_hidden_state
         wanted = ids[:, 1:][asked[:, 1:]]
         logits = self.model.lm_head(hidden[:, :-1][asked[:, 1:]].float())
-        return Predictions(logits, wanted, torch.ones_like(wanted, dtype=logits.dtype), told(wanted))
+        return Predictions(logits, wanted, torch.ones_like(wanted, dtype=logits.dtype), is_word(wanted))
 
 
 AUTOCAST: Final = 128

@@ -39,7 +39,7 @@ class Progress:
 
 
 class Predictions(NamedTuple):
-    """What a model says where it is asked: `logits [N, V]`, the right tokens `[N]`, weights of the loss `[N]`.
+    """Predictions at the tokens asked for: `logits [N, V]`, the right tokens `[N]`, weights of the loss `[N]`.
 
     `counted [N]`: those by which the curriculum judges; words and numbers only, as full stops and end tokens are always
     right and would hide a model that guesses.
@@ -51,8 +51,8 @@ class Predictions(NamedTuple):
     counted: "torch.Tensor"
 
 
-def told(wanted: "torch.Tensor") -> "torch.Tensor":
-    """Which tokens are words and numbers."""
+def is_word(wanted: "torch.Tensor") -> "torch.Tensor":
+    """Return bool `[N]`: which tokens are words and numbers, not special tokens or punctuation."""
     return wanted >= len(SPECIAL) + len(PUNCTUATION)
 
 
@@ -101,7 +101,7 @@ class TrainingRun(ABC):
         """Draw a batch of stage `at` of the curriculum."""
 
     @abstractmethod
-    def said(self, batch: Any) -> Predictions:  # noqa: ANN401
+    def predictions(self, batch: Any) -> Predictions:  # noqa: ANN401
         """Run the model on a batch."""
 
     def run(self, every: int = 50) -> Iterator[dict[str, Any]]:
@@ -130,7 +130,7 @@ class TrainingRun(ABC):
         fraction = self.progress.seconds / (60 * self.minutes)
         for group in self.optimizer.param_groups:
             group["lr"] = group["share"] * rate(fraction, self.progress.step, self.peak)
-        logits, wanted, weights, counted = self.said(batch)
+        logits, wanted, weights, counted = self.predictions(batch)
         losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
         loss = (losses * weights).sum() / weights.sum()
         loss.backward()

@@ -10,6 +10,7 @@ import torch
 import nbkv
 from nbkv.context import Request
 from nbkv.families.blend.base import Blend
+from nbkv.families.blend.harvest import Harvest
 from nbkv.fidelity import kl
 from nbkv.inference.forced import follow
 from nbkv.inference.run import RequestRun
@@ -19,6 +20,7 @@ from nbkv.result import Provenance
 from nbkv.strategy import parse
 
 NAMES = [name for name in registry.names() if issubclass(registry.get(name), Blend)]
+LEARNING = [name for name in NAMES if issubclass(registry.get(name), Harvest)]  # from the prompts they serve
 BUDGETED = [name for name in NAMES if any(field.name == "budget" for field in dataclasses.fields(registry.get(name)))]
 FAMILIES = "llama mistral qwen2 qwen3 gemma2 gemma3 phi3 gemma3n cohere2 gpt_neox mixtral".split()
 
@@ -100,7 +102,7 @@ def test_counts_and_provenance(session_of, words, name, case):
     assert tokens.reused >= 1
     assert result.compute.share >= tokens.fresh / tokens.prompt
     again = session.generate(prompt, max_new_tokens=3)
-    if name not in {"cachecraft", "kvshare"}:  # these learn from prompts
+    if name not in LEARNING:
         assert again.token_ids == result.token_ids
 
 
@@ -141,7 +143,7 @@ def test_rows_never_see_what_comes_later(session_of, words, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_chunk_that_left_the_store_changes_nothing_but_the_work(session_of, words, name):
-    if name in {"cachecraft", "kvshare"}:
+    if name in LEARNING:
         pytest.skip("what it learned has left with it")
     session = session_of("llama", strategy=name)
     one, two = session.chunk(words(20, seed=1), name="one"), session.chunk(words(15, seed=2), name="two")
@@ -252,15 +254,15 @@ def test_a_prompt_without_chunks_is_exact(session_of, words, name):
     assert error(got, expected) < 1e-4
 
 
-def test_the_alias_blend(session_of):
-    assert parse("blend").spec == "passage"
-    assert parse("blend(0.1)") == parse("passage(budget=0.1)")
+def test_the_alias_blend_is_one_of_them_with_its_budget_first():
+    assert parse("blend").spec in BUDGETED
+    assert parse("blend(0.1)") == at("blend", 0.1)
 
 
 def test_an_answer_is_a_chunk_where_the_store_still_has_it(session_of, words):
     session = session_of("llama")
     answer = session.generate(words(20), max_new_tokens=9)
-    result = session.generate([words(4, seed=3), answer, words(3, seed=4)], strategy="cacheblend(0)", max_new_tokens=2)
+    result = session.generate([words(4, seed=3), answer, words(3, seed=4)], strategy="blend(0)", max_new_tokens=2)
 
     assert result.tokens.reused >= 8
     assert isinstance(session._prompt([answer, "w1"]), Prompt)

@@ -136,5 +136,5 @@ def test_a_mask_that_is_made_is_seen(read, monkeypatch):
     monkeypatch.setattr(
         session.adapter, "capabilities", dataclasses.replace(session.adapter.capabilities, ranges=False)
     )
-    masked = measured(session, prompt, parse("cacheblend(1.0)"))
+    masked = measured(session, prompt, parse("blend(1.0)"))
     assert max(math.prod(shape) for shape in masked.sizes if shape[-1:] == (n,)) > n * n / 2

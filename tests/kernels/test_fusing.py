@@ -10,7 +10,7 @@ from torch import nn
 
 import nbkv
 from nbkv.families.residual.forms import parse
-from nbkv.families.residual.planner import made_up
+from nbkv.families.residual.planner import random_sequence
 from nbkv.families.residual.sequence import BoundedSequence
 from nbkv.models.projection import kernel
 from nbkv.models.projection.kernel import ANGLES, FusedProjection
@@ -239,7 +239,7 @@ def test_nothing_is_made_beside_the_open_buffer(opened, monkeypatch, launches):
     adapter, peaks = opened("qwen3", **WIDE).adapter, {}
     for kernels in ("torch", "triton"):
         monkeypatch.setenv("NBKV_KERNELS", kernels)
-        sequence = made_up(adapter, parse("layers", 4), 200)
+        sequence = random_sequence(adapter, parse("layers", 4), 200)
         sequence.cache.peak = 0
         launches.clear()
         sequence.restore()

@@ -82,21 +82,16 @@ def test_a_layer_without_heads_and_no_rows_change_nothing(fused, draw):
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("power", [1, 2])
-@pytest.mark.parametrize("write", [False, True], ids=["look", "write"])
-def test_deviation_is_summed_over_heads_and_sides(fused, draw, scattered, length, power, write):
+def test_deviation_is_summed_over_heads_and_sides(fused, draw, scattered, length, power):
     cached, rows = (draw(2, 150, 64), draw(3, 150, 96)), scattered(length, 150)
     fresh = draw(2, length, 64), draw(3, length, 96)
     before = tuple(side.clone() for side in cached)
-    got = kv_deviation(cached, fresh, rows, power=power, write=write, fused=fused)
+    got = kv_deviation(cached, fresh, rows, power=power, fused=fused)
     gaps = [(new.double() - old[:, rows].double()).abs() ** power for old, new in zip(before, fresh, strict=True)]
     expected = sum(gap.sum(dim=(0, 2)) for gap in gaps)
     assert got.dtype == torch.float32
     assert ((got.double() - expected) / expected).abs().max() < 1e-6
-    for side, old, new in zip(cached, before, fresh, strict=True):
-        wanted = old.clone()
-        if write:
-            wanted[:, rows] = new
-        assert torch.equal(side, wanted)
+    assert all(map(torch.equal, cached, before))
 
 
 def projected(x, weights, angle, heads):

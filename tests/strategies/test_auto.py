@@ -80,8 +80,8 @@ def test_chunks_at_other_places_are_blended(session_of, words, costing):
 def test_below_break_even_the_answer_is_exact_and_a_fallback_is_told(session_of, words, costing, costs):
     costing(costs)
     session, heard = session_of(strategy="auto"), []
-    with session.events.tap(lambda event: heard.append(event) if isinstance(event, Fallback) else None):
-        result = blended(session, words)
+    session.events.add(lambda event: heard.append(event) if isinstance(event, Fallback) else None)
+    result = blended(session, words)
 
     assert result.lineage == "exact"
     assert "auto: no passage: below break-even" in said(result)

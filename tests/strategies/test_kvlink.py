@@ -79,7 +79,7 @@ class Dense:
 def dense(session, parts, links):
     """``parts``: text or chunks; ``links`` ``[slots, links, H]``."""
     whole, slot, codec = Dense(session.adapter.model), 0, session._ctx.codec
-    whole.ids(list(codec.front))
+    whole.ids(list(codec.bos_ids))
     for number, part in enumerate(parts):
         if isinstance(part, str):
             whole.ids(codec.part(part, first=number == 0))
@@ -317,7 +317,7 @@ def test_ids_of_a_checkpoint_stand_where_it_was_trained_to_see_them(checkpoint, 
     one, two = (checkpoint.chunk(words(n, seed=n), name=f"c{n}", sink="none") for n in (11, 7))
     before, question = words(5, seed=1), words(4, seed=3)
     codec, whole = checkpoint._ctx.codec, Dense(checkpoint.adapter.model)
-    whole.ids([*codec.front, *codec.part(before, first=True), 128_254])
+    whole.ids([*codec.bos_ids, *codec.part(before, first=True), 128_254])
     whole.ids(one.token_ids, owner=0)
     whole.ids(range(128_011, 128_016))
     whole.ids(two.token_ids, owner=1)

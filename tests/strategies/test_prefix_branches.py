@@ -34,7 +34,7 @@ def test_branches_answer_as_full_and_hold_the_prefix_once(session, words):
 
     tokens = PREFIX + 1 + 6 * (TAIL + 5)
     assert session.store.figures()[0]["tokens"] == tokens
-    session.store._lines.fit()  # gives back the room that lines keep to grow in
+    session.store._buffers.fit()  # frees what buffers allocate to grow in
     assert session.store.nbytes <= (tokens + 6 * 64) * token_bytes(session)
 
 
@@ -45,7 +45,7 @@ def test_a_chat_goes_on_in_its_branch(session, words):
     for turn in range(3):
         result = session.generate(prompt, max_new_tokens=6)
         assert result.token_ids == session.generate(prompt, strategy="full", max_new_tokens=6).token_ids
-        assert len(list(session.store._lines)) == 2
+        assert sum(storage.in_buffer for storage in session.store._buffers) == 2
         prompt = prompt + result.text + words(5, seed=turn)
     assert result.tokens.reused >= PREFIX + TAIL
     assert result.tokens.reused + result.tokens.recomputed + result.tokens.fresh == result.tokens.prompt
@@ -80,7 +80,7 @@ def test_an_interruption_leaves_the_store_and_the_model_as_they_were(session, wo
             session.generate(prompt, max_new_tokens=2)
     assert session.adapter.config._attn_implementation == own
     assert session.store.figures()[0]["tokens"] == before
-    assert not any(line.leased or line.readers for line in session.store._lines)
+    assert not any(buffer.leased or buffer.read_end for buffer in session.store._buffers)
     result = session.generate(prompt, max_new_tokens=4)
     assert result.token_ids == session.generate(prompt, strategy="full", max_new_tokens=4).token_ids
 

@@ -12,7 +12,7 @@ import torch
 import nbkv
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.families.residual.forms import all_kv_bytes, parse
-from nbkv.families.residual.planner import made_up
+from nbkv.families.residual.planner import random_sequence
 from nbkv.families.residual.sequence import BoundedSequence
 from nbkv.models.caches.restoring import RestoringCache
 
@@ -171,14 +171,14 @@ def test_memory_over_twenty_turns_is_bounded(make_model, tokenizer, words, monke
 @pytest.mark.parametrize("form", [*EXACT, "int8", "int4", "latent(24)", "latent(24, 8)"])
 def test_printed_bytes_are_the_bytes_allocated(wide, form):
     adapter, known = wide.adapter, parse(form, 6)
-    sequence = made_up(adapter, known, 639)  # 640 tokens: whole blocks
+    sequence = random_sequence(adapter, known, 639)  # 640 tokens: whole blocks
     kept = sum(
         layer.window[0].shape[-2] * all_kv_bytes(adapter) // 6 for layer in sequence.cache.layers if layer.keeps_all
     )
     token = known.token_bytes(adapter)
     host = sum(source == "host" for source in known.sources) * all_kv_bytes(adapter) // 6
     # K/V on the host are those of 639 older tokens, in blocks of 64
-    assert sequence.form_bytes + kept == 640 * (token - host) + 640 * host
+    assert sequence.cache.beside() + kept == 640 * (token - host) + 640 * host
 
 
 @pytest.mark.parametrize(

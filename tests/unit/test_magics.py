@@ -3,6 +3,7 @@
 import re
 import signal
 import warnings
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -294,6 +295,15 @@ def test_a_variable_that_hides_a_chunk_is_refused(shell):
     assert "both a variable" in refused(shell, "%%kvgen\n{{ notes }}")
 
 
+@contextmanager
+def heard_by(session, listener):
+    session.events.add(listener)
+    try:
+        yield
+    finally:
+        session.events.drop(listener)
+
+
 def interrupt_at(session, number):
     """Press Ctrl-C while token ``number`` is on its way."""
     seen = []
@@ -304,7 +314,7 @@ def interrupt_at(session, number):
             if len(seen) == number:
                 signal.raise_signal(signal.SIGINT)
 
-    return session.events.tap(listener)
+    return heard_by(session, listener)
 
 
 def test_an_interrupt_keeps_the_partial_result_and_stops_the_queue(shell, session):
@@ -340,7 +350,7 @@ def test_an_interrupted_comparison_leaves_the_session_usable(shell, monkeypatch)
 
 def test_stop_from_elsewhere_returns_what_there_is(shell, session):
     stop = lambda event: session.stop() if isinstance(event, Token) else None  # noqa: E731
-    with session.events.tap(stop):
+    with heard_by(session, stop):
         assert run(shell, "%%kvgen -n 12\nhello").finish_reason == "interrupted"
 
 

@@ -64,8 +64,8 @@ def test_measuring_changes_neither_answer_nor_timing_nor_store(blended, monkeypa
 
     monkeypatch.setattr(measure, "greedy", slow)
     events = []
-    with session.events.tap(events.append):
-        result = ask(fidelity=True)
+    session.events.add(events.append)
+    result = ask(fidelity=True)
 
     assert result.token_ids == plain.token_ids
     assert result.timing.total_s < 0.5

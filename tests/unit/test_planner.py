@@ -12,7 +12,7 @@ from nbkv.errors import BadOption
 from nbkv.families.residual import planner
 from nbkv.families.residual.bandwidth import Bandwidths
 from nbkv.families.residual.forms import all_kv_bytes, parse
-from nbkv.families.residual.planner import FormCost, able, pick
+from nbkv.families.residual.planner import FormCost, eligible, pick
 
 FEW = {"num_key_value_heads": 1}  # a layer's input is twice its K and V
 
@@ -33,7 +33,7 @@ def test_the_fastest_that_leaves_half_of_the_memory_free_is_picked():
     assert pick(ways, 1000) == "layers"
     assert pick([*ways, way("first(2)", 0.9, 505)], 1000) == "layers"
     assert [
-        each.form for each in able([*ways, FormCost(form="x", exact=True, token_bytes=1, device_bytes=1)], 1000)
+        each.form for each in eligible([*ways, FormCost(form="x", exact=True, token_bytes=1, device_bytes=1)], 1000)
     ] == [
         "ids",
         "layers",
@@ -49,7 +49,7 @@ def test_every_form_is_a_row(make_model, tokenizer, changes):
         ways = {each.form: each for each in plan.ways}
         assert {"ids", "start(0)", "every(2)", "layers", "int8", "int4", "latent", "host", "first(3)"} <= ways.keys()
         assert plan.kv_bytes == all_kv_bytes(adapter)
-        assert ways[plan.pick] in able(plan.ways, plan.kv_bytes)
+        assert ways[plan.pick] in eligible(plan.ways, plan.kv_bytes)
         assert len(ways) == len(plan.ways)
         for each in plan.ways:
             assert each.token_bytes == parse(each.form, 6).token_bytes(adapter)

@@ -64,7 +64,7 @@ def test_the_same_text_later_is_a_later_part(spaced):
 def test_no_bos_where_the_tokenizer_adds_none(make_tokenizer):
     codec = Codec(make_tokenizer(bos=False))
 
-    assert codec.front == ()
+    assert codec.bos_ids == ()
     assert ids(codec, ["w1", "w2"]) == [4, 5]
 
 

@@ -290,8 +290,8 @@ def test_stats_are_sums(session_of, words):
 def test_events_tell_the_story(session_of, words):
     session, seen = session_of(), []
     session.generate(words(20), max_new_tokens=2)
-    with session.events.tap(seen.append):
-        session.generate(words(20), max_new_tokens=3)
+    session.events.add(seen.append)
+    session.generate(words(20), max_new_tokens=3)
     kinds = [type(event).__name__ for event in seen]
 
     assert kinds[:2] == ["Started", "Reused"]

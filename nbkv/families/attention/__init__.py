@@ -1,1 +1,1 @@
-"""Attention that is kept from one denoising pass over a block to the next."""
+"""Reuse of attention outputs between the denoising passes over a block."""

@@ -1,8 +1,9 @@
-"""Attention that is kept from one denoising pass over a block to the next, as far as that pays.
+"""Attention outputs kept from one denoising pass over a block to the next, where that is faster.
 
-A strategy of this family says which passes may reuse what an earlier one kept. Prompts are prefilled as under
-``prefix``. A finished block is committed by a pass of the model's own over its clean tokens, which reads exact KV only:
-what stays in the cache is the exact KV of the tokens that were decoded, whatever the denoising passes saw.
+A strategy of this family says which passes may reuse the attention of an earlier one to the keys before the block.
+Prompts are prefilled as under ``prefix``. A finished block is committed by a pass of the model's own over its clean
+tokens, which reads exact K/V only: the cache holds the exact K/V of the decoded tokens, whatever the denoising passes
+computed.
 """
 
 from __future__ import annotations
@@ -37,20 +38,20 @@ _FAITHFUL = 0.9  # mean cosine below which a note is due; the paper has 0.95 and
 
 @dataclass(eq=False)
 class DenoisedAnswer:
-    """One answer under way: what is kept, whether reuse is on in the present block, and what was done so far.
+    """The state of one answer: the kept attention, whether the present block reuses it, and counts of passes so far.
 
-    ``stale`` counts the tokens that have changed since everything was last computed, when ``fresh`` were the block's
-    ids; in the pass before these were ``last``. ``heads`` are the K/V heads of each layer
-    that no pass reuses, and while ``learning`` them nothing is reused at all. ``seconds`` is what attention took in the
-    passes that are not plain.
+    ``context`` keeps attention to the keys before the block, ``switch`` decides whether reuse pays. ``changed`` tokens
+    of the block differ from ``fresh``, its ids when attention was last refreshed; ``last`` were its ids in the pass
+    before. ``heads`` are the K/V heads of each layer that are always recomputed; while they are being measured
+    (``learning``) nothing is reused. ``seconds`` is the time of attention in the passes that are not plain.
     """
 
-    outside: ContextAttention
-    gain: ReuseSwitch
+    context: ContextAttention
+    switch: ReuseSwitch
     heads: Mapping[int, Sequence[int]] = field(default_factory=dict)
     learning: bool = False
     mode: str = ON
-    stale: int = 0
+    changed: int = 0
     fresh: torch.Tensor | None = None
     last: torch.Tensor | None = None
     passes: Counter[str] = field(default_factory=Counter)
@@ -70,7 +71,7 @@ class AttentionReuse(Prefix):
 
     @abstractmethod
     def begun(self, times: PassTimes, exempt: frozenset[int], ctx: Context) -> DenoisedAnswer:
-        """Return an answer's state before its first pass.
+        """Return the state of an answer before its first denoising pass.
 
         ``times`` is what is known of earlier answers' passes; ``exempt`` layers are to keep the model's own attention.
         """
@@ -81,10 +82,10 @@ class AttentionReuse(Prefix):
 
     @abstractmethod
     def reusing(self, block: Block, answer: DenoisedAnswer) -> Policy:
-        """Return what computes the attention of a pass that reuses."""
+        """Return the attention policy of a pass that reuses."""
 
     def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
-        """Run one pass, plain, refreshed or reused, and time it."""
+        """Run one denoising pass, plain, refreshed or reused, and time it; return the logits ``[B, V]``."""
         if not isinstance(prefilled.own, DenoisedAnswer):
             times = PassTimes.of(ctx.verdicts.get(self._times(ctx)))
             prefilled.own = self.begun(times, _windowed(ctx.adapter), ctx)
@@ -92,13 +93,13 @@ class AttentionReuse(Prefix):
         if not block.step:
             self._begin(block, answer, ctx)
         kind = self._kind(block, answer)
-        policy = answer.outside.refresh if kind == REFRESHED else self.reusing(block, answer)
+        policy = answer.context.refresh if kind == REFRESHED else self.reusing(block, answer)
         settle(ctx.adapter)
         clock = timed()
         with nullcontext(AttentionTimer()) if kind == PLAIN else computed_by(ctx.adapter.config, policy) as meter:
             logits = super().denoise(block, prefilled, ctx, work)
         settle(ctx.adapter)
-        answer.gain.times.add(kind, block.start, clock())
+        answer.switch.times.add(kind, block.start, clock())
         answer.seconds += meter.seconds
         answer.passes[kind] += 1
         answer.last = block.ids
@@ -110,42 +111,42 @@ class AttentionReuse(Prefix):
         super().commit(prefilled, ids, request, ctx)
         if not isinstance(answer, DenoisedAnswer):  # not a single pass was run
             return
-        ctx.verdicts.hold(self._times(ctx), answer.gain.times.to_dict())
+        ctx.verdicts.hold(self._times(ctx), answer.switch.times.to_dict())
         prefilled.figures |= _figures(answer, ctx)
-        if answer.passes[REUSED] and not answer.heads and (answer.outside.staleness.cosine or 1.0) < _FAITHFUL:
-            was = f"kept attention had changed to a cosine of {answer.outside.staleness.cosine:.2f} when computed again"
+        if answer.passes[REUSED] and not answer.heads and (answer.context.staleness.cosine or 1.0) < _FAITHFUL:
+            was = f"kept attention had changed to a cosine of {answer.context.staleness.cosine:.2f} when computed again"
             prefilled.notes.append(f"{was}: other answers than without it are likely")
         if answer.off:
             on = answer.blocks - answer.off
             prefilled.notes.append(f"attention was reused in {on} of {answer.blocks} blocks: {answer.why}")
 
     def _begin(self, block: Block, answer: DenoisedAnswer, ctx: Context) -> None:
-        answer.outside.forget()
+        answer.context.forget()
         answer.blocks += 1
-        answer.mode = ON if answer.learning else answer.gain.begin(block.start)
+        answer.mode = ON if answer.learning else answer.switch.begin(block.start)
         if answer.mode == OFF:
             answer.off += 1
             if not answer.why:
-                answer.why = _reason(answer.gain, block.start)
+                answer.why = _reason(answer.switch, block.start)
                 ctx.tell(Fallback, why=f"{self.name} is off: {answer.why}")
 
     def _kind(self, block: Block, answer: DenoisedAnswer) -> str:
         """Return the kind of this pass; the rule is asked also where it is not followed, to know what it would do."""
         if answer.learning:
             return REFRESHED
-        answer.stale = len(block.ids)
+        answer.changed = len(block.ids)
         if block.step and answer.fresh is not None:
-            answer.stale = int(torch.ne(block.ids, answer.fresh).sum())
-            answer.stale = max(answer.stale, int(block.conditioning is not None))  # what it is told changes too
+            answer.changed = int(torch.ne(block.ids, answer.fresh).sum())
+            answer.changed = max(answer.changed, int(block.conditioning is not None))  # what it is told changes too
         reuse = bool(block.step) and answer.fresh is not None and self.reuses(block, answer)
-        answer.gain.asked(block.start, reuse=reuse)
+        answer.switch.asked(block.start, reuse=reuse)
         if not reuse:
             answer.fresh = block.ids
         if answer.mode == OFF:  # what the rule would do goes on being counted
             return PLAIN
         if answer.mode == PLAIN_FIRST and not block.step:
             return PLAIN
-        if reuse and not answer.outside.empty:
+        if reuse and not answer.context.empty:
             return REUSED
         answer.fresh = block.ids
         return REFRESHED
@@ -156,7 +157,7 @@ class AttentionReuse(Prefix):
 
 def _figures(answer: DenoisedAnswer, ctx: Context) -> dict[str, Any]:
     """Return what ``result.decoding`` says about the passes of ``answer``."""
-    total, found = answer.passes.total(), answer.outside.staleness
+    total, found = answer.passes.total(), answer.context.staleness
     return {
         "passes": dict(answer.passes),
         "reuse_rate": answer.passes[REUSED] / total if total else 0.0,
@@ -169,16 +170,16 @@ def _figures(answer: DenoisedAnswer, ctx: Context) -> dict[str, Any]:
 
 
 def _windowed(adapter: ModelAdapter) -> frozenset[int]:
-    """Return the layers that see a window or chunk only: what is outside of a block is short there."""
+    """Return the layers with a window: the keys before a block are few there, and not worth keeping."""
     known = adapter.capabilities
     kinds = zip(known.layer_types, known.windows, strict=True)
     return frozenset(i for i, (kind, window) in enumerate(kinds) if window is not None or kind != "full_attention")
 
 
-def _reason(gain: ReuseSwitch, at: int) -> str:
-    share = gain.share(at)
+def _reason(switch: ReuseSwitch, at: int) -> str:
+    share = switch.share(at)
     if not share:
         return "so many tokens are revealed in each pass that none could reuse"
-    reused, refreshed, without = (gain.times.seconds(kind, at) * 1000 for kind in (REUSED, REFRESHED, PLAIN))
+    reused, refreshed, without = (switch.times.seconds(kind, at) * 1000 for kind in (REUSED, REFRESHED, PLAIN))
     took = f"after {at} tokens a pass takes {without:.2f} ms without, {refreshed:.2f} refreshed, {reused:.2f} reused"
     return f"{took}, and {share:.0%} could reuse"

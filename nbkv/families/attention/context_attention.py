@@ -1,4 +1,4 @@
-"""What the keys before a block gave its rows, layer by layer: kept from one denoising pass to the next, and merged.
+"""Attention of a block's rows to the keys before it (the context), kept between denoising passes and merged.
 
 A pass over a block attends to the block itself, which changes from pass to pass, and to everything before it, which
 does not. The second part is kept as ``(out, lse)`` and merged with a fresh first part (FlashBlock, arXiv 2602.05305).
@@ -21,7 +21,7 @@ from nbkv.ops import State, merge_states
 
 @dataclass(eq=False)
 class ContextAttention:
-    """The kept attention of one block's rows; ``staleness`` sums up over blocks.
+    """The kept ``(out, lse)`` of one block's rows over its context, by layer; ``staleness`` sums up over blocks.
 
     Layers that are ``exempt`` keep the model's own attention. With ``density`` that share of the keys, those the block
     attends to most, is read anew in every pass, and what is kept is about the rest; with ``residual`` false the rest is
@@ -37,7 +37,7 @@ class ContextAttention:
 
     @property
     def empty(self) -> bool:
-        """Return whether there is nothing to reuse."""
+        """Return whether no layer has kept attention."""
         return not self._kept
 
     def forget(self) -> None:
@@ -46,20 +46,20 @@ class ContextAttention:
         self._picked.clear()
 
     def refresh(self, attention: Attention) -> torch.Tensor | None:
-        """Attend to everything and keep the part outside; a ``Policy``, exact up to rounding."""
+        """Attend to all keys and keep the part over the context; a ``Policy``, exact up to rounding."""
         layer = attention.layer
         if layer in self.exempt or not attention.outside:
             return None
         if self.density is not None and layer not in self._picked:
             self._picked[layer] = pick(attention, self.density)
-        kept = _wide(self._rest(attention))
+        kept = _in_float32(self._kept_part(attention))
         if (old := self._kept.get(layer)) is not None:
             self.staleness.add(layer, old, kept)
         self._kept[layer] = kept
-        return _merged(attention, [*self._near(attention), kept])
+        return _merged(attention, [*self._fresh_parts(attention), kept])
 
     def reusing(self, rows: torch.Tensor | None = None, heads: Mapping[int, Sequence[int]] | None = None) -> Policy:
-        """Return the policy that attends to the block anew and takes the part outside as it was kept.
+        """Return the policy that merges fresh attention within the block with the kept part over the context.
 
         That part is computed anew, and kept, for ``rows`` ``[m]`` and for these K/V ``heads`` of each layer.
         """
@@ -72,36 +72,36 @@ class ContextAttention:
         if kept is None:
             return None
         for head in heads.get(attention.layer, ()):
-            self._again_for_head(attention, head, kept)
+            self._recompute_head(attention, head, kept)
         if rows is not None and len(rows):
-            self._again_for_rows(attention, rows, kept)
-        return _merged(attention, [*self._near(attention), *([kept] if self.residual else [])])
+            self._recompute_rows(attention, rows, kept)
+        return _merged(attention, [*self._fresh_parts(attention), *([kept] if self.residual else [])])
 
-    def _near(self, attention: Attention) -> list[State]:
-        """Return what is never kept: the block's own part, and that of the picked keys."""
+    def _fresh_parts(self, attention: Attention) -> list[State]:
+        """Return the parts that every pass computes: over the block itself, and over the selected context keys."""
         picked = self._picked.get(attention.layer)
         inside = attention.inside()
         return [inside] if picked is None else [inside, attention.to(picked.key, picked.value)]
 
-    def _rest(self, attention: Attention, query: torch.Tensor | None = None) -> State:
-        """Return the part that is kept, for all rows or those of ``query``."""
+    def _kept_part(self, attention: Attention, query: torch.Tensor | None = None) -> State:
+        """Return the part to keep: over the context keys not selected, for all rows or those of ``query``."""
         outside, picked = slice(attention.outside), self._picked.get(attention.layer)
         key, value = attention.key[:, :, outside], attention.value[:, :, outside]
         return attention.to(key, value, query=query, mask=None if picked is None else picked.rest)
 
-    def _again_for_rows(self, attention: Attention, rows: torch.Tensor, kept: State) -> None:
-        fresh = _wide(self._rest(attention, attention.query.index_select(-2, rows)))
+    def _recompute_rows(self, attention: Attention, rows: torch.Tensor, kept: State) -> None:
+        fresh = _in_float32(self._kept_part(attention, attention.query.index_select(-2, rows)))
         for old, new in zip(kept, fresh, strict=True):
             old.index_copy_(2, rows, new)
 
-    def _again_for_head(self, attention: Attention, head: int, kept: State) -> None:
+    def _recompute_head(self, attention: Attention, head: int, kept: State) -> None:
         groups = attention.query.shape[1] // attention.key.shape[1]
         mine, outside = slice(head * groups, (head + 1) * groups), slice(attention.outside)
         key, value = (side[:, head : head + 1, outside] for side in (attention.key, attention.value))
         picked = self._picked.get(attention.layer)
         mask = None if picked is None else picked.rest[:, mine]
         fresh = attention.to(key, value, query=attention.query[:, mine], mask=mask)
-        for old, new in zip(kept, _wide(fresh), strict=True):
+        for old, new in zip(kept, _in_float32(fresh), strict=True):
             old[:, mine] = new
 
 
@@ -109,6 +109,6 @@ def _merged(attention: Attention, parts: Sequence[State]) -> torch.Tensor:
     return merge_states(parts)[0].to(attention.query.dtype)
 
 
-def _wide(state: State) -> State:
+def _in_float32(state: State) -> State:
     # Kept in float32: what is merged again and again must not be rounded each time.
     return state[0].to(state[1].dtype), state[1]

@@ -1,4 +1,4 @@
-"""Chunks put where a prompt wants them, and some of their rows run again in place."""
+"""Blending: K/V of chunks placed at a prompt's positions, some of their rows recomputed in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a request to a prompt on the bench: what the store, or the strategy itself, has of it, and where that goes."""
+"""From a request to its partial prefill: which K/V the store or the strategy has, and at which positions they go."""
 
 from __future__ import annotations
 
@@ -16,47 +16,58 @@ from nbkv.result import Chunk
 Spot = tuple[Chunk, int]  # a chunk and where in the prompt it begins
 
 
-def lay(
-    request: Request, ctx: Context, held: Mapping[int, SpanKV] | None = None, *, upto: int | None = None
+def assemble(
+    request: Request, ctx: Context, supplied: Mapping[int, SpanKV] | None = None, *, upto: int | None = None
 ) -> PartialPrefill:
     """Return the prompt with everything placed that the store has: an exact prefix, then chunks at their positions.
 
-    The prefix is taken from the first ``upto`` tokens only (None: from all but what must run). Where ``held`` has KV
-    for the chunk that begins at a position, that is placed. A canonical chunk that has left the store, or was never
+    The prefix is taken from the first ``upto`` tokens only (None: from all but what must run). Where ``supplied`` has
+    K/V for the chunk that begins at a position, that is placed. A canonical chunk that has left the store, or was never
     encoded for its place in a diffusion block, is encoded again, and a note says so; of an answer used as a chunk only
     what the store still has is placed.
     """
     ids, work = request.ids, ctx.work()
     notes: list[str] = []
-    held = held or {}
-    own = {start: each for start, each in held.items() if each.kv is not None}
+    supplied = supplied or {}
+    own = {start: each for start, each in supplied.items() if each.kv is not None}
     stored = [each for each in request.prompt.chunks if each[1] not in own]
     encoded = _encode_missing(stored, ctx.store.holds(ctx.space(), ids[:upto]), ctx, work, notes)
     cache = GrowingCache(len(ids) + request.max_new_tokens)
     assert ctx.adapter.rope is not None  # noqa: S101
     kind = LayerwisePlacement if ctx.adapter.device.type == "cpu" else AheadPlacement
-    placing = kind(cache, ctx.adapter.rope, len(ids))
+    placement = kind(cache, ctx.adapter.rope, len(ids))
     try:
         known = ctx.store.holds(ctx.space(), ids[:upto])
         prefix = min(known, ctx.adapter.reusable(len(ids)))
         if prefix:
-            for at, kv in placing.held.enter_context(ctx.store.reading(ctx.space(), ids[:prefix])):
-                placing.add(PlacedKV(kv, at, at))
+            for at, kv in placement.views.enter_context(ctx.store.reading(ctx.space(), ids[:prefix])):
+                placement.add(PlacedKV(kv, at, at))
         placed = []
         for chunk, start, stop in request.prompt.chunks:
             if stop <= prefix:
                 continue
             one = own.get(start)
-            span = _stored(chunk, start, prefix, ctx, placing) if one is None else _own(one, start, prefix, placing)
+            span = _stored(chunk, start, prefix, ctx, placement) if one is None else _own(one, start, prefix, placement)
             if span.length:
                 placed.append(PlacedChunk(chunk, span, encoded=one is None and (chunk, start) in encoded))
-        placing.begin()
+        placement.begin()
     except BaseException:
-        placing.close()
+        placement.close()
         raise
-    works = work, ctx.work()
-    tensor = ctx.adapter.tensor(ids)
-    return PartialPrefill(ctx.adapter, tensor, cache, prefix, known, placed, *works, ctx.pieces, placing, notes, held)
+    return PartialPrefill(
+        adapter=ctx.adapter,
+        ids=ctx.adapter.tensor(ids),
+        cache=cache,
+        prefix=prefix,
+        known=known,
+        placed=placed,
+        rows_work=work,
+        select_work=ctx.work(),
+        pieces=ctx.pieces,
+        placement=placement,
+        notes=notes,
+        supplied=supplied,
+    )
 
 
 def _encode_missing(
@@ -75,22 +86,22 @@ def _encode_missing(
     return encoded
 
 
-def _stored(chunk: Chunk, start: int, prefix: int, ctx: Context, placing: LayerwisePlacement) -> Span:
-    """Have what the store has of ``chunk`` put where it stands, from ``start`` on; ``prefix`` first rows are there."""
+def _stored(chunk: Chunk, start: int, prefix: int, ctx: Context, placement: LayerwisePlacement) -> Span:
+    """Place the store's K/V of ``chunk`` at positions from ``start`` on; the first ``prefix`` rows hold K/V already."""
     block = ctx.adapter.capabilities.block or 1
     path = chunk.path(start, ctx.adapter.capabilities.block)
     behind = len(path) - len(chunk)
     first = -(-max(start, prefix) // block) * block  # a block that the chunk shares with what is before it must run
     stop = first
-    for at, kv in placing.held.enter_context(ctx.store.reading(ctx.space(), path, behind + first - start)):
-        placing.add(PlacedKV(kv, at, start + at - behind))
+    for at, kv in placement.views.enter_context(ctx.store.reading(ctx.space(), path, behind + first - start)):
+        placement.add(PlacedKV(kv, at, start + at - behind))
         stop = start + at - behind + kv.length
     return Span(first, stop)
 
 
-def _own(held: SpanKV, start: int, prefix: int, placing: LayerwisePlacement) -> Span:
-    """Have a strategy's own KV put where it stands, from ``start`` on; ``prefix`` first rows are there."""
+def _own(held: SpanKV, start: int, prefix: int, placement: LayerwisePlacement) -> Span:
+    """Place a strategy's own K/V at positions from ``start`` on; the first ``prefix`` rows hold K/V already."""
     assert held.kv is not None  # noqa: S101
     skipped = max(0, prefix - start)
-    placing.add(PlacedKV(held.kv[skipped:], held.base + skipped, start + skipped))
+    placement.add(PlacedKV(held.kv[skipped:], held.base + skipped, start + skipped))
     return Span(start + skipped, start + held.kv.length)

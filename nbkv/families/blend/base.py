@@ -1,4 +1,4 @@
-"""Chunk blending: chunks encoded elsewhere are put where the prompt wants them, and some rows are run again in place.
+"""Chunk blending: K/V of chunks encoded apart are placed at the prompt's positions, some rows are recomputed in place.
 
 Everything lives in one coordinate system, absolute positions in the prompt: where KV is placed, which rows are
 selected, where they are scattered and what they may see. What a method adds is the hook ``select``.
@@ -17,7 +17,7 @@ import torch
 
 from nbkv.context import Context, Request
 from nbkv.events import Reused
-from nbkv.families.blend.assemble import lay
+from nbkv.families.blend.assemble import assemble
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
@@ -47,8 +47,8 @@ class Blend(Strategy):
         budget: float | None
 
     def __post_init__(self) -> None:
-        """Refuse a budget that is no share."""
-        check_share("budget", self.budget)
+        """Raise ``BadOption`` unless ``budget`` is a share."""
+        check_share(self, "budget")
 
     def at_full_budget(self) -> Strategy | None:
         """Return this strategy recomputing every reused token."""
@@ -62,7 +62,7 @@ class Blend(Strategy):
         """
 
     def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, SpanKV]]:  # noqa: ARG002
-        """Return the request with the spans to place, and what to place there, by first position.
+        """Return the request with the spans to place, and the K/V to place there, by first position.
 
         What is not named is placed from the store: a chunk's canonical KV.
         """
@@ -73,16 +73,16 @@ class Blend(Strategy):
         return partial.finish(chosen)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Place what is known, select, run the selected rows and all that had no KV."""
+        """Place stored K/V, select rows, run these and all rows without K/V; return the cache and last logits."""
         if len(request.ids) > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no chunk reuse")
         clock = timed()
-        request, held = self.supply(request, ctx)
-        partial = lay(request, ctx, held)
+        request, supplied = self.supply(request, ctx)
+        partial = assemble(request, ctx, supplied)
         load_s, clock = clock(), timed()
         for _, span, _ in partial.placed:
             ctx.tell(Reused, start=span.start, stop=span.stop, tier=ctx.store.name)
-        with closing(partial.placing):
+        with closing(partial.placement):
             chosen = partial.reused if self.budget == 1 else self.select(partial)
             select_s = clock()
             logits = self.run(partial, chosen)
@@ -96,13 +96,13 @@ class Blend(Strategy):
             load_s=load_s,
             select_s=select_s,
             notes=partial.notes,
-            deviation=None if partial.deviated is None else partial.deviated.cpu().numpy(),
+            deviation=None if partial.deviations is None else partial.deviations.cpu().numpy(),
             own=partial,
         )
 
 
 def provenance(partial: PartialPrefill, chosen: torch.Tensor) -> NDArray[np.uint8]:
-    """Return where each row's KV finally came from, if the rows ``chosen`` were run again in all layers left."""
+    """Return where each row's K/V came from (uint8 ``[n_prompt]``) once the rows ``chosen`` were recomputed."""
     sources = np.full(partial.length, Provenance.FRESH, dtype=np.uint8)
     sources[: partial.prefix] = Provenance.PREFIX
     sources[partial.reused.cpu().numpy()] = Provenance.CHUNK

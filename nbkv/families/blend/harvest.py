@@ -1,4 +1,4 @@
-"""Blending with KV harvested from real prompts: what a request computed is kept for later ones of the same session.
+"""Blending with K/V harvested from real prompts: what a request computed is kept for later ones of its session.
 
 Harvested KV was made while attending to the rest of its prompt, some of it approximate KV itself. It is kept
 apart from the store, on the session's own shelf, and found only by the strategy, session, tenant and model it was made
@@ -35,7 +35,7 @@ class HarvestedKV(SpanKV):
 
 @dataclass(kw_only=True, repr=False)
 class Harvest(Blend):
-    """Keep what ``harvest`` names after each request; what is ``worth`` least goes first when there is no more room.
+    """Keep the K/V that ``harvest`` names after each request; those with the lowest ``worth`` are evicted first.
 
     Each leaf declares ``store_share``: how many bytes may be kept, as a share of the store's limit and besides it.
     """
@@ -44,10 +44,8 @@ class Harvest(Blend):
         store_share: float
 
     def __post_init__(self) -> None:
-        """Refuse shares out of range."""
-        if self.budget is not None:
-            check_share("budget", self.budget)
-        check_share("store_share", self.store_share)
+        """Refuse a share out of range; a budget is the leaf's own affair."""
+        check_share(self, "store_share")
 
     @abstractmethod
     def harvest(
@@ -57,10 +55,10 @@ class Harvest(Blend):
 
     @abstractmethod
     def worth(self, kept: HarvestedKV) -> float:
-        """Return what keeping it is worth."""
+        """Return the eviction score of ``kept``: the lowest is evicted first."""
 
     def space(self, ctx: Context) -> Space:
-        """Return where this strategy's KV belongs."""
+        """Return the space of this strategy's K/V: its own lineage, model and tenant."""
         return ctx.space(f"approx:{self.name}")
 
     def kept(self, ctx: Context) -> Sequence[HarvestedKV]:
@@ -68,9 +66,9 @@ class Harvest(Blend):
         return tuple(ctx.scratch.get(self.name, ()))
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Keep what is harvested, within the limit."""
+        """Keep what is harvested, evicting the lowest scores above ``store_share`` of the store's limit."""
         partial = prefilled.own
-        # None: the prompt was run in full; another cache: all tokens were turned by other angles meanwhile
+        # None: the prompt was run in full; another cache: all keys were rotated by other angles meanwhile
         if not request.keep or partial is None or prefilled.cache is not partial.cache:
             return
         left, limit = list(self.harvest(partial, ids, request, ctx)), int(self.store_share * ctx.store.limit)

@@ -1,6 +1,6 @@
-"""Puts KV where a prompt wants it, layer by layer, when a layer is about to run or while the one before it does.
+"""Puts K/V at the positions of a prompt, layer by layer, when a layer is about to run or while the one before it does.
 
-On a CPU a layer's KV is copied and its keys are turned right before that layer: a thread of its own would take from the
+On a CPU a layer's K/V are copied and its keys rotated right before that layer: a thread of its own would take from the
 layers the very cores they compute on (``nbkv bench ttft.chunks``: ``cacheblend`` took 1.13 x its floor with one). On an
 accelerator, which computes meanwhile, it is done one layer ahead.
 """
@@ -20,7 +20,7 @@ from nbkv.rope import Rope
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SpanKV:
-    """KV that a strategy has of a span, made with its first token at position ``base``; without ``kv``, the store's."""
+    """K/V that a strategy has of a span, computed with its first token at position ``base``; None: the store's."""
 
     kv: KV | None = None
     base: int = 0
@@ -28,7 +28,7 @@ class SpanKV:
 
 @dataclass(frozen=True, eq=False)
 class PlacedKV:
-    """KV of some tokens, made with the first of them at position ``base``, to stand from ``start`` on."""
+    """K/V of consecutive tokens, computed from position ``base`` on, to be placed from position ``start`` on."""
 
     kv: KV
     base: int
@@ -37,16 +37,17 @@ class PlacedKV:
 
 @dataclass(eq=False)
 class LayerwisePlacement:
-    """What is put into ``cache``, which then holds ``length`` tokens in every layer; rows nobody fills are zeros.
+    """The K/V to be placed in ``cache``, which then has ``length`` rows in every layer; rows without K/V are zeros.
 
-    ``need(layer)`` returns when that layer is filled. Views into stores stay valid until ``close``.
+    ``need(layer)`` returns once that layer is filled, its keys rotated to their new positions. Views into stores stay
+    valid until ``close``.
     """
 
     cache: GrowingCache
     rope: Rope
     length: int
     pieces: list[PlacedKV] = field(default_factory=list)
-    held: ExitStack = field(default_factory=ExitStack)
+    views: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         """Start nothing yet."""
@@ -79,7 +80,7 @@ class LayerwisePlacement:
 
     def close(self) -> None:
         """Let go of the stores; layers that were not needed stay empty."""
-        self.held.close()
+        self.views.close()
 
     @property
     def _last(self) -> int:
@@ -98,16 +99,16 @@ class LayerwisePlacement:
             self._angles.clear()
 
     def _put(self, layer: int, keys: torch.Tensor, values: torch.Tensor, piece: PlacedKV) -> None:
-        turning = self.rope.layers[layer]
-        if turning is None or piece.base == piece.start:
+        rotary = self.rope.layers[layer]
+        if rotary is None or piece.base == piece.start:
             self.cache.put(layer, piece.start, keys, values)
             return
-        key = id(turning), id(piece)
+        key = id(rotary), id(piece)
         if key not in self._angles:
             old = torch.arange(piece.kv.length, device=keys.device) + piece.base
-            self._angles[key] = turning.angles(old, old + (piece.start - piece.base))
+            self._angles[key] = rotary.angles(old, old + (piece.start - piece.base))
         cos, sin = (each.to(keys.device) for each in self._angles[key])
-        turning.place((keys, values), self.cache.room(layer, piece.start, keys, values), (cos, sin))
+        rotary.place((keys, values), self.cache.room(layer, piece.start, keys, values), (cos, sin))
 
 
 @dataclass(eq=False)

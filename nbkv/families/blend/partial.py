@@ -1,4 +1,4 @@
-"""A prompt on the bench: what of it has KV already, in one working cache, and the passes that may be run over it."""
+"""A partial prefill: a prompt of which some rows have K/V in a working cache, and the passes that compute others."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ class PlacedChunk(NamedTuple):
 
 @dataclass(eq=False)
 class PartialPrefill:
-    """One prompt of ``length`` tokens whose KV comes from several places; all rows are absolute positions.
+    """One prompt of ``length`` tokens whose K/V come from several sources; a row is an absolute position in the prompt.
 
-    ``prefix`` first tokens are an exact prefix (``known`` would be, but for the last row); ``reused`` ``[R]`` are rows
-    ``placed`` from chunks; ``fresh`` ``[F]`` are rows without KV; ``last`` ``[1]`` is the prompt's last row, which
-    always runs. ``cache`` holds all of it, each layer from the moment it runs (``placing``). ``held`` is what the
-    strategy supplied, by first position; ``found`` is what it learned on the way and needs again; ``deviated`` ``[n]``
-    is how far each row was from what was cached when last compared (nan: never).
+    The first ``prefix`` rows are an exact prefix (``known`` of them are in the store: one more where the prompt's last
+    row is among them, which must run). ``reused`` ``[R]`` are the rows ``placed`` from chunks, ``fresh`` ``[F]`` those
+    without K/V, ``last`` ``[1]`` the prompt's last row, which always runs. ``cache`` holds them all, each layer from
+    the moment that it runs (``placement``). ``supplied`` are the strategy's own K/V by first position, ``found`` what
+    its selection learned and its later stages read. ``deviations`` float32 ``[n]`` are the distances of fresh from
+    cached K/V by position, nan where they were never compared.
     """
 
     adapter: ModelAdapter
@@ -49,13 +50,13 @@ class PartialPrefill:
     rows_work: Work
     select_work: Work
     pieces: Callable[[Sequence[int]], tuple[str, ...]]
-    placing: LayerwisePlacement
+    placement: LayerwisePlacement
     notes: list[str] = field(default_factory=list)
-    held: Mapping[int, SpanKV] = field(default_factory=dict)
+    supplied: Mapping[int, SpanKV] = field(default_factory=dict)
     found: dict[str, torch.Tensor] = field(default_factory=dict)
-    deviated: torch.Tensor | None = None
+    deviations: torch.Tensor | None = None
     _rows: torch.Tensor | None = None
-    _front: LayerFront | None = None
+    _paused: LayerFront | None = None
 
     def __post_init__(self) -> None:
         """Sort all rows into those with and without KV."""
@@ -105,23 +106,23 @@ class PartialPrefill:
 
     def begin(self, rows: torch.Tensor) -> torch.Tensor:
         """Take ``rows`` through the layers from the first one on, with all rows without KV; return them all."""
-        self._rows, self._front = self._with_fresh(rows), None
+        self._rows, self._paused = self._with_fresh(rows), None
         return self._rows
 
     def advance(self, stop: int, *, select: bool) -> torch.Tensor:
         """Run the rows under way up to layer ``stop``, counted as selection or not; return them."""
         assert self._rows is not None  # noqa: S101
         work = self.select_work if select else self.rows_work
-        front = self.adapter.advance(
+        paused = self.adapter.advance(
             self.ids[self._rows],
             self._rows,
             self.cache,
             stop=stop,
-            since=self._front,
+            since=self._paused,
             work=work,
-            before=self.placing.need,
+            before=self.placement.need,
         )
-        self._stand(front)
+        self._resume_from(paused)
         return self._rows
 
     def narrow(self, rows: torch.Tensor) -> None:
@@ -130,19 +131,19 @@ class PartialPrefill:
         wanted = self._with_fresh(rows)
         kept = torch.isin(self._rows, wanted)
         self._rows = self._rows[kept]
-        self._front = None if self._front is None else self._front.keep(kept.nonzero().flatten())
+        self._paused = None if self._paused is None else self._paused.keep(kept.nonzero().flatten())
 
     def finish(self, rows: torch.Tensor) -> torch.Tensor:
-        """Run ``rows`` and those without KV through all layers left; return the logits ``[V]`` after the last token."""
+        """Run ``rows`` and those without K/V through the remaining layers; return the last token's logits ``[V]``."""
         if self._rows is None:
             self.begin(rows)
         else:
             self.narrow(rows)
         assert self._rows is not None  # noqa: S101
         some = self.ids[self._rows]
-        before = self.placing.need
+        before = self.placement.need
         return self.adapter.recompute(
-            some, self._rows, self.cache, since=self._front, work=self.rows_work, before=before
+            some, self._rows, self.cache, since=self._paused, work=self.rows_work, before=before
         )[-1]
 
     def deviation(self, layer: int, side: str = "kv", power: int = 2) -> torch.Tensor:
@@ -151,10 +152,10 @@ class PartialPrefill:
         As ``comparing`` has it, counted as selection. The rows that go on run that layer; no other row has to.
         """
         assert self._rows is not None  # noqa: S101
-        some, since = self.ids[self._rows], self._front
+        some, since = self.ids[self._rows], self._paused
         with self.comparing(layer, side, power) as distance:
-            options: dict[str, Any] = {"work": self.select_work, "before": self.placing.need}
-            self._stand(self.adapter.look(some, self._rows, self.cache, layer=layer, since=since, **options))
+            options: dict[str, Any] = {"work": self.select_work, "before": self.placement.need}
+            self._resume_from(self.adapter.look(some, self._rows, self.cache, layer=layer, since=since, **options))
         return distance
 
     @contextmanager
@@ -176,10 +177,10 @@ class PartialPrefill:
 
         with self.cache.watching(layer, compare):
             yield distance
-        if self.deviated is None:
-            self.deviated = torch.full_like(distance, torch.nan)
+        if self.deviations is None:
+            self.deviations = torch.full_like(distance, torch.nan)
         compared = rows[torch.isin(rows, self.reused)]
-        self.deviated[compared] = distance[compared]
+        self.deviations[compared] = distance[compared]
 
     def watching(self, on_attention: OnAttention, of: torch.Tensor) -> AbstractContextManager[None]:
         """Within the block ``on_attention`` is shown, layer by layer, what rows ``of`` attend to as they are run.
@@ -201,16 +202,16 @@ class PartialPrefill:
         rows = self._rows
         with self.watching(on_attention, self.question if of is None else of):
             if stop is None or stop >= self.n_layers:
-                before = self.placing.need
+                before = self.placement.need
                 self.adapter.recompute(self.ids[rows], rows, self.cache, work=self.select_work, before=before)
             else:
                 self.advance(stop, select=True)
-        self._rows = self._front = None
+        self._rows = self._paused = None
 
-    def _stand(self, front: LayerFront) -> None:
-        """Let the rows under way go on from ``front``."""
+    def _resume_from(self, paused: LayerFront) -> None:
+        """Let the next pass continue from the hidden states at which this one paused."""
         # layers that use other layers' K/V are given it within one pass: the next one has to begin anew
-        self._front = None if self.adapter.capabilities.shared_kv else front
+        self._paused = None if self.adapter.capabilities.shared_kv else paused
 
     def _with_fresh(self, rows: torch.Tensor) -> torch.Tensor:
         together: torch.Tensor = torch.cat([rows, self.fresh, self.last]).unique()

@@ -1,4 +1,4 @@
-"""K/V that is dropped for good."""
+"""Eviction of K/V: cache slots of the least important tokens are dropped for good."""
 
 from __future__ import annotations
 

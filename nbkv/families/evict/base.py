@@ -1,7 +1,8 @@
-"""Eviction: K/V of most tokens is dropped for good, so that a layer never holds more than ``keep`` of them.
+"""Eviction: K/V of most tokens are dropped for good, so that a layer never holds more than ``keep`` cache slots.
 
-Positions stay true: what is kept is seen where it always stood. What a method adds is what it notes of the slots when
-rows look at them (``see``) and what they are then worth (``worth``); the lowest go.
+Kept tokens keep their positions (rotary embedding and causal mask are those of the whole sequence). A policy says which
+query rows it observes (``look``), what it accumulates of their attention weights for each slot (``see``), and each
+slot's eviction score (``worth``): the slots with the lowest scores are evicted.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Evicted, Reused
 from nbkv.families.evict.budget import SlotBudget
-from nbkv.families.evict.contexts import CompressedContexts, boundary, check_context
+from nbkv.families.evict.contexts import CompressedContexts, boundary
 from nbkv.families.fallback import in_full
-from nbkv.families.options import check_count, check_keep
+from nbkv.families.options import check_choice, check_context, check_count, check_keep
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.layer import Attended
 from nbkv.models.caches.evicting import EvictingCache, EvictingLayer
@@ -39,18 +40,18 @@ _INNER = ("none", "prefix", "blend")  # families whose rows stand for the prompt
 class Evict(Strategy):
     """Hold K/V of at most ``keep`` tokens in each layer: an int counts tokens, a float is a share of those so far.
 
-    ``keep`` bounds what stays: the prompt is run in ``stretch`` tokens at a time with eviction after each, so that at
-    most ``keep`` and one stretch are held (``whole`` methods need the whole prompt at once). Sliding-window layers hold
-    at most their window. ``per``: each K/V ``head`` keeps its own tokens, or all heads of a ``layer`` the same.
+    The prompt is prefilled in segments of ``stretch`` tokens with eviction after each (chunked prefill), so at most
+    ``keep + stretch`` slots are held; policies that are ``whole`` prefill it in one pass. Sliding-window layers hold at
+    most their window. ``per``: every K/V ``head`` evicts for itself, or all heads of a ``layer`` evict the same tokens.
     ``Result.kept`` is false for prompt tokens that no head of any layer holds in the end.
 
-    ``inner``: another strategy that runs the prompt; its KV is copied here, looked at by the prompt's last rows (at
-    most 32, which counts as selection), and evicted from. What it keeps in the store stays whole there, within the
-    store's limit.
+    ``inner``: the strategy that prefills the prompt instead. Its K/V are copied into this cache, the prompt's last rows
+    (at most 32) are run again as observed queries, which counts as selection, and slots are evicted from the copy. What
+    it keeps in the store stays whole there, within the store's limit.
 
-    ``context``: what is held compressed on this session's shelf for later prompts that begin alike. ``"chunks"``: the
-    prompt up to its last chunk, or up to that many tokens where a number is given, compressed before what follows is
-    known; ``"turns"``: prompt and answer, so that a chat goes on where it was. At most ``contexts`` are held.
+    ``context``: which compressed caches the session holds for later prompts with the same first tokens. ``"chunks"``:
+    the prompt up to its last chunk (a number: its first so many tokens), compressed before the question is known;
+    ``"turns"``: prompt and answer, so that a chat continues from them. At most ``contexts`` are held.
     """
 
     family: ClassVar[str] = "evict"
@@ -59,8 +60,8 @@ class Evict(Strategy):
     contract_exempt: ClassVar[dict[str, str]] = {
         "test_one_first_chunk_behind_bos_equals_prefix": "below keep=1.0 K/V is dropped for good; at 1.0 it equals full"
     }
-    whole: ClassVar[bool] = False  # whether the prompt has to be run at once
-    follows: ClassVar[bool] = True  # whether decoded tokens are looked at too
+    whole: ClassVar[bool] = False  # whether the prompt has to be prefilled in one pass
+    observes_decoding: ClassVar[bool] = True  # whether queries of decoded tokens are observed too
 
     keep: float = 0.5
     per: str = "head"
@@ -70,42 +71,40 @@ class Evict(Strategy):
     stretch: int = 512
 
     def __post_init__(self) -> None:
-        """Refuse what is no budget, no boundary, no strategy to prefill with."""
-        check_keep(self.keep)
-        check_context(self.context)
-        check_count("contexts", self.contexts, least=1)
-        check_count("stretch", self.stretch, least=1)
-        if self.per not in {"head", "layer"}:
-            message = f"per={self.per!r} is not accepted: per is 'head' or 'layer'"
-            raise BadOption(message)
+        """Raise ``BadOption`` for options out of range, and for an ``inner`` strategy whose rows are no tokens."""
+        check_keep(self)
+        check_context(self)
+        check_count(self, "contexts", "stretch", least=1)
+        check_choice(self, "per", ("head", "layer"))
         if self.inner != "full" and parse(self.inner).family not in _INNER:
             message = f"inner={self.inner!r} is not accepted: inner is full, prefix or a chunk strategy of family blend"
             raise BadOption(message)
 
-    # what a method adds
+    # what a policy adds
 
     def look(self, n: int) -> int:  # noqa: ARG002
-        """Return how many of a pass's last rows, of ``n``, are to be shown to ``see``; none by default."""
+        """Return how many query rows ``see`` observes, the last ones of a pass of ``n``; none by default."""
         return 0
 
     def see(self, layer: EvictingLayer, weights: torch.Tensor, rows: torch.Tensor) -> None:
-        """Note what ``rows`` (positions ``[n]``) attend to: ``weights`` float32 ``[H_k, G, n, T]`` over the slots.
+        """Accumulate statistics of the observed query rows at positions ``rows`` ``[n]``, in ``layer.mark``.
 
-        ``G`` are the query heads that share a K/V head: what is noted must not grow with them.
+        ``weights``: their attention weights, float32 ``[H_k, G, n, T]`` over the layer's ``T`` slots, of the ``G``
+        query heads that share each of ``H_k`` K/V heads. A statistic has one value for each K/V head and slot.
         """
 
     @abstractmethod
     def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
-        """Return what each slot is worth, ``[H, T]``, when position ``at`` is next and ``room`` slots may stay."""
+        """Return the eviction scores ``[H_k, T]`` before position ``at`` runs; the ``room`` highest a head stay."""
 
-    def spare(self, limit: int) -> int:  # noqa: ARG002
-        """Return how many slots to free at a time while the answer is decoded, of ``limit``."""
+    def slots_at_a_time(self, limit: int) -> int:  # noqa: ARG002
+        """Return how many slots each eviction frees while decoding, of ``limit``; more than one evicts less often."""
         return 1
 
     # the stages
 
     def check(self, adapter: ModelAdapter) -> None:
-        """Raise ``UnsupportedModel`` if tokens cannot be dropped from this model's cache."""
+        """Raise ``UnsupportedModel`` if slots of this model's cache cannot be evicted, or ``inner`` cannot serve it."""
         super().check(adapter)
         if adapter.why_no_dropping:
             message = f"{self.name} cannot serve {adapter.name}: {adapter.why_no_dropping} (full and prefix work)"
@@ -118,7 +117,12 @@ class Evict(Strategy):
         return replace(self, keep=1.0)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Run the prompt, or what of it is not held compressed already, and drop what is above ``keep``."""
+        """Prefill the prompt, evicting down to ``keep`` slots a layer; return its cache and last logits.
+
+        A compressed cache of its first tokens is continued where the session holds one (``context``), else ``inner``
+        prefills up to the boundary of ``context``; the rest runs in segments. The compressed cache of the tokens before
+        the boundary is kept for later prompts. A prompt beyond the trained length runs in full, without eviction.
+        """
         n, clock = len(request.ids), timed()
         if n + request.max_new_tokens > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no eviction")
@@ -137,7 +141,7 @@ class Evict(Strategy):
         if known is not None:
             _reused(known, prefilled, ctx)
         elif self.inner != "full":
-            self._by_inner(_first(request, split), prefilled, ctx)
+            self._prefill_by_inner(_first(request, split), prefilled, ctx)
         for stop in sorted({split, n}):
             if cache.seen < stop:
                 prefilled.logits = self._pass(request.ids[cache.seen : stop], prefilled, ctx)
@@ -146,16 +150,16 @@ class Evict(Strategy):
         return prefilled
 
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
-        """Make room for one decoded token, then run it."""
+        """Evict until one more token fits, then run the decoded ``token``; return the logits ``[V]`` after it."""
         cache = prefilled.cache
         if not isinstance(cache, EvictingCache):  # the prompt was run in full
             return super().step(token, at, prefilled, ctx, work)
         self._shrink(prefilled, ctx, coming=1)
-        look = self.look(1) if self.follows else 0
+        look = self.look(1) if self.observes_decoding else 0
         return self._run([token], cache, ctx, look=look, work=work)
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Say what was kept, and hold it for the next turn where ``context`` asks for that."""
+        """Fill ``kept`` and the notes; with ``context="turns"`` hold the compressed cache for the chat's next turn."""
         cache = prefilled.cache
         if not isinstance(cache, EvictingCache):
             return
@@ -168,7 +172,7 @@ class Evict(Strategy):
     # inside
 
     def _pass(self, ids: Sequence[int], prefilled: Prefilled, ctx: Context) -> torch.Tensor:
-        """Run ``ids`` next, a stretch at a time, and drop what is too much after each; return the last logits."""
+        """Prefill ``ids`` in segments of ``stretch`` tokens, evicting after each; return the last logits ``[V]``."""
         cache, stretch = prefilled.cache, len(ids) if self.whole else self.stretch
         assert isinstance(cache, EvictingCache)  # noqa: S101
         logits = prefilled.logits
@@ -192,28 +196,28 @@ class Evict(Strategy):
         return run(ctx.adapter, ctx.adapter.tensor(ids), cache, see=see, look=look, work=work)
 
     def _limit(self, prefilled: Prefilled, ctx: Context, seen: int) -> None:
-        """Let no layer's buffers grow beyond what it may hold when ``seen`` tokens have come by."""
+        """Set each layer's limit of slots for a sequence of ``seen`` tokens; its buffers grow no larger."""
         slots = prefilled.own.slots(seen)
         for layer, window in zip(prefilled.cache.layers, ctx.adapter.capabilities.windows, strict=True):  # type: ignore[union-attr]
             layer.limit = min(slots, window or slots)
 
     def _shrink(self, prefilled: Prefilled, ctx: Context, coming: int = 0) -> None:
-        """Drop what is worth least until each layer keeps its limit with ``coming`` tokens more."""
+        """Evict the lowest scores until every layer is within its limit with ``coming`` tokens more."""
         cache = prefilled.cache
         assert isinstance(cache, EvictingCache)  # noqa: S101
         self._limit(prefilled, ctx, cache.seen + coming)
         before, slots = cache.nbytes, prefilled.own.slots(cache.seen + coming)
         windows = ctx.adapter.capabilities.windows
-        most = max(self._fit(*each, slots, coming) for each in zip(cache.layers, windows, strict=True))
+        most = max(self._evict_to_limit(*each, slots, coming) for each in zip(cache.layers, windows, strict=True))
         if most > 1:
             ctx.tell(Evicted, tokens=most, nbytes=before - cache.nbytes, tier="working")
 
-    def _fit(self, layer: EvictingLayer, window: int | None, slots: int, coming: int = 0) -> int:
-        """Drop what is worth least of one layer, if it holds too much; return how many slots of each head went."""
+    def _evict_to_limit(self, layer: EvictingLayer, window: int | None, slots: int, coming: int = 0) -> int:
+        """Evict the lowest scores of one layer down to its limit; return how many slots of each head were freed."""
         before = layer.length
         if before + coming > layer.limit:
             # what a sliding window leaves in sight may only go for want of room, not ahead of time
-            spare = self.spare(layer.limit) if layer.limit == slots else coming
+            spare = self.slots_at_a_time(layer.limit) if layer.limit == slots else coming
             self._evict(layer, layer.limit - (spare if coming else 0), window)
         return before - layer.length
 
@@ -229,8 +233,8 @@ class Evict(Strategy):
         else:
             layer.keep(worth.topk(room, dim=-1).indices.sort(dim=-1).values)
 
-    def _by_inner(self, request: Request, prefilled: Prefilled, ctx: Context) -> None:
-        """Let the inner strategy run the prompt, copy its KV, and look at it with the last rows."""
+    def _prefill_by_inner(self, request: Request, prefilled: Prefilled, ctx: Context) -> None:
+        """Prefill with the inner strategy, copy its K/V, and run the last rows again as observed queries."""
         inner, n = parse(self.inner), len(request.ids)
         given = inner.prefill(request, ctx)
         keeping = replace(request, keep=False)
@@ -252,7 +256,7 @@ class Evict(Strategy):
         prefilled.notes += [held, *(f"{inner.spec}: {note}" for note in given.notes)]
 
     def _copy(self, source: object, n: int, prefilled: Prefilled, ctx: Context, *, look: int) -> None:
-        """Take the K/V of the first ``n`` tokens of ``source``; without a ``look`` to come, drop layer by layer."""
+        """Copy the K/V of the first ``n`` tokens of ``source``; if no rows will be observed, evict layer by layer."""
         cache = prefilled.cache
         assert isinstance(cache, EvictingCache)  # noqa: S101
         assert isinstance(source, GrowingCache)  # noqa: S101
@@ -261,14 +265,14 @@ class Evict(Strategy):
         for layer, window, keys, values in zip(cache.layers, windows, kv.keys, kv.values, strict=True):
             layer.update(keys[None], values[None])
             if not look:
-                self._fit(layer, window, slots)
+                self._evict_to_limit(layer, window, slots)
 
     def _contexts(self, ctx: Context) -> CompressedContexts:
         return CompressedContexts(ctx.scratch, self.name, self.spec, ctx.space(f"approx:{self.name}"), self.contexts)
 
 
 def _rerunnable(given: Prefilled) -> int:
-    """Return how many last rows give the same K/V when run again: those that were not placed from elsewhere."""
+    """Return how many last rows give the same K/V when run again: all behind the last one placed from a chunk."""
     placed = np.isin(given.provenance, (Provenance.CHUNK, Provenance.CORRECTED)).nonzero()[0]
     return len(given.provenance) - (int(placed[-1]) + 1 if len(placed) else 0)
 
@@ -281,7 +285,7 @@ def _first(request: Request, n: int) -> Request:
 
 
 def _reused(known: EvictingCache, prefilled: Prefilled, ctx: Context) -> None:
-    """Say that the first tokens are ``known``, compressed."""
+    """Mark the tokens of ``known``, a compressed cache, as reused: provenance, event and note."""
     prefilled.provenance[: known.seen] = Provenance.PREFIX
     ctx.tell(Reused, start=0, stop=known.seen, tier="shelf")
     share = f"{known.share():.0%} of their K/V"

@@ -1,4 +1,4 @@
-"""How many tokens' K/V an eviction strategy may hold, said as a share of the sequence or as a number."""
+"""The budget of an eviction strategy: how many cache slots a layer may hold, as a number or a share of the sequence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SlotBudget:
     prompt: int
 
     def slots(self, seen: int) -> int:
-        """Return how many slots a layer may hold when ``seen`` tokens have come by."""
+        """Return how many slots a layer may hold of a sequence of ``seen`` tokens."""
         if isinstance(self.keep, int):
             return self.keep
         if self.keep == 1.0:

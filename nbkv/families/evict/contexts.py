@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nbkv.errors import BadOption
 from nbkv.kv import Space
 from nbkv.models.caches.evicting import EvictingCache
 from nbkv.prompts.prompt import Prompt
-from nbkv.stores.scratch import Scratch
-
-_KINDS = ("none", "chunks", "turns")
+from nbkv.stores.base import Scratch
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +57,7 @@ class CompressedContexts:
 
 
 def boundary(context: str | int, prompt: Prompt) -> int:
-    """Return how many first tokens of ``prompt`` are compressed by themselves; all of them where there is no boundary.
+    """Return how many first tokens of ``prompt`` are compressed before the rest runs; all, if ``context`` sets no end.
 
     At least one token is left behind a boundary: its logits are needed.
     """
@@ -70,11 +67,3 @@ def boundary(context: str | int, prompt: Prompt) -> int:
     if context == "chunks" and prompt.chunks:
         return min(prompt.chunks[-1][2], n - 1) or n
     return n
-
-
-def check_context(value: object) -> None:
-    """Raise ``BadOption`` unless ``value`` says where a context ends."""
-    if value in _KINDS or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return
-    message = f"context={value!r} is not accepted: context is {', '.join(_KINDS)}, or a number of tokens >= 1"
-    raise BadOption(message)

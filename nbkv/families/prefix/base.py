@@ -30,25 +30,25 @@ _ROOM = (
 
 @dataclass(kw_only=True, repr=False)
 class Prefix(Strategy):
-    """Continue the longest prefix that the store holds; the hooks are ``reusable`` and ``every``."""
+    """Continue the longest prefix whose K/V the store holds; the hooks are ``reusable`` and ``every``."""
 
     family: ClassVar[str] = "prefix"
     needs: ClassVar[tuple[str, ...]] = ("prefix",)
 
     def reusable(self, ids: Sequence[int], ctx: Context) -> int:
-        """Return how many first tokens of ``ids`` may be reused if known; what gives the next logits must run."""
+        """Return how many first tokens of ``ids`` may be reused; at least the last must run, for its logits."""
         adapter = ctx.adapter
         return adapter.reusable(len(ids)) if len(ids) <= adapter.capabilities.stable_context else 0
 
     def every(self, n: int, ctx: Context) -> int:
-        """Return every how many tokens of a prompt of ``n`` recurrent layers' states are kept too; 0: nowhere."""
+        """Return the interval, in tokens of a prompt of ``n``, of recurrent layers' state checkpoints; 0: none."""
         return state_checkpoints.segment(n, ctx.adapter.capabilities, ctx.store.limit)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Take what is known of the prompt, run what is not."""
+        """Lease the longest stored prefix, run the rest of the prompt behind it; discard the lease if that raises."""
         clock, ids = timed(), request.ids
         lease = _take(ids, self.reusable(ids, ctx), ctx)
-        cache, matched = lease.line.buffer, lease.matched
+        cache, matched = lease.buffer, lease.matched
         assert isinstance(cache, GrowingCache)  # noqa: S101
         needed = len(ids) + request.max_new_tokens
         room = max(_ROOM, (needed - cache.base) // 2)
@@ -68,13 +68,13 @@ class Prefix(Strategy):
             provenance=_provenance(len(ids), lease, cache),
             rows=rows,
             load_s=load_s,
-            notes=[*_notes(len(ids), lease, ctx), *_alone(ran.alone, clock() - load_s, ctx)],
+            notes=[*_notes(len(ids), lease, ctx), *_one_by_one(ran.one_by_one, clock() - load_s, ctx)],
             lease=lease,
         )
 
     def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> state_checkpoints.PrefillPass:
-        """Run what the leased line lacks; of a model with states, keep some on the way."""
-        adapter, cache, ids = ctx.adapter, lease.line.buffer, request.ids
+        """Run the tokens behind the leased prefix; clone recurrent states where checkpoints are wanted."""
+        adapter, cache, ids = ctx.adapter, lease.buffer, request.ids
         if not isinstance(cache, StateCache):
             return state_checkpoints.PrefillPass(adapter.prefill(ids, cache, start=lease.matched, work=work))  # type: ignore[arg-type]
         stops = (
@@ -87,9 +87,9 @@ class Prefix(Strategy):
         return ran
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Keep the prompt's and the answer's KV where they are, and states where they were cloned and at the end."""
+        """Give the K/V of prompt and answer to the store, with the state checkpoints made and one at the end."""
         assert prefilled.lease is not None  # noqa: S101
-        stable, buffer = ctx.adapter.capabilities.stable_context, prefilled.lease.line.buffer
+        stable, buffer = ctx.adapter.capabilities.stable_context, prefilled.lease.buffer
         if request.keep and len(request.ids) <= stable:
             kept = ids[: min(stable, buffer.length)]
             states = [buffer.release()] if isinstance(buffer, StateCache) else []
@@ -99,9 +99,9 @@ class Prefix(Strategy):
 
 
 def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
-    """Make sure that the KV of ``ids`` from the first token on are in the store; run and count what was missing."""
+    """Have the store hold the K/V of ``ids``; run what it lacks, and return how many tokens that were."""
     lease = _take(ids, len(ids), ctx)
-    cache, matched = lease.line.buffer, lease.matched
+    cache, matched = lease.buffer, lease.matched
     assert isinstance(cache, GrowingCache)  # noqa: S101
     try:
         if matched < len(ids):
@@ -115,12 +115,12 @@ def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
 
 
 def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:
-    """Lease what is known of ``ids``; of a model with recurrent layers, up to where states were kept."""
+    """Lease the longest stored prefix of ``ids``; with recurrent layers, one that ends at a state checkpoint."""
     found = ctx.adapter.capabilities
     states_from = state_checkpoints.least(len(ids), found) if found.states else None
     branch_at = ctx.adapter.branch_at if found.branches else None
     lease = ctx.store.take(ctx.space(), ids, limit, ctx.adapter.growing, states_from=states_from, branch_at=branch_at)
-    if isinstance(cache := lease.line.buffer, StateCache):
+    if isinstance(cache := lease.buffer, StateCache):
         try:
             cache.resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
         except BaseException:  # no memory for another clone
@@ -141,7 +141,7 @@ def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
     found, notes = ctx.adapter.capabilities, []
     if lease.copied:
         notes.append(f"copied {lease.copied} tokens of KV to branch off a shared prefix")
-    if isinstance(cache := lease.line.buffer, BranchCache):
+    if isinstance(cache := lease.buffer, BranchCache):
         shared = f"{cache.base} tokens of KV are read where another branch keeps them"
         notes.append(f"{shared}: attention in {len(cache.pieces) + 1} parts")
     if n > found.stable_context:
@@ -151,7 +151,7 @@ def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
     return notes
 
 
-def _alone(tokens: int, seconds: float, ctx: Context) -> list[str]:
+def _one_by_one(tokens: int, seconds: float, ctx: Context) -> list[str]:
     if tokens <= 1:
         return []
     why = "this model's layers ignore their states in longer passes"

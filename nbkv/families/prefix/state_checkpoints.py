@@ -27,7 +27,7 @@ _SHARE = 16  # the segments of one prompt may take 1/16 of the store
 
 
 def least(n: int, found: Capabilities) -> int:
-    """Return from how many tokens on a checkpoint is worth going on from, in a prompt of ``n``.
+    """Return the least position of a state checkpoint from which a prompt of ``n`` tokens is continued.
 
     Where the rest is run token by token, it must not be longer than what is saved.
     """
@@ -35,7 +35,7 @@ def least(n: int, found: Capabilities) -> int:
 
 
 def segment(n: int, found: Capabilities, limit: int) -> int:
-    """Return every how many tokens a prompt of ``n`` is cut if a store holds ``limit`` bytes; 0: nowhere.
+    """Return the interval of state checkpoints in a prompt of ``n`` tokens, for a store of ``limit`` bytes; 0: none.
 
     A power of two, so that prompts of different lengths are cut in the same places.
     """
@@ -49,7 +49,7 @@ def segment(n: int, found: Capabilities, limit: int) -> int:
 
 
 def cuts(n: int, lease: Lease, found: Capabilities, every: int) -> list[int]:
-    """Return behind which tokens of a prompt of ``n`` a checkpoint is wanted, in order, all after ``lease.matched``."""
+    """Return the positions of a prompt of ``n`` at which checkpoints are made, ascending, after ``lease.matched``."""
     wanted = {n - 1} | (set(range(every, n, every)) if every and found.states == "passes" else set())
     rest_is_short = found.states == "passes" or n - lease.branch <= lease.branch
     if lease.branch - lease.matched >= _LEAST and rest_is_short:
@@ -62,11 +62,11 @@ class PrefillPass(NamedTuple):
 
     logits: torch.Tensor
     states: Sequence[LayerStates] = ()
-    alone: int = 0
+    one_by_one: int = 0
 
 
 def run(adapter: ModelAdapter, ids: Sequence[int], cache: StateCache, stops: Sequence[int], work: Work) -> PrefillPass:
-    """Run what ``cache`` lacks of ``ids``, and keep the states at ``stops``."""
+    """Run the tokens of ``ids`` behind those of ``cache``, and clone the recurrent states at ``stops``."""
     kept, first = [], cache.length or (*stops, len(ids))[0]
     for begin, stop in pairwise((cache.length, *stops, len(ids))):
         logits = adapter.forward(adapter.tensor(ids[begin:stop]), cache, start=begin, work=work)[-1]
@@ -76,7 +76,7 @@ def run(adapter: ModelAdapter, ids: Sequence[int], cache: StateCache, stops: Seq
 
 
 def checkpoints(states: Sequence[LayerStates | None], adapter: ModelAdapter) -> tuple[StateCheckpoint, ...]:
-    """Return ``states`` with what it costs to make them."""
+    """Return ``states`` as checkpoints, each with the FLOPs that it took."""
     return tuple(StateCheckpoint(each, flops(each.at, adapter)) for each in states if each is not None)
 
 

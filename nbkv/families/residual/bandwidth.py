@@ -1,4 +1,4 @@
-"""How fast this machine copies and computes, measured on the model's own device with the model's own sizes."""
+"""Bandwidths of memory, host link and disk, and the rate of a GEMM, on the model's device at its hidden size."""
 
 from __future__ import annotations
 

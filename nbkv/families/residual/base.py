@@ -1,4 +1,4 @@
-"""Residual recompute: the newest tokens keep K/V, older ones are held in a form from which K/V are restored.
+"""Residual recompute: the newest tokens keep K/V, those of older ones are restored from residuals or token ids.
 
 The newest request's sequence stays in the session; one that goes on from it goes on from what is held. There is only
 one, since the point is to need little memory.
@@ -31,7 +31,7 @@ _SAMPLE = 256  # older tokens on which forms are compared for ``form="auto"``
 
 @dataclass(eq=False)
 class HeldSequence:
-    """What a session keeps of its last sequence, and how it was made."""
+    """The sequence a session keeps, and the model and strategy that made it."""
 
     model: str
     spec: str
@@ -40,7 +40,7 @@ class HeldSequence:
 
 @dataclass(kw_only=True, repr=False)
 class Restoring(Strategy):
-    """Keep K/V of the newest tokens, restore older ones when their layer needs them; the hook is ``held_as``."""
+    """Keep K/V of the newest tokens, restore older ones when their layer needs them; the hook is ``form_of``."""
 
     family: ClassVar[str] = "residual"
     needs: ClassVar[tuple[str, ...]] = ("prefix", "walk", "causal", "per_token")
@@ -49,20 +49,20 @@ class Restoring(Strategy):
     rows: int | None = None
 
     @abstractmethod
-    def held_as(self, adapter: ModelAdapter, ctx: Context | None) -> Form:
-        """Return the form older tokens are held in; without a request under way (``ctx``) nothing is measured."""
+    def form_of(self, adapter: ModelAdapter, ctx: Context | None) -> Form:
+        """Return the form that older tokens are held in; nothing is measured without ``ctx``, outside of a request."""
 
     def room(self, total: int) -> int:
         """Return how many of ``total`` tokens keep K/V: a share, rounded down, or a number; at least the newest."""
         return max(1, int(self.keep * total)) if isinstance(self.keep, float) else min(self.keep, total)
 
     def check(self, adapter: ModelAdapter) -> None:
-        """Raise ``UnsupportedModel`` also where the form would cost more than the K/V it stands for."""
+        """Raise ``UnsupportedModel`` also if the form takes more bytes a token than K/V."""
         super().check(adapter)
-        refuse(self.held_as(adapter, None), adapter)
+        refuse_larger_than_kv(self.form_of(adapter, None), adapter)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Go on from what is held of the prompt, and run the rest."""
+        """Continue the session's sequence where it shares first tokens with the prompt; run the rest."""
         ids, stable = request.ids, ctx.adapter.capabilities.stable_context
         if len(ids) + request.max_new_tokens > stable:
             return in_full(self, request, ctx, "residual: computed in full and kept whole")
@@ -83,18 +83,18 @@ class Restoring(Strategy):
         return Prefilled(cache=sequence.cache, logits=logits, provenance=provenance, rows=rows, own=sequence)
 
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
-        """Run one token; older K/V are restored for it, layer by layer."""
+        """Run one decoded token, restoring older K/V layer by layer; return the logits ``[V]`` after it."""
         sequence = prefilled.own
         if not isinstance(sequence, BoundedSequence) or prefilled.cache is not sequence.cache:
             return super().step(token, at, prefilled, ctx, work)
         return sequence.forward([token], work)
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:  # noqa: ARG002
-        """Let the session keep the sequence, unless it was broken off or is nobody's business."""
+        """Let the session keep the sequence, unless the request was interrupted or keeps nothing."""
         sequence = prefilled.own
         if not isinstance(sequence, BoundedSequence):
             return
-        prefilled.notes.append(_told(sequence))
+        prefilled.notes.append(_note(sequence))
         if request.keep and not sequence.busy and prefilled.cache is sequence.cache:
             ctx.scratch[self.name] = HeldSequence(ctx.model, self.spec, sequence)
 
@@ -112,18 +112,18 @@ class Restoring(Strategy):
         return held.sequence
 
     def _new(self, ctx: Context) -> BoundedSequence:
-        return BoundedSequence(ctx.adapter, self.held_as(ctx.adapter, ctx), self.room, self.rows)
+        return BoundedSequence(ctx.adapter, self.form_of(ctx.adapter, ctx), self.room, self.rows)
 
 
-def refuse(form: Form, adapter: ModelAdapter) -> None:
+def refuse_larger_than_kv(form: Form, adapter: ModelAdapter) -> None:
     """Raise ``UnsupportedModel`` if a token costs more in ``form`` than its K/V."""
     if why := too_large(form, adapter):
         message = f"form={form.spec!r} is refused on {adapter.name}: {why} (form='ids' takes 4, form='auto' chooses)"
         raise UnsupportedModel(message)
 
 
-def picked(ctx: Context) -> Form:
-    """Return the form the planner picks for the model, measured now if it is not known; it takes a while then."""
+def planned_form(ctx: Context) -> Form:
+    """Return the form that the restore planner picks for the model; measured at the first call, which takes a while."""
     name = f"restoring@{ctx.model}@{torch.get_num_threads()}"
     known = ctx.verdicts.get(name)
     if known is None:
@@ -134,7 +134,7 @@ def picked(ctx: Context) -> Form:
 
 
 def _source(form: Form) -> Provenance:
-    """Return where K/V of older tokens come from in ``form``, the dearest way of any layer."""
+    """Return the provenance of older tokens in ``form``: that of the layer which costs most to restore."""
     if form.runs:
         return Provenance.RECOMPUTED
     return Provenance.CORRECTED if {INPUT, LATENT} & set(form.sources) else Provenance.PREFIX
@@ -147,7 +147,7 @@ def _common(known: Sequence[int], ids: Sequence[int]) -> int:
     )
 
 
-def _told(sequence: BoundedSequence) -> str:
+def _note(sequence: BoundedSequence) -> str:
     adapter, form, old = sequence.adapter, sequence.form, sequence.cache.old
     held = f"{old} of {sequence.length} tokens held as {form.spec} ({form.token_bytes(adapter):,} B a token"
     same = ", in the same memory" if HOST in form.sources and adapter.device.type == "cpu" else ""

@@ -1,4 +1,4 @@
-"""In which forms the K/V of older tokens can be held, and what a token costs in each.
+"""Forms in which the K/V of older tokens can be held, and the bytes a token takes in each.
 
 A form says for each layer where its K/V come from when they are needed. That is all there is to say: token ids, one
 residual, residuals at some layers or at all, quantised ones, latents, K/V on the host, and mixtures of these.
@@ -6,15 +6,16 @@ residual, residuals at some layers or at all, quantised ones, latents, K/V on th
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nbkv.errors import BadOption
+from nbkv.families.options import whole_numbers
 from nbkv.families.residual.row_buffer import quantised_bytes
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.projection.project import CapturingCache
+from nbkv.specs import read
 
 # Where a layer's K/V come from.
 KV = "kv"  # they never left
@@ -25,16 +26,15 @@ LATENT = "latent"  # what the layer's K and V projections read, held in a smalle
 RUN = "run"  # the layer's input, which the layer before has just computed again
 
 ID_BYTES = 4
-_SPEC = re.compile(r"\s*([a-z]\w*?)\s*(?:\(\s*([\d\s,]*)\))?\s*")
 _BITS = (4, 8)
 _widths: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Form:
-    """A way to hold older tokens: ``sources`` has one entry a layer; ``bits`` of inputs or latents (None: as they are).
+    """A form of older tokens: ``sources`` has one entry a layer, ``bits`` of inputs or latents (None: not quantised).
 
-    ``rank`` of latents; None: all there is.
+    ``rank`` of latents; None: full rank.
     """
 
     spec: str
@@ -44,7 +44,7 @@ class Form:
 
     @property
     def runs(self) -> bool:
-        """Return whether layers are run again to restore."""
+        """Return whether layers are recomputed to restore K/V."""
         return RUN in self.sources
 
     @property
@@ -54,11 +54,11 @@ class Form:
 
     @property
     def exact(self) -> bool:
-        """Return whether K/V come back as they were, but for the rounding of matrix products of another shape."""
+        """Return whether restored K/V equal the original ones up to the rounding of matrix products."""
         return self.bits is None and LATENT not in self.sources
 
     def ends_at(self, layer: int) -> bool:
-        """Return whether, of the layers that are run again, ``layer`` is the last for now: only its K/V are wanted."""
+        """Return whether ``layer`` is the last of a run of recomputed layers: only its K/V are needed."""
         return layer + 1 == len(self.sources) or self.sources[layer + 1] != RUN
 
     def latent_rank(self, adapter: ModelAdapter, layer: int) -> int:
@@ -77,7 +77,7 @@ class Form:
         return width * adapter.dtype.itemsize if self.bits is None else quantised_bytes(width, self.bits)
 
     def token_bytes(self, adapter: ModelAdapter) -> int:
-        """Return the bytes a token takes in all: what is held of its layers, and its id."""
+        """Return the bytes of a token over all layers, its id included."""
         return ID_BYTES + sum(self.layer_bytes(adapter, layer) for layer in range(len(self.sources)))
 
     def device_bytes(self, adapter: ModelAdapter) -> int:
@@ -102,7 +102,7 @@ def all_kv_bytes(adapter: ModelAdapter) -> int:
 
 
 def hidden_size(adapter: ModelAdapter) -> int:
-    """Return how many values go into a layer for each token."""
+    """Return the hidden size: the width of a layer's input."""
     if adapter.model not in _widths:
         _widths[adapter.model] = adapter.calls(adapter.tensor([0]), CapturingCache(), start=0)[0].hidden.numel()
     return _widths[adapter.model]
@@ -161,14 +161,16 @@ def parse(spec: str, n_layers: int | None = None) -> Form:
 
     Raises ``BadOption``.
     """
-    match = _SPEC.fullmatch(spec) if isinstance(spec, str) else None
-    least, most, sources = _FORMS.get(match[1] if match else "", (1, 0, _all(KV)))
-    numbers = [int(number) for number in re.findall(r"\d+", match[2] or "")] if match else []
-    if not least <= len(numbers) <= most:
-        message = f"form={spec!r} is not accepted: form is one of {ACCEPTED}"
-        raise BadOption(message)
-    assert match is not None  # noqa: S101
-    name, layers = match[1], n_layers or max([1, *numbers]) + 1
+    accepted = f"form={spec!r} is not accepted: form is one of {ACCEPTED}"
+    try:
+        name, values, options = read(spec)
+    except ValueError as error:
+        raise BadOption(accepted) from error
+    least, most, sources = _FORMS.get(name, (1, 0, _all(KV)))
+    numbers = whole_numbers(values)
+    if options or numbers is None or not least <= len(numbers) <= most:
+        raise BadOption(accepted)
+    layers = n_layers or max([1, *numbers]) + 1
     _check(spec, name, numbers, layers)
     if name == "latent":
         rank, bits = (*numbers, None, None)[:2]

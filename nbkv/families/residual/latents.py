@@ -28,7 +28,7 @@ _bases: weakref.WeakKeyDictionary[nn.Module, tuple[str, torch.Tensor]] = weakref
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """One layer's way down to its latents (``basis`` ``[d, r]``, orthonormal columns) and from there to K and V.
+    """One layer's projection to latents (``basis`` ``[d, r]``, orthonormal columns) and from there to K and V.
 
     ``up`` holds the two projections as they read latents, ``[H D, r]`` each: memory of the model's size, not of tokens.
     """
@@ -54,7 +54,7 @@ def _project(latents: torch.Tensor, up: torch.Tensor, bias: torch.Tensor | None,
 
 
 def latents(adapter: ModelAdapter, form: Form) -> list[Latents]:
-    """Return each layer's way down and up. Raises ``UnsupportedModel`` where K and V are not made side by side."""
+    """Return the latent projections of each layer. Raises ``UnsupportedModel`` if K and V share no input."""
     assert adapter.walk is not None  # noqa: S101
     made = []
     for index, (layer, feeds) in enumerate(zip(adapter.walk.layers, learn(adapter), strict=True)):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from nbkv.errors import BadOption, UnsupportedModel
+from nbkv.families.options import is_whole
 from nbkv.families.residual.bandwidth import Bandwidths, rates
 from nbkv.families.residual.forms import ID_BYTES, LATENT, Form, all_kv_bytes, kv_bytes, parse
 from nbkv.families.residual.sequence import BoundedSequence
@@ -75,10 +76,10 @@ def plan(adapter: ModelAdapter, tokens: int = 1024) -> Plan:
     """Measure every form on ``tokens`` made-up older tokens, and pick. Raises ``UnsupportedModel``, ``BadOption``."""
     _check(adapter, tokens)
     whole = all_kv_bytes(adapter)
-    ways = timed_ways(adapter, [way(adapter, spec) for spec in _pure(adapter)], tokens)
-    best = sorted(able(ways, whole), key=lambda each: each.seconds or 0.0)[:_FINALISTS]
+    ways = measured(adapter, [form_cost(adapter, spec) for spec in _pure(adapter)], tokens)
+    best = sorted(eligible(ways, whole), key=lambda each: each.seconds or 0.0)[:_FINALISTS]
     # what is compared must have been timed in turns: on a busy machine one minute is not like the next
-    last = timed_ways(adapter, [*best, *(way(adapter, spec) for spec in _mixed(adapter, ways))], tokens)
+    last = measured(adapter, [*best, *(form_cost(adapter, spec) for spec in _mixed(adapter, ways))], tokens)
     ways = [*(each for each in ways if each not in best), *last]
     device = torch.cuda.get_device_name(adapter.device) if adapter.device.type == "cuda" else "CPU"
     return Plan(
@@ -93,44 +94,44 @@ def plan(adapter: ModelAdapter, tokens: int = 1024) -> Plan:
     )
 
 
-def way(adapter: ModelAdapter, spec: str) -> FormCost:
-    """Return what ``spec`` costs in bytes, not yet timed; refused where it takes more than K/V or is not possible."""
+def form_cost(adapter: ModelAdapter, spec: str) -> FormCost:
+    """Return the bytes of form ``spec``, not yet timed; refused if it takes more than K/V."""
     form = parse(spec, adapter.n_layers)
     sizes = {"token_bytes": form.token_bytes(adapter), "device_bytes": form.device_bytes(adapter)}
     return FormCost(form=spec, exact=form.exact, **sizes, refused=too_large(form, adapter))
 
 
 def too_large(form: Form, adapter: ModelAdapter) -> str:
-    """Return why ``form`` is no use: it takes more than the K/V it stands for; empty if it does not."""
+    """Return why ``form`` is refused: it takes more bytes a token than K/V; empty if it does not."""
     mine, theirs = form.token_bytes(adapter), all_kv_bytes(adapter)
     return f"{mine:,} bytes a token, more than the {theirs:,} bytes of its K/V" if mine - ID_BYTES > theirs else ""
 
 
-def able(ways: Sequence[FormCost], whole: int, most: float = MOST) -> list[FormCost]:
-    """Return the exact ways that were timed and take at most ``most`` of ``whole`` bytes on the device."""
+def eligible(ways: Sequence[FormCost], whole: int, most: float = MOST) -> list[FormCost]:
+    """Return the exact forms that were timed and take at most the share ``most`` of ``whole`` bytes on the device."""
     room = most * whole + ID_BYTES
     return [each for each in ways if each.exact and each.seconds is not None and each.device_bytes <= room]
 
 
 def pick(ways: Sequence[FormCost], whole: int) -> str:
-    """Return the form of the fastest way that may be picked."""
-    return min(able(ways, whole), key=lambda each: each.seconds or 0.0).form
+    """Return the fastest eligible form."""
+    return min(eligible(ways, whole), key=lambda each: each.seconds or 0.0).form
 
 
-def timed_ways(adapter: ModelAdapter, ways: Sequence[FormCost], tokens: int) -> list[FormCost]:
-    """Return ``ways`` with the least seconds a restoration took (others only add to it); they take turns."""
+def measured(adapter: ModelAdapter, ways: Sequence[FormCost], tokens: int) -> list[FormCost]:
+    """Return ``ways`` with the least seconds of a restoration each; forms take turns, since load only adds time."""
     made: dict[str, BoundedSequence] = {}
     refused = {each.form: each.refused for each in ways}
     for each in ways:
         if not each.refused:
             try:
-                made[each.form] = made_up(adapter, parse(each.form, adapter.n_layers), tokens)
+                made[each.form] = random_sequence(adapter, parse(each.form, adapter.n_layers), tokens)
             except UnsupportedModel as reason:
                 refused[each.form] = str(reason)
     seconds: dict[str, list[float]] = {spec: [] for spec in made}
     for number in range(1 + _REPEAT):
         for spec, sequence in made.items():
-            took = restoring(sequence)
+            took = restore_seconds(sequence)
             if number:
                 seconds[spec].append(took)
     return [
@@ -141,7 +142,7 @@ def timed_ways(adapter: ModelAdapter, ways: Sequence[FormCost], tokens: int) -> 
     ]
 
 
-def restoring(sequence: BoundedSequence) -> float:
+def restore_seconds(sequence: BoundedSequence) -> float:
     """Return the seconds in which the older K/V of every layer are restored once."""
     settle(sequence.adapter)
     clock = timed()
@@ -150,7 +151,7 @@ def restoring(sequence: BoundedSequence) -> float:
     return clock()
 
 
-def made_up(adapter: ModelAdapter, form: Form, tokens: int) -> BoundedSequence:
+def random_sequence(adapter: ModelAdapter, form: Form, tokens: int) -> BoundedSequence:
     """Return a sequence of ``tokens`` older tokens and a kept one; ids and what is held are random."""
     sequence = BoundedSequence(adapter, form, lambda _: 1)
     vocabulary, known = adapter.config.vocab_size, adapter.capabilities
@@ -180,7 +181,7 @@ def _pure(adapter: ModelAdapter) -> list[str]:
 
 
 def _mixed(adapter: ModelAdapter, ways: Sequence[FormCost]) -> list[str]:
-    """Return the mixtures worth a try: as much as may stay kept, and as much loaded as hides behind projecting."""
+    """Return the mixtures to time: as many layers kept as memory allows, as many loaded as projecting hides."""
     seconds, n = {each.form: each.seconds for each in ways}, adapter.n_layers
     mixed = [f"first({n - int(MOST * n)})"] if n > 1 else []
     project, load = seconds.get("layers"), seconds.get("host")
@@ -196,6 +197,6 @@ def _check(adapter: ModelAdapter, tokens: int) -> None:
             message = f"nothing to plan for {adapter.name}: {known.why_not(need)}"
             raise UnsupportedModel(message)
     most = min(known.context, known.stable_context) - 1
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= most:
+    if not is_whole(tokens, 1) or tokens > most:
         message = f"tokens={tokens!r} is not accepted: tokens is a whole number between 1 and {most} on this model"
         raise BadOption(message)

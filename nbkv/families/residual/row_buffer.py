@@ -27,7 +27,7 @@ class RowBuffer:
         return sum(segment.numel() * segment.element_size() for segment in self.segments)
 
     def add(self, rows: torch.Tensor) -> None:
-        """Put ``rows`` ``[..., n, d]`` behind those that are there."""
+        """Append ``rows`` ``[..., n, d]``."""
         room = self._capacity - self.length
         if rows.shape[-2] > room:
             self.segments.append(self._segment(rows, rows.shape[-2] - room))
@@ -59,12 +59,12 @@ class RowBuffer:
         self.length = min(self.length, length)
 
     def add_all(self, other: RowBuffer) -> None:
-        """Put the rows of ``other`` behind those that are there."""
+        """Append the rows of ``other``."""
         for piece in other.read(0, other.length):
             self.add(piece)
 
     def copy(self) -> RowBuffer:
-        """Return the same rows in memory of their own."""
+        """Return a deep copy."""
         made = RowBuffer(self.place)
         made.add_all(self)
         return made
@@ -102,7 +102,7 @@ class QuantisedRows:
         return self.codes.nbytes + self.steps.nbytes
 
     def add(self, rows: torch.Tensor) -> None:
-        """Quantise ``rows`` ``[..., n, d]`` and put them behind those that are there."""
+        """Quantise and append ``rows`` ``[..., n, d]``."""
         self.dtype = rows.dtype
         grouped = rows.float().unflatten(-1, (-1, group(rows.shape[-1])))
         least, most = grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True)
@@ -112,7 +112,7 @@ class QuantisedRows:
         self.steps.add(torch.cat([least, step], dim=-1).flatten(-2))
 
     def joined(self, start: int, stop: int) -> torch.Tensor:
-        """Return the rows ``[start, stop)`` as they come back."""
+        """Return the rows ``[start, stop)``, dequantised."""
         codes, steps = self.codes.joined(start, stop), self.steps.joined(start, stop)
         if self.bits <= 4:  # noqa: PLR2004
             codes = torch.stack([codes & 15, codes >> 4], dim=-1).flatten(-2)
@@ -127,7 +127,7 @@ class QuantisedRows:
         self.steps.truncate(length)
 
     def copy(self) -> QuantisedRows:
-        """Return the same rows in memory of their own."""
+        """Return a deep copy."""
         return QuantisedRows(self.bits, self.codes.copy(), self.steps.copy(), self.dtype)
 
 

@@ -33,7 +33,7 @@ _LEAST = 32  # rows of a piece
 
 @dataclass(eq=False)
 class OlderTokens:
-    """Older tokens ``[start, stop)``: how the model calls its layers for them, and where they stand between layers."""
+    """Older tokens ``[start, stop)``: the model's layer calls for them, and their hidden states between layers."""
 
     start: int
     stop: int
@@ -59,12 +59,12 @@ class BoundedSequence:
         self.cache.beside = partial(_nbytes, self.ids, self.held, self.hosts)
         self._latents: list[Latents] = latents(adapter, form) if LATENT in form.sources else []
         self._feeds = learn(adapter) if {INPUT, IDS, LATENT} & set(form.sources) else [KVLinears()] * adapter.n_layers
-        self._ways = fuse(adapter, self._feeds) if {INPUT, IDS} & set(form.sources) else []
+        self._projections = fuse(adapter, self._feeds) if {INPUT, IDS} & set(form.sources) else []
         self.own_code: dict[int, str] = {}  # where kernels are used: why a layer was projected without, "" if with
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Give each layer a place for what is held of it."""
+        """Allocate each layer's buffer for its inputs, latents or K/V on the host."""
         for index, source in enumerate(self.form.sources):
             layer, has_kv = self.cache.layers[index], bool(kv_bytes(self.adapter, index))
             layer.keeps_all = source == KV
@@ -79,11 +79,6 @@ class BoundedSequence:
     def length(self) -> int:
         """Return the number of tokens known."""
         return len(self.ids)
-
-    @property
-    def form_bytes(self) -> int:
-        """Return the bytes of everything that is held to restore K/V, on whatever device."""
-        return self.cache.beside()
 
     def forward(self, ids: Sequence[int], work: Work | None = None) -> torch.Tensor:
         """Run tokens ``ids`` behind those that are known; return the logits ``[V]`` after the last.
@@ -103,7 +98,7 @@ class BoundedSequence:
         return logits[-1]
 
     def restore(self) -> None:
-        """Restore the older K/V of each layer in turn and drop them again, to see how long it takes."""
+        """Restore the older K/V of each layer in turn and drop them again, for timing."""
         blocks = self._blocks(0)
         with torch.no_grad(), self.adapter.evaluating():
             for index, layer in enumerate(self.cache.layers):
@@ -112,7 +107,7 @@ class BoundedSequence:
                 layer.window, layer.whole = window, None
 
     def copy(self) -> BoundedSequence:
-        """Return the same sequence in memory of its own."""
+        """Return a deep copy."""
         other = BoundedSequence(self.adapter, self.form, self.cache.room, self._rows)
         other.ids.extend(self.ids)
         for mine, theirs in zip(other.cache.layers, self.cache.layers, strict=True):
@@ -163,7 +158,7 @@ class BoundedSequence:
         return hidden
 
     def _run(self, index: int, call: LayerCall, hidden: torch.Tensor) -> torch.Tensor:
-        """Run a layer on the new tokens, and keep what is to be held of them."""
+        """Run a layer on the new tokens, and append its input or latents to what is held."""
         walk, held = self.adapter.walk, self.held[index]
         assert walk is not None  # noqa: S101  (the strategy needs it)
         if held is None:
@@ -187,7 +182,7 @@ class BoundedSequence:
         if self.form.sources[index] in {KV, HOST} or index > self._last:
             return
         for block in blocks:
-            self._again(index, block, work)
+            self._recompute_block(index, block, work)
 
     def _loading(self, index: int, new: int) -> Future[None]:
         """Return the copying of a layer's K/V from the host: begun a layer ago, or done now."""
@@ -212,8 +207,8 @@ class BoundedSequence:
                 mine[:, :, begin : begin + piece.shape[-2]].copy_(piece, non_blocking=True)
                 begin += piece.shape[-2]
 
-    def _again(self, index: int, block: OlderTokens, work: Work | None) -> None:
-        """Make K/V of one layer for a block: by projecting, or by running the layer where the next one needs it."""
+    def _recompute_block(self, index: int, block: OlderTokens, work: Work | None) -> None:
+        """Restore K/V of one layer for a block: by projection, or by running the layer if the next needs its output."""
         walk, layer, call = self.adapter.walk, self.cache.layers[index], block.calls[index]
         assert walk is not None  # noqa: S101
         held, source = self.held[index], self.form.sources[index]
@@ -245,10 +240,10 @@ class BoundedSequence:
 
     def _by_kernel(self, index: int, block: OlderTokens, hidden: torch.Tensor) -> bool:
         """Project a block right into the layer's open buffer, where kernels are used and this layer's way is known."""
-        if not self._ways:
+        if not self._projections:
             return False
         layer = self.cache.layers[index]
-        why = self._ways[index].project(block.calls[index], hidden, layer.span(block.start, block.stop))
+        why = self._projections[index].project(block.calls[index], hidden, layer.span(block.start, block.stop))
         self.own_code[index] = why
         if not why:
             self.cache.sample(layer)

@@ -1,1 +1,1 @@
-"""What each way of serving a prompt is expected to cost."""
+"""Routing: the expected cost and measured fidelity of each strategy that could serve a prompt."""

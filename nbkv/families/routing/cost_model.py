@@ -1,4 +1,4 @@
-"""What work costs on this model and device: measured once, remembered, and corrected by how long requests really take.
+"""The cost model of prefill on this model and device: measured once, corrected by the times of real requests.
 
 A pass over some rows costs a fixed overhead, a part for each row, and a part for each pair of a row and a key (its
 attention); KV that is put elsewhere costs a part for each token. That is all a choice between strategies needs.
@@ -30,7 +30,7 @@ _FARTHEST = 3.0  # a correction is between a third and this
 class CostModel:
     """Seconds: ``overhead`` of a pass, per ``row``, per ``pair`` of a row and a key; per token to ``move`` or ``copy``.
 
-    Moved are tokens of chunks, whose keys are turned to other positions; copied are those of a prefix.
+    Moved are tokens of chunks, whose keys are rotated to other positions; copied are those of a prefix.
     """
 
     overhead: float
@@ -67,7 +67,7 @@ def _name(ctx: Context) -> str:
 
 
 def measure(adapter: ModelAdapter) -> CostModel:
-    """Time passes of several lengths and moving KV about; needs a model that goes on from our cache."""
+    """Time passes of several lengths and relocations of K/V; needs a model that continues from our cache."""
     bench = _TimedPasses(adapter)
     shapes = bench.shapes()
     seconds = [bench.forward(rows, keys) for rows, keys in shapes]
@@ -107,14 +107,14 @@ class _TimedPasses:
         return self._time(once)
 
     def moving(self, tokens: int) -> float:
-        """Return the seconds per token of turning KV to other positions and writing it elsewhere."""
+        """Return the seconds per token of rotating keys to other positions and writing the K/V to another cache."""
         rope, old = self._adapter.rope, torch.arange(tokens)
         if rope is None:
             return 0.0
         return self._time(lambda: self._write(tokens, lambda kv: rope.move(kv, old, old + 1))) / tokens
 
     def copying(self, tokens: int) -> float:
-        """Return the seconds per token of writing KV elsewhere."""
+        """Return the seconds per token of writing K/V to another cache."""
         return self._time(lambda: self._write(tokens, lambda kv: kv)) / tokens
 
     def _write(self, tokens: int, change: Callable[..., object]) -> None:

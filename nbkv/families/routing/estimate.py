@@ -1,4 +1,4 @@
-"""What the store knows of a prompt before anything is run, and what each way of using it is expected to cost."""
+"""Expected prefill times of a prompt under full, prefix and blend, from the store's index before anything runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nbkv.families.routing.cost_model import CostModel
 
 @dataclass(frozen=True)
 class Estimate:
-    """A prompt of ``length`` tokens: ``prefix`` first ones are known, ``placed`` behind them are rows of chunks.
+    """A prompt of ``length`` tokens: K/V of its ``prefix`` first are stored, ``placed`` behind them are rows of chunks.
 
     ``missing`` are the lengths (with sinks) of chunks that have left the store and would have to be encoded first.
     """
@@ -22,11 +22,11 @@ class Estimate:
     missing: tuple[int, ...] = ()
 
     def in_full(self, costs: CostModel) -> float:
-        """Return the seconds expected for computing everything."""
+        """Return the expected seconds of a full prefill."""
         return costs.run(self.length, self.length)
 
     def by_prefix(self, costs: CostModel) -> float:
-        """Return the seconds expected for continuing the known prefix."""
+        """Return the expected seconds of a prefill that continues the stored prefix."""
         return costs.copy * self.prefix + costs.run(self.length - self.prefix, self.length)
 
     def by_blend(self, costs: CostModel, budget: float) -> float:
@@ -41,8 +41,8 @@ class Estimate:
         return load + encode + costs.run(fresh, self.length) + costs.run(rows, self.length)
 
 
-def look(request: Request, ctx: Context) -> Estimate:
-    """Return what is known of ``request``'s prompt; reads the store's index, no KV."""
+def estimate(request: Request, ctx: Context) -> Estimate:
+    """Return what the store's index says of ``request``'s prompt; no K/V are read."""
     ids = request.ids
     if len(ids) > ctx.adapter.capabilities.stable_context:  # then nothing of it may be reused
         return Estimate(len(ids), 0, 0)

@@ -6,7 +6,7 @@ positions, and spans be read, written and cut off, which is what stores and stra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -213,6 +213,12 @@ class GrowingCache(Cache):
             tuple(empty if keys is None else keys[0, :, start:stop] for keys, _ in sides),
             tuple(empty if values is None else values[0, :, start:stop] for _, values in sides),
         )
+
+    def share(self, spans: Sequence[KV]) -> None:
+        """Raise ``ValueError`` for any ``spans``: only a branch attends to K/V in other buffers."""
+        if spans:
+            message = f"{len(spans)} spans of K/V were given to a cache that begins with its sequence: make a branch"
+            raise ValueError(message)
 
     def extend(self, n_layers: int) -> None:
         """Have at least ``n_layers`` layers, the new ones empty."""

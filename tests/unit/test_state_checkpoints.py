@@ -1,4 +1,4 @@
-"""The memory store with checkpoints: found where they hang, true in all traffic, gone by worth, counted in bytes."""
+"""State checkpoints in the memory store: found behind their tokens, true in all traffic, evicted by score."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import random
 from dataclasses import dataclass
 
 import pytest
-import torch
+from path_kv import same, truth
 
-from nbkv.errors import BadOption
 from nbkv.events import Bus, Evicted, Stored
-from nbkv.kv import KV, Space
+from nbkv.kv import Space
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.stores.memory import MemoryStore
-from nbkv.stores.spec import open_store
-from nbkv.stores.state_checkpoints import EvictionCandidate, StateCheckpoint, least_worth
+from nbkv.stores.state_checkpoints import StateCheckpoint
 
 SPACE = Space("model", "float32")
 
@@ -31,12 +29,6 @@ class Told:
         return len(self.ids)
 
 
-def kv(ids, start, stop):
-    sums = torch.tensor([hash(tuple(ids[: i + 1])) % 1000 for i in range(start, stop)], dtype=torch.float32)
-    layer = sums[None, :, None].expand(2, -1, 3)
-    return KV((layer,), (layer + 0.5,))
-
-
 def at(*ids):
     return StateCheckpoint(Told(ids), flops=float(len(ids)))
 
@@ -44,11 +36,11 @@ def at(*ids):
 def run(store, ids, *, ends=(), branch=False, states_from=0):
     """Act as a request does that clones its states at ``ends`` and, if asked to, where it parts from what is known."""
     lease = store.take(SPACE, ids, len(ids) - 1, GrowingCache, states_from=states_from)
-    assert lease.line.buffer.length == lease.matched
+    assert lease.buffer.length == lease.matched
     if lease.matched:
         assert lease.checkpoint.states.ids == tuple(ids[: lease.matched])
-        assert torch.equal(lease.line.buffer.read(0, lease.matched).keys[0], kv(ids, 0, lease.matched).keys[0])
-    lease.line.buffer.write(lease.matched, kv(ids, lease.matched, len(ids)))
+        assert same(lease.buffer.read(0, lease.matched), truth(ids, 0, lease.matched))
+    lease.buffer.write(lease.matched, truth(ids, lease.matched, len(ids)))
     stops = [*ends, *([lease.branch] if branch else [])]
     store.give(lease, ids, [at(*ids[:stop]) for stop in stops if stop > lease.matched])
     return lease
@@ -68,8 +60,8 @@ def test_random_traffic_never_finds_wrong_states(limit):
         for tree in store._trees.values():
             for node in tree.nodes():
                 ids = tuple(i for above in node.path for i in above.ids)
-                hung = store._checkpoints.of(node)
-                assert hung is None or hung.states.ids == ids
+                found_there = store._checkpoints.of(node)
+                assert found_there is None or found_there.states.ids == ids
         nodes = {node for tree in store._trees.values() for node in tree.nodes()}
         assert set(store._checkpoints._at) <= nodes
     assert store.nbytes <= max(limit, 0)
@@ -110,7 +102,7 @@ def test_bytes_are_counted_in_events_and_tables():
     assert store.figures()[0]["state_bytes"] == 0
 
 
-def test_what_saves_least_for_its_bytes_goes_first():
+def test_the_fewest_flops_saved_per_byte_are_evicted_first():
     seen, bus = [], Bus()
     store = MemoryStore(limit=2**40, bus=bus, alpha=100.0)
     long, short = tuple(range(100)), (200, *range(201, 205))
@@ -126,7 +118,7 @@ def test_what_saves_least_for_its_bytes_goes_first():
     assert store.holds(SPACE, long) == 100
 
 
-def test_without_alpha_the_oldest_goes_first():
+def test_without_alpha_the_least_recently_used_is_evicted_first():
     store = MemoryStore(limit=2**40, alpha=0.0)
     run(store, tuple(range(100)), ends=[100])
     run(store, (200, 201, 202), ends=[3])
@@ -137,7 +129,7 @@ def test_without_alpha_the_oldest_goes_first():
     assert store.holds(SPACE, (200, 201, 202)) == 3
 
 
-def test_an_inner_checkpoint_goes_and_leaves_its_tokens():
+def test_an_inner_checkpoint_is_evicted_and_its_tokens_stay():
     store = MemoryStore(limit=2**40)
     run(store, tuple(range(10)), ends=[2, 10])
     store.limit = store.nbytes - 1
@@ -146,24 +138,3 @@ def test_an_inner_checkpoint_goes_and_leaves_its_tokens():
     assert store.figures()[0]["checkpoints"] == 1
     assert store.holds(SPACE, tuple(range(10))) == 10
     assert run(store, (*range(10), 11)).matched == 10
-
-
-def test_worth_is_recency_and_saving():
-    old_and_good, new_and_poor = EvictionCandidate(1, 10.0), EvictionCandidate(2, 1.0)
-
-    assert least_worth([old_and_good, new_and_poor], 0.0) == 0
-    assert least_worth([old_and_good, new_and_poor], 2.0) == 1
-    assert least_worth([EvictionCandidate(3, 0.0), EvictionCandidate(2, 0.0)], 1.0) == 1
-
-
-@pytest.mark.parametrize(
-    "spec", ["memory?policy=best", "memory?alpha=-1", "memory?policy=lru&alpha=1", "memory?alpha="]
-)
-def test_a_store_says_what_policies_there_are(spec):
-    with pytest.raises(BadOption, match="accepted"):
-        open_store(spec, Bus(), "cpu")
-
-
-def test_the_policy_sets_alpha():
-    assert open_store("memory?policy=lru", Bus(), "cpu").alpha == 0
-    assert open_store("memory?policy=marconi&alpha=2.5", Bus(), "cpu").alpha == 2.5

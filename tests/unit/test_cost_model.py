@@ -43,7 +43,7 @@ def test_the_outlook_counts_what_the_store_has(session_of, words):
     one, two = session.chunk(words(20, seed=1), name="one"), session.chunk(words(10, seed=2), name="two")
 
     def look(parts):
-        return estimate.look(Request(session._prompt(parts), 4), session._open().for_request())
+        return estimate.estimate(Request(session._prompt(parts), 4), session._open().for_request())
 
     assert look(words(9)) == estimate.Estimate(10, 1, 0)  # the BOS of the chunks is known
     assert look([words(4), two, one, words(3)]) == estimate.Estimate(38, 1, 30)

@@ -28,7 +28,7 @@ def test_bos_stands_before_a_list_if_the_tokenizer_adds_one(codec, tokenizer):
     whole = tokenizer("the cat")["input_ids"]
     bos = [tokenizer.bos_token_id] if whole[0] == tokenizer.bos_token_id else []
 
-    assert list(codec.front) == bos
+    assert list(codec.bos_ids) == bos
     assert ids(codec, ["the cat"]) == bos + tokenizer("the cat", add_special_tokens=False)["input_ids"]
 
 
@@ -46,7 +46,7 @@ def test_only_the_first_part_begins_a_text(codec, tokenizer, kind, readable):
     if kind == "characters":
         pytest.skip("it writes no spaces, and decodes with one after each letter")
     for text in readable:
-        got = tokenizer.decode(ids(codec, ["cat", text])[len(codec.front) :])
+        got = tokenizer.decode(ids(codec, ["cat", text])[len(codec.bos_ids) :])
         assert got.removeprefix(" ") == "cat" + text
 
 
@@ -86,7 +86,7 @@ def test_messages_of_plain_text_are_what_transformers_makes_of_them(tokenizer):
         {"role": "assistant", "content": "a dog 🙂"},
         {"role": "user", "content": "who ran?"},
     ]
-    tokenizer.chat_template = ("<s>" if Codec(tokenizer).front else "") + TEMPLATE
+    tokenizer.chat_template = ("<s>" if Codec(tokenizer).bos_ids else "") + TEMPLATE
     whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
     assert ids(Codec(tokenizer), messages) == list(whole)

@@ -79,4 +79,4 @@ def test_a_session_serves_every_kind(make_model, tokenizer):
         )
 
         assert warm.token_ids == tuple(expected[0, asked.shape[1] :].tolist())
-        assert warm.tokens.reused >= (len(chunk) if Codec(tokenizer).front else 0)
+        assert warm.tokens.reused >= (len(chunk) if Codec(tokenizer).bos_ids else 0)

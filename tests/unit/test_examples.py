@@ -9,7 +9,7 @@ import pytest
 from nbkv.tasks import ledger
 from nbkv.tasks.tokenizer import build_tokenizer
 from nbkv.tasks.vocabulary import tokens
-from nbkv.training.examples import examination
+from nbkv.training.examples import write_example
 from nbkv.training.reader import CURRICULUM, encoder, new_model
 
 LINE = re.compile(r"(?P<head>Pay (?P<who>\w+) (?P<declared>\w+))|(?P<item>[a-z]+) (?P<amount>\d+)(?: (?P<own>\w+))?")
@@ -30,13 +30,13 @@ def meanings(notes: str) -> tuple[dict[str, str], dict[str, str]]:
 
 
 @pytest.mark.parametrize("stage", CURRICULUM[:5], ids=lambda stage: stage.name)
-def test_lessons_teach_what_the_last_declaration_says(stage):
+def test_examples_teach_what_the_last_declaration_says(stage):
     words, rng, seen = tokens(), Random(1), set()
     for _ in range(20):
-        lesson = examination(rng, encoder(), stage.lines, stage.length)
-        assert len(lesson.ids) == len(lesson.kinds) <= stage.length
+        example = write_example(rng, encoder(), stage.lines, stage.length)
+        assert len(example.ids) == len(example.kinds) <= stage.length
         text = ""
-        for kind, group in groupby(zip(lesson.ids[1:], lesson.kinds[1:], strict=True), key=lambda pair: pair[1]):
+        for kind, group in groupby(zip(example.ids[1:], example.kinds[1:], strict=True), key=lambda pair: pair[1]):
             said = " ".join(words[token] for token, _ in group)
             seen.add(kind)
             if kind in {"", "noted"}:

@@ -5,27 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
+from path_kv import nodes_are_true, same, truth
 
-from nbkv.kv import KV, Space
+from nbkv.kv import Space
 from nbkv.models.caches.branch import BranchCache
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.stores import prefix_sharing
-from nbkv.stores.base import PathBuffer
 from nbkv.stores.memory import MemoryStore
 
 SPACE = Space("model", "float32")
-
-
-def truth(ids, start, stop):
-    """Return K/V of ``[start, stop)`` that depend on every token before, as real K/V do."""
-    sums = torch.tensor([hash(tuple(ids[: i + 1])) % 1000 for i in range(start, stop)], dtype=torch.float32)
-    layer = sums[None, :, None].expand(2, -1, 3)
-    return KV((layer, layer + 0.25), (layer + 0.5, layer + 0.75))
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip((*a.keys, *a.values), (*b.keys, *b.values), strict=True))
 
 
 def take(store, ids, *, branches=True):
@@ -34,17 +22,17 @@ def take(store, ids, *, branches=True):
 
 
 def holds(lease, ids):
-    buffer = lease.line.buffer
+    buffer = lease.buffer
     return not buffer.length or same(buffer.read(0, buffer.length), truth(ids, 0, buffer.length))
 
 
 def write(lease, ids):
-    lease.line.buffer.write(lease.line.buffer.length, truth(ids, lease.line.buffer.length, len(ids)))
+    lease.buffer.write(lease.buffer.length, truth(ids, lease.buffer.length, len(ids)))
 
 
 def run(store, ids):
     lease = take(store, ids)
-    assert lease.line.buffer.length == lease.matched
+    assert lease.buffer.length == lease.matched
     assert holds(lease, ids)
     write(lease, ids)
     assert holds(lease, ids)
@@ -53,21 +41,14 @@ def run(store, ids):
 
 
 def everything_is_true(store, open_leases=()):
+    nodes_are_true(store)
+    written = {id(lease.buffer) for lease, _ in open_leases}
     for tree in store._trees.values():
-        for node in tree.nodes():
-            ids = [i for above in node.path for i in above.ids]
-            home = node.payload
-            held = home.buffer.read(node.start, node.stop) if isinstance(home, PathBuffer) else home
-            assert same(held, truth(ids, node.start, node.stop))
-            assert bool(node.leases) <= bool(open_leases)
-    for line in store._lines:
-        assert line.leased == any(lease.line is line for lease, _ in open_leases)
-        assert bool(line.readers) <= bool(open_leases)
-        assert bool(getattr(line.buffer, "pieces", ())) <= line.leased
-        for node in line.nodes:
-            ids = [i for above in node.path for i in above.ids]
-            assert node.start >= line.base
-            assert same(line.buffer.read(line.base, node.stop), truth(ids, line.base, node.stop))
+        assert all(bool(node.leases) <= bool(open_leases) for node in tree.nodes())
+    for buffer in (storage for storage in store._buffers if storage.in_buffer):
+        assert buffer.leased == (id(buffer.buffer) in written)
+        assert bool(buffer.read_end) <= bool(open_leases)
+        assert bool(getattr(buffer.buffer, "pieces", ())) <= buffer.leased
 
 
 def grown(draw, seen):
@@ -85,16 +66,16 @@ def test_random_walk_of_leases_side_by_side(monkeypatch, limit, part):
         if len(leases) < 4 and draw.random() < 0.5:
             ids = grown(draw, seen)
             lease = take(store, ids, branches=draw.random() < 0.9)
-            assert lease.line.buffer.length == lease.matched
-            branches += bool(lease.line.base)
+            assert lease.buffer.length == lease.matched
+            branches += bool(lease.buffer.base)
             leases.append((lease, ids))
             seen.append(ids)
         elif leases:
             lease, ids = leases[draw.randrange(len(leases))]
-            write(lease, ids[: draw.randrange(lease.line.buffer.length, len(ids) + 1)])
+            write(lease, ids[: draw.randrange(lease.buffer.length, len(ids) + 1)])
             if draw.random() < 0.7:
                 leases.remove((lease, ids))
-                full = lease.line.buffer.length
+                full = lease.buffer.length
                 store.give(lease, ids[:full]) if draw.random() < 0.8 else store.discard(lease)
         if draw.random() < 0.01:
             store.clear()
@@ -128,12 +109,12 @@ def test_long_branches_hold_their_prefix_once_and_copy_nothing():
 
 def test_each_branch_goes_on_growing_in_place():
     store, asked = MemoryStore(limit=2**40), prompts(3)
-    lines = [run(store, ids).line for ids in asked]
+    buffers = [run(store, ids).buffer for ids in asked]
     for turn in range(3):
         asked = [(*ids, 5000 + turn, 6000 + turn) for ids in asked]
         again = [run(store, ids) for ids in asked]
 
-        assert [lease.line for lease in again] == lines
+        assert [lease.buffer for lease in again] == buffers
         assert not any(lease.copied for lease in again)
     everything_is_true(store)
 
@@ -155,8 +136,8 @@ def test_a_branch_of_a_branch_reads_two_pieces():
         run(store, ids)
     lease = take(store, (*asked[1][:1700], *range(90_000, 92_000)))
 
-    assert lease.line.base == 1700
-    assert [piece.length for piece in lease.line.buffer.pieces] == [1000, 700]
+    assert lease.buffer.base == 1700
+    assert [piece.length for piece in lease.buffer.pieces] == [1000, 700]
     store.discard(lease)
     everything_is_true(store)
 
@@ -167,17 +148,17 @@ def test_a_short_piece_behind_a_long_one_is_copied():
         run(store, ids)
     lease = run(store, (*asked[1][:1300], *range(90_000, 92_000)))
 
-    assert lease.line.base == 1000
+    assert lease.buffer.base == 1000
     assert lease.copied == 300
     everything_is_true(store)
 
 
 def test_what_is_read_is_not_written_on():
-    """A prompt that parts earlier must not take over the line in which a running branch still reads."""
+    """A prompt that parts earlier must not take over the buffer in which a running branch still reads."""
     store, asked = MemoryStore(limit=2**40), prompts(2, tail=1200)
     run(store, asked[0])
     running = take(store, asked[1])
-    assert running.line.base == 1000
+    assert running.buffer.base == 1000
     store.clear()
     other = take(store, (*asked[0][:600], *range(90_000, 90_100)))
     write(other, (*asked[0][:600], *range(90_000, 90_100)))
@@ -201,22 +182,22 @@ def test_a_branch_point_need_not_be_where_nodes_end():
     store.give(running, asked[1])
     again = take(store, (*asked[1], 1))
 
-    assert again.line is running.line
+    assert again.buffer is running.buffer
     assert again.matched == 2500
-    assert [piece.length for piece in again.line.buffer.pieces] == [1000]
+    assert [piece.length for piece in again.buffer.pieces] == [1000]
     assert holds(again, asked[1])
     store.discard(again)
     everything_is_true(store)
 
 
-def test_the_line_that_is_read_may_grow_at_its_end():
+def test_a_buffer_that_is_read_may_grow_at_its_end():
     store, asked = MemoryStore(limit=2**40), prompts(2)
     first = run(store, asked[0])
     running = take(store, asked[1])
     longer = (*asked[0], *range(3000))
     lease = run(store, longer)
 
-    assert lease.line is first.line
+    assert lease.buffer is first.buffer
     assert holds(running, asked[1])
     write(running, asked[1])
     store.give(running, asked[1])
@@ -253,17 +234,17 @@ def test_short_prefixes_are_copied():
     run(store, asked[0])
     lease = run(store, asked[1])
 
-    assert lease.line.base == 0
+    assert lease.buffer.base == 0
     assert lease.copied == prefix_sharing.PART
 
 
-def test_who_cannot_go_on_from_a_branch_gets_a_whole_line():
+def test_who_cannot_go_on_from_a_branch_gets_a_whole_buffer():
     store, asked = MemoryStore(limit=2**40), prompts(2)
     for ids in asked:
         run(store, ids)
     lease = take(store, (*asked[1], 1, 2), branches=False)
 
-    assert lease.line.base == 0
+    assert lease.buffer.base == 0
     assert lease.copied == 2500
     assert holds(lease, asked[1])
     store.discard(lease)

@@ -75,7 +75,7 @@ def test_without_a_thread_no_layer_is_placed_ahead(kv, rope):
 @pytest.mark.parametrize("ends", ["last layer", "close"])
 def test_stores_and_the_thread_are_let_go(kv, rope, ends, kind):
     placing, gone = kind(GrowingCache(), rope, 30, [PlacedKV(kv, 0, 4)]), []
-    placing.held.callback(gone.append, True)
+    placing.views.callback(gone.append, True)
     placing.begin()
     if ends == "close":
         placing.need(0)

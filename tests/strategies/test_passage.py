@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from nbkv.result import Provenance
+from nbkv.strategy import parse
+
+
+def test_it_is_what_blend_names():
+    assert parse("blend") == parse("passage")
+    assert parse("blend(0.1)").spec == "passage(budget=0.1)"
+
+
+def test_whole_sentences_are_recomputed(session_of, words):
+    session = session_of(strategy="passage(budget=0.5, longest=5)")
+    text = " .".join(words(4, seed=seed) for seed in range(8)) + " ."
+    chunk = session.chunk(text, name="c")
+    result = session.generate([words(3), chunk, words(4, seed=9)], max_new_tokens=1)
+    ((_, start, stop),) = result.chunks
+    again = (result.provenance[start:stop] == Provenance.RECOMPUTED).reshape(-1, 5)
+
+    assert again.any()
+    assert all(sentence.all() or not sentence.any() for sentence in again)

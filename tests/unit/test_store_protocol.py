@@ -1,0 +1,125 @@
+"""``nbkv.stores.base.Store``: the memory store has every member of it, and a store of one's own can take its place.
+
+That ``MemoryStore`` has the signatures too is mypy's to check: ``open_store`` returns one as a ``Store``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import get_type_hints
+
+import pandas as pd
+import pytest
+
+from nbkv.stores.base import Lease, ScratchSpaces, Store
+from nbkv.stores.memory import MemoryStore
+
+MEMBERS = {name for name in vars(Store) if not name.startswith("_")} | set(Store.__annotations__)
+METHODS = sorted(name for name in MEMBERS if inspect.isfunction(getattr(Store, name, None)))
+
+
+@dataclass
+class NoStore:
+    """Keeps nothing: every take is a miss."""
+
+    name: str = "none"
+    limit: int = 0
+    scratch_spaces: ScratchSpaces = field(default_factory=ScratchSpaces)
+    nbytes: int = 0
+    open: int = 0
+    ended: list[str] = field(default_factory=list)
+
+    def take(self, space, ids, limit, new, *, states_from=None, branch_at=None):
+        self.open += 1
+        return Lease(space, new())
+
+    def give(self, lease, ids, checkpoints=()):
+        self.open -= 1
+        self.ended.append("given")
+
+    def discard(self, lease):
+        self.open -= 1
+        self.ended.append("discarded")
+
+    @contextmanager
+    def reading(self, space, ids, start=0):
+        yield []
+
+    def holds(self, space, ids):
+        return 0
+
+    def clear(self):
+        self.scratch_spaces.clear()
+
+    def close(self):
+        self.ended.append("closed")
+
+    @property
+    def tiers(self):
+        return pd.DataFrame(self.figures())
+
+    def figures(self):
+        counts = ("entries", "tokens", "bytes", "limit", "hits", "misses", "evictions", "checkpoints", "state_bytes")
+        return [{"tier": self.name} | dict.fromkeys(counts, 0)]
+
+    def ls(self):
+        return pd.DataFrame(columns=["tokens", "used"])
+
+
+def test_the_protocol_has_what_is_leased_read_and_reported():
+    assert {"take", "give", "discard", "reading", "holds", "clear", "close", "figures", "ls"} == set(METHODS)
+    assert {"name", "limit", "scratch_spaces", "nbytes", "tiers"} == MEMBERS - set(METHODS)
+
+
+@pytest.mark.parametrize("store", [MemoryStore(limit=2**20), NoStore()], ids=["memory", "none"])
+def test_every_member_of_the_protocol_is_there(store):
+    assert all(hasattr(store, name) for name in MEMBERS)
+    for name in METHODS:
+        ours, theirs = (list(inspect.signature(getattr(of, name)).parameters) for of in (store, Store))
+        assert ours == theirs[1:], name
+
+
+def test_the_memory_store_has_the_protocols_types():
+    for name in METHODS:
+        if name not in {"reading", "ls"}:  # a generator behind contextmanager; pandas is imported for types alone
+            assert get_type_hints(getattr(MemoryStore, name)) == get_type_hints(getattr(Store, name)), name
+
+
+@pytest.mark.parametrize("max_new_tokens", [1, 6])
+def test_a_store_that_keeps_nothing_serves_prefix_with_the_tokens_of_full(session_of, words, max_new_tokens):
+    store = NoStore()
+    session = session_of(store=store, strategy="prefix")
+    for _ in range(2):
+        result = session.generate(words(20), max_new_tokens=max_new_tokens)
+        full = session.generate(words(20), strategy="full", max_new_tokens=max_new_tokens)
+        assert result.token_ids == full.token_ids
+        assert (result.tokens.reused, result.tokens.fresh) == (0, result.tokens.prompt)
+        assert "none" in result.kv_bytes
+
+    assert session.store is store
+    assert store.open == 0
+    assert store.ended == ["given", "given"]
+    assert session.stats.requests == 4
+
+
+def test_a_request_that_breaks_discards_its_lease(session_of, words, monkeypatch):
+    store = NoStore()
+    session = session_of(store=store, strategy="prefix")
+    monkeypatch.setattr(type(session.adapter), "prefill", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        session.generate(words(8), max_new_tokens=1)
+
+    assert store.ended == ["discarded"]
+
+
+def test_a_session_closes_its_store_and_shares_its_scratch_space(session_of, words):
+    store = NoStore()
+    session = session_of(store=store)
+    session._ctx.scratch["strategy"] = 1
+    session.store.clear()
+    assert not session._ctx.scratch
+    session.close()
+
+    assert store.ended == ["closed"]
