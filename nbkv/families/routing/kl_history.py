@@ -49,13 +49,10 @@ class KLHistory:
         """
         return _at_most(self.above(bound), self.n, alpha) <= _DOUBT
 
-
-def needed(alpha: float, above: int = 0) -> int:
-    """Return how many measurements, ``above`` of them above a bound, are the fewest that make it believed."""
-    n = above
-    while _at_most(above, n, alpha) > _DOUBT:
-        n += 1
-    return n
+    def is_open(self, bound: float, alpha: float) -> bool:
+        """Return whether it is neither believed nor refuted, with the same confidence, that ``bound`` is kept."""
+        refuted = 1 - _at_most(self.above(bound) - 1, self.n, alpha) <= _DOUBT
+        return not refuted and not self.keeps(bound, alpha)
 
 
 def _at_most(above: int, n: int, alpha: float) -> float:
