@@ -1,8 +1,7 @@
-"""Distance to full recompute: how far the next-token distribution moved, and whether the same tokens would follow."""
+"""Distance to full recompute over an answer: how far each next-token distribution moved, and where picks part."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import isfinite
 
 import torch
@@ -15,9 +14,14 @@ def kl(full: torch.Tensor, other: torch.Tensor) -> float:
 
     Logits of minus infinity on both sides contribute nothing.
     """
+    return float(kl_rows(full[None], other[None])[0])
+
+
+def kl_rows(full: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return KL(full || other) in nats ``[n]``, float64, of each row of logits ``[n, V]``, as ``kl`` has it."""
     p, q = (torch.log_softmax(logits.to(torch.float64), dim=-1) for logits in (full, other))
     terms = torch.where(p.isneginf(), torch.zeros_like(p), p.exp() * (p - q))
-    return max(0.0, float(terms.sum()))
+    return terms.sum(dim=-1).clamp(min=0.0)
 
 
 def scaled_error(got: torch.Tensor, expected: torch.Tensor) -> float:
@@ -30,14 +34,17 @@ def scaled_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return error if isfinite(error) else float("inf")
 
 
-def top1(full: Sequence[int], other: Sequence[int]) -> float:
-    """Return the share of positions at which ``other`` picks full's greedy token; 1.0 for none."""
-    if len(full) != len(other):
-        message = f"top1 compares equally many tokens, got {len(full)} and {len(other)}"
-        raise ValueError(message)
-    return sum(a == b for a, b in zip(full, other, strict=True)) / len(full) if full else 1.0
+def fidelity(full: torch.Tensor, other: torch.Tensor, floor: float | None = None) -> Fidelity:
+    """Return the distance of ``other`` to ``full``: logits ``[n, V]`` before each of the same ``n`` answer tokens.
 
-
-def fidelity(full: tuple[torch.Tensor, Sequence[int]], other: tuple[torch.Tensor, Sequence[int]]) -> Fidelity:
-    """Return the distance of ``other`` to ``full``, each given as next-token logits ``[V]`` and picked tokens."""
-    return Fidelity(kl=kl(full[0], other[0]), top1=top1(full[1], other[1]), n=len(full[1]))
+    ``floor`` is the KL that full has to itself when its prefill is split elsewhere; None where that is not known.
+    """
+    distances, parted = kl_rows(full, other), (full.argmax(dim=-1) != other.argmax(dim=-1)).tolist()
+    return Fidelity(
+        kl=float(distances.mean()),
+        kl_max=float(distances.max()),
+        top1=1 - sum(parted) / len(parted),
+        diverges_at=parted.index(True) if any(parted) else None,
+        n=len(parted),
+        floor=floor,
+    )

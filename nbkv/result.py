@@ -62,15 +62,25 @@ class Compute:
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """Distance to ``full`` on the same prompt.
+    """Distance to ``full`` on the same prompt, over the first ``n`` greedy tokens of full's answer, which are forced.
 
-    ``kl`` is KL(full || strategy) of the next-token distribution in nats; ``top1`` the share of the first ``n`` greedy
-    tokens of full that the strategy would pick too, given full's tokens before them.
+    ``kl`` is the mean of KL(full || strategy) of the next-token distributions in nats, ``kl_max`` the largest; ``top1``
+    the share of full's tokens that the strategy would pick too; ``diverges_at`` the index of the first one that it
+    would not, None if it picks all. ``floor`` is the mean KL of full to itself when its prefill is split elsewhere, the
+    noise of this model and dtype; None where it is not known.
     """
 
     kl: float
+    kl_max: float
     top1: float
     n: int
+    diverges_at: int | None = None
+    floor: float | None = None
+
+    @property
+    def above_floor(self) -> bool:
+        """Return whether the mean KL is more than the model's own noise."""
+        return self.kl > (self.floor or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

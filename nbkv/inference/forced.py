@@ -12,8 +12,8 @@ from nbkv.inference.run import RequestRun
 from nbkv.models.diffusion.block import opened
 
 
-def forced(task: AnswerTask, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
-    """Return the logits ``[V]`` of the first answer token, and what is picked at each of ``tokens``, which are forced.
+def forced(task: AnswerTask, tokens: Sequence[int]) -> torch.Tensor:
+    """Return the logits ``[n, V]`` before each of ``n`` answer ``tokens``, which are forced.
 
     Token by token given those before; by block or canvas, in its first pass, given the blocks before.
     """
@@ -22,7 +22,7 @@ def forced(task: AnswerTask, tokens: Sequence[int]) -> tuple[torch.Tensor, list[
     return _forced_tokens(task, tokens) if task.ctx.adapter.recipe is None else _forced_blocks(task, tokens)
 
 
-def _forced_canvases(task: AnswerTask, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+def _forced_canvases(task: AnswerTask, tokens: Sequence[int]) -> torch.Tensor:
     canvas, every, at, rows = task.ctx.adapter.canvas, (*task.request.ids, *tokens), len(task.request.ids), []
     assert canvas is not None  # noqa: S101
     while at < len(every):
@@ -31,21 +31,17 @@ def _forced_canvases(task: AnswerTask, tokens: Sequence[int]) -> tuple[torch.Ten
         if stop < len(every):
             task.accept(every[at:stop], at)
         at = stop
-    said = torch.cat(rows)
-    return said[0], said.argmax(dim=-1).tolist()
+    return torch.cat(rows)
 
 
-def _forced_tokens(task: AnswerTask, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
-    logits, picked = task.prefilled.logits, []
-    for count, token in enumerate(tokens):
-        picked.append(int(logits.argmax()))
-        if count + 1 < len(tokens):
-            at = len(task.request.ids) + task.prefilled.extra + count
-            logits = task.step(token, at)
-    return task.prefilled.logits, picked
+def _forced_tokens(task: AnswerTask, tokens: Sequence[int]) -> torch.Tensor:
+    rows, at = [task.prefilled.logits], len(task.request.ids) + task.prefilled.extra
+    for count, token in enumerate(tokens[:-1]):
+        rows.append(task.step(token, at + count))
+    return torch.stack(rows)
 
 
-def _forced_blocks(task: AnswerTask, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+def _forced_blocks(task: AnswerTask, tokens: Sequence[int]) -> torch.Tensor:
     adapter, every = task.ctx.adapter, (*task.request.ids, *tokens)
     recipe, at = adapter.recipe, len(task.request.ids)
     assert recipe is not None  # noqa: S101
@@ -61,15 +57,14 @@ def _forced_blocks(task: AnswerTask, tokens: Sequence[int]) -> tuple[torch.Tenso
         at = stop
         if at < len(every):
             seed = task.accept(every[block.start : at], block.start)
-    said = torch.cat(rows)
-    return said[0], said.argmax(dim=-1).tolist()
+    return torch.cat(rows)
 
 
-def follow(run: RequestRun, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
-    """Return the next-token logits ``[V]`` after ``run``'s prompt, and what it would pick at each of full's ``tokens``.
+def follow(run: RequestRun, tokens: Sequence[int]) -> torch.Tensor:
+    """Return the logits ``[n, V]`` after ``run``'s prompt and before each of full's ``n`` ``tokens``, which are forced.
 
     The strategy runs as always, decode stage included, but is fed ``tokens`` instead of its own picks; nothing is kept.
-    A block-diffusion model is fed them block by block: logits and picks are those of each block's first pass.
+    A block-diffusion model is fed them block by block: logits are those of each block's first pass.
     """
     ctx = run.ctx
     request = Request(run.prompt, len(tokens), keep=False)

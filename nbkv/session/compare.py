@@ -14,7 +14,7 @@ from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Comparison, Result
-from nbkv.session.measure import greedy
+from nbkv.session.measure import greedy, noise_floor
 from nbkv.stopping import Stopped
 from nbkv.strategy import Strategy, parse
 
@@ -30,10 +30,11 @@ def compare(ctx: Context, strategies: Sequence[Strategy], prompt: Prompt, wanted
             runs[strategy.spec].append(_once(ctx, strategy, prompt, wanted))
     picked = greedy(ctx, prompt)
     reference = follow(RequestRun(ctx, full, prompt, wanted), picked)
+    floor = noise_floor(ctx, prompt, picked, reference)
     results = []
     for strategy in chosen:
         own = reference if strategy is full else follow(RequestRun(ctx, strategy, prompt, wanted), picked)
-        results.append(replace(_median(runs[strategy.spec]), fidelity=fidelity(reference, own)))
+        results.append(replace(_median(runs[strategy.spec]), fidelity=fidelity(reference, own, floor)))
     rows = tuple(_row(result, runs[result.strategy], runs[full.spec]) for result in results)
     return Comparison(
         model=ctx.adapter.name, prompt_tokens=len(prompt.ids), repeat=repeat, rows=rows, results=tuple(results)
@@ -70,7 +71,10 @@ def _row(result: Result, own: list[Result], full: list[Result]) -> dict[str, Any
         "fresh": result.tokens.fresh,
         "compute_share": result.compute.share,
         "kl": result.fidelity.kl,
+        "kl_max": result.fidelity.kl_max,
         "top1": result.fidelity.top1,
+        "diverges_at": result.fidelity.diverges_at,
+        "floor": result.fidelity.floor,
         "same_text": result.token_ids == full[0].token_ids,
         "text": result.text,
         "notes": "; ".join(result.notes),

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from nbkv.context import Context
+from nbkv.context import Context, Request
 from nbkv.errors import BadOption
 from nbkv.events import Bus
 from nbkv.families.routing.kl_history import learn_kl
-from nbkv.fidelity import fidelity
+from nbkv.fidelity import fidelity, kl_rows
 from nbkv.inference.forced import follow
 from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.prompts.prompt import Prompt
-from nbkv.result import Result
+from nbkv.result import Provenance, Result
 from nbkv.stopping import Stopped
-from nbkv.strategy import Strategy, parse
+from nbkv.strategy import Prefilled, Strategy, parse
 
 _GREEDY = 32  # tokens of full that every strategy is asked to agree with
+_FLOORS = 3  # prompts on which the noise of a model is measured
 
 After = Callable[[RequestRun, Strategy], Result]
 
@@ -44,7 +46,7 @@ class FidelityMeter:
 
 
 def measured(run: RequestRun, served: Strategy) -> Result:
-    """Return ``run``'s result with KL and top-1 agreement of ``served`` against full on the same prompt.
+    """Return ``run``'s result with the distance of ``served`` to full over full's greedy answer to the same prompt.
 
     Both are run again for it, which no timing counts and nobody hears of; nothing of it is kept in the store. A stop
     or a device without room leaves the result as it is, with a note.
@@ -56,11 +58,12 @@ def measured(run: RequestRun, served: Strategy) -> Result:
     try:
         picked = greedy(ctx, run.prompt)
         full, own = (follow(RequestRun(ctx, one, run.prompt, run.sampling), picked) for one in (parse("full"), served))
+        floor = noise_floor(ctx, run.prompt, picked, full)
     except Stopped:
         return _without(result, "stopped")
     except torch.OutOfMemoryError:
         return _without(result, "the device is out of memory")
-    found = fidelity(full, own)
+    found = fidelity(full, own, floor)
     if not served.exact:
         learn_kl(ctx.verdicts, result.fingerprint, served.spec, found.kl)
     return replace(result, fidelity=found)
@@ -75,6 +78,36 @@ def greedy(ctx: Context, prompt: Prompt) -> list[int]:
     if run.result.finish_reason == "interrupted":
         raise Stopped
     return list(run.result.token_ids)
+
+
+@dataclass(kw_only=True, repr=False)
+class _SplitPrefill(Strategy):
+    """Full recompute whose prefill is cut in two: what it gives otherwise than full is rounding."""
+
+    def prefill(self, request: Request, ctx: Context) -> Prefilled:
+        """Run the first half of the prompt, then the rest on the cache it left."""
+        adapter, n, rows = ctx.adapter, len(request.ids), ctx.work()
+        cache, half = adapter.new_cache(n + request.max_new_tokens), adapter.capabilities.whole(n // 2)
+        logits = adapter.prefill(request.ids[:half], cache, work=rows)
+        if adapter.capabilities.whole(n) > half:
+            logits = adapter.prefill(request.ids, cache, start=half, work=rows)
+        fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
+        return Prefilled(cache=cache, logits=logits, provenance=fresh, rows=rows)
+
+
+def noise_floor(ctx: Context, prompt: Prompt, tokens: Sequence[int], full: torch.Tensor) -> float:
+    """Return the largest mean KL, in nats, that full had to itself with its prefill split elsewhere.
+
+    Measured on the first prompts of each model and dtype, of which ``prompt`` may be one, over full's forced ``tokens``
+    (its logits ``[n, V]`` are ``full``), and remembered.
+    """
+    name = f"floor@{ctx.model}@{ctx.adapter.dtype}"
+    known: list[float] = ctx.verdicts.get(name) or []
+    if len(known) < _FLOORS:
+        run = RequestRun(ctx, _SplitPrefill(), prompt, Sampling(max_new_tokens=len(tokens)), keep=False)
+        known = [*known, float(kl_rows(full, follow(run, tokens)).mean())]
+        ctx.verdicts.put(name, known)
+    return max(known)
 
 
 def _without(result: Result, why: str) -> Result:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "request", "strategy", "prompt", "reused", "recomputed", "fresh", "hit_rate", "compute_share", "ttft_s", "tpot_s",
-    "total_s", "generated", "finish_reason", "kl", "top1", "notes",
+    "total_s", "generated", "finish_reason", "kl", "kl_max", "top1", "diverges_at", "floor", "notes",
 )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ class Meter:
 def _one(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
     """Return the running figures of the requests under one strategy; of fidelity, over the ``measured`` ones."""
     measured = [row for row in rows if row["kl"] is not None]
-    kl, top1 = ([row[name] for row in measured] for name in ("kl", "top1"))
+    kl, kl_max, top1 = ([row[name] for row in measured] for name in ("kl", "kl_max", "top1"))
     return {
         "requests": len(rows),
         "hit_rate": statistics.fmean(row["hit_rate"] for row in rows),
@@ -106,7 +106,7 @@ def _one(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
         "ttft_s": _mean([row["ttft_s"] for row in rows if row["generated"]]),
         "measured": len(measured),
         "kl": _mean(kl),
-        "kl_max": max(kl, default=None),
+        "kl_max": max(kl_max, default=None),
         "top1": _mean(top1),
     }
 

@@ -8,9 +8,9 @@ from typing import Any
 from nbkv.show.bars import ttft_html
 from nbkv.show.page import notes_html, plots, pre, table_html, table_text, view
 from nbkv.show.scatter import fidelity_html
-from nbkv.show.units import nats, plural, seconds, share, times, yes
+from nbkv.show.units import UNKNOWN, distance, nats, plural, seconds, share, times, yes
 
-COLUMNS = ("strategy", "TTFT", "speed-up", "hit rate", "computed", "KL", "top-1", "same text")
+COLUMNS = ("strategy", "TTFT", "speed-up", "hit rate", "computed", "KL", "KL max", "top-1", "parts at", "same text")
 MAX_ANSWER = 2_000  # bytes of each answer shown
 
 
@@ -46,10 +46,20 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         times(row.get("speedup")),
         share(row.get("hit_rate")),
         share(row.get("compute_share")),
-        nats(row.get("kl")),
+        distance(row.get("kl"), row.get("floor")),
+        nats(row.get("kl_max")),
         share(row.get("top1")),
+        _parts(row),
         yes(row.get("same_text")),
     )
+
+
+def _parts(row: dict[str, Any]) -> str:
+    """Return at which token of full's answer the strategy would first have written another."""
+    if row.get("kl") is None:
+        return UNKNOWN
+    at = row.get("diverges_at")
+    return "never" if at is None else str(at + 1)
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:

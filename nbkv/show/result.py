@@ -8,7 +8,7 @@ from typing import Any
 from nbkv.show.bars import ttft_html
 from nbkv.show.page import notes_html, plots, pre, view
 from nbkv.show.tokenmap import legend_html, map_html, strip_html
-from nbkv.show.units import nats, plural, rate, seconds, share, size
+from nbkv.show.units import distance, nats, plural, rate, seconds, share, size
 
 MAX_TEXT = 30_000  # bytes of the answer shown in HTML; ``result.text`` has all of it
 ENDS = {"stop": "stopped by itself", "length": "cut at the length limit", "interrupted": "interrupted"}
@@ -68,7 +68,17 @@ def _decoding(result: dict[str, Any]) -> str:
 
 def _fidelity(result: dict[str, Any]) -> str:
     fidelity = result.get("fidelity")
-    return f"KL {nats(fidelity['kl'])}, top-1 {share(fidelity['top1'])}" if fidelity else ""
+    if not fidelity:
+        return ""
+    parts = fidelity.get("diverges_at")
+    return ", ".join(
+        [
+            f"KL {distance(fidelity['kl'], fidelity.get('floor'))}",
+            f"at most {nats(fidelity['kl_max'])}",
+            f"top-1 {share(fidelity['top1'])}",
+            "full's answer" if parts is None else f"parts from full's answer at token {parts + 1}",
+        ]
+    )
 
 
 def details(result: dict[str, Any]) -> str:

@@ -67,6 +67,13 @@ def nats(value: float | None) -> str:
     return "0" if abs(value) < 1e-6 else f"{value:.2g}"  # noqa: PLR2004
 
 
+def distance(value: float | None, floor: float | None) -> str:
+    """Return a divergence, and say so where it is no more than the model's own noise, ``floor``."""
+    if value is None or floor is None or value > floor or not value:
+        return nats(value)
+    return f"{nats(value)} (noise)" if nats(value) != "0" else "0"
+
+
 def yes(value: bool | None) -> str:  # noqa: FBT001  (a cell of a table)
     """Return yes, no, or a dash where it was not measured."""
     return UNKNOWN if value is None else "yes" if value else "no"

@@ -15,20 +15,20 @@ import torch
 
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
-from nbkv.events import Bus, Fallback
+from nbkv.events import Fallback
 from nbkv.families.options import check, is_number
+from nbkv.families.routing.alongside import Alongside
 from nbkv.families.routing.cost_model import are_known, costs, learn_pace, pace
 from nbkv.families.routing.estimate import Estimate, estimate
 from nbkv.families.routing.kl_history import kl_history, learn_kl
-from nbkv.fidelity import kl
 from nbkv.models.diffusion.block import Block
 from nbkv.models.work import Work
 from nbkv.strategy import Prefilled, Strategy, parse
 from nbkv.timing import settle, timed
 
 _WORTH = 0.9  # what gives something up must be expected to take at most this share of the time
-_FIRST = 3  # prompts on which a blend is measured before it serves under a bound
-_EVERY = 16  # and then each time it would have served this many
+_EVERY = 16  # under a bound a blend is measured again each time it would have served this many prompts
+_ANSWER = 32  # tokens of an answer over which it is measured
 
 
 class _ServingOption(NamedTuple):
@@ -57,9 +57,11 @@ class Auto(Strategy):
     and why stands in the notes. So which of them serves may differ between machines. A request that ``full`` or
     ``prefix`` serves is exact and shares their KV. Chunks are those named in the prompt (or found by ``match="auto"``).
 
-    ``max_kl``: no blend whose mean KL from full (nats, next token) is above it. It is measured on the prompts
-    themselves: the first three that the blend would serve, and every sixteenth later, are run both ways and served
-    exactly; what ``session.generate(fidelity=True)`` measures counts too, and all of it is remembered for this model.
+    ``max_kl``: no blend unless the mean KL from full over an answer (nats) is above it on at most a share ``alpha`` of
+    prompts, with confidence 0.9. It is measured on the prompts themselves: until there are enough measurements (45 of
+    45 within the bound at ``alpha=0.05``), and every sixteenth time later, a prompt that the blend would serve is
+    served exactly and the blend follows the answer beside it. What ``session.generate(fidelity=True)`` measures counts
+    too, and all of it is remembered for this model.
     """
 
     name: ClassVar[str] = "auto"
@@ -69,12 +71,14 @@ class Auto(Strategy):
 
     max_kl: float | None = None
     blend: str = "blend"
+    alpha: float = 0.05
 
     def __post_init__(self) -> None:
         """Raise ``BadOption`` for a bound that is no number, and for a blend without a budget."""
         if self.max_kl is not None:
             accepted = "a number of nats >= 0, or None for no bound"
             check(self, "max_kl", lambda bound: is_number(bound) and bound >= 0, accepted)
+        check(self, "alpha", lambda alpha: is_number(alpha) and 0 < alpha < 1, "a share of prompts between 0 and 1")
         chosen: Any = parse(self.blend)
         if chosen.family != "blend" or not is_number(getattr(chosen, "budget", None)):
             message = f"blend={self.blend!r} is not accepted: blend is a chunk strategy with a budget, such as 'blend'"
@@ -100,13 +104,14 @@ class Auto(Strategy):
         decision = self._decide(estimate(request, ctx), ctx)
         notes = [f"auto: what passes cost here was measured first, once ({clock():.2f} s)"] if first else []
         chosen, blend = decision.chosen, decision.blend.strategy
-        tried = _once(blend, request, ctx) if decision.measure else None
+        beside = Alongside(blend, request, ctx, _ANSWER) if decision.measure else None
         spent = clock()
         prefilled = _timed(chosen, request, ctx)
         prefilled.select_s += spent
         notes.append(f"auto: {_described(chosen)} expected against {' and '.join(map(_described, decision.others))}")
-        if tried is not None:
-            notes.append(_count(tried, blend, prefilled, self.opening(prefilled, request, ctx), ctx))
+        if beside is not None:
+            beside.compare(self.opening(prefilled, request, ctx))
+            prefilled.own = beside  # strategies that are exact leave nothing to their later stages there
         if decision.why:
             notes.append(f"auto: no {blend.spec}: {decision.why}")
             ctx.tell(Fallback, why=notes[-1])
@@ -120,7 +125,10 @@ class Auto(Strategy):
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one decoded token as the strategy that served the prompt does."""
         step = super().step if prefilled.by is None else prefilled.by.step
-        return step(token, at, prefilled, ctx, work)
+        logits = step(token, at, prefilled, ctx, work)
+        if isinstance(beside := prefilled.own, Alongside):
+            beside.step(token, at - prefilled.extra, logits)
+        return logits
 
     def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one pass over a block as the strategy that served the prompt does."""
@@ -129,8 +137,19 @@ class Auto(Strategy):
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep what the strategy that served the prompt keeps."""
+        if isinstance(beside := prefilled.own, Alongside):
+            beside.end()
+            prefilled.select.token_layers += beside.work.token_layers
+            prefilled.notes.append(self._learn(beside, ctx))
         if prefilled.by is not None:
             prefilled.by.commit(prefilled, ids, request, ctx)
+
+    def _learn(self, beside: Alongside, ctx: Context) -> str:
+        """Remember how far the blend was ``beside`` the answer that was served, and return a note."""
+        spec = parse(self.blend).spec
+        known, tokens = learn_kl(ctx.verdicts, ctx.model, spec, beside.kl), len(beside.kls)
+        over = f"mean KL {beside.kl:.2g} over {tokens} {'token' if tokens == 1 else 'tokens'}"
+        return f"auto: measured {spec} beside this answer, {over} (mean of {known.n}: {known.mean:.2g})"
 
     def _decide(self, known: Estimate, ctx: Context) -> _RoutingDecision:
         """Return who serves a prompt of which the store knows ``known``."""
@@ -173,13 +192,15 @@ class Auto(Strategy):
         name = f"turns@{blend.strategy.spec}@{ctx.model}"
         turn = int(ctx.verdicts.get(name) or 0) + 1
         ctx.verdicts.hold(name, turn)
-        return kl_history(ctx.verdicts, ctx.model, blend.strategy.spec).n < _FIRST or turn % _EVERY == 0
+        known = kl_history(ctx.verdicts, ctx.model, blend.strategy.spec)
+        return known.is_open(self.max_kl, self.alpha) or turn % _EVERY == 0
 
     def _too_far(self, blend: _ServingOption, ctx: Context) -> str:
         known = kl_history(ctx.verdicts, ctx.model, blend.strategy.spec)
-        if self.max_kl is None or known.mean <= self.max_kl:
+        if self.max_kl is None or known.keeps(self.max_kl, self.alpha):
             return ""
-        return f"its mean KL of {known.mean:.2g} on {known.n} prompts is above max_kl={self.max_kl:g}"
+        share = f"at most {self.alpha:.0%} of prompts may be above max_kl={self.max_kl:g}"
+        return f"{share}, and {known.above(self.max_kl)} of {known.n} measured were"
 
 
 def _refusal(strategy: Strategy, ctx: Context) -> str:
@@ -205,25 +226,6 @@ def _timed(chosen: _ServingOption, request: Request, ctx: Context) -> Prefilled:
     settle(ctx.adapter)
     learn_pace(ctx, chosen.strategy, chosen.modelled, clock())
     return prefilled
-
-
-def _once(strategy: Strategy, request: Request, ctx: Context) -> Prefilled:
-    """Run the prompt under ``strategy`` for its logits only; nobody hears of it and nothing is kept."""
-    request, silent = replace(request, keep=False), replace(ctx, bus=Bus())
-    prefilled = strategy.prefill(request, silent)
-    prefilled.logits = strategy.opening(prefilled, request, silent)
-    strategy.commit(prefilled, request.ids, request, silent)
-    settle(ctx.adapter)
-    return prefilled
-
-
-def _count(tried: Prefilled, blend: Strategy, prefilled: Prefilled, said: torch.Tensor, ctx: Context) -> str:
-    """Let what was ``tried`` count as selection, and its distance from what was served, and ``said``, in the mean."""
-    prefilled.select.token_layers += tried.select.token_layers + tried.rows.token_layers
-    distance = kl(said, tried.logits)
-    known = learn_kl(ctx.verdicts, ctx.model, blend.spec, distance)
-    mean = f"mean of {known.n}: {known.mean:.2g}"
-    return f"auto: measured {blend.spec} on this prompt, KL {distance:.2g} ({mean}), the exact answer was at hand"
 
 
 def _described(way: _ServingOption) -> str:

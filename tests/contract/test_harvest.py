@@ -169,7 +169,7 @@ def test_an_answer_that_is_followed_is_stepped_as_it_is_decoded(session_of, word
     run = RequestRun(session._ctx.for_request(), Counting(), asked, Sampling(max_new_tokens=4), keep=False)
     list(run.pieces())
     decoded, seen[:] = list(seen), []
-    _, picked = follow(run, run.result.token_ids)
+    picked = follow(run, run.result.token_ids).argmax(dim=-1).tolist()
 
     assert decoded == seen
     assert [at for _, at in seen] == [len(asked.ids) + i for i in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import transformers
 
@@ -128,51 +129,85 @@ def test_exact_service_under_auto_feeds_the_exact_store(session_of, words, costi
         assert got.token_ids == fresh.generate(words(30) + words(4, seed=1), max_new_tokens=8).token_ids
 
 
-def test_a_bound_is_measured_on_the_first_prompts_which_are_served_exactly(session_of, words, costing):
+def test_a_bound_is_measured_beside_the_first_answers_which_are_exact(session_of, words, costing):
     costing(CHEAP)
-    session = session_of(strategy="auto(max_kl=100.0)")
-    results = [blended(session, words, seed=10 + i) for i in range(4)]
+    session = session_of(strategy="auto(max_kl=100.0, alpha=0.5)")  # 4 of 4 within it make it believed
+    results = [blended(session, words, seed=10 + i) for i in range(5)]
 
-    for result in results[:3]:
-        assert "auto: measured passage on this prompt, KL" in said(result)
+    for result in results[:4]:
+        assert "auto: measured passage beside this answer, mean KL" in said(result)
+        assert f"over {len(result.token_ids)} tokens" in said(result)
         assert result.lineage == "exact"
         assert result.compute.select > 0
         assert result.timing.select_s > 0
-    assert "(mean of 3: " in said(results[2])
-    assert results[3].lineage == "approx:passage"
+    assert "(mean of 4: " in said(results[3])
+    assert results[4].lineage == "approx:passage"
     assert session.stats.fallbacks == 0
     full = blended(session, words, seed=10, strategy="full")
     assert results[0].token_ids == full.token_ids
 
 
+def test_what_is_measured_beside_an_answer_is_its_fidelity(session_of, words, costing):
+    costing(CHEAP)
+    session = session_of()
+    one, two = session.chunk(words(60, seed=1), name="one"), session.chunk(words(60, seed=2), name="two")
+    prompt = [words(3, seed=3), two, one, words(4, seed=9)]
+    known = session.compare(prompt, ["passage"], repeat=1).results[1].fidelity
+    session.generate(prompt, strategy="auto(max_kl=100.0)", max_new_tokens=known.n)
+    (measured,) = kl_history.kl_history(session._ctx.verdicts, session.adapter.fingerprint, "passage").values
+
+    assert known.kl > 1e-6
+    assert measured == pytest.approx(known.kl, rel=1e-2)
+
+
 def test_above_the_bound_there_is_no_blend(session_of, words, costing):
     costing(CHEAP)
     session = session_of(strategy="auto(max_kl=0.0)")
-    results = [blended(session, words, seed=10 + i) for i in range(4)]
+    results = [blended(session, words, seed=10 + i) for i in range(3)]
 
     assert {result.lineage for result in results} == {"exact"}
-    assert "above max_kl=0" in said(results[3])
-    assert session.stats.fallbacks == 1
+    assert "measured passage beside" in said(results[0])
+    assert "at most 5% of prompts may be above max_kl=0, and 1 of 1 measured were" in said(results[1])
+    assert session.stats.fallbacks == 2
 
 
 def test_the_bound_is_measured_again_now_and_then(session_of, words, costing, monkeypatch):
     costing(CHEAP)
-    monkeypatch.setattr("nbkv.strategies.auto._EVERY", 5)
-    session = session_of(strategy="auto(max_kl=100.0)")
-    results = [blended(session, words, seed=10 + i) for i in range(5)]
+    monkeypatch.setattr("nbkv.strategies.auto._EVERY", 6)
+    session = session_of(strategy="auto(max_kl=100.0, alpha=0.5)")
+    results = [blended(session, words, seed=10 + i) for i in range(6)]
 
-    assert ["measured" in said(result).replace("measured first", "") for result in results] == [1, 1, 1, 0, 1]
+    assert ["measured passage" in said(result) for result in results] == [1, 1, 1, 1, 0, 1]
 
 
 def test_what_is_remembered_of_a_blend_decides_without_measuring(session_of, words, costing):
     costing(CHEAP)
     session = session_of()
-    for _ in range(3):
+    for _ in range(45):
         kl_history.learn_kl(session._ctx.verdicts, session.adapter.fingerprint, "passage", 0.5)
 
     assert blended(session, words, strategy="auto(max_kl=0.6)").lineage == "approx:passage"
     refused = blended(session, words, strategy="auto(max_kl=0.4)", seed=4)
-    assert "its mean KL of 0.5 on 3 prompts is above max_kl=0.4" in said(refused)
+    assert "max_kl=0.4, and 45 of 45 measured were" in said(refused)
+
+
+@pytest.mark.parametrize(("n", "above", "believed"), [(44, 0, False), (45, 0, True), (45, 1, False), (77, 1, True)])
+def test_a_bound_is_believed_when_chance_cannot_explain_it(n, above, believed):
+    known = kl_history.KLHistory(tuple([2.0] * above + [0.5] * (n - above)))
+
+    assert known.keeps(1.0, 0.05) is believed
+
+
+def test_a_belief_is_wrong_on_one_in_ten_at_most():
+    """Where exactly a share alpha of prompts is above the bound, it is rarely believed that fewer are."""
+    draw, wrong = np.random.default_rng(0), 0
+    for _ in range(400):
+        known = kl_history.KLHistory()
+        for value in draw.random(90):
+            known = known.with_kl(2.0 if value < 0.05 else 0.5)
+        wrong += known.keeps(1.0, 0.05)
+
+    assert wrong / 400 <= 0.1
 
 
 def test_a_blend_that_failed_its_self_check_or_cannot_serve_the_model_is_left_out(session_of, words, costing):

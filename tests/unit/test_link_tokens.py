@@ -43,7 +43,8 @@ def test_training_computes_what_inference_computes(tiny, tmp_path):
             built = prompts.build(
                 ctx.codec, [*chunks, tiny.tokenizer.decode(question)], ctx.adapter.fingerprint, ctx.eos
             )
-            first, picked = follow(RequestRun(ctx, strategy, built, Sampling()), answer)
+            said = follow(RequestRun(ctx, strategy, built, Sampling()), answer)
+            first, picked = said[0], said.argmax(dim=-1).tolist()
             due = logits[at : at + len(answer)]
             assert float((first - due[0]).abs().max()) <= 1e-4 * max(1.0, float(first.abs().max()))
             assert picked == due.argmax(-1).tolist()

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -66,7 +67,16 @@ def result(provenance, **changed):
 def row(name, **changed):
     figures = {"ttft_s": 0.3, "load_s": 0.1, "select_s": 0.05, "prefill_s": 0.1, "decode_s": 1.0, "tpot_s": 0.01}
     counts = {"hit_rate": 0.5, "reused": 5, "recomputed": 0, "fresh": 5, "compute_share": 0.4}
-    quality = {"speedup": 2.0, "kl": 0.01, "top1": 0.9, "same_text": True, "text": "forty-two", "notes": ""}
+    quality = {
+        "speedup": 2.0,
+        "kl": 0.01,
+        "kl_max": 0.1,
+        "top1": 0.9,
+        "diverges_at": 3,
+        "same_text": True,
+        "text": "forty-two",
+        "notes": "",
+    }
     return {"strategy": name} | figures | counts | quality | changed
 
 
@@ -262,13 +272,18 @@ def test_a_result_without_pieces_still_shows_its_figures():
 
 
 def test_fidelity_is_shown_where_it_was_measured():
-    assert "KL 0.003, top-1 97 %" in repr(result([0], fidelity=Fidelity(kl=0.003, top1=0.97, n=32)))
+    known = Fidelity(kl=0.003, kl_max=0.02, top1=0.97, n=32, diverges_at=6, floor=1e-4)
+    assert "KL 0.003, at most 0.02, top-1 97 %, parts from full's answer at token 7" in repr(
+        result([0], fidelity=known)
+    )
+    assert "KL 0.003 (noise)" in repr(result([0], fidelity=replace(known, floor=0.004)))
+    assert "full's answer]" in repr(result([0], fidelity=replace(known, diverges_at=None)))
     assert "KL" not in repr(result([0]))
 
 
 def test_comparison_text_and_html_say_the_same():
     found = comparison(row("full", kl=0.0, top1=1.0, compute_share=1.0), row("epic(first_k=8)", same_text=False))
-    cells = ["epic(first_k=8)", "300 ms", "2.00×", "50 %", "40 %", "0.01", "90 %", "no"]
+    cells = ["epic(first_k=8)", "300 ms", "2.00×", "50 %", "40 %", "0.01", "0.1", "90 %", "4", "no"]
     assert re.split(r"\s{2,}", repr(found).splitlines()[-1]) == cells
     tree = Tree(found._repr_html_())
     for cell in cells:

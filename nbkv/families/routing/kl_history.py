@@ -1,41 +1,76 @@
-"""How far an approximate strategy was from full where that was measured: a running mean for each model and strategy."""
+"""How far an approximate strategy was from full where that was measured, for each model and strategy."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import statistics
+from dataclasses import dataclass
+from math import comb
 
 from nbkv.models.identity.verdicts import Verdicts
 
-_MEMORY = 32  # measurements that the mean is about; older ones fade
+_MEMORY = 256  # the newest measurements are held
 _WORST = 100.0  # nats; more, or infinite, counts as this
+_DOUBT = 0.1  # how probable it may be that a bound that is believed does not hold
 
 
 @dataclass(frozen=True)
 class KLHistory:
-    """``n`` measurements of KL(full || strategy) of the next-token distribution, in nats: their mean and largest."""
+    """Measurements of an answer's mean KL(full || strategy), in nats, in the order they were made."""
 
-    n: int = 0
-    mean: float = 0.0
-    largest: float = 0.0
+    values: tuple[float, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Return how many there are."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """Return their mean; 0 if there are none."""
+        return statistics.fmean(self.values) if self.values else 0.0
+
+    @property
+    def largest(self) -> float:
+        """Return the largest; 0 if there are none."""
+        return max(self.values, default=0.0)
 
     def with_kl(self, kl: float) -> KLHistory:
         """Return this with one more measurement."""
-        kl = min(kl, _WORST)
-        n = self.n + 1
-        return KLHistory(n, self.mean + (kl - self.mean) / min(n, _MEMORY), max(self.largest, kl))
+        return KLHistory((*self.values, min(kl, _WORST))[-_MEMORY:])
+
+    def above(self, bound: float) -> int:
+        """Return how many were above ``bound``."""
+        return sum(value > bound for value in self.values)
+
+    def keeps(self, bound: float, alpha: float) -> bool:
+        """Return whether at most a share ``alpha`` of all prompts is above ``bound``, with confidence 0.9.
+
+        One-sided and exact (Clopper and Pearson, 1934), for prompts that are exchangeable with those measured.
+        """
+        return _at_most(self.above(bound), self.n, alpha) <= _DOUBT
+
+    def is_open(self, bound: float, alpha: float) -> bool:
+        """Return whether it is neither believed nor refuted, with the same confidence, that ``bound`` is kept."""
+        refuted = 1 - _at_most(self.above(bound) - 1, self.n, alpha) <= _DOUBT
+        return not refuted and not self.keeps(bound, alpha)
+
+
+def _at_most(above: int, n: int, alpha: float) -> float:
+    """Return how probable ``above`` or fewer of ``n`` are where each is above a bound with probability ``alpha``."""
+    return sum(comb(n, k) * alpha**k * (1 - alpha) ** (n - k) for k in range(above + 1))
 
 
 def kl_history(verdicts: Verdicts, model: str, spec: str) -> KLHistory:
     """Return what is known of ``spec`` on ``model`` (a fingerprint)."""
-    return KLHistory(**(verdicts.get(_name(model, spec)) or {}))
+    return KLHistory(tuple(verdicts.get(_name(model, spec)) or ()))
 
 
 def learn_kl(verdicts: Verdicts, model: str, spec: str, kl: float) -> KLHistory:
     """Remember one more measurement and return all that is known now."""
     known = kl_history(verdicts, model, spec).with_kl(kl)
-    verdicts.put(_name(model, spec), asdict(known))
+    verdicts.put(_name(model, spec), list(known.values))
     return known
 
 
 def _name(model: str, spec: str) -> str:
-    return f"drift@{spec}@{model}"
+    return f"answer_kl@{spec}@{model}"
