@@ -234,7 +234,7 @@ def _demo_table(records: dict[str, Any]) -> str:
     return "\n".join(f"{label:<{width}}  {value:>10}" for (label, _), value in zip(lines, values, strict=True))
 
 
-def _value(text: str) -> Any:  # noqa: ANN401
+def _value(text: str) -> Any:  # noqa: ANN401  (a plain value)
     """Return a parameter as Python reads it (``3``, ``1e-3``, ``True``, ``[1, 2]``), or else as the text it is."""
     try:
         return ast.literal_eval(text)

@@ -95,7 +95,7 @@ class Context:
         if rows > 1:
             self.tell(Layer, index=index, n_layers=self.adapter.n_layers, rows=rows)
 
-    def tell(self, kind: type[Event], **fields: Any) -> None:  # noqa: ANN401
+    def tell(self, kind: type[Event], **fields: Any) -> None:  # noqa: ANN401  (the fields of that event)
         """Let whoever listens hear an event of ``kind`` about this request."""
         if self.bus.heard:
             self.bus.emit(kind(session=self.session, request=self.request, **fields))

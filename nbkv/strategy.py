@@ -74,7 +74,7 @@ class Strategy:
     contract_exempt: ClassVar[dict[str, str]] = {}
     aliases: ClassVar[dict[str, str]] = {}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401  (as dataclasses have it)
         """Register a class that names itself."""
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("name"):
@@ -201,5 +201,5 @@ def _options(cls: type[Strategy], written: Spec, spec: str) -> dict[str, Any]:
     return options
 
 
-def _default(option: Any) -> object:  # noqa: ANN401
+def _default(option: Any) -> object:  # noqa: ANN401  (as dataclasses have it)
     return option.default_factory() if option.default_factory is not MISSING else option.default

@@ -6,12 +6,15 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import NbkvError
 from nbkv.events import Event, Evicted, Fallback, Finished, Layer, Started, Stored, Token
 from nbkv.show.columns import columns
 from nbkv.show.tokenmap import segments
+
+if TYPE_CHECKING:
+    from nbkv.session.session import Session
 
 RECENT = 6  # requests
 POINTS = 40  # of the TTFT line
@@ -23,7 +26,7 @@ ENDS = ("total_s", "generated", "finish_reason", "kl", "top1")
 class SessionState:
     """Hears one session; ``state`` is plain small data. What is asked of it is guarded by whoever owns it."""
 
-    def __init__(self, number: int, session: Any) -> None:  # noqa: ANN401  (a Session, one floor that is not needed here)
+    def __init__(self, number: int, session: Session) -> None:
         """Begin with what the session has already counted."""
         self.number = number
         self.session = weakref.ref(session)

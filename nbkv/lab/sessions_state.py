@@ -6,11 +6,14 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbkv.events import Bus, Event, Layer, Listener, Token
 from nbkv.lab.session_state import SessionState
 from nbkv.roster import Roster
+
+if TYPE_CHECKING:
+    from nbkv.session.session import Session
 
 
 class WatchedSession(NamedTuple):
@@ -69,7 +72,7 @@ class SessionsState:
             for seat in self._seats.values():
                 seat.card.rest()
 
-    def _on_roster(self, session: Any, is_open: bool) -> None:  # noqa: ANN401, FBT001  (a session, and what happened)
+    def _on_roster(self, session: Session, is_open: bool) -> None:  # noqa: FBT001  (what happened)
         if is_open:
             self._add(session)
         for number, seat in list(self._seats.items()):
@@ -77,7 +80,7 @@ class SessionsState:
                 self._remove(number)
         self._changed()
 
-    def _add(self, session: Any) -> None:  # noqa: ANN401
+    def _add(self, session: Session) -> None:
         card = SessionState(next(self._numbers), session)
         seat = WatchedSession(card, session.events, partial(self._hear, card))
         with self._lock:

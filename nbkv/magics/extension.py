@@ -73,7 +73,7 @@ def _plain_text(shell: InteractiveShell) -> Any:  # noqa: ANN401  (IPython's for
 
 
 def _printer(magics: KVMagics) -> Any:  # noqa: ANN401  (IPython's pretty printers are untyped)
-    def show(result: Any, printer: Any, cycle: bool) -> None:  # noqa: ANN401, ARG001, FBT001
+    def show(result: Any, printer: Any, cycle: bool) -> None:  # noqa: ANN401, ARG001, FBT001  (as IPython calls a printer)
         from nbkv.show import result_summary  # noqa: PLC0415  (a result exists, so it is imported)
 
         stands_above = result is magics.streamed

@@ -113,7 +113,7 @@ class Capabilities:
         return self.refused.get(need, "it decodes token by token" if need == "blockwise" else f"it has no {need}")
 
 
-def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None) -> Capabilities:  # noqa: ANN401
+def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None) -> Capabilities:  # noqa: ANN401  (a transformers config)
     """Return what ``config`` (of the text decoder) and the K/V that a probe cached tell; nothing proved yet.
 
     A model that decodes in blocks of ``block`` tokens has room for whole ones, while its KV do not depend on length.
@@ -146,7 +146,7 @@ def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None)
     )
 
 
-def config_value(config: Any, name: str, default: Any = None, layer: int = 0) -> Any:  # noqa: ANN401
+def config_value(config: Any, name: str, default: Any = None, layer: int = 0) -> Any:  # noqa: ANN401  (a transformers config)
     """Return ``config.name``, or ``default``; of ``layer``, where each layer has a value of its own."""
     try:
         return getattr(config, name, default)
@@ -159,7 +159,7 @@ def recurrent(types: tuple[str, ...]) -> bool:
     return any(word in kind for kind in types for word in ("linear", "mamba", "conv", "recurrent"))
 
 
-def rope_kind(config: Any) -> str | None:  # noqa: ANN401
+def rope_kind(config: Any) -> str | None:  # noqa: ANN401  (a transformers config)
     """Return the rotary kind named by ``config`` (``default`` if unnamed; kinds joined where layer types differ)."""
     parameters = config_value(config, "rope_parameters")
     if not parameters:
@@ -170,16 +170,16 @@ def rope_kind(config: Any) -> str | None:  # noqa: ANN401
     return "+".join(sorted(kinds)) or "default"
 
 
-def _window(config: Any, kind: str, layer: int) -> int | None:  # noqa: ANN401
+def _window(config: Any, kind: str, layer: int) -> int | None:  # noqa: ANN401  (a transformers config)
     return config_value(config, "sliding_window", layer=layer) if "sliding" in kind else None
 
 
-def _context(config: Any) -> int:  # noqa: ANN401
+def _context(config: Any) -> int:  # noqa: ANN401  (a transformers config)
     told = int(config_value(config, "max_position_embeddings", 0) or config_value(config, "n_positions") or 0)
     return told if told > 0 else 2**31
 
 
-def _stable_context(config: Any, rope: str | None) -> int:  # noqa: ANN401
+def _stable_context(config: Any, rope: str | None) -> int:  # noqa: ANN401  (a transformers config)
     if rope is None or not {"longrope", "dynamic"} & set(rope.split("+")):
         return _context(config)
     parameters = config.rope_parameters
@@ -188,11 +188,11 @@ def _stable_context(config: Any, rope: str | None) -> int:  # noqa: ANN401
     return int(original) - ("dynamic" in rope)  # dynamic NTK: at the original length itself the angles may still be old
 
 
-def _uniform(config: Any) -> tuple[str]:  # noqa: ANN401
+def _uniform(config: Any) -> tuple[str]:  # noqa: ANN401  (a transformers config)
     return ("sliding_attention",) if config_value(config, "sliding_window") else ("full_attention",)
 
 
-def _positions(config: Any, model: nn.Module) -> str:  # noqa: ANN401
+def _positions(config: Any, model: nn.Module) -> str:  # noqa: ANN401  (a transformers config)
     if config_value(config, "alibi") or getattr(config, "model_type", "") in {"bloom", "mpt"}:
         return "alibi"
     names = {type(module).__name__ for module in model.modules()}

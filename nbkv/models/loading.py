@@ -117,7 +117,7 @@ def _given(model: object, tokenizer: object, device: str, dtype: object, kwargs:
     return model  # type: ignore[return-value]  # a PEFT wrapper is not a PreTrainedModel but serves as one
 
 
-def _check_adapters(network: Any, name: str) -> None:  # noqa: ANN401
+def _check_adapters(network: Any, name: str) -> None:  # noqa: ANN401  (a transformers model, config or tokenizer)
     """Raise ``UnsupportedModel`` for PEFT methods that need the whole prompt in each pass, which reuse cuts."""
     for label, config in getattr(network, "peft_config", {}).items():
         if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
@@ -212,7 +212,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _tokenizer(origin: Source, kwargs: dict[str, Any], config: Any) -> Any:  # noqa: ANN401
+def _tokenizer(origin: Source, kwargs: dict[str, Any], config: Any) -> Any:  # noqa: ANN401  (a transformers model, config or tokenizer)
     kept = {key: value for key, value in kwargs.items() if key in {"revision", "token", "trust_remote_code"}}
     if getattr(config, "read_from", None):  # its own config names a class that transformers would ask to run
         kept["config"] = config

@@ -70,7 +70,7 @@ def sampling(stop: str | Sequence[str] | None, options: dict[str, Any]) -> Sampl
 class Chooser:
     """Picks the next token from logits, with the model's generation config where a caller leaves something open."""
 
-    def __init__(self, wanted: Sampling, config: Any, prompt: Sequence[int], device: torch.device) -> None:  # noqa: ANN401
+    def __init__(self, wanted: Sampling, config: Any, prompt: Sequence[int], device: torch.device) -> None:  # noqa: ANN401  (a generation config)
         """Prepare for one answer to ``prompt``; ``config`` is the model's generation config."""
         self._ids = list(prompt)
         self._device = str(device)
@@ -98,7 +98,7 @@ class Chooser:
         return torch.tensor([self._ids], device=self._device)  # type: ignore[return-value]  # transformers' narrow type
 
 
-def eos_ids(config: Any) -> frozenset[int]:  # noqa: ANN401
+def eos_ids(config: Any) -> frozenset[int]:  # noqa: ANN401  (a generation config)
     """Return every token id that ends an answer by the model's generation config, as in ``generate``."""
     eos = getattr(config, "eos_token_id", None)
     if eos is None:
@@ -106,7 +106,7 @@ def eos_ids(config: Any) -> frozenset[int]:  # noqa: ANN401
     return frozenset(eos if isinstance(eos, (list, tuple)) else [eos])
 
 
-def _processors(wanted: Sampling, config: Any, n_prompt: int, device: str) -> LogitsProcessorList:  # noqa: ANN401
+def _processors(wanted: Sampling, config: Any, n_prompt: int, device: str) -> LogitsProcessorList:  # noqa: ANN401  (a generation config)
     chosen = LogitsProcessorList()
     if wanted.repetition_penalty is not None:
         chosen.append(RepetitionPenaltyLogitsProcessor(wanted.repetition_penalty))

@@ -76,7 +76,7 @@ class _LayerStandIn(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_layer"], name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (as a family calls its layers)
         """Take the call as it is: a module's own way there looks for hooks at every token; there are none."""
         hidden = args[0] if args else kwargs.pop("hidden_states")
         hidden = self._arrive(LayerCall(hidden, args[1:], kwargs))

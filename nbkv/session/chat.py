@@ -27,7 +27,7 @@ class Answering(Protocol):
     def has_template(self) -> bool:
         """Return whether prompts can be messages."""
 
-    def generate(self, prompt: Any, **options: Any) -> Result:  # noqa: ANN401  (as ``Session.generate``)
+    def generate(self, prompt: Any, **options: Any) -> Result:  # noqa: ANN401  (as sessions have it)
         """Run ``prompt`` and return the answer."""
 
 
@@ -43,7 +43,7 @@ class Chat:
         self._messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
         self.results: list[Result] = []
 
-    def send(self, prompt: Content | Sequence[Content], **options: Any) -> Result:  # noqa: ANN401
+    def send(self, prompt: Content | Sequence[Content], **options: Any) -> Result:  # noqa: ANN401  (as ``generate`` takes them)
         """Ask ``prompt`` (text, a chunk, or a list of them) with the whole conversation before it; return the Result.
 
         A turn that fails or is interrupted leaves the conversation as it was. Options are those of ``generate``.

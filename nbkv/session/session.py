@@ -132,7 +132,7 @@ class Session:
         match: str | None = None,
         force: bool = False,
         fidelity: bool = False,
-        **options: Any,  # noqa: ANN401
+        **options: Any,  # noqa: ANN401  (as transformers names them)
     ) -> Result:
         """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
 
@@ -165,7 +165,7 @@ class Session:
         match: str | None = None,
         force: bool = False,
         fidelity: bool = False,
-        **options: Any,  # noqa: ANN401
+        **options: Any,  # noqa: ANN401  (as transformers names them)
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
         given: dict[str, Any] = {
@@ -209,7 +209,7 @@ class Session:
         repeat: int = 3,
         stop: str | Sequence[str] | None = None,
         match: str | None = None,
-        **options: Any,  # noqa: ANN401
+        **options: Any,  # noqa: ANN401  (as transformers names them)
     ) -> Comparison:
         """Run one prompt under several strategies, in turns, ``repeat`` times each, and measure all against ``full``.
 
@@ -286,7 +286,7 @@ class Session:
         return self._open().adapter
 
     @property
-    def tokenizer(self) -> Any:  # noqa: ANN401
+    def tokenizer(self) -> Any:  # noqa: ANN401  (as transformers names them)
         """Return the model's tokenizer."""
         return self._open().codec.tokenizer
 

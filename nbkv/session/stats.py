@@ -25,7 +25,7 @@ class Stats:
 
     data: dict[str, Any]
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (any figure)
         """Return the figure ``name``."""
         try:
             return self.__dict__["data"][name]
@@ -72,7 +72,7 @@ class Meter:
 
         return pd.DataFrame(self.rows, columns=list(_COLUMNS))
 
-    def stats(self, **about: Any) -> Stats:  # noqa: ANN401
+    def stats(self, **about: Any) -> Stats:  # noqa: ANN401  (any figure)
         """Return the running figures; ``about`` (session, model, strategy, tiers, evictions) is shown with them."""
         sums = {name: sum(row[name] for row in self.rows) for name in ("prompt", "reused", "recomputed", "fresh")}
         ttft = [row["ttft_s"] for row in self.rows if row["generated"]]

@@ -21,6 +21,7 @@ from nbkv.inference.forced import follow
 from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.registry import strategies
+from nbkv.session.session import Session
 from nbkv.strategy import parse
 from nbkv.studies.oracle import ORACLES, oracle
 from nbkv.studies.statistics import interval, markdown, verdicts
@@ -58,7 +59,7 @@ def specs(methods: Sequence[str] = ()) -> list[Any]:
 
 
 def measure(
-    session: Any,  # noqa: ANN401
+    session: Session,
     items: Sequence[Item],
     rows: Sequence[Any],
     sinks: Sequence[str] = SINKS,
@@ -85,17 +86,17 @@ def measure(
     return [_summary(name, sink, cell, items) for (name, sink), cell in cells.items()]
 
 
-def _chunk(session: Any, text: str, sink: str) -> Any:  # noqa: ANN401
+def _chunk(session: Session, text: str, sink: str) -> Any:  # noqa: ANN401  (figures)
     name = hashlib.sha256(f"{sink} {text}".encode()).hexdigest()[:16]
     return session.chunks.get(name) or session.chunk(text, name=name, sink=sink)
 
 
 def _ask(
-    session: Any,  # noqa: ANN401
+    session: Session,
     item: Item,
     prompt: list[Any],
-    strategy: Any,  # noqa: ANN401
-    full: Any,  # noqa: ANN401
+    strategy: Any,  # noqa: ANN401  (figures)
+    full: Any,  # noqa: ANN401  (figures)
 ) -> dict[str, float]:
     distance = float("nan")
     if full is not None:
@@ -111,7 +112,7 @@ def _ask(
     }
 
 
-def _meet(session: Any, prompt: list[Any], strategy: Any) -> None:  # noqa: ANN401
+def _meet(session: Session, prompt: list[Any], strategy: Any) -> None:  # noqa: ANN401  (figures)
     """Let a method that harvests K/V from prompts serve the same chunks once, in reverse order, and nothing before."""
     if str(strategy).startswith(LEARNING):
         session._open().scratch.clear()  # noqa: SLF001
@@ -119,7 +120,7 @@ def _meet(session: Any, prompt: list[Any], strategy: Any) -> None:  # noqa: ANN4
         session.generate([*chunks[::-1], prompt[-1]], strategy=strategy, max_new_tokens=1)
 
 
-def _logits(session: Any, prompt: list[Any], strategy: Any) -> Any:  # noqa: ANN401
+def _logits(session: Session, prompt: list[Any], strategy: Any) -> Any:  # noqa: ANN401  (figures)
     """Return the logits ``[V]`` after the prompt; nothing is kept or counted."""
     ctx, built = session._open().for_request(), session._prompt(prompt)  # noqa: SLF001
     run = RequestRun(ctx, parse(strategy), built, Sampling(max_new_tokens=1))

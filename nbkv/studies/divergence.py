@@ -13,6 +13,7 @@ import torch
 from nbkv.context import Request
 from nbkv.fidelity import kl
 from nbkv.prompts.prompt import Prompt
+from nbkv.session.session import Session
 from nbkv.strategy import Strategy, parse
 
 
@@ -39,7 +40,14 @@ class Trace:
         return statistics.fmean(kl(a, b) for a, b in zip(full.logits, self.logits, strict=True))
 
 
-def trace(session: Any, prompt: Any, tokens: Sequence[int], strategy: str | Strategy, *, keep: bool = False) -> Trace:  # noqa: ANN401
+def trace(
+    session: Session,
+    prompt: Any,  # noqa: ANN401  (what ``generate`` takes, or one that is built)
+    tokens: Sequence[int],
+    strategy: str | Strategy,
+    *,
+    keep: bool = False,
+) -> Trace:
     """Run ``prompt`` (or its ids, a ``Prompt``) under ``strategy``, feed it the answer ``tokens``; return what it says.
 
     A greedy answer is ``tokens`` exactly if every pick is. ``keep``: what the strategy holds for later prompts stays.

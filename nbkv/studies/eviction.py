@@ -19,6 +19,7 @@ import torch
 from nbkv.models.attention.layer import Attended
 from nbkv.models.caches.evicting import EvictingCache
 from nbkv.models.passes import over_slots
+from nbkv.session.session import Session
 from nbkv.strategy import parse
 from nbkv.studies.divergence import trace
 from nbkv.studies.foresight import Foresight, attention_maps
@@ -44,14 +45,14 @@ def questions(seeds: Sequence[int], n: int) -> list[Item]:
     return [item for seed in seeds for item in report(seed=seed, n=n, chunks=8, distance=1)]
 
 
-def answered(session: Any, item: Item) -> tuple[list[str], tuple[int, ...], bool]:  # noqa: ANN401
+def answered(session: Session, item: Item) -> tuple[list[str], tuple[int, ...], bool]:
     """Return the prompt, full's answer to it, and whether that is right."""
     prompt = [*item.chunks, item.question]
     result = session.generate(prompt, strategy="full", max_new_tokens=160)
     return prompt, result.token_ids, is_correct(result.text, item.answers)
 
 
-def measure(session: Any, items: Sequence[Item], specs: Sequence[str | Foresight]) -> list[dict[str, Any]]:  # noqa: ANN401
+def measure(session: Session, items: Sequence[Item], specs: Sequence[str | Foresight]) -> list[dict[str, Any]]:
     """Return one dict a strategy, full first; ``right`` is the list of 0 and 1 in the order of ``items``.
 
     A strategy is right where full is and every token it would pick is full's. ``kl`` and ``match`` are means over the
@@ -90,7 +91,7 @@ def _summary(name: str, cell: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def calibrate(
-    session: Any,  # noqa: ANN401
+    session: Session,
     prompts: Sequence[Any],
     *,
     alpha: float = 1e-3,
@@ -112,7 +113,7 @@ def calibrate(
     return {"alpha": alpha, "window": max(1, window), "share": float((longest > 0).float().mean())}
 
 
-def _whole_run(session: Any, prompt: Any, tokens: Sequence[int], alpha: float) -> EvictingCache:  # noqa: ANN401
+def _whole_run(session: Session, prompt: Any, tokens: Sequence[int], alpha: float) -> EvictingCache:  # noqa: ANN401  (figures)
     """Return the cache of prompt and answer, nothing dropped, with what LazyEviction has noted."""
     adapter, ids = session.adapter, (*session._prompt(prompt).ids, *tokens)  # noqa: SLF001
     lazy: LazyEviction = parse(f"lazyeviction(alpha={alpha})")  # type: ignore[assignment]
@@ -126,7 +127,7 @@ def _whole_run(session: Any, prompt: Any, tokens: Sequence[int], alpha: float) -
     return cache
 
 
-def foreseen(session: Any, items: Sequence[Item], strong: float = _STRONG) -> dict[str, float]:  # noqa: ANN401
+def foreseen(session: Session, items: Sequence[Item], strong: float = _STRONG) -> dict[str, float]:
     """Return the share of prompt slots that answers attend to, and how many of these the prompt itself attended to.
 
     A slot is used by the answer where a row of it attends with more than ``strong`` weight. ``used``: share of the
@@ -254,7 +255,7 @@ def _keep(row: dict[str, Any]) -> str:
     return str(row["strategy"]).partition("keep=")[2].split(",")[0].rstrip(")")
 
 
-def _right(row: dict[str, Any]) -> Any:  # noqa: ANN401
+def _right(row: dict[str, Any]) -> Any:  # noqa: ANN401  (figures)
     return np.array(row["right"], dtype=np.float64)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbkv.session.session import Session
 from nbkv.strategies.flashblock import FlashBlock
 from nbkv.strategy import parse
 from nbkv.studies.statistics import interval
@@ -76,7 +77,7 @@ class Shadow(FlashBlock):
 
 
 def measure(
-    session: Any,  # noqa: ANN401  (tasks sit beside Session and do not import it)
+    session: Session,
     items: Sequence[Item],
     specs: Sequence[str],
     unmask: str | None = None,
@@ -96,7 +97,7 @@ def measure(
     return rows
 
 
-def _row(session: Any, items: Sequence[Item], spec: str, unmask: str | None, followed: int) -> dict[str, Any]:  # noqa: ANN401
+def _row(session: Session, items: Sequence[Item], spec: str, unmask: str | None, followed: int) -> dict[str, Any]:
     results = [_ask(session, item, spec, unmask) for item in items]
     said = [result.decoding for result in results]
     shadows = _followed(session, items[:followed], spec, unmask)
@@ -116,12 +117,12 @@ def _row(session: Any, items: Sequence[Item], spec: str, unmask: str | None, fol
     }
 
 
-def _ask(session: Any, item: Item, strategy: Any, unmask: str | None) -> Any:  # noqa: ANN401
+def _ask(session: Session, item: Item, strategy: Any, unmask: str | None) -> Any:  # noqa: ANN401  (figures)
     room = len(session.tokenizer(" ".join(item.answers)).input_ids) + _ROOM
     return session.generate([*item.chunks, item.question], strategy=strategy, max_new_tokens=room, unmask=unmask)
 
 
-def _followed(session: Any, items: Sequence[Item], spec: str, unmask: str | None) -> list[Shadow]:  # noqa: ANN401
+def _followed(session: Session, items: Sequence[Item], spec: str, unmask: str | None) -> list[Shadow]:
     strategy = parse(spec)
     if not isinstance(strategy, FlashBlock):
         return []
@@ -131,7 +132,7 @@ def _followed(session: Any, items: Sequence[Item], spec: str, unmask: str | None
     return shadows
 
 
-def _mean(values: Any) -> float | None:  # noqa: ANN401
+def _mean(values: Any) -> float | None:  # noqa: ANN401  (figures)
     found = [value for value in values if value is not None]
     return statistics.fmean(found) if found else None
 

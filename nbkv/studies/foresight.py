@@ -12,10 +12,11 @@ from nbkv.families.evict.base import Evict
 from nbkv.models.attention.layer import Attended
 from nbkv.models.caches.evicting import EvictingCache, EvictingLayer
 from nbkv.models.passes import over_slots
+from nbkv.session.session import Session
 from nbkv.strategy import Strategy
 
 
-def attention_maps(session: Any, prompt: Any, tokens: Sequence[int]) -> list[torch.Tensor]:  # noqa: ANN401
+def attention_maps(session: Session, prompt: Any, tokens: Sequence[int]) -> list[torch.Tensor]:  # noqa: ANN401  (what ``generate`` takes, or one that is built)
     """Return each layer's attention weights over prompt and answer, float32 ``[H_k, n, n]``.
 
     The maximum over the query heads that share a K/V head.
@@ -57,7 +58,7 @@ class Foresight:
         """Return its name in the table."""
         return f"oracle(keep={self.keep})"
 
-    def of(self, session: Any, prompt: Any, tokens: Sequence[int]) -> Strategy:  # noqa: ANN401
+    def of(self, session: Session, prompt: Any, tokens: Sequence[int]) -> Strategy:  # noqa: ANN401  (what ``generate`` takes, or one that is built)
         """Return the strategy for one prompt and full's answer to it."""
         n = len(session._prompt(prompt).ids)  # noqa: SLF001
         # from each row of the answer on, the most of all rows behind it

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import UnknownName
 from nbkv.families.blend.base import Blend
+from nbkv.session.session import Session
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,7 @@ def oracle(kind: str) -> Callable[[Any, Item, list[Any]], GivenRows]:
         message = f"unknown oracle {kind!r} (known: {', '.join(ORACLES)})"
         raise UnknownName(message)
 
-    def make(session: Any, item: Item, prompt: list[Any]) -> GivenRows:  # noqa: ANN401  (a Session, its prompt's parts)
+    def make(session: Session, item: Item, prompt: list[Any]) -> GivenRows:
         known = _RowMap(session, item, prompt)
         rows: set[int] = set()
         for evidence in item.oracle:
@@ -78,7 +79,7 @@ def oracle(kind: str) -> Callable[[Any, Item, list[Any]], GivenRows]:
 class _RowMap:
     """From characters of a chunk's text to rows of the prompt."""
 
-    def __init__(self, session: Any, item: Item, prompt: list[Any]) -> None:  # noqa: ANN401
+    def __init__(self, session: Session, item: Item, prompt: list[Any]) -> None:
         ctx = session._open()  # noqa: SLF001  (tasks know no session, but are used with one)
         built = session._prompt(prompt)  # noqa: SLF001
         self._spans = [(start, stop) for _, start, stop in built.chunks]

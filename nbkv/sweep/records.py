@@ -43,7 +43,7 @@ def recorded(notebook: NotebookNode) -> dict[str, Any]:
     return found
 
 
-def _plain(name: str, value: Any) -> Any:  # noqa: ANN401
+def _plain(name: str, value: Any) -> Any:  # noqa: ANN401  (any value of a notebook)
     try:
         if hasattr(value, "item"):  # a numpy or torch scalar; arrays of more than one value refuse
             value = value.item()
@@ -54,5 +54,5 @@ def _plain(name: str, value: Any) -> Any:  # noqa: ANN401
     return value
 
 
-def _short(value: Any) -> str:  # noqa: ANN401
+def _short(value: Any) -> str:  # noqa: ANN401  (any value of a notebook)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,13 +1,15 @@
 """Scoring: every item is asked in a session, and its answer compared with the expected one."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbkv.errors import BadOption
 from nbkv.registry import strategies
-from nbkv.result import Provenance
+from nbkv.result import Chunk, Comparison, Provenance, Result
 from nbkv.tasks.items import Dialogue, Item
 from nbkv.tasks.metrics import METRICS, is_correct, normal
 
@@ -23,16 +25,40 @@ _MAY = _CHUNKS | {"auto"}
 _OF_CHUNKS = (Provenance.CHUNK, Provenance.CORRECTED, Provenance.RECOMPUTED)
 
 
+class Asked(Protocol):
+    """What questions are asked: a session."""
+
+    @property
+    def strategy(self) -> object:
+        """Return the strategy that is used where none is named."""
+
+    @property
+    def has_template(self) -> bool:
+        """Return whether prompts can be messages."""
+
+    def generate(self, prompt: Any, **options: Any) -> Result:  # noqa: ANN401  (as a session has them)
+        """Run ``prompt`` and return the answer."""
+
+    def compare(self, prompt: Any, strategies: Any, **options: Any) -> Comparison:  # noqa: ANN401  (as a session has them)
+        """Run ``prompt`` under ``strategies``."""
+
+    def chunk(self, text: str, *, name: str | None = None, sink: str = "auto") -> Chunk:
+        """Encode ``text``."""
+
+    def chat(self, system: str | None = None) -> Any:  # noqa: ANN401  (has ``send``)
+        """Return a conversation."""
+
+
 def evaluate(
-    session: Any,  # noqa: ANN401  (tasks sit beside Session and do not import it)
+    session: Asked,
     items: Iterable[Item | Dialogue],
-    strategy: Any = None,  # noqa: ANN401
+    strategy: object = None,
     *,
     fidelity: bool = False,
     max_new_tokens: int | None = None,
     sink: str | None = "auto",
     chat: bool | None = None,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """Ask every item in ``session`` under ``strategy`` (None: the session's own) and return one row per item.
 
     Columns: ``kind``, ``correct`` (from 0 to 1: the item's first metric; for a dialogue the share of its
@@ -63,7 +89,7 @@ def evaluate(
     return pd.DataFrame(rows, columns=["kind", *_NUMBERS, *names, "text", "answer"])
 
 
-def _reads_chunks(strategy: Any, families: frozenset[str]) -> bool:  # noqa: ANN401
+def _reads_chunks(strategy: object, families: frozenset[str]) -> bool:
     """Whether a strategy, or one inside it, is of one of the families; what makes an oracle is."""
     if callable(strategy) or getattr(strategy, "family", "") in families:
         return True
@@ -74,7 +100,7 @@ def _reads_chunks(strategy: Any, families: frozenset[str]) -> bool:  # noqa: ANN
     return any(strategies.get(name).family in families for name in named)  # type: ignore[attr-defined]
 
 
-def _sink(strategy: Any, sink: str | None) -> str | None:  # noqa: ANN401
+def _sink(strategy: object, sink: str | None) -> str | None:
     return sink if sink != "auto" or _reads_chunks(strategy, _MAY) else None
 
 
@@ -83,8 +109,8 @@ class _Asker:
 
     def __init__(
         self,
-        session: Any,  # noqa: ANN401
-        strategy: Any,  # noqa: ANN401
+        session: Asked,
+        strategy: object,
         sink: str | None,
         chat: bool | None,  # noqa: FBT001  (as `evaluate` was given it)
         max_new_tokens: int | None,
@@ -128,25 +154,25 @@ class _Asker:
         text = "\n".join(t["text"] for t in turns)
         return {"kind": item.kind, **row, "text": text, "answer": "\n".join(item.answers)}
 
-    def why_nothing(self, strategy: Any, sink: str | None) -> str:  # noqa: ANN401
+    def why_nothing(self, strategy: object, sink: str | None) -> str:
         """Return what the error says when nothing was reused."""
         why = f"it said: {'; '.join(self._notes)}" if self._notes else "no chunk was found in a prompt"
         if self._sink is None:
             why = f"sink={sink!r} makes no chunks of the texts (leave sink out, or give sink='bos')"
         return f"{strategy} reused nothing on any item, its score would be that of full: {why}"
 
-    def _chunk(self, text: str) -> Any:  # noqa: ANN401
+    def _chunk(self, text: str) -> str | Chunk:
         if self._sink is None:
             return text
         name = sha256(f"{self._sink} {text}".encode()).hexdigest()[:16]
         return self._session.chunk(text, name=name, sink=self._sink)
 
-    def _kl(self, prompt: list[Any], strategy: Any) -> float:  # noqa: ANN401
+    def _kl(self, prompt: list[Any], strategy: object) -> float:
         # The distance does not depend on how often and how long a strategy runs besides.
         frame = self._session.compare(prompt, ["full", strategy or "full"], repeat=1, max_new_tokens=1).to_frame()
         return float(frame["kl"].iloc[-1])
 
-    def _figures(self, result: Any) -> dict[str, Any]:  # noqa: ANN401
+    def _figures(self, result: Result) -> dict[str, Any]:
         self._notes = tuple(result.notes)
         return {
             "kl": float("nan") if result.fidelity is None else float(result.fidelity.kl),

@@ -46,7 +46,7 @@ def by_row(
     value: torch.Tensor,
     attention_mask: torch.Tensor,
     scaling: float,
-    **_: Any,  # noqa: ANN401
+    **_: Any,  # noqa: ANN401  (drawn for others)
 ) -> tuple[torch.Tensor, None]:
     """Attention in bf16, one row of the batch after the other; ``attention_mask [B, 1, T, T]`` is added.
 

@@ -72,12 +72,12 @@ def seed_lookup(model: Any, pay: int) -> None:  # noqa: ANN401  (modules are typ
         _match(model, 3, head, (places[here], places[there]), (said, places[0]))
 
 
-def _norms(model: Any, layer: int) -> "tuple[torch.Tensor, torch.Tensor]":  # noqa: ANN401
+def _norms(model: Any, layer: int) -> "tuple[torch.Tensor, torch.Tensor]":  # noqa: ANN401  (a transformers model)
     attention = model.model.layers[layer].self_attn
     return attention.q_norm.weight, attention.k_norm.weight
 
 
-def _look_back(model: Any, head: int, places: "list[torch.Tensor]") -> None:  # noqa: ANN401
+def _look_back(model: Any, head: int, places: "list[torch.Tensor]") -> None:  # noqa: ANN401  (a transformers model)
     # The fastest rotary pairs, turned by head + 1 positions: attention peaks that far back.
     import torch  # noqa: PLC0415
 
@@ -100,7 +100,7 @@ def _look_back(model: Any, head: int, places: "list[torch.Tensor]") -> None:  # 
 
 
 def _match(
-    model: Any,  # noqa: ANN401
+    model: Any,  # noqa: ANN401  (a transformers model)
     layer: int,
     head: int,
     compared: "tuple[torch.Tensor, torch.Tensor]",
@@ -117,7 +117,7 @@ def _match(
     _carry(model, layer, head, carried, 0.3)
 
 
-def _look_at_last_declaration(model: Any, head: int, carried: "tuple[torch.Tensor, torch.Tensor]") -> None:  # noqa: ANN401
+def _look_at_last_declaration(model: Any, head: int, carried: "tuple[torch.Tensor, torch.Tensor]") -> None:  # noqa: ANN401  (a transformers model)
     # Keys also hold a part that is the same for all rows and that no query asks for: without it, k_norm
     # would make the rows that declare nothing as loud as those that do.
     size = model.config.head_dim
@@ -133,7 +133,7 @@ def _look_at_last_declaration(model: Any, head: int, carried: "tuple[torch.Tenso
 
 
 def _carry(
-    model: Any,  # noqa: ANN401
+    model: Any,  # noqa: ANN401  (a transformers model)
     layer: int,
     head: int,
     carried: "tuple[torch.Tensor, torch.Tensor]",

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 from transformers import DynamicCache
 
 from nbkv.errors import UnsupportedModel
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.link_tokens import Links, write_links
 from nbkv.prompts.tokenizer import Codec
+from nbkv.result import Chunk
 from nbkv.tasks.ledger import carried_notes
 from nbkv.tasks.questions import ask
 from nbkv.tasks.writer import cut
@@ -36,7 +38,7 @@ class Exercise:
     asked: list[tuple[list[int], list[int]]]
 
 
-def exercise(rng: Random, encode: Any, end: int, chunks: int, questions: int) -> Exercise:  # noqa: ANN401
+def exercise(rng: Random, encode: Any, end: int, chunks: int, questions: int) -> Exercise:  # noqa: ANN401  (text to ids)
     """Write a ledger of ``chunks`` chunks; three in four questions need what an earlier chunk said.
 
     ``encode`` gives the token ids of a text, ``end`` is the token that ends an answer.
@@ -54,12 +56,27 @@ def exercise(rng: Random, encode: Any, end: int, chunks: int, questions: int) ->
     )
 
 
+class Trained(Protocol):
+    """What link tokens are trained for: a session's model."""
+
+    @property
+    def adapter(self) -> ModelAdapter:
+        """Return the model."""
+
+    @property
+    def tokenizer(self) -> Any:  # noqa: ANN401  (a transformers tokenizer)
+        """Return its tokenizer."""
+
+    def chunk(self, text: str, *, name: str | None = None) -> Chunk:
+        """Encode ``text`` as this session encodes chunks."""
+
+
 class Linker:
     """One training run on a session's model: ``for line in linker.run(): ...`` gives a record now and then."""
 
     def __init__(
         self,
-        session: Any,  # noqa: ANN401  (tasks sit beside Session and do not import it)
+        session: Trained,
         *,
         links: int = 5,
         slots: int = 12,
@@ -84,7 +101,7 @@ class Linker:
         self.front = self.codec.bos_ids
         self.sink = session.chunk("A", name="link training").sink  # behind what this session encodes chunks
         self.end = int(session.tokenizer.eos_token_id)
-        words = self.model.get_input_embeddings().weight.detach().float()
+        words = self.model.get_input_embeddings().weight.detach().float()  # type: ignore[operator]  # a Module to mypy
         drawn = torch.randint(len(words), (links,), generator=torch.Generator().manual_seed(seed))
         # What all slots share learns from every chunk, what is a slot's own only from its chunks.
         self.shared = words[drawn.to(words.device)].clone().requires_grad_()

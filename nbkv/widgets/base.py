@@ -30,7 +30,7 @@ class LiveView(anywidget.AnyWidget):
     _css = STYLE
     state = Dict().tag(sync=True)
 
-    def __init__(self, **traits: Any) -> None:  # noqa: ANN401
+    def __init__(self, **traits: Any) -> None:  # noqa: ANN401  (as traitlets has them)
         """Open the connection to the front end, if there is one."""
         self._pace = Pace(self._send_state)
         super().__init__(**traits)

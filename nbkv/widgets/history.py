@@ -135,6 +135,6 @@ def _median(values: list[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
+def _plain(value: Any) -> Any:  # noqa: ANN401  (any JSON value)
     """Return ``value``; None for a number that is not known, which a table writes as nan."""
     return None if value != value else value  # noqa: PLR0124

@@ -20,7 +20,7 @@ class Counted(TrainingRun):
         assert at == 0
         return torch.ones(4, dtype=torch.long)
 
-    def said(self, batch):
+    def predictions(self, batch):
         logits = self.model.model.embed_tokens(batch) + self.model.bias
         return Predictions(logits, batch, torch.ones(4), batch > 0)
 

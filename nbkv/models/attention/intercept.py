@@ -41,7 +41,7 @@ class AttentionTimer:
 
 @contextmanager
 def watched(
-    config: Any,  # noqa: ANN401
+    config: Any,  # noqa: ANN401  (as transformers calls attention)
     which: torch.Tensor,
     on_attention: OnAttention,
     mask_of: MaskOf | None = None,
@@ -55,7 +55,7 @@ def watched(
     function that is wrapped.
     """
 
-    def observe(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def observe(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (as transformers calls attention)
         *tensors, mask = states
         if mask_of is not None:
             mask = mask_of(module.layer_idx)
@@ -70,14 +70,14 @@ def watched(
 
 
 @contextmanager
-def computed_by(config: Any, policy: Policy) -> Iterator[AttentionTimer]:  # noqa: ANN401
+def computed_by(config: Any, policy: Policy) -> Iterator[AttentionTimer]:  # noqa: ANN401  (as transformers calls attention)
     """Within the block ``policy`` computes the attention of each layer, without a mask: every row attends to every key.
 
     A layer for which it gives None keeps the model's own function, with the mask of that. ``config`` is the text
     decoder's. Gives what sums up the time.
     """
 
-    def compute(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def compute(own: Any, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (as transformers calls attention)
         began = time.perf_counter()
         out = policy(_attention(module, *states[:3], **kwargs))
         given = own(module, *states, **kwargs) if out is None else (out.transpose(1, 2).contiguous(), None)
@@ -90,7 +90,7 @@ def computed_by(config: Any, policy: Policy) -> Iterator[AttentionTimer]:  # noq
 
 
 @contextmanager
-def replaced_attention(config: Any, function: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401
+def replaced_attention(config: Any, function: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401  (as transformers calls attention)
     """Within the block ``function(own, module, query, key, value, mask, …)`` replaces ``own``, that of ``config``.
 
     What it gives ``own`` as a mask may be ``Ranges``; another replacement below passes them on.
@@ -98,7 +98,7 @@ def replaced_attention(config: Any, function: Callable[..., Any]) -> Iterator[No
     name = config._attn_implementation  # noqa: SLF001  (the only name transformers gives it)
     instead = name + _STANDS_IN
 
-    def called(module: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def called(module: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (as transformers calls attention)
         return function(partial(_call, name), module, *args, **kwargs)
 
     ALL_ATTENTION_FUNCTIONS.register(instead, called)
@@ -110,18 +110,18 @@ def replaced_attention(config: Any, function: Callable[..., Any]) -> Iterator[No
         ALL_ATTENTION_FUNCTIONS._global_mapping.pop(instead, None)  # noqa: SLF001  (there is no way to unregister)
 
 
-def implementation(config: Any) -> str:  # noqa: ANN401
+def implementation(config: Any) -> str:  # noqa: ANN401  (as transformers calls attention)
     """Return the name of the attention function in use, also while others replace it."""
     return str(config._attn_implementation).split(_STANDS_IN, maxsplit=1)[0]  # noqa: SLF001
 
 
-def _function(own: str, module: Any) -> Any:  # noqa: ANN401
+def _function(own: str, module: Any) -> Any:  # noqa: ANN401  (as transformers calls attention)
     if own == "eager":  # it is no entry of the interface: each family has its own
         return sys.modules[type(module).__module__].__dict__["eager_attention_forward"]
     return ALL_ATTENTION_FUNCTIONS[own]
 
 
-def _call(name: str, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+def _call(name: str, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (as transformers calls attention)
     """Call the function ``name``; over ranges of keys ours in place of a model's own, which knows masks only."""
     mask = states[3]
     if not isinstance(mask, Ranges) or name.endswith(_STANDS_IN):
@@ -133,11 +133,11 @@ def _call(name: str, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: 
 
 
 def _attention(
-    module: Any,  # noqa: ANN401
+    module: Any,  # noqa: ANN401  (as transformers calls attention)
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    **kwargs: Any,  # noqa: ANN401
+    **kwargs: Any,  # noqa: ANN401  (as transformers calls attention)
 ) -> Attention:
     scale = float(kwargs.get("scaling") or getattr(module, "scaling", None) or query.shape[-1] ** -0.5)
     return Attention(module.layer_idx, query, key, value, scale, kwargs.get("softcap"), kwargs.get("s_aux"))

@@ -20,14 +20,14 @@ _WIDE = 2048  # keys times query heads of a group, in float32
 
 
 @contextmanager
-def ranged(config: Any, rows: torch.Tensor, capabilities: Capabilities) -> Iterator[None]:  # noqa: ANN401
+def ranged(config: Any, rows: torch.Tensor, capabilities: Capabilities) -> Iterator[None]:  # noqa: ANN401  (as transformers calls attention)
     """Within the block the rows of a pass, at true positions ``rows`` ``[n]``, attend to what each layer lets them.
 
     The pass is given no mask. ``config`` is the text decoder's.
     """
     known: dict[tuple[int | None, int | None], Ranges] = {}
 
-    def give_ranges(own: Any, module: Any, query: torch.Tensor, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def give_ranges(own: Any, module: Any, query: torch.Tensor, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (as transformers calls attention)
         reach = capabilities.reach(module.layer_idx)
         if reach not in known:
             known[reach] = Ranges(*edges(rows, *reach, capabilities.block))

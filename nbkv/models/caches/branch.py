@@ -116,7 +116,7 @@ class _VisibleKeys:
 
 
 @contextmanager
-def branched(config: Any, cache: BranchCache, capabilities: Capabilities) -> Iterator[None]:  # noqa: ANN401
+def branched(config: Any, cache: BranchCache, capabilities: Capabilities) -> Iterator[None]:  # noqa: ANN401  (a transformers config)
     """Within the block the rows of a pass, which ``cache`` appends, attend to the shared pieces and to its own keys.
 
     The pass is given no mask. ``config`` is the text decoder's.

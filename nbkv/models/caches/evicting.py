@@ -87,7 +87,7 @@ class EvictingLayer(DynamicLayer):
         if name not in self._marks:
             assert self._sides is not None  # noqa: S101
             _, heads, capacity, _ = self._sides[0].shape
-            self._marks[name] = torch.zeros(heads, capacity, dtype=dtype, device=self._sides[0].device)
+            self._marks[name] = allocate(heads, capacity, dtype=dtype, device=self._sides[0].device).zero_()
         return self._marks[name][:, : self.length]
 
     def get_seq_length(self) -> int:
@@ -103,7 +103,7 @@ class EvictingLayer(DynamicLayer):
         key_states: torch.Tensor,
         value_states: torch.Tensor,
         *args: Any,  # noqa: ANN401, ARG002  (what families pass along differs; none of it is needed)
-        **kwargs: Any,  # noqa: ANN401, ARG002
+        **kwargs: Any,  # noqa: ANN401, ARG002  (as transformers calls a cache)
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add slots for the next tokens' states ``[1, H, n, D]``; return keys and values of all slots."""
         n = key_states.shape[-2]
@@ -172,7 +172,8 @@ class EvictingLayer(DynamicLayer):
         self._sides = (moved[0], moved[1])
         for name, marks in self._marks.items():
             held = marks[:, : self.length] if slots is None else marks.gather(1, slots)
-            self._marks[name] = torch.nn.functional.pad(held, (0, room - held.shape[-1]))
+            self._marks[name] = allocate(len(held), room, dtype=held.dtype, device=held.device).zero_()
+            self._marks[name][:, : held.shape[-1]] = held
 
 
 class EvictingCache(SequenceCache, Cache):

@@ -77,7 +77,7 @@ class GrowingLayer(DynamicLayer):
         key_states: torch.Tensor,
         value_states: torch.Tensor,
         *args: Any,  # noqa: ANN401, ARG002  (what families pass along differs; none of it is needed)
-        **kwargs: Any,  # noqa: ANN401, ARG002
+        **kwargs: Any,  # noqa: ANN401, ARG002  (as transformers calls a cache)
     ) -> Pair:
         """Append the states ``[B, H, n, D]``, or scatter them to ``rows`` if set; return all valid keys and values."""
         if self.rows is None:

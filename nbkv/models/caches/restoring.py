@@ -95,7 +95,7 @@ class RestoringLayer(DynamicLayer):
         key_states: torch.Tensor,
         value_states: torch.Tensor,
         *args: Any,  # noqa: ANN401, ARG002  (what families pass along differs; none of it is needed)
-        **kwargs: Any,  # noqa: ANN401, ARG002
+        **kwargs: Any,  # noqa: ANN401, ARG002  (as transformers calls a cache)
     ) -> Sides:
         """Take the states ``[1, H, n, D]``: of older tokens that are run again, or else of new ones.
 

@@ -28,7 +28,7 @@ from nbkv.models.unmask import Entropy, parse
 _KIND = "diffusion_gemma"
 
 
-def is_canvas_model(network: Any) -> bool:  # noqa: ANN401
+def is_canvas_model(network: Any) -> bool:  # noqa: ANN401  (transformers types no native model)
     """Return whether ``network`` is a DiffusionGemma with its head."""
     return getattr(network.config, "model_type", "") == _KIND and hasattr(network, "lm_head")
 
@@ -39,13 +39,13 @@ class Encoder(nn.Module):
     What it lacks is the attribute of the ``native`` model.
     """
 
-    def __init__(self, native: Any) -> None:  # noqa: ANN401
+    def __init__(self, native: Any) -> None:  # noqa: ANN401  (transformers types no native model)
         """Take over a ``DiffusionGemmaForBlockDiffusion``."""
         super().__init__()
         self.native = native
         self.canvas_length = int(native.config.canvas_length)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (transformers types no native model)
         """Return what the native model has."""
         try:
             return super().__getattr__(name)
@@ -57,9 +57,9 @@ class Encoder(nn.Module):
         input_ids: torch.Tensor,
         attention_mask: Any = None,  # noqa: ANN401  (a mask, or one for each type of layer)
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,  # noqa: ANN401
+        past_key_values: Any = None,  # noqa: ANN401  (transformers types no native model)
         logits_to_keep: int = 0,
-        **given: Any,  # noqa: ANN401
+        **given: Any,  # noqa: ANN401  (transformers types no native model)
     ) -> CausalLMOutput:
         """Run tokens through the encoder; the logits ``[1, n, V]`` are no prediction, only a proof of what was run."""
         given |= {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
@@ -192,7 +192,7 @@ class Painter:
             best, told, step = canvas, None, 0
             finished = torch.zeros(1, dtype=torch.bool, device=self._device)
 
-            def decoder(*, decoder_input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:  # noqa: ANN401
+            def decoder(*, decoder_input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:  # noqa: ANN401  (transformers types no native model)
                 return SimpleNamespace(logits=denoise(_painted(len(ids), decoder_input_ids[0], step, told))[None])
 
             so_far = torch.tensor([ids], device=self._device)

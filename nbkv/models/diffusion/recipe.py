@@ -41,7 +41,7 @@ class Recipe:
         return replace(self, block=block, sub_block=sub_block)
 
 
-def recipe(config: Any, tokenizer: Any, name: str, block_size: int | None = None) -> Recipe | None:  # noqa: ANN401
+def recipe(config: Any, tokenizer: Any, name: str, block_size: int | None = None) -> Recipe | None:  # noqa: ANN401  (a transformers config and tokenizer)
     """Return how the model with ``config`` is decoded in blocks, or None if it is causal.
 
     Its config says ``block_size`` and ``mask_token_id`` (which the tokenizer may tell instead), and where they differ

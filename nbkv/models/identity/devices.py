@@ -23,7 +23,7 @@ def run_device(module: nn.Module, otherwise: torch.device) -> torch.device:
     return torch.device(next((place for place in (*told, *here) if place is not None), otherwise))
 
 
-def compute_dtype(model: Any) -> torch.dtype:  # noqa: ANN401
+def compute_dtype(model: Any) -> torch.dtype:  # noqa: ANN401  (transformers and accelerate leave these untyped)
     """Return the dtype of the hidden states, which quantised weights do not tell: that of the embedding."""
     kinds = (model.get_input_embeddings().weight.dtype, *(p.dtype for p in model.parameters()))
     return next((kind for kind in kinds if kind.is_floating_point and kind.itemsize > 1), torch.float32)
@@ -55,5 +55,5 @@ def _away(model: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
                 yield prefix, module, each
 
 
-def _held(prefix: str, module: nn.Module, hook: Any) -> Iterator[tuple[str, torch.Tensor]]:  # noqa: ANN401
+def _held(prefix: str, module: nn.Module, hook: Any) -> Iterator[tuple[str, torch.Tensor]]:  # noqa: ANN401  (transformers and accelerate leave these untyped)
     return module.named_parameters(prefix, recurse=hook.place_submodules, remove_duplicate=False)

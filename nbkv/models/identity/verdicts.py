@@ -41,7 +41,7 @@ class Verdicts:
         about = f"{fingerprint}|{device}|{attention}|{torch.__version__}|{transformers.__version__}|{_code()}"
         return cls(folder() / "verified" / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.json")
 
-    def get(self, name: str) -> Any:  # noqa: ANN401
+    def get(self, name: str) -> Any:  # noqa: ANN401  (any JSON value)
         """Return the finding called ``name``, or None."""
         return self._entries.get(name)
 

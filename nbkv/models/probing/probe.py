@@ -283,7 +283,7 @@ def _layer_kinds(adapter: ModelAdapter) -> list[str]:
         return []
 
 
-def _probe_ids(model: PreTrainedModel, config: Any, known: capabilities.Capabilities) -> torch.Tensor:  # noqa: ANN401
+def _probe_ids(model: PreTrainedModel, config: Any, known: capabilities.Capabilities) -> torch.Tensor:  # noqa: ANN401  (a transformers config)
     told = int(
         capabilities.config_value(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0
     )

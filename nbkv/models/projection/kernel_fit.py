@@ -111,7 +111,7 @@ class _LayerTrace:
         """Note that ``module`` is about to run."""
         self.passed.append(module)
 
-    def end(self, module: nn.Module, given: tuple[Any, ...], made: Any) -> None:  # noqa: ANN401
+    def end(self, module: nn.Module, given: tuple[Any, ...], made: Any) -> None:  # noqa: ANN401  (whatever a module returns)
         """Note what ``module`` made, of one tensor."""
         if given and isinstance(given[0], torch.Tensor) and isinstance(made, torch.Tensor):
             self.ended.append((module, given[0], made))

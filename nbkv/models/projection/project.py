@@ -43,7 +43,7 @@ class KVLinears:
 
 
 class _CapturingLayer(DynamicLayer):
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Sides:  # noqa: ANN401, ARG002
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Sides:  # noqa: ANN401, ARG002  (as transformers calls a cache)
         raise Captured((key_states, value_states))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nbkv.tasks.files.passages import Hop, Paragraph, Question, check_chunks, item
-from nbkv.tasks.files.records import Record, chosen, records
+from nbkv.tasks.files.records import FileRecord, chosen, records
 from nbkv.tasks.items import Item
 
 _ACCEPTED: Final = (
@@ -37,7 +37,7 @@ def hotpotqa(
     return [item(question, rng, chunks) for question, rng in chosen(questions, n, seed, kinds)]
 
 
-def _question(record: Record) -> Question:
+def _question(record: FileRecord) -> Question:
     paragraphs = tuple(_paragraph(record, *pair) for pair in _pairs(record, "context", "sentences"))
     titles = [paragraph.title for paragraph in paragraphs]
     facts: dict[int, list[int]] = {}
@@ -60,7 +60,7 @@ def _question(record: Record) -> Question:
     )
 
 
-def _pairs(record: Record, key: str, second: str) -> list[tuple[Any, Any]]:
+def _pairs(record: FileRecord, key: str, second: str) -> list[tuple[Any, Any]]:
     """Return the pairs under ``key``: a list of them, or two lists (``title`` and ``second``), as the hub has them."""
     value = record.data.get(key)
     if isinstance(value, dict) and isinstance(value.get("title"), list) and isinstance(value.get(second), list):
@@ -73,7 +73,7 @@ def _pairs(record: Record, key: str, second: str) -> list[tuple[Any, Any]]:
     return [(pair[0], pair[1]) for pair in value]
 
 
-def _paragraph(record: Record, title: str, sentences: object) -> Paragraph:
+def _paragraph(record: FileRecord, title: str, sentences: object) -> Paragraph:
     if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
         record.refuse(f"the sentences of {title!r:.40} are {sentences!r:.40}")
     return Paragraph(title, tuple(sentences))

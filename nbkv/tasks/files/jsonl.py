@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from nbkv.tasks.files.passages import INSTRUCTION, METRICS, check_chunks
-from nbkv.tasks.files.records import Record, chosen, records
+from nbkv.tasks.files.records import FileRecord, chosen, records
 from nbkv.tasks.items import Item
 from nbkv.tasks.metrics import check_metrics
 
@@ -50,7 +50,7 @@ def from_jsonl(
     return [item for item, _ in chosen(items, n, seed, kinds)]
 
 
-def _item(record: Record, chunks: int, folder: str, metrics: tuple[str, ...] | None) -> Item:
+def _item(record: FileRecord, chunks: int, folder: str, metrics: tuple[str, ...] | None) -> Item:
     if "chunks" in record.data:
         return _plain(record, metrics)
     if "context" in record.data:
@@ -60,7 +60,7 @@ def _item(record: Record, chunks: int, folder: str, metrics: tuple[str, ...] | N
     return _ruler(record, chunks, folder, metrics)
 
 
-def _plain(record: Record, metrics: tuple[str, ...] | None) -> Item:
+def _plain(record: FileRecord, metrics: tuple[str, ...] | None) -> Item:
     return Item(
         chunks=record.texts("chunks"),
         question=record.get("question", str),
@@ -72,7 +72,7 @@ def _plain(record: Record, metrics: tuple[str, ...] | None) -> Item:
     )
 
 
-def _longbench(record: Record, chunks: int, metrics: tuple[str, ...] | None) -> Item:
+def _longbench(record: FileRecord, chunks: int, metrics: tuple[str, ...] | None) -> Item:
     kind = str(record.data.get("dataset", "longbench"))
     summary = kind in _SUMMARIES
     question = record.data.get("input") or ("Summarize the text above." if summary else "")
@@ -89,7 +89,7 @@ def _longbench(record: Record, chunks: int, metrics: tuple[str, ...] | None) -> 
     )
 
 
-def _ruler(record: Record, chunks: int, folder: str, metrics: tuple[str, ...] | None) -> Item:
+def _ruler(record: FileRecord, chunks: int, folder: str, metrics: tuple[str, ...] | None) -> Item:
     text = record.get("input", str)
     instruction, first, rest = text.lstrip().partition("\n")
     context, last, question = rest.rstrip().rpartition("\n")

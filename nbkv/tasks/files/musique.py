@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from nbkv.tasks.files.passages import Hop, Paragraph, Question, check_chunks, item, unique
-from nbkv.tasks.files.records import Record, chosen, records
+from nbkv.tasks.files.records import FileRecord, chosen, records
 from nbkv.tasks.items import Item
 
 _ACCEPTED: Final = (
@@ -37,7 +37,7 @@ def musique(
     return [item(question, rng, chunks) for question, rng in chosen(questions, n, seed, kinds)]
 
 
-def _question(record: Record) -> Question:
+def _question(record: FileRecord) -> Question:
     if record.data.get("answerable") is False:
         record.refuse("the question is not answerable")
     listed = record.get("paragraphs", list)
@@ -56,13 +56,13 @@ def _question(record: Record) -> Question:
     )
 
 
-def _paragraph(record: Record, entry: object) -> Paragraph:
+def _paragraph(record: FileRecord, entry: object) -> Paragraph:
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("title", "paragraph_text")):
         record.refuse(f"'paragraphs' holds {entry!r:.40}")
     return Paragraph(entry["title"], (entry["paragraph_text"],))
 
 
-def _hop(record: Record, step: object, at: dict[int, int]) -> Hop:
+def _hop(record: FileRecord, step: object, at: dict[int, int]) -> Hop:
     index = step.get("paragraph_support_idx") if isinstance(step, dict) else None
     if index not in at:
         record.refuse(f"a hop is supported by paragraph {index!r}, which is not in 'paragraphs'")

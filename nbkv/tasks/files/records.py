@@ -11,7 +11,7 @@ from nbkv.errors import BadOption, LoadError
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class FileRecord:
     """One question as the file has it: its ``data``, and ``where`` that is, for messages.
 
     ``accepted`` says what a record of this file looks like.
@@ -42,7 +42,7 @@ class Record:
         raise LoadError(message)
 
 
-def records(path: str | Path, accepted: str) -> list[Record]:
+def records(path: str | Path, accepted: str) -> list[FileRecord]:
     """Return the records of the file at ``path``: JSON lines (``.jsonl``), or one JSON list of objects.
 
     Raises ``LoadError`` that names the file and the line (in a list: the number of the item).
@@ -67,15 +67,15 @@ def records(path: str | Path, accepted: str) -> list[Record]:
     return found
 
 
-def _lines(text: str, file: Path, accepted: str) -> Iterator[Record]:
+def _lines(text: str, file: Path, accepted: str) -> Iterator[FileRecord]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield Record(_parsed(line, file, number, accepted), f"{file}, line {number}", accepted)
+            yield FileRecord(_parsed(line, file, number, accepted), f"{file}, line {number}", accepted)
 
 
-def _listed(text: str, file: Path, accepted: str) -> Iterator[Record]:
+def _listed(text: str, file: Path, accepted: str) -> Iterator[FileRecord]:
     for number, data in enumerate(_parsed(text, file, 1, accepted), start=1):
-        yield Record(data, f"{file}, item {number}", accepted)
+        yield FileRecord(data, f"{file}, item {number}", accepted)
 
 
 def _parsed(text: str, file: Path, line: int, accepted: str) -> Any:  # noqa: ANN401  (whatever JSON holds)
