@@ -57,6 +57,19 @@ def build(codec: Codec, prompt: PromptLike, model: str, eos: frozenset[int]) -> 
     return Prompt(tuple(writer.ids), tuple(writer.chunks))
 
 
+def opening(codec: Codec) -> tuple[int, ...]:
+    """Return the ids that stand before a user's first words: the chat template's, with its own system text.
+
+    Without a template, those that the tokenizer puts in front of a text.
+    """
+    if not codec.has_template:
+        return tuple(codec.front)
+    mark = Chunk(name="", text="", token_ids=(0,), sink=(), model="")
+    built = build(codec, [{"role": "user", "content": mark}], mark.model, frozenset())
+    ((_, start, _),) = built.chunks
+    return built.ids[:start]
+
+
 def matched(prompt: Prompt, chunks: Sequence[Chunk], held: Callable[[Chunk], bool]) -> Prompt:
     """Return ``prompt`` with the spans of those of ``chunks`` that its ids contain, as if they had been given as parts.
 

@@ -6,6 +6,7 @@ from nbkv.context import Context
 from nbkv.errors import BadPrompt
 from nbkv.events import Fallback
 from nbkv.families.prefix.base import encode
+from nbkv.prompts.prompt import opening
 from nbkv.result import Chunk
 from nbkv.session import sinks
 
@@ -13,8 +14,9 @@ from nbkv.session import sinks
 def make_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
     """Return ``text`` as a chunk whose KV is in the store now.
 
-    With ``sink="auto"`` a chunk that is encoded behind a primer is encoded behind BOS alone as well: as the first part
-    of a prompt it is a prefix then, and exact. Raises ``BadPrompt`` and ``BadOption``.
+    A chunk that ``auto`` encodes behind a primer is encoded behind BOS alone as well, one of ``sink="context"`` behind
+    a chat opening: as the first part of a prompt it is a prefix then, and exact. Raises ``BadPrompt`` and
+    ``BadOption``.
     """
     if not isinstance(text, str) or not text:
         message = f"a chunk is non-empty text, got {text!r:.60}"
@@ -23,8 +25,8 @@ def make_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
     ids, before = tuple(codec.part(text, first=False)), sinks.sink(sink, codec, adapter, ctx.verdicts)
     ctx.fits(len(before) + len(ids))
     if adapter.capabilities.prefix:
-        front = tuple(codec.bos_ids)
-        if sink == "auto" and front and before != front:
+        front = tuple(opening(codec) if sink == "context" else codec.bos_ids)
+        if sink in {"auto", "context"} and front and before != front:
             encode((*front, *ids), ctx)
         encode((*before, *ids), ctx)
     else:

@@ -188,7 +188,8 @@ class Session:
 
         ``sink``: what it is encoded behind; the sink's KV is dropped at use. ``auto`` is the tokenizer's BOS (else one
         dummy token), or a primer where a measurement of this model asks for one; ``bos``, ``none``, ``dummy`` (four
-        dummy tokens) and ``primer`` (BOS and neutral text) insist. Raises ``BadPrompt`` and ``BadOption``.
+        dummy tokens), ``primer`` (BOS and neutral text) and ``context`` (what a chat prompt begins with and two neutral
+        passages) insist. Raises ``BadPrompt`` and ``BadOption``.
         """
         ctx, name = self._open().for_request(), name or f"chunk{len(self.chunks) + 1}"
         with self._lock.request():

@@ -17,9 +17,10 @@ from nbkv.models.adapter import ModelAdapter
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.identity.verdicts import Verdicts
 from nbkv.models.sampling import eos_ids
+from nbkv.prompts.prompt import opening
 from nbkv.prompts.tokenizer import Codec
 
-KINDS = ("auto", "bos", "none", "dummy", "primer")
+KINDS = ("auto", "bos", "none", "dummy", "primer", "context")
 _DUMMIES = 4  # EPIC's LegoLink-0 (arXiv 2410.15332) puts this many tokens in front
 _HEAD, _BODY = slice(0, 4), slice(8, 32)  # rows of a chunk that are compared
 _FLAT = 1.5  # the head's relative error may be this many times the body's
@@ -36,6 +37,13 @@ PRIMER = (
     "The market was open in the evening.",
     "Nobody was in the garden.",
     "The children sang for an hour.",
+)
+# Two passages as retrieval hands them out, written for this purpose: what comes before a chunk in a real prompt.
+PASSAGES = (
+    "Harbour Street\nHarbour Street is a short street in the old part of the town. It was laid out in the nineteenth "
+    "century and runs from the market to the river. Most of its houses were built of brick and have two floors.\n\n"
+    "North Lake\nNorth Lake is a small lake to the north of the town. It is about two kilometres long and is known for "
+    "its birds. A path of five kilometres leads around it, and a ferry crosses it in summer.\n\n"
 )
 _BEFORE = "The sky was clear in the morning. The lake was calm at noon. The train stopped near the old tower. "
 _CHUNK = "The leaves turned red. The bells rang in the village at night. The snow lay on the hill all day. "
@@ -59,8 +67,8 @@ def sink(kind: str, codec: Codec, adapter: ModelAdapter, verdicts: Verdicts) -> 
     """Return the ids that a chunk is encoded behind.
 
     ``bos``: the tokenizer's BOS; ``none``: nothing; ``dummy``: four times the first token; ``primer``: BOS and as many
-    neutral tokens as this model needs (at least one); ``auto``: BOS, or the primer where the measurement asks for one.
-    Raises ``BadOption``.
+    neutral sentences as this model needs (at least one); ``context``: what a chat prompt begins with, and two neutral
+    passages; ``auto``: BOS, or the primer where the measurement asks for one. Raises ``BadOption``.
     """
     if kind not in KINDS:
         message = f"sink={kind!r} is not accepted: sink is one of {', '.join(KINDS)}"
@@ -73,6 +81,8 @@ def sink(kind: str, codec: Codec, adapter: ModelAdapter, verdicts: Verdicts) -> 
         return ()
     if kind == "dummy":
         return front[:1] * _DUMMIES
+    if kind == "context":
+        return (opening(codec) or front) + tuple(codec.part(PASSAGES, first=False))
     if kind == "bos" or adapter.rope is None:
         return front
     # in blocks that see all of themselves a chunk's rows also differ by their place, which is not measured

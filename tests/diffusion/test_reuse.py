@@ -96,7 +96,7 @@ def test_two_block_sizes_of_one_model_share_nothing(make_model, make_tokenizer, 
     assert big.generate(words(24), max_new_tokens=3).tokens.reused == 24
 
 
-@pytest.fixture(params=["cacheblend", "epic", "prophet", "passage"])
+@pytest.fixture(params=["cacheblend", "epic", "prophet", "passage", "influence"])
 def blend(request):
     return request.param
 

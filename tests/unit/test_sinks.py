@@ -4,6 +4,7 @@ import pytest
 
 import nbkv
 from nbkv.models.identity.verdicts import Verdicts
+from nbkv.result import Provenance
 from nbkv.session import sinks
 
 
@@ -64,3 +65,24 @@ def test_an_auto_chunk_is_a_prefix_too(session):
 
     assert len(chunk.sink) > 1
     assert result.tokens.reused == len(chunk) + 1
+
+
+TEMPLATE = (
+    "{% if messages[0].role != 'system' %}<s> w1 w2 w3 </s> {% endif %}"
+    "{% for message in messages %}<s> {{ message.content }} </s> {% endfor %}"
+)
+
+
+def test_a_context_begins_as_a_chat_prompt_does(model_of, make_tokenizer, words):
+    with nbkv.load(model_of("llama"), tokenizer=make_tokenizer(template=TEMPLATE)) as session:
+        one, two = (session.chunk(words(9, seed=seed), name=str(seed), sink="context") for seed in (1, 2))
+        asked = [{"role": "user", "content": [one, two, words(5)]}]
+        result = session.generate(asked, strategy="influence(budget=0)", max_new_tokens=1)
+
+        (_, start, stop), _ = result.chunks
+        opening = result.prompt_ids[:start]
+        assert one.sink[:start] == opening
+        assert len(one.sink) > len(opening) > 1
+        # behind that opening alone the first chunk is an exact prefix, the second one is not
+        assert (result.provenance[:stop] == Provenance.PREFIX).all()
+        assert (result.provenance[stop : stop + len(two)] == Provenance.CHUNK).all()

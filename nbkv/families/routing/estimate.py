@@ -32,7 +32,8 @@ class Estimate:
     def by_blend(self, costs: CostModel, budget: float) -> float:
         """Return the seconds expected for placing chunks, a pass of the question over them, and the rows to run.
 
-        The pass of the question is what ``passage`` and ``prophet`` make; other leaves are learnt from their requests.
+        The pass of the question is what ``influence``, ``passage`` and ``prophet`` make; other leaves are learnt from
+        their requests.
         """
         fresh = max(1, self.length - self.prefix - self.placed)
         encode = sum(costs.run(tokens, tokens) for tokens in self.missing)

@@ -1,0 +1,53 @@
+"""Influence: recompute the rows whose values the question takes most of. Our own; chosen on real models and text.
+
+What a stale row does to an answer is what attention takes of it: its weight times its value. A weight alone overrates
+attention sinks, whose values are near zero ("value also matters", VATP, Guo et al., arXiv 2406.12335, there for
+eviction); a row's own deviation overrates rows that nobody reads. docs/own-method.md has what else was tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from nbkv.families.blend.base import Blend
+from nbkv.families.blend.partial import PartialPrefill
+from nbkv.models.attention.layer import Attended
+from nbkv.selection import best
+
+
+@dataclass(kw_only=True, repr=False)
+class Influence(Blend):
+    """Let the question run once over what is cached, take the rows with the largest attention times value norm.
+
+    The score of row ``j`` is ``sum_l sum_h sum_i a[l, h, i, j] |v[l, h, j]|_2`` over layers, heads and question rows:
+    an upper bound of what ``j`` adds to the question's attention outputs, before the output projection. Rows are taken
+    one by one; whole sentences and neighbours did worse. Made for chunks that are encoded where text would stand
+    (``session.chunk(sink="context")``), which matters as much as the rows.
+    """
+
+    name: ClassVar[str] = "influence"
+    paper: ClassVar[str] = ""
+    summary: ClassVar[str] = "recompute the tokens whose values the question takes most of"
+    needs: ClassVar[tuple[str, ...]] = (*Blend.needs, "attention")
+
+    budget: float = 0.15
+
+    def select(self, partial: PartialPrefill) -> torch.Tensor:
+        """Return the rows with the highest attention times value norm."""
+        room = partial.room(self.budget)
+        if not room:
+            return partial.reused[:0]
+        scores = torch.zeros(partial.length, device=partial.ids.device)
+        partial.scout(lambda seen: scores.add_(influence(seen).to(scores.device)))
+        return best(scores[partial.reused], partial.reused, room)
+
+
+def influence(seen: Attended) -> torch.Tensor:
+    """Return float32 ``[T]``: attention of the watched rows to each key, times the norm of its value, over heads."""
+    shared = seen.values.shape[0]  # query heads that share a value head stand next to each other
+    received = seen.weights.reshape(shared, -1, seen.weights.shape[-1]).sum(dim=1)
+    taken: torch.Tensor = received * seen.values.to(torch.float32).norm(dim=-1)
+    return taken.sum(dim=0)
