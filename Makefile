@@ -25,10 +25,10 @@ test: $(STAMP)
 ifneq ($(T),)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(T)
 else
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -q $(foreach part,$(APART),--ignore=tests/$(part))
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q $(foreach part,$(APART),--ignore=tests/$(part))
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/pytest -n 2 -q tests/kernels
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -q tests/notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q tests/notebooks
 endif
 
 # One browser and one server at a time.

@@ -63,7 +63,7 @@ def opening(codec: Codec) -> tuple[int, ...]:
     Without a template, those that the tokenizer puts in front of a text.
     """
     if not codec.has_template:
-        return tuple(codec.front)
+        return tuple(codec.bos_ids)
     mark = Chunk(name="", text="", token_ids=(0,), sink=(), model="")
     built = build(codec, [{"role": "user", "content": mark}], mark.model, frozenset())
     ((_, start, _),) = built.chunks
