@@ -56,6 +56,7 @@ class FusedProjection:
     k_norm: nn.Module | None
     offset: float = 0.0
 
+    @torch.inference_mode()
     def project(self, call: LayerCall, hidden: torch.Tensor, target: Sides) -> str:
         """Write K and V of ``hidden`` ``[1, n, d]`` over ``target`` ``[1, H, n, D]``; or write nothing, return why."""
         try:
