@@ -238,6 +238,8 @@ class KVMagics(Magics):
                 for piece in stream:
                     view.add(piece)
             except KeyboardInterrupt as stop:
+                stream.close()  # it may have come between two pieces, while one was drawn
+                stop.result = stream.result  # type: ignore[attr-defined]
                 view.stop(self._broken_off(stop, session))
                 raise
         if not has_front_end(self.shell):
