@@ -77,11 +77,6 @@ class Fidelity:
     diverges_at: int | None = None
     floor: float | None = None
 
-    @property
-    def above_floor(self) -> bool:
-        """Return whether the mean KL is more than the model's own noise."""
-        return self.kl > (self.floor or 0.0)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:

@@ -384,9 +384,5 @@ class Session:
     def _prompt(self, prompt: PromptLike, match: str | None = None) -> Prompt:
         return built_prompt(prompt, match, self.chunks.values(), self._open().for_request())
 
-    def _next_number(self) -> int:
-        self._count += 1
-        return self._count
-
     def _remember(self, result: Result) -> None:
         self.last = result

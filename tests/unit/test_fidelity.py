@@ -39,8 +39,7 @@ def test_fidelity_is_measured_over_all_tokens_of_an_answer():
     assert (found.kl, found.kl_max) == pytest.approx((float(each.mean()), float(each[1])))
     assert each[0] == 0.0 < each[2] < each[1]
     assert (found.top1, found.diverges_at, found.n) == (pytest.approx(2 / 3), 1, 3)
-    assert found.above_floor
-    assert not replace(found, floor=1.0).above_floor
+    assert found.floor == 1e-3
 
 
 def test_an_answer_that_full_gives_too_diverges_nowhere():

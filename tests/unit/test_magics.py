@@ -15,6 +15,7 @@ from traitlets.config import Config
 
 from nbkv.events import Token
 from nbkv.magics.options import split_words
+from nbkv.magics.stream_output import TerminalLive
 from nbkv.models.sampling import Chooser
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.session.verify import Report
@@ -328,6 +329,24 @@ def test_an_interrupt_keeps_the_partial_result_and_stops_the_queue(shell, sessio
     assert partial.token_ids == whole.token_ids[: len(partial.token_ids)]
     assert "interrupted]" in captured.stdout
     assert run(shell, "%%kvgen -n 12\nhello").token_ids == whole.token_ids
+
+
+def test_an_interrupt_while_a_piece_is_drawn_keeps_the_partial_result(shell, monkeypatch):
+    add, drawn = TerminalLive.add, []
+
+    def interrupted(self, piece):
+        drawn.append(piece)
+        if len(drawn) == 3:  # nbkv's own handler is off between two pieces
+            signal.raise_signal(signal.SIGINT)
+        add(self, piece)
+
+    monkeypatch.setattr(TerminalLive, "add", interrupted)
+    with capture_output() as captured:
+        done = shell.run_cell("%%kvgen -n 12\nhello", store_history=False)
+    assert isinstance(done.error_in_exec, KeyboardInterrupt)
+    assert shell.user_ns["_kv"].finish_reason == "interrupted"
+    assert len(shell.user_ns["_kv"].token_ids) == 3
+    assert "interrupted]" in captured.stdout
 
 
 def test_an_interrupted_comparison_leaves_the_session_usable(shell, monkeypatch):
