@@ -8,9 +8,10 @@ from typing import Any
 from nbkv.show.bars import ttft_html
 from nbkv.show.page import notes_html, plots, pre, table_html, table_text, view
 from nbkv.show.scatter import fidelity_html
-from nbkv.show.units import UNKNOWN, distance, nats, plural, seconds, share, times, yes
+from nbkv.show.units import UNKNOWN, distance, nats, plural, seconds, share, times
 
-COLUMNS = ("strategy", "TTFT", "speed-up", "hit rate", "computed", "KL", "KL max", "top-1", "parts at", "same text")
+# whose texts are the same stands below the table, where the answers are
+COLUMNS = ("strategy", "TTFT", "speed-up", "hit rate", "computed", "KL", "KL max", "top-1", "parts at")
 MAX_ANSWER = 2_000  # bytes of each answer shown
 
 
@@ -50,7 +51,6 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         nats(row.get("kl_max")),
         share(row.get("top1")),
         _parts(row),
-        yes(row.get("same_text")),
     )
 
 

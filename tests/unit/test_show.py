@@ -283,7 +283,7 @@ def test_fidelity_is_shown_where_it_was_measured():
 
 def test_comparison_text_and_html_say_the_same():
     found = comparison(row("full", kl=0.0, top1=1.0, compute_share=1.0), row("epic(first_k=8)", same_text=False))
-    cells = ["epic(first_k=8)", "300 ms", "2.00×", "50 %", "40 %", "0.01", "0.1", "90 %", "4", "no"]
+    cells = ["epic(first_k=8)", "300 ms", "2.00×", "50 %", "40 %", "0.01", "0.1", "90 %", "4"]
     assert re.split(r"\s{2,}", repr(found).splitlines()[-1]) == cells
     tree = Tree(found._repr_html_())
     for cell in cells:
@@ -297,7 +297,7 @@ def test_comparison_text_and_html_say_the_same():
 
 
 def test_comparison_without_fidelity_has_dashes_and_one_plot():
-    found = comparison(row("full", kl=None, top1=None, same_text=None))
+    found = comparison(row("full", kl=None, kl_max=None, top1=None))
     assert repr(found).split()[-3:] == ["–", "–", "–"]
     assert KL_PLOT not in found._repr_html_()
 
