@@ -112,8 +112,9 @@ def test_kv_cells_are_coloured_and_prompts_are_not_python(ran):
     cell = ran.page.locator(".jp-CodeCell", has_text="%%kvgen").first
     cell.scroll_into_view_if_needed()
     expect(cell.locator(".nbkv-lab-magic")).to_have_text("%%kvgen")
-    assert cell.locator(".nbkv-lab-option").all_inner_texts() == ["-n", "--out"]
-    assert "{{ first_half }}" in cell.locator(".nbkv-lab-name").all_inner_texts()
+    # By what the editor holds: a cell that JupyterLab has out of sight has text, but none that shows.
+    expect(cell.locator(".nbkv-lab-option")).to_have_text(["-n", "--out"])
+    expect(cell.locator(".nbkv-lab-name", has_text="{{ first_half }}")).not_to_have_count(0)
 
 
 def test_palette_and_toolbar_show_the_panel(ran):
