@@ -14,7 +14,7 @@ LAB := labextension
 NODE := $(LAB)/node_modules/.package-lock.json
 BUILT := $(LAB)/nbkv_lab/labextension/package.json
 
-.PHONY: demo test ui views binder models tables pictures extension lint lint-extension clean
+.PHONY: demo test ui views binder models tables tables-real pictures extension lint lint-extension clean
 
 demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
@@ -57,6 +57,10 @@ tables: $(STAMP)
 	$(BIN)/python -m nbkv.studies.eviction
 	$(BIN)/nbkv bench ttft.prefix ttft.chunks decode.tpot overhead import store.scale --json docs/tables/bench.json
 	$(BIN)/python -m nbkv.bench.report
+
+# Hours on two cores; stopped at any time, it goes on where it was. NBKV_DATA is where the data lie (docs/tasks.md).
+tables-real: models
+	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.real_text
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

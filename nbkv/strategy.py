@@ -123,6 +123,12 @@ class Strategy:
         """Run one decoded ``token`` at position ``at`` and return the logits ``[V]`` after it."""
         return ctx.adapter.forward(ctx.adapter.tensor([token]), prefilled.cache, start=at, work=work)[-1]
 
+    @property
+    def decodes_plainly(self) -> bool:
+        """Whether an answer's tokens are run as the model runs them: several in one pass are then the same."""
+        mine, plain = type(self), Strategy
+        return mine.step is plain.step and mine.decoding is plain.decoding
+
     def denoise(self, block: Block, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
         """Run one pass over ``block`` of a block-diffusion model; return the logits ``[B, V]`` of its rows' own tokens.
 

@@ -15,7 +15,8 @@ from nbkv.models.diffusion.block import opened
 def forced(task: AnswerTask, tokens: Sequence[int]) -> torch.Tensor:
     """Return the logits ``[n, V]`` before each of ``n`` answer ``tokens``, which are forced.
 
-    Token by token given those before; by block or canvas, in its first pass, given the blocks before.
+    Token by token given those before, all in one pass where the strategy decodes as the model does; by block or
+    canvas, in its first pass, given the blocks before.
     """
     if task.ctx.adapter.canvas is not None:
         return _forced_canvases(task, tokens)
@@ -36,6 +37,10 @@ def _forced_canvases(task: AnswerTask, tokens: Sequence[int]) -> torch.Tensor:
 
 def _forced_tokens(task: AnswerTask, tokens: Sequence[int]) -> torch.Tensor:
     rows, at = [task.prefilled.logits], len(task.request.ids) + task.prefilled.extra
+    if len(tokens) > 1 and task.strategy.decodes_plainly:
+        adapter, given = task.ctx.adapter, tokens[:-1]
+        after = adapter.forward(adapter.tensor(given), task.prefilled.cache, start=at, keep=len(given))
+        return torch.cat([rows[0][None], after])
     for count, token in enumerate(tokens[:-1]):
         rows.append(task.step(token, at + count))
     return torch.stack(rows)

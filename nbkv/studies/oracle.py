@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nbkv.tasks.items import Item, Place
 
 ORACLES = ("line", "chunk", "giving")
+SUPPORT = "support"
 
 
 @dataclass(kw_only=True, repr=False)
@@ -53,10 +54,10 @@ def oracle(kind: str) -> Callable[[Any, Item, list[Any]], GivenRows]:
     """Return what makes an oracle for an item, to be given to ``evaluate`` as the strategy.
 
     ``line``: the lines asked for; ``chunk``: each line's chunk up to the line; ``giving``: from the sentence that gives
-    the line its meaning up to the line. Raises ``UnknownName``.
+    the line its meaning up to the line; ``support``: all of each supporting chunk. Raises ``UnknownName``.
     """
-    if kind not in ORACLES:
-        message = f"unknown oracle {kind!r} (known: {', '.join(ORACLES)})"
+    if kind not in {*ORACLES, SUPPORT}:
+        message = f"unknown oracle {kind!r} (known: {', '.join((*ORACLES, SUPPORT))})"
         raise UnknownName(message)
 
     def make(session: Session, item: Item, prompt: list[Any]) -> GivenRows:
@@ -64,6 +65,9 @@ def oracle(kind: str) -> Callable[[Any, Item, list[Any]], GivenRows]:
         rows: set[int] = set()
         for evidence in item.oracle:
             for line in evidence.asked:
+                if kind == SUPPORT:
+                    rows.update(known.chunk(line))
+                    continue
                 stop = known.stop(line)
                 begin = {
                     "line": known.start(line),
@@ -88,6 +92,10 @@ class _RowMap:
             for start, stop in self._spans
         ]
         assert len(self._spans) == len(item.chunks)  # noqa: S101
+
+    def chunk(self, place: Place) -> range:
+        """Return the rows of the chunk that ``place`` is in."""
+        return range(*self._spans[place.chunk])
 
     def head(self, place: Place) -> int:
         """Return the first row of the chunk that ``place`` is in."""

@@ -321,7 +321,6 @@ SHARED_TESTS = [ROOT / "tests" / "conftest.py", *(ROOT / "tests" / part for part
 # Modules without a test file of their own, by the test file (in tests/) that names them or what they offer.
 TESTED_ELSEWHERE = {
     "contract/test_blend.py": "families/blend/base",
-    "contract/test_curves.py": "inference/forced",
     "contract/test_harvest.py": "inference/run",
     "contract/test_memory.py": "context",
     "diffusion/test_flashblock.py": "models/diffusion/block",
@@ -356,6 +355,7 @@ TESTED_ELSEWHERE = {
     "unit/test_projection.py": "models/projection/project",
     "unit/test_ranges.py": "models/attention/intercept models/attention/masks",
     "unit/test_reader.py": "training/batch_scoring",
+    "unit/test_real_text.py": "studies/real_text_page",
     "unit/test_rope.py": "models/probing/rotary",
     "unit/test_session.py": "errors events inference/by_token session/compare",
     "unit/test_show.py": "show/bars show/columns show/comparison show/figures show/stats show/units",
