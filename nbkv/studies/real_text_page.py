@@ -125,8 +125,9 @@ Each question is a chat message: an instruction, five paragraphs (those that sup
 shuffled), the question. Paragraphs are chunks, encoded before the prompt exists; what stands in front of the first one
 is in the store. *KL*: KL(full || strategy) in nats, mean over full's greedy answer (up to 32 tokens, forced), then over
 questions, with the 95 % bootstrap interval over questions. *Top-1*: the share of these tokens that the strategy would
-pick too. *F1*: its own greedy answer against full's. *Share*: token-layers run over prompt x layers, selection passes
-included. *Sink*: what a chunk is encoded behind: `none`, `context` (a chat's opening and two neutral passages), `auto`.
+pick too. *F1*, *truth*: F1 of its own greedy answer against full's, and against the expected one. *Share*: token-layers
+run over prompt x layers, selection passes included. *Sink*: what a chunk is encoded behind: `none`, `context` (a chat's
+opening and two neutral passages), `auto`.
 
 `cacheblend(budget=0)` is naive reuse. `random` and `lexical` (sentences that share the question's rare words) look at
 no model; `oracle` runs the supporting paragraphs again. `cachecraft` and `kvshare` met the chunks in two other prompts
@@ -172,14 +173,14 @@ def _ratio(found: Ratio | None) -> str:
 
 def _rows(table: Table) -> Iterator[str]:
     yield from ("", f"## {table.title}: every row", "")
-    yield from _head("sink", "strategy", "share", "KL", "95 %", "KL, largest", "top-1", "F1")
+    yield from _head("sink", "strategy", "share", "KL", "95 %", "KL, largest", "top-1", "F1", "truth")
     for cell in sorted(table.cells, key=lambda cell: (cell[0], cell[1].partition("(")[0], table.share(cell))):
         kl = table.figures(cell, "kl")
         low, high = interval(kl)
-        most, top1, f1 = (table.figures(cell, figure).mean() for figure in ("kl_max", "top1", "f1"))
+        most, top1, f1, truth = (table.figures(cell, name).mean() for name in ("kl_max", "top1", "f1", "truth"))
         yield (
             f"| {' | '.join(cell)} | {table.share(cell):.3f} | {kl.mean():.4f} | {low:.4f} to {high:.4f} "
-            f"| {most:.3f} | {top1:.3f} | {f1:.3f} |"
+            f"| {most:.3f} | {top1:.3f} | {f1:.3f} | {truth:.2f} |"
         )
 
 

@@ -17,7 +17,6 @@ from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.registry import strategies as registry
 from nbkv.strategy import parse
-from nbkv.studies.chunks import OURS
 from nbkv.tasks import ledger
 
 BUDGETED = [
@@ -83,8 +82,8 @@ def test_budget_brings_the_distance_down(distances, name):
     assert some.mean() < none.mean()
 
 
-def test_ours_goes_down_step_by_step(distances):
-    curve = [distances(parse(f"{OURS}(budget={budget})").spec) for budget in STEPS]
+def test_the_alias_goes_down_step_by_step(distances):
+    curve = [distances(parse(f"blend(budget={budget})").spec) for budget in STEPS]
     draw = np.random.default_rng(0)
     for before, after in pairwise(curve):
         drawn = draw.choice(after - before, (1000, len(before))).mean(axis=1)

@@ -113,8 +113,6 @@ def test_the_table_lists_the_registry():
     assert table.set_index("name").loc["prefix", "exact"]
 
 
-def test_blend_stands_for_the_best_chunk_strategy():
-    from nbkv.studies.chunks import OURS
-
-    assert parse("blend").spec == OURS
-    assert parse("blend(0.1)") == parse(f"{OURS}(budget=0.1)")
+def test_blend_stands_for_a_chunk_strategy():
+    assert parse("blend").family == "blend"
+    assert parse("blend(0.1)") == parse(f"{parse('blend').name}(budget=0.1)")
