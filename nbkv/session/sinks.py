@@ -68,7 +68,8 @@ def sink(kind: str, codec: Codec, adapter: ModelAdapter, verdicts: Verdicts) -> 
 
     ``bos``: the tokenizer's BOS; ``none``: nothing; ``dummy``: four times the first token; ``primer``: BOS and as many
     neutral sentences as this model needs (at least one); ``context``: what a chat prompt begins with, and two neutral
-    passages; ``auto``: BOS, or the primer where the measurement asks for one. Raises ``BadOption``.
+    passages; ``auto``: BOS, or the primer where the measurement asks for one (``session.chunk`` may choose ``context``
+    instead, by ``sink_choice``). Raises ``BadOption``.
     """
     if kind not in KINDS:
         message = f"sink={kind!r} is not accepted: sink is one of {', '.join(KINDS)}"
