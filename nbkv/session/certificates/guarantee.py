@@ -16,7 +16,7 @@ class Guarantee:
     The loss of a prompt is 1 if its error is above ``max_kl``, else 0, and the risk is the mean loss of prompts like
     those measured: drawn independently from the same source. Nothing is assumed of how errors are distributed. A
     number of ladders (strategies with falling budgets) is tested at once, each at ``alpha / ladders`` (Bonferroni);
-    within a ladder no more is spent (fixed sequence: Angelopoulos et al. 2021, "Learn then Test", section 3.2).
+    within a ladder no more is spent (fixed sequence: Angelopoulos et al. 2021, "Learn then Test", arXiv 2110.01052).
     """
 
     max_kl: float
