@@ -9,8 +9,8 @@ from nbkv.show.page import notes_html, table_html, table_text, view
 from nbkv.show.units import UNKNOWN, distance, nats, share, times
 
 # above: prompts above the bound, of those measured; at most: the share of all prompts that may be above it
-COLUMNS = ("strategy", "verdict", "above", "at most", "KL", "worst KL", "computed", "speed-up")
-_WORDS = (0, 1)
+COLUMNS = ("strategy", "budget", "verdict", "above", "at most", "KL", "worst KL", "computed", "speed-up")
+_WORDS = (0, 2)
 
 
 def certificate_text(certificate: dict[str, Any]) -> str:
@@ -43,6 +43,7 @@ def _rows(certificate: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             row["strategy"],
+            UNKNOWN if row["budget"] is None else f"{row['budget']:g}",  # a specification leaves its default out
             row["verdict"] + (", chosen" if row["strategy"] == certificate["chosen"] else ""),
             UNKNOWN if row["above"] is None else f"{row['above']} of {row['n']}",
             share(row["bound"]),
