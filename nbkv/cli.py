@@ -118,6 +118,22 @@ def verify(options: argparse.Namespace) -> int:
     return OK if report.ok else FAILED
 
 
+def certify(options: argparse.Namespace) -> int:
+    """Find the cheapest strategy whose error holds a bound on the user's own prompts; fail if none does."""
+    import nbkv
+    from nbkv.tasks import prompt_file
+
+    prompts = prompt_file(options.prompts, n=options.n, seed=options.seed)
+    asked = ",".join(options.strategies) or None
+    with nbkv.load(options.model, strategy="full", device=options.device, dtype=options.dtype) as session:
+        given = {"max_kl": options.max_kl, "alpha": options.alpha, "rate": options.rate, "sink": options.sink}
+        certificate = session.certify(prompts, strategies=asked, **given)
+    _say(repr(certificate))
+    if options.json:
+        Path(options.json).write_text(json.dumps(certificate.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return OK if certificate.ok else FAILED
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Show what nbkv finds here; with ``--plan`` what holding older tokens costs on a model, form by form."""
     from nbkv.doctor import health
@@ -207,6 +223,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--json", metavar="FILE", help="also write the table as JSON")
     one.set_defaults(command=verify)
 
+    _add_certify(commands)
+
     one = commands.add_parser("doctor", help="what nbkv finds on this machine; --plan: what forms of KV cost here")
     told = "measure every form older tokens can be held in, on this model (tiny)"
     one.add_argument("--plan", nargs="?", const="tiny", metavar="MODEL", help=told)
@@ -220,6 +238,28 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--markdown", action="store_true", help="as the table in the README")
     one.set_defaults(command=list_strategies)
     return parser
+
+
+def _add_certify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = commands.add_parser("certify", help="the cheapest reuse whose error holds a bound on your own prompts")
+    one.add_argument("model", metavar="MODEL", help="a known name, a hub id, a folder or a .gguf file")
+    told = "JSON lines with chunks and question, or with prompt; or one prompt a line"
+    one.add_argument("--prompts", required=True, metavar="FILE", help=told)
+    told = "nats: the mean KL from full over an answer that is still good"
+    one.add_argument("--max-kl", required=True, type=float, metavar="E", help=told)
+    told = "the chance of a wrong certificate (%(default)s)"
+    one.add_argument("--alpha", type=float, default=0.1, metavar="A", help=told)
+    told = "the share of prompts that may be above E (%(default)s)"
+    one.add_argument("--rate", type=float, default=0.05, metavar="R", help=told)
+    told = "a strategy to try; may come again (prefix, and each chunk strategy at falling budgets)"
+    one.add_argument("-s", "--strategy", dest="strategies", action="append", default=[], metavar="STRATEGY", help=told)
+    one.add_argument("-n", type=int, metavar="N", help="so many of the prompts, drawn at random (all)")
+    one.add_argument("--seed", type=int, default=0, help="of that draw (%(default)s)")
+    one.add_argument("--sink", default="auto", help="what chunks are encoded behind (%(default)s)")
+    one.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (%(default)s)")
+    one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
+    one.add_argument("--json", metavar="FILE", help="also write the certificate as JSON")
+    one.set_defaults(command=certify)
 
 
 def _table(sweep: Sweep) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nbkv.context import Context
 from nbkv.errors import BadPrompt
 from nbkv.events import Fallback
@@ -20,23 +22,41 @@ def make_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
     as well, one of ``sink="context"`` behind a chat opening: as the first part of a prompt it is a prefix then, and
     exact. Raises ``BadPrompt`` and ``BadOption``.
     """
-    if not isinstance(text, str) or not text:
-        message = f"a chunk is non-empty text, got {text!r:.60}"
-        raise BadPrompt(message)
-    kind = better_sink(ctx, "auto", "context", _encoded) if sink == "auto" and can_measure(ctx) else sink
-    return _encoded(ctx, text, name, kind)
+    kind = settled_sink(ctx, sink)
+    made = tokenised_chunk(ctx, text, name, kind)
+    if ctx.adapter.capabilities.prefix:
+        encode_chunk(made, kind, ctx)
+        return made
+    note = f"not encoded: {ctx.adapter.capabilities.why_not('prefix')}"
+    ctx.tell(Fallback, why=note)
+    return replace(made, notes=(note,))
+
+
+def settled_sink(ctx: Context, sink: str) -> str:
+    """Return the kind of sink that ``auto`` stands for with this model: ``auto`` itself or ``context``."""
+    return better_sink(ctx, "auto", "context", _encoded) if sink == "auto" and can_measure(ctx) else sink
 
 
 def _encoded(ctx: Context, text: str, name: str, sink: str) -> Chunk:
-    codec, adapter, notes = ctx.codec, ctx.adapter, []
+    made = tokenised_chunk(ctx, text, name, sink)
+    encode_chunk(made, sink, ctx)
+    return made
+
+
+def tokenised_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
+    """Return ``text`` as a chunk of which the store need not have anything; raises as ``make_chunk`` does."""
+    if not isinstance(text, str) or not text:
+        message = f"a chunk is non-empty text, got {text!r:.60}"
+        raise BadPrompt(message)
+    codec, adapter = ctx.codec, ctx.adapter
     ids, before = tuple(codec.part(text, first=False)), sinks.sink(sink, codec, adapter, ctx.verdicts)
     ctx.fits(len(before) + len(ids))
-    if adapter.capabilities.prefix:
-        front = tuple(opening(codec) if sink == "context" else codec.bos_ids)
-        if sink in {"auto", "context"} and front and before != front:
-            encode((*front, *ids), ctx)
-        encode((*before, *ids), ctx)
-    else:
-        notes.append(f"not encoded: {adapter.capabilities.why_not('prefix')}")
-        ctx.tell(Fallback, why=notes[-1])
-    return Chunk(name=name, text=text, token_ids=ids, sink=before, model=adapter.fingerprint, notes=tuple(notes))
+    return Chunk(name=name, text=text, token_ids=ids, sink=before, model=adapter.fingerprint)
+
+
+def encode_chunk(chunk: Chunk, sink: str, ctx: Context) -> None:
+    """Have the store hold the KV of ``chunk``, made with ``sink``; also as a first part, where that differs."""
+    front = tuple(opening(ctx.codec) if sink == "context" else ctx.codec.bos_ids)
+    if sink in {"auto", "context"} and front and chunk.sink != front:
+        encode((*front, *chunk.token_ids), ctx)
+    encode((*chunk.sink, *chunk.token_ids), ctx)

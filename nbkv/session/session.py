@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -22,6 +22,9 @@ from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.roster import roster
 from nbkv.session.arguments import built_prompt, chosen_strategy, verdict_name, wanted_sampling
+from nbkv.session.certificates.calibration import Question
+from nbkv.session.certificates.certificate import Certificate, certify
+from nbkv.session.certificates.guarantee import Guarantee
 from nbkv.session.chat import Chat
 from nbkv.session.chunks import make_chunk
 from nbkv.session.compare import compare
@@ -227,6 +230,28 @@ class Session:
             table = compare(replace(ctx, bus=Bus()), chosen, ids, wanted, repeat)
         self.last = table
         return table
+
+    def certify(
+        self,
+        prompts: Iterable[Question],
+        *,
+        max_kl: float,
+        alpha: float = 0.1,
+        rate: float = 0.05,
+        strategies: str | Sequence[str | Strategy] | None = None,
+        sink: str = "auto",
+    ) -> Certificate:
+        """Find the cheapest strategy whose error holds a bound on prompts like ``prompts``, with confidence 1 - alpha.
+
+        Promised of it: at most a share ``rate`` of prompts drawn like these has a mean KL from full over the answer
+        above ``max_kl`` nats. ``prompts`` are items of ``nbkv.tasks``, whose chunks are encoded behind ``sink``, or
+        what ``generate`` takes. ``strategies``: those to try (None: ``prefix``, and every chunk strategy at falling
+        budgets). All are measured as on a first request, whatever the session has in its store. Raises ``BadPrompt``,
+        ``BadOption`` (also for too few prompts: it says how many it takes), ``UnknownName``, ``UnsupportedModel``.
+        """
+        ctx, guarantee = self._open().for_request(), Guarantee(max_kl, rate, alpha)
+        with self._lock.request():
+            return certify(prompts, guarantee, strategies, sink, ctx)
 
     def verify(self, strategy: str | Strategy | Sequence[str | Strategy] | None = None) -> Report:
         """Check this model's walk, cache, relocation and ``strategy`` against its own plain forward; return the table.

@@ -2,7 +2,8 @@
 
 ``ledger``, ``report`` and ``chat`` write text in the closed vocabulary of the bundled readers; so do ``needle`` and
 ``trace``, which are for real models; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text from files;
-``evaluate`` asks the questions in a session and scores the answers.
+``evaluate`` asks the questions in a session and scores the answers. ``prompt_file`` reads prompts of any kind, with or
+without answers.
 """
 
 from nbkv.tasks.chat import chat
@@ -10,6 +11,7 @@ from nbkv.tasks.evaluate import evaluate
 from nbkv.tasks.files.hotpotqa import hotpotqa
 from nbkv.tasks.files.jsonl import from_jsonl
 from nbkv.tasks.files.musique import musique
+from nbkv.tasks.files.prompt_file import prompt_file
 from nbkv.tasks.items import Dialogue, Evidence, Item, Place
 from nbkv.tasks.ledger import ledger
 from nbkv.tasks.needle import needle
@@ -28,6 +30,7 @@ __all__ = [
     "ledger",
     "musique",
     "needle",
+    "prompt_file",
     "report",
     "trace",
 ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from nbkv import cli
         (["run", "missing.ipynb"], "cannot read the notebook"),
         (["run", "missing.ipynb", "--grid", "missing.yaml"], "cannot read the grid"),
         (["report", "missing"], "no folder"),
+        (["certify", "tiny", "--prompts", "missing", "--max-kl", "1"], "no file 'missing'"),
         (["bench", "ttft.prefx"], "did you mean 'ttft.prefix'?"),
     ],
 )
@@ -74,3 +76,44 @@ def test_markdown_escapes_the_bar():
     import pandas as pd
 
     assert cli.markdown(pd.DataFrame({"name": ["a|b"], "n": [1]})) == "| name | n |\n| --- | --- |\n| a\\|b | 1 |"
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    from nbkv.tasks import ledger
+
+    path = tmp_path / "prompts.jsonl"
+    records = [
+        {"chunks": item.chunks, "question": item.question, "instruction": ""}
+        for item in ledger(seed=3, n=5, chunks=2, lines=4)
+    ]
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    return str(path)
+
+
+FEW = ["--alpha", "0.3", "--rate", "0.3"]  # four prompts are enough
+
+
+@pytest.mark.parametrize(
+    ("bound", "code", "said"), [("9", 0, "passage(budget=0.1): with confidence 70 %"), ("0", 1, "refused: ")]
+)
+def test_a_certificate_or_a_refusal_is_printed_and_kept(bound, code, said, prompts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("nbkv.session.measure._GREEDY", 2)
+    kept = tmp_path / "certificate.json"
+    asked = ["certify", "tiny", "--prompts", prompts, "--max-kl", bound, *FEW, "-n", "4", "--json", str(kept)]
+
+    assert cli.main([*asked, "-s", "passage(budget=0.1)"]) == code
+    assert capsys.readouterr().out.startswith(said)
+    data = json.loads(kept.read_text())
+    assert (data["kind"], data["n"], data["max_kl"]) == ("certificate", 4, float(bound))
+    assert (data["chosen"] is None) == bool(code)
+
+
+def test_too_few_prompts_are_one_line(prompts, capsys):
+    assert cli.main(["certify", "tiny", "--prompts", prompts, "--max-kl", "1", "-s", "passage"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        "nbkv: 5 prompts are too few: 45 are needed (with none above max_kl) for rate=0.05, alpha=0.1 and 1 strategy "
+        "(give more prompts, a larger rate or alpha, or fewer strategies)\n"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbkv.studies.equal_share import Point, at_share, ratio
+from nbkv.studies.real_text.equal_share import Point, at_share, ratio
 
 
 def points(*pairs):

@@ -11,9 +11,10 @@ import torch
 
 import nbkv
 from nbkv.families.blend.base import Blend
-from nbkv.studies import real_text, real_text_page
 from nbkv.studies.answers import Cell, measure
-from nbkv.studies.real_text import SINKS, TableFile, fill, missing, questions, rows
+from nbkv.studies.real_text import page as real_text_page
+from nbkv.studies.real_text import table as real_text
+from nbkv.studies.real_text.table import SINKS, TableFile, fill, missing, questions, rows
 from nbkv.tasks import ledger
 
 ROWS = ["cacheblend(budget=0)", "epic(budget=0.3)", "prophet(budget=1.0)", "cachecraft(budget=0.3)"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from math import comb
 
+from nbkv.families.routing.binomial import at_most
 from nbkv.models.identity.verdicts import Verdicts
 
 _MEMORY = 256  # the newest measurements are held
@@ -47,17 +47,12 @@ class KLHistory:
 
         One-sided and exact (Clopper and Pearson, 1934), for prompts that are exchangeable with those measured.
         """
-        return _at_most(self.above(bound), self.n, alpha) <= _DOUBT
+        return at_most(self.above(bound), self.n, alpha) <= _DOUBT
 
     def is_open(self, bound: float, alpha: float) -> bool:
         """Return whether it is neither believed nor refuted, with the same confidence, that ``bound`` is kept."""
-        refuted = 1 - _at_most(self.above(bound) - 1, self.n, alpha) <= _DOUBT
+        refuted = 1 - at_most(self.above(bound) - 1, self.n, alpha) <= _DOUBT
         return not refuted and not self.keeps(bound, alpha)
-
-
-def _at_most(above: int, n: int, alpha: float) -> float:
-    """Return how probable ``above`` or fewer of ``n`` are where each is above a bound with probability ``alpha``."""
-    return sum(comb(n, k) * alpha**k * (1 - alpha) ** (n - k) for k in range(above + 1))
 
 
 def kl_history(verdicts: Verdicts, model: str, spec: str) -> KLHistory:

@@ -46,13 +46,14 @@ def from_jsonl(
     scored = None if metrics is None else check_metrics(metrics)
     folder = Path(path).expanduser().resolve().parent.name
 
-    items = [_item(record, chunks, folder, scored) for record in records(path, _ACCEPTED)]
+    items = [item_of(record, chunks, folder, scored) for record in records(path, _ACCEPTED)]
     return [item for item, _ in chosen(items, n, seed, kinds)]
 
 
-def _item(record: FileRecord, chunks: int, folder: str, metrics: tuple[str, ...] | None) -> Item:
+def item_of(record: FileRecord, chunks: int, folder: str, metrics: tuple[str, ...] | None) -> Item:
+    """Return the item of a record of one of the three kinds; ``folder`` is the name of the file's."""
     if "chunks" in record.data:
-        return _plain(record, metrics)
+        return plain_item(record, record.texts("answers" if "answers" in record.data else "answer"), metrics)
     if "context" in record.data:
         return _longbench(record, chunks, metrics)
     if "outputs" not in record.data:
@@ -60,11 +61,12 @@ def _item(record: FileRecord, chunks: int, folder: str, metrics: tuple[str, ...]
     return _ruler(record, chunks, folder, metrics)
 
 
-def _plain(record: FileRecord, metrics: tuple[str, ...] | None) -> Item:
+def plain_item(record: FileRecord, answers: list[str], metrics: tuple[str, ...] | None) -> Item:
+    """Return the item of a plain record, with ``answers``."""
     return Item(
         chunks=record.texts("chunks"),
         question=record.get("question", str),
-        answers=record.texts("answers" if "answers" in record.data else "answer"),
+        answers=answers,
         kind=str(record.data.get("kind", "plain")),
         metrics=metrics or METRICS,
         instruction=str(record.data.get("instruction", INSTRUCTION)),

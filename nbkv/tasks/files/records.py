@@ -47,15 +47,7 @@ def records(path: str | Path, accepted: str) -> list[FileRecord]:
 
     Raises ``LoadError`` that names the file and the line (in a list: the number of the item).
     """
-    file = Path(path).expanduser()
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        message = f"no file {str(path)!r} (accepted: {accepted})"
-        raise LoadError(message) from None
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"{path}: cannot be read as text: {error} (accepted: {accepted})"
-        raise LoadError(message) from error
+    text, file = read_text(path, accepted), Path(path).expanduser()
     listed = text.lstrip().startswith("[")
     found = list(_listed(text, file, accepted) if listed else _lines(text, file, accepted))
     if not found:
@@ -65,6 +57,18 @@ def records(path: str | Path, accepted: str) -> list[FileRecord]:
         if not isinstance(record.data, dict):
             record.refuse(f"a {type(record.data).__name__}, not an object")
     return found
+
+
+def read_text(path: str | Path, accepted: str) -> str:
+    """Return the text of the file at ``path``; raises ``LoadError`` that says what is ``accepted``."""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        message = f"no file {str(path)!r} (accepted: {accepted})"
+        raise LoadError(message) from None
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{path}: cannot be read as text: {error} (accepted: {accepted})"
+        raise LoadError(message) from error
 
 
 def _lines(text: str, file: Path, accepted: str) -> Iterator[FileRecord]:

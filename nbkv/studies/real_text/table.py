@@ -110,7 +110,7 @@ def fill(session: Session, record: TableFile, items: Sequence[Item], methods: Se
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure as asked for, and write docs/tables/real and docs/real-text.md."""
     import nbkv  # noqa: PLC0415
-    from nbkv.studies.real_text_page import write_page  # noqa: PLC0415
+    from nbkv.studies.real_text.page import write_page  # noqa: PLC0415
 
     asked = _parser().parse_args(arguments)
     tables = Path(asked.out) / "tables" / "real"
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nbkv.studies.real_text", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m nbkv.studies.real_text.table", description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbkv.studies.equal_share import Point, Ratio, at_share, ratio
+from nbkv.studies.real_text.equal_share import Point, Ratio, at_share, ratio
 from nbkv.studies.statistics import interval
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ SHARES = (0.15, 0.2, 0.25)
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What was measured of one model on one data set (a file that ``real_text.TableFile`` wrote)."""
+    """What was measured of one model on one data set (a file that ``real_text.table.TableFile`` wrote)."""
 
     data: dict[str, Any]
 

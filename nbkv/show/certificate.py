@@ -1,0 +1,56 @@
+"""A certificate: what may be promised of which strategy, what was measured, and what it is about."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from nbkv.show.page import notes_html, table_html, table_text, view
+from nbkv.show.units import UNKNOWN, distance, nats, share, times
+
+# above: prompts above the bound, of those measured; at most: the share of all prompts that may be above it
+COLUMNS = ("strategy", "budget", "verdict", "above", "at most", "KL", "worst KL", "computed", "speed-up")
+_WORDS = (0, 2)
+
+
+def certificate_text(certificate: dict[str, Any]) -> str:
+    """Return the choice with its reason, the table, and what it is about."""
+    notes = "".join(f"\nnote: {note}" for note in certificate["notes"])
+    table = table_text(COLUMNS, _rows(certificate), left=_WORDS)
+    return f"{_headline(certificate)}\n{table}\n{_about(certificate)}{notes}"
+
+
+def certificate_html(certificate: dict[str, Any]) -> str:
+    """Return the same as a view."""
+    table = table_html(COLUMNS, _rows(certificate), left=_WORDS)
+    about = f'<p class="nbkv-dim">{escape(_about(certificate))}</p>{notes_html(certificate["notes"])}'
+    return view(f"<p><b>{escape(_headline(certificate))}</b></p>{table}{about}", "certificate")
+
+
+def _headline(certificate: dict[str, Any]) -> str:
+    return certificate["why"] if certificate["chosen"] else f"refused: {certificate['why']}"
+
+
+def _about(certificate: dict[str, Any]) -> str:
+    return (
+        f"{certificate['model']} in {certificate['dtype'].removeprefix('torch.')}, sink {certificate['sink']}; "
+        f"{certificate['n']} prompts (at least {certificate['needed']}), of which {certificate['allowed']} may be "
+        f"above {certificate['max_kl']:g} nats; rate {certificate['rate']:g}, alpha {certificate['alpha']:g}"
+    )
+
+
+def _rows(certificate: dict[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (
+            row["strategy"],
+            UNKNOWN if row["budget"] is None else f"{row['budget']:g}",  # a specification leaves its default out
+            row["verdict"] + (", chosen" if row["strategy"] == certificate["chosen"] else ""),
+            UNKNOWN if row["above"] is None else f"{row['above']} of {row['n']}",
+            share(row["bound"]),
+            distance(row["kl"], certificate["floor"]),
+            nats(row["kl_max"]),
+            share(row["compute_share"]),
+            times(row["ttft_ratio"]),
+        )
+        for row in certificate["rows"]
+    ]
