@@ -15,7 +15,7 @@ from nbkv.models.caches.base import SequenceCache
 
 
 @dataclass(frozen=True, eq=False)
-class GivenRows:
+class HeldRows:
     """K/V that some rows of a pass have already: ``kv`` of the tokens at ``rows`` ``[r]``."""
 
     rows: torch.Tensor
@@ -57,7 +57,7 @@ class _WholeCache(SequenceCache, Cache):
 
     layers: list[_WholeLayer]  # type: ignore[assignment]  # the parent allows any kind of layer
 
-    def __init__(self, given: GivenRows | None) -> None:
+    def __init__(self, given: HeldRows | None) -> None:
         Cache.__init__(self, layer_class_to_replicate=_WholeLayer)
         if given is not None:
             sides = zip(given.kv.keys, given.kv.values, strict=True)
@@ -79,7 +79,7 @@ def own_pass(
     *,
     first: int = 0,
     split: int = 0,
-    given: GivenRows | None = None,
+    given: HeldRows | None = None,
 ) -> OwnPass:
     """Return what the model itself makes of ``ids`` ``[n]``, the first of them at position ``first``.
 

@@ -53,7 +53,7 @@ class ModelAnswers:
     def __post_init__(self) -> None:
         """Compute nothing yet."""
         self._known: dict[tuple[int, ...], ModelAnswer] = {}
-        self._placed: dict[tuple[tuple[int, ...], int], KV | None] = {}
+        self._placed: dict[tuple[tuple[int, ...], int], KV] = {}
 
     def to(self, ids: tuple[int, ...]) -> ModelAnswer:
         """Return the answer to the prompt ``ids``."""
@@ -66,14 +66,11 @@ class ModelAnswers:
         """Return whether K/V of this model lie by position."""
         return self.ctx.adapter.capabilities.prefix and self.ctx.adapter.capabilities.per_token
 
-    def kv_of(self, path: tuple[int, ...], first: int = 0) -> KV | None:
-        """Return the K/V the model makes of ``path`` when its first token is at position ``first``.
-
-        None where that is before position 0.
-        """
+    def kv_of(self, path: tuple[int, ...], first: int = 0) -> KV:
+        """Return the K/V the model makes of ``path`` when its first token is at position ``first``."""
         key = (path, first)
         if key not in self._placed:
-            self._placed[key] = own_pass(self.ctx.adapter, path, first=first).kv if first >= 0 else None
+            self._placed[key] = own_pass(self.ctx.adapter, path, first=first).kv
         return self._placed[key]
 
     def _answer(self, ids: tuple[int, ...]) -> ModelAnswer:

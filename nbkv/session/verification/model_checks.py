@@ -42,7 +42,6 @@ def stored(ctx: Context, answers: ModelAnswers, path: tuple[int, ...], limits: L
     if not answers.has_kv or not ctx.store.holds(ctx.space(), path):
         return
     want = answers.kv_of(path[: ctx.adapter.capabilities.whole(len(path))])
-    assert want is not None  # noqa: S101
     with ctx.store.reading(ctx.space(), path) as held:
         for at, kv in held:
             error = kv_error(kv, want[at : at + kv.length])

@@ -15,7 +15,7 @@ import torch
 from nbkv.context import Context
 from nbkv.kv import KV
 from nbkv.models.caches.growing import GrowingCache
-from nbkv.models.probing.own_pass import GivenRows, OwnPass, own_pass
+from nbkv.models.probing.own_pass import HeldRows, OwnPass, own_pass
 from nbkv.result import Chunk, Provenance
 from nbkv.session.verification.model_answers import Limits, ModelAnswers, kv_error, logits_error
 from nbkv.session.verification.prompts import ChunkPrompt
@@ -114,7 +114,7 @@ class ReuseChecks:
         assert whole is not None  # noqa: S101
         for chunk, start, stop in given.prompt.chunks:
             own, here = self._moved(chunk, start, start), whole[start:stop]
-            if own is not None and kv_error(own[: here.length], here, layers=(0,)) > self.limits.kv:
+            if kv_error(own[: here.length], here[: own.length], layers=(0,)) > self.limits.kv:
                 return False
         return True
 
@@ -131,10 +131,10 @@ class ReuseChecks:
         for chunk, start, stop in given.prompt.chunks:
             place = int(trial.places[start])
             taken = torch.from_numpy((sources[start:stop] == Provenance.CHUNK).nonzero()[0])
-            want = self._moved(chunk, start, place)
-            if chunk.name in given.missing or want is None or not len(taken):
+            if chunk.name in given.missing or not len(taken):
                 continue
-            error = kv_error(kv[place : place + stop - start], want, taken, layers)
+            want = self._moved(chunk, start, place)
+            error = kv_error(kv[place : place + want.length], want, taken, layers)
             note = f"K/V of chunk {chunk.name!r} in {len(layers)} of {len(kv.keys)} layers, {given.name}"
             self.checks.error(self._name("reused rows"), error, self.limits.kv, note)
 
@@ -149,7 +149,7 @@ class ReuseChecks:
         rows[trial.places[~torch.from_numpy(held)]] = False  # what is no token of the prompt is taken as it is
         rows = rows[: kv.length]
         taken, computed = rows.nonzero().flatten(), (~rows).nonzero().flatten()
-        own = self._own(trial, GivenRows(taken, _at(kv, taken)))
+        own = self._own(trial, HeldRows(taken, _at(kv, taken)))
         note = f"over the {len(taken)} rows held, {given.name}"
         self.checks.error(self._name("other rows"), kv_error(kv, own.kv, computed), self.limits.kv, note)
         if known.causal:
@@ -158,22 +158,36 @@ class ReuseChecks:
 
     # what the model makes of it
 
-    def _own(self, trial: Trial, given: GivenRows | None = None) -> OwnPass:
+    def _own(self, trial: Trial, given: HeldRows | None = None) -> OwnPass:
         assert trial.kv is not None  # noqa: S101
         wide = np.zeros(len(trial.prompt.ids) + trial.prefilled.extra, dtype=np.int64)
         wide[trial.places.numpy()] = trial.prompt.ids
         return own_pass(self.ctx.adapter, wide[: trial.kv.length].tolist(), given=given)
 
-    def _moved(self, chunk: Chunk, start: int, place: int) -> KV | None:
-        """Return the K/V of ``chunk``, which begins at ``start`` of the prompt, alone behind its sink at ``place``."""
+    def _moved(self, chunk: Chunk, start: int, place: int) -> KV:
+        """Return the K/V of ``chunk``, which begins at ``start`` of the prompt, alone behind its sink at ``place``.
+
+        Made at that very place, so that no rotation of ours is trusted. Where a model's values are others there than at
+        position 0, and before position 0, a chunk's K/V are by definition those made at 0, with the keys rotated.
+        """
         path = chunk.path(start, self.ctx.adapter.capabilities.block)
         ahead = len(path) - len(chunk)
-        whole = self.ctx.adapter.capabilities.whole(len(path))
-        kv = self.answers.kv_of(path[:whole], place - ahead)
-        return None if kv is None else kv[ahead:]
+        path = path[: self.ctx.adapter.capabilities.whole(len(path))]
+        at_zero = self.answers.kv_of(path)
+        there = self.answers.kv_of(path, place - ahead) if place >= ahead else None
+        # a tenth of the limit, so that the rest of it is left to the error itself
+        if there is not None and kv_error(_values(there), _values(at_zero)) <= self.limits.kv / 10:
+            return there[ahead:]
+        old, rope = torch.arange(len(path), device=self.ctx.adapter.device), self.ctx.adapter.rope
+        return at_zero[ahead:] if rope is None else rope.move(at_zero, old, old + place - ahead)[ahead:]
 
     def _name(self, check: str) -> str:
         return f"{self.strategy.spec} with chunks: {check}"
+
+
+def _values(kv: KV) -> KV:
+    """Return the values alone."""
+    return KV(kv.values, kv.values)
 
 
 def _at(kv: KV, rows: torch.Tensor) -> KV:
