@@ -83,10 +83,10 @@ class ModelAnswers:
         tokens = text(steps, self.ctx, len(ids) % 7)
         if self.has_kv:
             own = own_pass(adapter, (*ids, *tokens))
-            logits, kv = own.logits, own.kv
-        else:
-            logits, kv = adapter.plain(adapter.tensor((*ids, *tokens))), None
-        return ModelAnswer(logits[len(ids) - 1], tokens, logits[len(ids) :], kv)
+            return ModelAnswer(own.logits[len(ids) - 1], tokens, own.logits[len(ids) :], own.kv)
+        # rows of a longer pass are no reference: where nothing can be cached, they may depend on what follows
+        passes = [adapter.plain(adapter.tensor((*ids, *tokens[:n])))[-1] for n in range(steps + 1)]
+        return ModelAnswer(passes[0], tokens, torch.stack(passes)[1:])
 
     def _plain(self, ids: tuple[int, ...]) -> torch.Tensor:
         """Return the logits ``[V]`` of the token after ``ids`` of a model that decodes in blocks or on canvases."""
