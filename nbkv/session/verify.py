@@ -70,10 +70,16 @@ class _StrategyChecks:
     def _chunk_prompts(self) -> tuple[ChunkPrompt, ...]:
         known, made = self.ctx.adapter.capabilities, chunk_prompts(self.ctx)
         longest = max(len(given.prompt.ids) for given in made) + STEPS
-        if longest < min(known.context, known.stable_context):
-            return made
-        self.checks.unchecked("with chunks", f"not checked: this model's context is {known.context} tokens")
-        return ()
+        if longest >= min(known.context, known.stable_context):
+            self.checks.unchecked("with chunks", f"not checked: this model's context is {known.context} tokens")
+            return ()
+        # whether a model repeats itself was proved where its K/V are reused
+        if not self.answers.has_kv and not all(
+            self.answers.repeats(given.prompt.ids, self.limits.logits) for given in made
+        ):
+            self.checks.unchecked("with chunks", "not checked: the model itself answers them otherwise each time")
+            return ()
+        return made
 
     def _exact(self, full: Strategy, prompts: dict[str, tuple[int, ...]]) -> None:
         checks = ExactChecks(self.answers, self.limits, full, self.checks)

@@ -498,3 +498,20 @@ def links(model_of, tmp_path, monkeypatch):
     noise = torch.randn(8, 5, llama.config.hidden_size, generator=torch.Generator().manual_seed(0))
     write_links(tmp_path / NAME, Links(noise))
     monkeypatch.setattr(llama, "name_or_path", str(tmp_path))
+
+
+def test_a_model_that_does_not_repeat_itself_is_no_measure(session_of, monkeypatch):
+    from nbkv.session.verification.model_answers import ModelAnswers
+
+    session = session_of()
+    monkeypatch.setattr(ModelAnswers, "has_kv", property(lambda _: False))
+    own = type(session.adapter).plain
+
+    def plain(self, ids):
+        return own(self, ids) + (torch.randn(()) if len(ids) > 60 else 0.0)
+
+    monkeypatch.setattr(type(session.adapter), "plain", plain)
+    report = session.verify("full")
+
+    assert report.ok
+    assert any("otherwise each time" in row["note"] for row in report.rows)

@@ -66,6 +66,10 @@ class ModelAnswers:
         """Return whether K/V of this model lie by position."""
         return self.ctx.adapter.capabilities.prefix and self.ctx.adapter.capabilities.per_token
 
+    def repeats(self, ids: tuple[int, ...], limit: float) -> bool:
+        """Return whether the model gives the same logits twice; with random hashes, beyond some length, it does not."""
+        return logits_error(self._answer(ids).first, self.to(ids).first) <= limit
+
     def kv_of(self, path: tuple[int, ...], first: int = 0) -> KV:
         """Return the K/V the model makes of ``path`` when its first token is at position ``first``."""
         key = (path, first)
