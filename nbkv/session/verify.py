@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
+
 from nbkv.context import Context
 from nbkv.errors import NbkvError, UnsupportedModel
 from nbkv.prompts.prompt import Prompt
@@ -29,11 +31,16 @@ def verify(ctx: Context, strategies: Sequence[Strategy], chunks: Sequence[Chunk]
     Of ``chunks``, those of the session, what its store holds is compared with what the model makes of them. A strategy
     the model cannot serve is a row that says why; it fails nothing.
     """
-    adapter = ctx.adapter
+    adapter, known = ctx.adapter, ctx.adapter.capabilities
     answers = ModelAnswers(in_store_of_its_own(ctx))
     prompts = plain_prompts(adapter.config.vocab_size, adapter.capabilities)
     first = next(iter(prompts.values()))
+    # rounding grows with length: the longest prompt that fits tells its own share
+    longest = max((first, *(given.prompt.ids for given in chunk_prompts(answers.ctx))), key=len)
     allowed = limits(answers, first)
+    if adapter.dtype != torch.float32 and len(longest) + STEPS < min(known.context, known.stable_context):
+        other = limits(answers, longest)
+        allowed = Limits(max(allowed.logits, other.logits), max(allowed.kv, other.kv))
     rows = list(check_model(ctx, answers, first, allowed, chunks).rows.values())
     for strategy in strategies:
         rows.extend(_StrategyChecks(ctx, answers, allowed, strategy).run(prompts).rows.values())
