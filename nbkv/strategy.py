@@ -35,8 +35,8 @@ class Prefilled:
     of each token's fresh K/V from the cached (nan: not compared). ``rows`` and ``select`` count the token-layers run,
     ``load_s`` and ``select_s`` are seconds. ``lease`` is that of the store. ``own`` is the strategy's own state for its
     later stages, ``figures`` its statistics of decoding, for ``result.decoding``. ``extra`` rows of the cache are no
-    tokens of the prompt; the answer's positions come after them. ``by`` is the strategy that served the request, where
-    one routes requests to others.
+    tokens of the prompt, whose own are at ``places`` ``[n_prompt]`` (None: the first ones); the answer's positions come
+    after them all. ``by`` is the strategy that served the request, where one routes requests to others.
     """
 
     cache: SequenceCache
@@ -53,6 +53,7 @@ class Prefilled:
     own: Any = None
     figures: dict[str, Any] = field(default_factory=dict)
     extra: int = 0
+    places: NDArray[np.int64] | None = None
     by: Strategy | None = None
 
 

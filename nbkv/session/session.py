@@ -265,7 +265,7 @@ class Session:
         else:
             chosen = [parse(one) for one in strategy]
         with self._lock.request():
-            report = verify(ctx, chosen)
+            report = verify(ctx, chosen, tuple(self.chunks.values()))
         for one in chosen:
             ctx.verdicts.put(verdict_name(one, ctx), report.failed(one.spec))
         return report

@@ -2,208 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import numpy as np
 import torch
 
-from nbkv import show
-from nbkv.context import Context, Request
-from nbkv.errors import UnsupportedModel
-from nbkv.events import Bus
-from nbkv.fidelity import scaled_error
-from nbkv.models.adapter import ModelAdapter
-from nbkv.models.caches.base import SequenceCache
-from nbkv.models.capabilities import Capabilities
-from nbkv.models.diffusion.block import opened
-from nbkv.models.probing.prompt import made_up_ids
-from nbkv.models.probing.rotary import alone, probed_positions
+from nbkv.context import Context
+from nbkv.errors import NbkvError, UnsupportedModel
 from nbkv.prompts.prompt import Prompt
+from nbkv.result import Chunk
+from nbkv.session.verification.exact_checks import ExactChecks
+from nbkv.session.verification.model_answers import STEPS, Limits, ModelAnswers, limits
+from nbkv.session.verification.model_checks import check_model, stored
+from nbkv.session.verification.prompts import ChunkPrompt, chunk_prompts, long_prompt, plain_prompts
+from nbkv.session.verification.report import Checks, Report
+from nbkv.session.verification.reuse_checks import ReuseChecks
+from nbkv.session.verification.trials import attempt, encode_chunks, in_store_of_its_own
+from nbkv.stopping import Stopped
 from nbkv.stores.base import Scratch
-from nbkv.stores.memory import MemoryStore
-from nbkv.strategy import Prefilled, Strategy
+from nbkv.strategy import Strategy
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_TOKENS = 48
-_BLOCKS = 3  # and at least so many diffusion blocks
-_RAGGED = 3  # tokens of a prompt that fill no diffusion block
-_TAIL = 16  # tokens that differ between two prompts which share the rest
-_OTHER = 104_729  # another prime: other made-up tokens
-_FP32_LIMIT = 1e-4
-_FARTHEST = 32_768  # tokens; keys are moved at most to here
-_SINGLE = 4  # tokens looked at, each alone
+__all__ = ["Report", "verify"]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What was checked.
+def verify(ctx: Context, strategies: Sequence[Strategy], chunks: Sequence[Chunk] = ()) -> Report:
+    """Return the checks of ``ctx``'s model and of ``strategies`` on it, on made-up prompts in stores of their own.
 
-    Rows of ``strategy`` (empty: the model itself), ``check``, ``error`` (the largest scaled difference; None if there
-    is nothing to check), ``limit``, ``ok`` and ``note``.
+    Of ``chunks``, those of the session, what its store holds is compared with what the model makes of them. A strategy
+    the model cannot serve is a row that says why; it fails nothing.
     """
-
-    model: str
-    strategy: str
-    rows: tuple[dict[str, Any], ...]
-
-    @property
-    def ok(self) -> bool:
-        """Return whether everything passed."""
-        return all(row["ok"] for row in self.rows)
-
-    def failed(self, spec: str) -> str:
-        """Return the first check of the model or of strategy ``spec`` that failed; empty if none did."""
-        own = [row for row in self.rows if row["strategy"] in {"", spec} and not row["ok"]]
-        return f"{own[0]['check']}: error {own[0]['error']:.1e}, limit {own[0]['limit']:.1e}" if own else ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-able data."""
-        return {
-            "kind": "report",
-            "model": self.model,
-            "strategy": self.strategy,
-            "ok": self.ok,
-            "rows": list(self.rows),
-        }
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row a check."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
-
-        return pd.DataFrame(list(self.rows))
-
-    def __repr__(self) -> str:
-        """Return the table as text."""
-        return show.report_text(self.to_dict())
-
-    def _repr_html_(self) -> str:
-        return show.report_html(self.to_dict())
-
-
-def verify(ctx: Context, strategies: Sequence[Strategy]) -> Report:
-    """Return the checks of ``ctx``'s model and of ``strategies`` on it, on made-up prompts in a store of their own.
-
-    A strategy the model cannot serve is a row that says why; it fails nothing.
-    """
-    adapter = ctx.adapter
-    scratch = replace(ctx, store=MemoryStore(limit=2**40), bus=Bus(), scratch=Scratch())
-    first, second = _prompts(adapter.config.vocab_size, adapter.capabilities)
-    plain = {ids: _plain(ctx, ids) for ids in (first, second)}
-    limit = _FP32_LIMIT if adapter.dtype == torch.float32 else _half_limit(ctx, first, plain[first])
-    rows = [
-        _row(
-            "full pass", scaled_error(_prefill(scratch, Strategy(), first).logits, plain[first]), limit, _how(adapter)
-        ),
-        _cut(scratch, first, plain[first], limit),
-        _moved(adapter, first, limit),
-    ]
+    adapter, known = ctx.adapter, ctx.adapter.capabilities
+    answers = ModelAnswers(in_store_of_its_own(ctx))
+    prompts = plain_prompts(adapter.config.vocab_size, adapter.capabilities)
+    first = next(iter(prompts.values()))
+    # rounding grows with length: the longest prompt that fits tells its own share
+    longest = max((first, *(given.prompt.ids for given in chunk_prompts(answers.ctx))), key=len)
+    allowed = limits(answers, first)
+    if adapter.dtype != torch.float32 and len(longest) + STEPS < min(known.context, known.stable_context):
+        other = limits(answers, longest)
+        allowed = Limits(max(allowed.logits, other.logits), max(allowed.kv, other.kv))
+    rows = list(check_model(ctx, answers, first, allowed, chunks).rows.values())
     for strategy in strategies:
-        rows.extend(_strategy_rows(scratch, strategy, plain, limit))
+        rows.extend(_StrategyChecks(ctx, answers, allowed, strategy).run(prompts).rows.values())
     return Report(adapter.name, ", ".join(strategy.spec for strategy in strategies), tuple(rows))
 
 
-def _strategy_rows(
-    ctx: Context, strategy: Strategy, plain: dict[tuple[int, ...], torch.Tensor], limit: float
-) -> list[dict[str, Any]]:
-    try:
-        strategy.check(ctx.adapter)
-    except UnsupportedModel as refusal:
-        return [_unchecked(strategy.spec, limit, f"refused: {refusal}", strategy.spec)]
-    tested = strategy if strategy.exact else strategy.at_full_budget()
-    if tested is None:
-        return [_unchecked(strategy.spec, limit, "has no full budget at which it would equal full", strategy.spec)]
-    first, second = plain
-    rows = []
-    for name, ids in (("cold", first), ("again", first), ("branch", second), ("back to the first", first)):
-        prefilled = _prefill(ctx, tested, ids)
-        note = f"{int((prefilled.provenance == 0).sum())} of {len(ids)} tokens fresh"
-        error = scaled_error(prefilled.logits, plain[ids])
-        rows.append(_row(f"{tested.spec}: {name}", error, limit, note, strategy.spec))
-    return rows
+class _StrategyChecks:
+    """The checks of one strategy, in a store of its own."""
 
+    def __init__(self, ctx: Context, answers: ModelAnswers, allowed: Limits, strategy: Strategy) -> None:
+        self.ctx, self.answers, self.limits = in_store_of_its_own(ctx), answers, allowed
+        self.strategy, self.checks = strategy, Checks(strategy.spec)
 
-def _how(adapter: ModelAdapter) -> str:
-    return "through the layer walk" if adapter.walk else "plain forward: the layers cannot be walked"
+    def run(self, prompts: dict[str, tuple[int, ...]]) -> Checks:
+        strategy = self.strategy
+        try:
+            strategy.check(self.ctx.adapter)
+        except UnsupportedModel as refusal:
+            self.checks.unchecked(strategy.spec, f"refused: {refusal}")
+            return self.checks
+        full = strategy if strategy.exact else strategy.at_full_budget()
+        if full is None:
+            self.checks.unchecked(strategy.spec, "has no full budget at which it would equal full")
+        else:
+            self._guarded(full.spec, lambda: self._exact(full, prompts))
+        with_chunks = self._chunk_prompts()
+        if full is not None:
+            self._guarded(f"{full.spec} with chunks", lambda: self._exact_with_chunks(full, with_chunks))
+        if not strategy.exact and strategy != full:
+            self._guarded(f"{strategy.spec} with chunks", lambda: self._at_its_budget(with_chunks))
+        self._kept([*prompts.values(), *(given.prompt.ids for given in with_chunks)], with_chunks)
+        return self.checks
 
+    def _chunk_prompts(self) -> tuple[ChunkPrompt, ...]:
+        known, made = self.ctx.adapter.capabilities, chunk_prompts(self.ctx)
+        longest = max(len(given.prompt.ids) for given in made) + STEPS
+        if longest >= min(known.context, known.stable_context):
+            self.checks.unchecked("with chunks", f"not checked: this model's context is {known.context} tokens")
+            return ()
+        # whether a model repeats itself was proved where its K/V are reused
+        if not self.answers.has_kv and not all(
+            self.answers.repeats(given.prompt.ids, self.limits.logits) for given in made
+        ):
+            self.checks.unchecked("with chunks", "not checked: the model itself answers them otherwise each time")
+            return ()
+        return made
 
-def _cut(ctx: Context, ids: tuple[int, ...], plain: torch.Tensor, limit: float) -> dict[str, Any]:
-    """Check a pass that goes on from cached tokens: several at once where prefixes are reused, else token by token."""
-    adapter = ctx.adapter
-    cache, at = adapter.new_cache(), adapter.capabilities.whole(len(ids) // 2)
-    several = adapter.capabilities.prefix or adapter.capabilities.block is not None
-    stops = [len(ids)] if several else range(at + 1, len(ids) + 1)
-    logits = adapter.prefill(ids[:at], cache)
-    for stop in stops:
-        logits = adapter.prefill(ids[:stop], cache, start=at)
-        at = stop
-    return _row("from a cache", scaled_error(_after(ctx, ids, cache, logits), plain), limit, cache.kind)
+    def _exact(self, full: Strategy, prompts: dict[str, tuple[int, ...]]) -> None:
+        checks = ExactChecks(self.answers, self.limits, full, self.checks)
+        for name, ids in prompts.items():
+            checks.see(self.ctx, name, Prompt(ids))
 
+    def _exact_with_chunks(self, full: Strategy, prompts: Sequence[ChunkPrompt]) -> None:
+        """At its full budget a prompt with chunks equals the model's own, whether they are in the store or not."""
+        for given in prompts:
+            ctx = in_store_of_its_own(self.ctx)
+            self._encode(ctx, given)
+            ExactChecks(self.answers, self.limits, full, self.checks).see(ctx, given.name, given.prompt)
 
-def _after(ctx: Context, ids: tuple[int, ...], cache: SequenceCache, logits: torch.Tensor) -> torch.Tensor:
-    """Return the logits of the token after ``ids``, which ``cache`` holds and whose last row gave ``logits``."""
-    prefilled = Prefilled(cache=cache, logits=logits, provenance=np.zeros(len(ids), dtype=np.uint8))
-    return Strategy().opening(prefilled, Request(Prompt(ids), 1), ctx)
+    def _at_its_budget(self, prompts: Sequence[ChunkPrompt]) -> None:
+        """Check what can be known of it: each prompt alone, then all of them in a session that keeps what it keeps."""
+        reuses = "relocation" in self.strategy.needs  # what moves cached keys reuses chunks
+        spaces = [Scratch() for _ in prompts]
+        alone = [(given, space, True) for given, space in zip(prompts, spaces, strict=True)]
+        together = [(given, self.ctx.scratch, False) for given in (*prompts, *prompts[:1])]
+        for given, scratch, canonical in (*alone, *together):
+            if not canonical and not any(spaces):
+                return  # nothing is kept between requests
+            ctx = replace(self.ctx, scratch=scratch)
+            self._encode(ctx, given)
+            tried = ReuseChecks(ctx, self.answers, self.limits, self.strategy, self.checks)
+            trial = attempt(ctx, self.strategy, given.prompt)
+            tried.see(trial, given, canonical=canonical)
+            if reuses and not tried.reused(trial, given):
+                self._at_length(tried)
 
+    def _at_length(self, tried: ReuseChecks) -> None:
+        """Check reuse of one long chunk: of a short one a strategy may be asked to run every token again."""
+        given = long_prompt(self.ctx)
+        self._encode(tried.ctx, given)
+        trial = attempt(tried.ctx, self.strategy, given.prompt)
+        if not tried.reused(trial, given):
+            tried.nothing_reused(f"all {len(given.prompt.chunks[0][0])} tokens of a chunk were run again")
 
-def _moved(adapter: ModelAdapter, ids: tuple[int, ...], limit: float) -> dict[str, Any]:
-    """Check keys moved to later positions against keys that were made there, of tokens alone in their context.
+    def _encode(self, ctx: Context, given: ChunkPrompt) -> None:
+        if ctx.adapter.capabilities.prefix:
+            encode_chunks(ctx, given)
 
-    In a longer context the model itself differs from place to place: it rounds its angles to its own precision.
-    """
-    if adapter.rope is None:
-        return _unchecked("relocation", limit, f"refused: {adapter.capabilities.why_not('relocation')}")
-    positions = probed_positions(adapter, _FARTHEST)
-    keys, _ = alone(adapter, adapter.tensor(ids[:_SINGLE]), positions)
-    at_zero = [layer[0][:, :, None].expand(-1, -1, len(positions), -1) for layer in keys]
-    moved = adapter.rope.keys(at_zero, torch.zeros_like(positions), positions)
-    pairs = zip(moved, (layer.permute(1, 2, 0, 3) for layer in keys), strict=True)
-    worst = max(scaled_error(got, want) for got, want in pairs if want.numel())
-    return _row("relocation", worst, limit, f"keys moved by up to {int(positions[-1])} positions")
+    def _kept(self, prompts: Sequence[tuple[int, ...]], with_chunks: Sequence[ChunkPrompt]) -> None:
+        """Check the store afterwards: whatever any strategy may read as exact is what the model itself makes."""
+        if not self.answers.has_kv:
+            return
+        block = self.ctx.adapter.capabilities.block
+        paths = [chunk.path(start, block) for given in with_chunks for chunk, start, _ in given.prompt.chunks]
+        own = Checks(self.strategy.spec)
+        for path in dict.fromkeys([*paths, *prompts]):
+            stored(self.ctx, self.answers, path, self.limits, own)
+        for row in own.rows.values():
+            name = f"{self.strategy.spec}: {row['check']}"
+            self.checks.rows[name] = row | {"check": name}
 
-
-def _prompts(vocabulary: int, known: Capabilities) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    length = min(max(_TOKENS, _BLOCKS * (known.block or 0)) + _RAGGED * (not known.causal), known.context - 1)
-    first, tail = made_up_ids(length, vocabulary), min(_TAIL, length // 2)
-    return first, (*first[: length - tail], *made_up_ids(tail, vocabulary, _OTHER))
-
-
-def _prefill(ctx: Context, strategy: Strategy, ids: tuple[int, ...]) -> Prefilled:
-    request = Request(Prompt(ids), 1)
-    prefilled = strategy.prefill(request, ctx)
-    prefilled.logits = strategy.opening(prefilled, request, ctx)
-    strategy.commit(prefilled, ids, request, ctx)
-    return prefilled
-
-
-def _plain(ctx: Context, ids: tuple[int, ...]) -> torch.Tensor:
-    """Return the logits ``[V]`` of the token after ``ids`` by the model's own forward over all of them at once."""
-    adapter, recipe = ctx.adapter, ctx.adapter.recipe
-    if adapter.canvas is not None:
-        return adapter.canvas.plain(adapter.tensor(ids), adapter.canvas.opened(len(ids)))[0]
-    if recipe is None:
-        return adapter.plain(adapter.tensor(ids))[-1]
-    block = opened(ids, recipe, adapter.device)
-    logits = adapter.plain(torch.cat([adapter.tensor(ids[: block.start]), block.ids]))
-    return logits[len(ids) - recipe.shifted]
-
-
-def _half_limit(ctx: Context, ids: tuple[int, ...], plain: torch.Tensor) -> float:
-    """Return twice the error of the model's own pass when it is split where ``branch`` splits it (house rule 1)."""
-    adapter, cache = ctx.adapter, ctx.adapter.new_cache()
-    at = adapter.capabilities.whole(len(ids) - _TAIL)
-    adapter.prefill(ids[:at], cache)
-    logits = adapter.prefill(ids, cache, start=at)
-    rounding = 4 * float(torch.finfo(adapter.dtype).eps)
-    return max(2 * scaled_error(_after(ctx, ids, cache, logits), plain), rounding)
-
-
-def _unchecked(check: str, limit: float, note: str, strategy: str = "") -> dict[str, Any]:
-    return {"strategy": strategy, "check": check, "error": None, "limit": limit, "ok": True, "note": note}
-
-
-def _row(check: str, error: float, limit: float, note: str, strategy: str = "") -> dict[str, Any]:
-    return {"strategy": strategy, "check": check, "error": error, "limit": limit, "ok": error <= limit, "note": note}
+    def _guarded(self, what: str, run: Callable[[], None]) -> None:
+        """Run checks; an exception is one that failed, a refusal with a reason one that says so."""
+        try:
+            run()
+        except Stopped:
+            raise
+        except NbkvError as refusal:
+            self.checks.unchecked(f"{what}: refused", str(refusal))
+        except Exception as error:  # noqa: BLE001  (a strategy may go wrong in any way; that is what is looked for)
+            self.checks.holds(f"{what}: raised", ok=False, note=f"{type(error).__name__}: {error}")

@@ -127,6 +127,7 @@ class KVLink(Strategy):
             load_s=load_s,
             notes=[*partial.notes, *self._notes(plan, partial, links, ctx)],
             extra=len(plan.added),
+            places=plan.where,
         )
 
     def _read(self, adapter: ModelAdapter) -> Links:

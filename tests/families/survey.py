@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 import warnings
@@ -17,6 +18,7 @@ from shrinking import families, small_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import nbkv
+from nbkv.registry import strategies as registry
 
 TURNS = 6
 TABLE = Path(__file__).parents[2] / "docs" / "families.md"
@@ -62,13 +64,24 @@ def survey(family: str) -> Row:
     with session:
         found = session.adapter.capabilities
         strategy = "prefix" if found.prefix else "full"
-        report = session.verify(strategy)
+        report = session.verify([strategy, *_with_chunks(session, family)])
         assert report.ok, report
         _chat(session, strategy)
         missing = found.why_not("relocation" if found.prefix else "prefix")
         why = "; ".join(filter(None, [*session.adapter.notes, missing if not found.relocation else ""]))
         why = missing if not found.prefix else why
         return Row(family, strategy, found.walk, found.relocation, found.positions, _one_line(why))
+
+
+def _with_chunks(session: nbkv.Session, family: str) -> list[str]:
+    """Return one strategy that reuses chunks, of those that serve this model: another one for each family."""
+    served = []
+    for name in registry.names():
+        if "relocation" in registry.get(name).needs:
+            with contextlib.suppress(nbkv.UnsupportedModel):
+                registry.get(name)().check(session.adapter)
+                served.append(name)
+    return served[sum(map(ord, family)) % len(served) :][:1] if served else []
 
 
 def _chat(session: nbkv.Session, strategy: str) -> None:
@@ -111,8 +124,9 @@ Made by `make tables` with transformers {transformers.__version__}: a small rand
 mappings for causal and for image-text language models (served as text) goes through the self-check and a chat of six
 turns. *prefix*: exact with `prefix`, greedy tokens and logits the model's own; with recurrent layers by checkpoints of
 their states. *full*: served, every prompt computed in full; the reason stands beside it. *walk*: layers are run one by
-one. *chunks*: keys can be moved to another position, which chunk reuse needs. Models of other code are probed in the
-same way when they are loaded: `nbkv verify MODEL`.
+one. *chunks*: keys can be moved to another position, which chunk reuse needs; the self-check then runs a strategy that
+reuses chunks as well, at its full and at its own budget. Models of other code are probed in the same way when they are
+loaded: `nbkv verify MODEL`.
 
 {counts["prefix"]} with prefix reuse, {counts["full"]} in full only, {counts["refused"]} refused, {counts["not built"]}
 that transformers does not build from a small config here.

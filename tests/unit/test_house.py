@@ -355,7 +355,7 @@ TESTED_ELSEWHERE = {
     "unit/test_projection.py": "models/projection/project",
     "unit/test_ranges.py": "models/attention/intercept models/attention/masks",
     "unit/test_reader.py": "training/batch_scoring",
-    "unit/test_real_text.py": "studies/answers studies/real_text/page studies/real_text/table",
+    "unit/test_real_text.py": "studies/answers studies/real_text/table",
     "unit/test_rope.py": "models/probing/rotary",
     "unit/test_session.py": "errors events inference/by_token session/compare",
     "unit/test_show.py": "show/bars show/columns show/comparison show/figures show/stats show/units",
@@ -364,7 +364,7 @@ TESTED_ELSEWHERE = {
     "unit/test_tasks.py": (
         "studies/oracle tasks/chat tasks/evaluate tasks/items tasks/ledger tasks/report tasks/vocabulary tasks/writer"
     ),
-    "unit/test_verdicts.py": "models/identity/record models/probing/probe session/verify",
+    "unit/test_verdicts.py": "models/identity/record models/probing/probe",
     "unit/test_widgets.py": "widgets/base widgets/choices widgets/throttle",
 }
 
@@ -407,6 +407,11 @@ REACHED = {
     "unit/test_store_protocol.py": "stores/base",
     "unit/test_store_spec.py": "stores/spec",
     "unit/test_tasks.py": "tasks/questions",
+    "unit/test_verify.py": (
+        "models/probing/own_pass session/verification/exact_checks session/verification/model_answers "
+        "session/verification/model_checks session/verification/prompts session/verification/report "
+        "session/verification/reuse_checks session/verification/trials"
+    ),
     "unit/test_widgets.py": "widgets/dashboard widgets/history widgets/playground",
 }
 

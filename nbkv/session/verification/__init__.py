@@ -1,0 +1,1 @@
+"""What the self-check is made of: made-up prompts, the model's own answers to them, and what must agree."""
