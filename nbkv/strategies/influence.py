@@ -15,6 +15,7 @@ import torch
 from nbkv.families.blend.base import Blend
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.models.attention.layer import Attended
+from nbkv.registry import strategies as registry
 from nbkv.selection import best
 
 
@@ -51,3 +52,6 @@ def influence(seen: Attended) -> torch.Tensor:
     received = seen.weights.reshape(shared, -1, seen.weights.shape[-1]).sum(dim=1)
     taken: torch.Tensor = received * seen.values.to(torch.float32).norm(dim=-1)
     return taken.sum(dim=0)
+
+
+registry.alias("blend", Influence.name)  # by the tables on real models and text (docs/real-text.md, docs/own-method.md)

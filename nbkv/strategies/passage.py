@@ -17,7 +17,6 @@ from nbkv.families.blend.base import Blend
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_choice, check_count, check_share
 from nbkv.models.attention.layer import Attended
-from nbkv.registry import strategies as registry
 from nbkv.selection import best, whole
 
 _LOOKING = ("last", "all")
@@ -92,6 +91,3 @@ class Passage(Blend):
         hops = best(scores.of(others), others, partial.room(self.hop))
         partial.begin(torch.cat([chosen, hops]))
         partial.advance(depth, select=False)
-
-
-registry.alias("blend", Passage.name)  # the best chunk strategy by our own tables (docs/chunks.md)

@@ -71,9 +71,9 @@ def test_chunks_at_other_places_are_blended(session_of, words, costing):
     costing(CHEAP)
     result = blended(session_of(strategy="auto"), words)
 
-    assert "auto: passage, " in said(result)
+    assert "auto: influence, " in said(result)
     assert {Provenance.CHUNK, Provenance.RECOMPUTED} <= set(result.provenance)
-    assert result.lineage == "approx:passage"
+    assert result.lineage == "approx:influence"
     assert result.strategy == "auto"
 
 
@@ -85,8 +85,8 @@ def test_below_break_even_the_answer_is_exact_and_a_fallback_is_told(session_of,
     result = blended(session, words)
 
     assert result.lineage == "exact"
-    assert "auto: no passage: below break-even" in said(result)
-    assert [event.why for event in heard] == ["auto: no passage: below break-even"]
+    assert "auto: no influence: below break-even" in said(result)
+    assert [event.why for event in heard] == ["auto: no influence: below break-even"]
     assert session.stats.fallbacks == 1
     assert result.token_ids == blended(session, words, strategy="full").token_ids
 
@@ -135,13 +135,13 @@ def test_a_bound_is_measured_beside_the_first_answers_which_are_exact(session_of
     results = [blended(session, words, seed=10 + i) for i in range(5)]
 
     for result in results[:4]:
-        assert "auto: measured passage beside this answer, mean KL" in said(result)
+        assert "auto: measured influence beside this answer, mean KL" in said(result)
         assert f"over {len(result.token_ids)} tokens" in said(result)
         assert result.lineage == "exact"
         assert result.compute.select > 0
         assert result.timing.select_s > 0
     assert "(mean of 4: " in said(results[3])
-    assert results[4].lineage == "approx:passage"
+    assert results[4].lineage == "approx:influence"
     assert session.stats.fallbacks == 0
     full = blended(session, words, seed=10, strategy="full")
     assert results[0].token_ids == full.token_ids
@@ -152,9 +152,9 @@ def test_what_is_measured_beside_an_answer_is_its_fidelity(session_of, words, co
     session = session_of()
     one, two = session.chunk(words(60, seed=1), name="one"), session.chunk(words(60, seed=2), name="two")
     prompt = [words(3, seed=3), two, one, words(4, seed=9)]
-    known = session.compare(prompt, ["passage"], repeat=1).results[1].fidelity
+    known = session.compare(prompt, ["influence"], repeat=1).results[1].fidelity
     session.generate(prompt, strategy="auto(max_kl=100.0)", max_new_tokens=known.n)
-    (measured,) = kl_history.kl_history(session._ctx.verdicts, session.adapter.fingerprint, "passage").values
+    (measured,) = kl_history.kl_history(session._ctx.verdicts, session.adapter.fingerprint, "influence").values
 
     assert known.kl > 1e-6
     assert measured == pytest.approx(known.kl, rel=1e-2)
@@ -166,7 +166,7 @@ def test_above_the_bound_there_is_no_blend(session_of, words, costing):
     results = [blended(session, words, seed=10 + i) for i in range(3)]
 
     assert {result.lineage for result in results} == {"exact"}
-    assert "measured passage beside" in said(results[0])
+    assert "measured influence beside" in said(results[0])
     assert "at most 5% of prompts may be above max_kl=0, and 1 of 1 measured were" in said(results[1])
     assert session.stats.fallbacks == 2
 
@@ -177,16 +177,16 @@ def test_the_bound_is_measured_again_now_and_then(session_of, words, costing, mo
     session = session_of(strategy="auto(max_kl=100.0, alpha=0.5)")
     results = [blended(session, words, seed=10 + i) for i in range(6)]
 
-    assert ["measured passage" in said(result) for result in results] == [1, 1, 1, 1, 0, 1]
+    assert ["measured influence" in said(result) for result in results] == [1, 1, 1, 1, 0, 1]
 
 
 def test_what_is_remembered_of_a_blend_decides_without_measuring(session_of, words, costing):
     costing(CHEAP)
     session = session_of()
     for _ in range(45):
-        kl_history.learn_kl(session._ctx.verdicts, session.adapter.fingerprint, "passage", 0.5)
+        kl_history.learn_kl(session._ctx.verdicts, session.adapter.fingerprint, "influence", 0.5)
 
-    assert blended(session, words, strategy="auto(max_kl=0.6)").lineage == "approx:passage"
+    assert blended(session, words, strategy="auto(max_kl=0.6)").lineage == "approx:influence"
     refused = blended(session, words, strategy="auto(max_kl=0.4)", seed=4)
     assert "max_kl=0.4, and 45 of 45 measured were" in said(refused)
 
@@ -213,13 +213,13 @@ def test_a_belief_is_wrong_on_one_in_ten_at_most():
 def test_a_blend_that_failed_its_self_check_or_cannot_serve_the_model_is_left_out(session_of, words, costing):
     costing(CHEAP)
     session = session_of(strategy="auto")
-    session._ctx.verdicts.put(f"passage@{session.adapter.fingerprint}", "cold: error 1, limit 0")
+    session._ctx.verdicts.put(f"influence@{session.adapter.fingerprint}", "cold: error 1, limit 0")
     assert "failed its self-check" in said(blended(session, words))
 
     opt = session_of("opt", strategy="auto")
     result = blended(opt, words)
     assert result.lineage == "exact"
-    assert "passage cannot serve" in said(result)
+    assert "influence cannot serve" in said(result)
 
 
 def test_where_prefixes_cannot_be_reused_everything_is_computed_in_full(session_of, words, tokenizer):

@@ -9,11 +9,17 @@ from nbkv.models.attention.layer import Attended
 from nbkv.result import Provenance
 from nbkv.session.sinks import PASSAGES
 from nbkv.strategies.influence import influence
+from nbkv.strategy import parse
 
 
 def attended(weights, values):
     """Return what was attended to with ``weights`` ``[H_q, n, T]`` and ``values`` ``[H_v, T, D]``."""
     return Attended(0, torch.arange(weights.shape[1]), weights, values, torch.zeros(0))
+
+
+def test_it_is_what_blend_names():
+    assert parse("blend") == parse("influence")
+    assert parse("blend(0.1)").spec == "influence(budget=0.1)"
 
 
 def test_a_sink_without_a_value_counts_for_nothing():

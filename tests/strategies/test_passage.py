@@ -1,12 +1,6 @@
 from __future__ import annotations
 
 from nbkv.result import Provenance
-from nbkv.strategy import parse
-
-
-def test_it_is_what_blend_names():
-    assert parse("blend") == parse("passage")
-    assert parse("blend(0.1)").spec == "passage(budget=0.1)"
 
 
 def test_whole_sentences_are_recomputed(session_of, words):
