@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbkv.families.blend.base import Blend
 from nbkv.fidelity import kl
 from nbkv.inference.forced import follow
 from nbkv.inference.run import RequestRun
@@ -55,7 +56,9 @@ def specs(methods: Sequence[str] = ()) -> list[Any]:
     if methods:
         return [f"{name}(budget={budget})" for name in methods for budget in BUDGETS]
     named = [name for name in (*PUBLISHED, OURS) if name in strategies.names()]
-    return ["full", "cacheblend(budget=0.0)", *specs(named), *(oracle(kind) for kind in ORACLES)]
+    # how many rows is up to the method itself where its paper has a rule for that: Cache-Craft's CFO, EPIC's first k
+    own = [name for name in named if isinstance(one := parse(name), Blend) and one.budget is None]
+    return ["full", "cacheblend(budget=0.0)", *specs(named), *own, *(oracle(kind) for kind in ORACLES)]
 
 
 def measure(

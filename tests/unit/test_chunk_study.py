@@ -62,6 +62,7 @@ def test_the_whole_table_has_all_methods():
     assert names[:2] == ["full", "cacheblend(budget=0.0)"]
     assert names.count("oracle") == 3
     assert {name.split("(")[0] for name in names} >= {"cacheblend", "epic", "prophet", OURS}
+    assert {"cachecraft", "epic"} <= set(names)  # at the number of rows their papers choose
 
 
 def test_intervals_and_paired_comparison():
