@@ -229,7 +229,7 @@ def test_what_was_recomputed_in_part_is_no_variant(session_of, words):
     session = session_of()
     chunks = [session.chunk(words(20, seed=seed), name=str(seed)) for seed in range(3)]
     front, question = words(4, seed=8), words(4, seed=9)
-    served(session, front, *chunks[::-1], question)
+    served(session, words(4, seed=7), *chunks[::-1], question)
     result = served(session, front, *chunks, question, spec="cachecraft(budget=0.5, focus=1)")
     going = next(each for each in result.notes if "went on" in each).split("only ")[1].split(" went on")[0].split(", ")
 

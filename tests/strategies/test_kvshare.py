@@ -75,7 +75,7 @@ def test_answers_are_reused_too(session_of, words):
 def test_given_chunks_are_shared_as_an_earlier_prompt_had_them(session_of, words):
     session = session_of(strategy="kvshare(budget=0, decode_tokens=0)")
     chunk, rest = session.chunk(words(20, seed=1), name="c"), words(25, seed=2)
-    session.generate([words(3, seed=3), chunk, rest, words(2, seed=4)], max_new_tokens=1)
+    session.generate(words(3, seed=3) + words(20, seed=1) + rest + words(2, seed=4), max_new_tokens=1)
     (earlier,) = session._ctx.scratch["kvshare"]
     spec, prompt = "kvshare(budget=0, decode_tokens=0)", [words(5, seed=5), chunk, words(9, seed=6), "w1"]
     _, own, _ = opened(session, prompt, spec)

@@ -29,14 +29,14 @@ def test_more_alpha_is_more_work_and_the_least_that_fits_is_taken(traffic):
 def test_deviation_decides(traffic):
     session, history, prompts = traffic
     low, high = fit_alpha(session, history, prompts, max_kl=1e9, alphas=(0.1, 3.0), max_new_tokens=2).trials
-    assert high.kl < low.kl  # at 3 every chunk is recomputed in full, but for early termination
+    assert high.kl < low.kl  # at 3 every chunk is recomputed in full
     between = (low.kl + high.kl) / 2
     assert fit_alpha(session, (), prompts, max_kl=between, alphas=(0.1, 3.0), max_new_tokens=2).alpha == 3
 
 
 def test_no_alpha_is_good_enough(traffic):
     session, history, prompts = traffic
-    with pytest.raises(BadOption, match="no alpha of .* comes nearest"):
+    with pytest.raises(BadOption, match=r"no alpha of .* comes nearest"):
         fit_alpha(session, history, prompts, max_kl=-1.0, alphas=(0.1,), max_new_tokens=1)
     with pytest.raises(BadOption, match="at least one prompt"):
         fit_alpha(session, history, [], max_kl=0.1)
