@@ -56,8 +56,8 @@ class CacheCraft(Harvest):
 
     After a request each chunk of which rows were run becomes a variant. Attention is read from the rows as they are
     run, which computes it a second time for them but runs no layer more. Rows that were not run keep what their old
-    variant says about parts that stand here too. Text between chunks counts as a part like any chunk. A chunk that was the
-    exact prefix of its prompt was not run there, and leaves no variant.
+    variant says about parts that stand here too. Text between chunks counts as a part like any chunk. A chunk that was
+    its prompt's exact prefix was not run there, and leaves no variant.
 
     What goes first when there is no more room: least uses times 1 - CCI (the paper ranks by reuse and low need to
     recompute; its formula was not seen).
