@@ -8,23 +8,31 @@ from typing import ClassVar
 import torch
 
 from nbkv.context import Context, Request
-from nbkv.errors import BadOption
+from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.families.blend.base import Blend
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check, check_choice, check_share, is_number, whole_numbers
 from nbkv.families.routing.cost_model import costs
+from nbkv.models.adapter import ModelAdapter
 from nbkv.selection import best, count
 from nbkv.strategy import Prefilled
 
 _SIDES = ("k", "v", "kv")
+_FILTERING = ("check", "gradual")
+_SPREAD = 1 / 3  # of the budget, by which the first share of a gradual filter is above it and the last below
 
 
 @dataclass(kw_only=True, repr=False)
 class CacheBlend(Blend):
     """Run the first layers in full, compare with what was cached, go on with the rows that deviate most.
 
-    ``check_layers``: where deviation is measured; rows are run in full up to the first of them, and thinned out at each
-    (gradual filtering). ``deviation``: of keys, values or both. ``budget=0`` reuses chunks as they are, unchecked.
+    As in the authors' code, rows are run in full up to a check layer, and those whose values deviate most go on; with
+    several ``check_layers`` rows are thinned out at each. ``deviation``: of values (``v``, as in that code), of keys
+    (``k``, as in LMCache), or of both (``kv``, as the paper defines it). ``filtering="gradual"`` is the paper's own
+    (section 4.3): from the first check layer on deviation is measured in every layer, and fewer rows go on from each: a
+    third more than ``budget`` from the first, a third less from the last, ``budget`` on average (how much more and less
+    the paper leaves open). Every layer but the last is then a check layer and counts as selection, and what a token's
+    provenance calls recomputed are the rows that were left at the end. ``budget=0`` reuses chunks unchecked.
     ``link``: bytes per second at which chunks arrive; the budget is then raised to what can be recomputed while they
     load (the paper's loading controller, section 5.1), by costs measured once on this model and device.
     """
@@ -35,8 +43,9 @@ class CacheBlend(Blend):
 
     budget: float = 0.15
     check_layers: tuple[int, ...] = (1,)
-    deviation: str = "kv"
+    deviation: str = "v"
     link: float | None = None
+    filtering: str = "check"
 
     def __post_init__(self) -> None:
         """Raise ``BadOption`` for options out of range."""
@@ -49,8 +58,28 @@ class CacheBlend(Blend):
             message = f"check_layers={layers!r} is not accepted: layers go upwards, each once"
             raise BadOption(message)
         check_choice(self, "deviation", _SIDES)
+        check_choice(self, "filtering", _FILTERING)
+        if self.filtering == "gradual" and len(layers) > 1:
+            message = f"check_layers={layers!r} is not accepted: filtering='gradual' takes the first check layer alone"
+            raise BadOption(message)
         if self.link is not None:
             check(self, "link", lambda link: is_number(link) and link > 0, "a number of bytes per second > 0")
+
+    def check(self, adapter: ModelAdapter) -> None:
+        """Raise ``UnsupportedModel`` for what the model lacks, ``BadOption`` for check layers that it has not."""
+        super().check(adapter)
+        if self.budget in {0, 1} and self.link is None:  # nothing is checked
+            return
+        if self.check_layers[-1] > adapter.n_layers - 2:
+            message = (
+                f"check_layers={self.check_layers!r} is not accepted: {adapter.name} has {adapter.n_layers} layers, "
+                f"and a check layer lies before the last one (0 to {adapter.n_layers - 2})"
+            )
+            raise BadOption(message)
+        if self.filtering == "gradual" and adapter.capabilities.shared_kv:
+            why = "its layers share K/V (filtering='check' works)"
+            message = f"cacheblend(filtering='gradual') cannot serve {adapter.name}: {why}"
+            raise UnsupportedModel(message)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Blend, with a link at the budget it leaves time for."""
@@ -66,18 +95,26 @@ class CacheBlend(Blend):
 
     def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return the rows that deviate most at the last check layer of those that did at the ones before."""
-        room = partial.room(self.budget)
-        layers = [layer for layer in self.check_layers if layer < partial.n_layers - 1]
-        if not room or not layers:
-            return partial.reused[:room]
-        rows = partial.reused
+        room, rows = partial.room(self.budget), partial.reused
+        if not room or not len(rows):
+            return rows[:0]
         partial.begin(rows)
-        for index, layer in enumerate(layers):
-            scores = partial.deviation(layer, self.deviation)
-            left = len(layers) - 1 - index
-            # each check but the last keeps a bit more than the budget: evenly spaced shares down to it
-            keep = room + count(left / len(layers), min(room, len(rows) - room))
-            kept = best(scores[rows], rows, keep)
+        for layer, keep in self._filters(partial.n_layers, room, len(rows)):
+            kept = best(partial.deviation(layer, self.deviation)[rows], rows, keep)
             partial.narrow(kept)
             rows = kept
         return rows
+
+    def _filters(self, n_layers: int, room: int, n: int) -> list[tuple[int, int]]:
+        """Return check layers, and how many of ``n`` rows go on from each."""
+        if self.filtering == "gradual":
+            layers = range(self.check_layers[0], n_layers - 1)
+            spread, last = min(_SPREAD * self.budget, 1 - self.budget), max(1, len(layers) - 1)
+            shares = [self.budget + spread * (1 - 2 * index / last) for index in range(len(layers))]
+            return [(layer, count(share, n)) for layer, share in zip(layers, shares, strict=True)]
+        found = []
+        for index, layer in enumerate(self.check_layers):
+            left = len(self.check_layers) - 1 - index
+            # each check but the last keeps a bit more than the budget: evenly spaced shares down to it
+            found.append((layer, room + count(left / len(self.check_layers), min(room, n - room))))
+        return found

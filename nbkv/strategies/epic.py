@@ -14,40 +14,45 @@ from nbkv.families.options import check_count, check_share
 from nbkv.selection import first
 from nbkv.strategy import Strategy
 
+_USUAL = 16  # tokens of each chunk, the paper's usual k
+
 
 @dataclass(kw_only=True, repr=False)
 class Epic(Blend):
     """Recompute ``first_k`` tokens of every chunk but one that begins the prompt; nothing is looked at to choose them.
 
-    With ``budget`` instead, each chunk gets the same share of it. The form that recomputes nothing (LegoLink-0) is
-    ``first_k=0`` on chunks made with ``sink="dummy"``: encoded behind four tokens whose KV is dropped.
+    ``first_k`` is 16 unless given. With ``budget`` instead, each chunk gets the same share of it. The form that
+    recomputes nothing (LegoLink-0) is ``first_k=0`` on chunks made with ``sink="dummy"``: encoded behind four tokens
+    whose KV is dropped.
     """
 
     name: ClassVar[str] = "epic"
     paper: ClassVar[str] = "EPIC (LegoLink), arXiv 2410.15332"
     summary: ClassVar[str] = "recompute the first tokens of each chunk"
 
-    first_k: int = 16
+    first_k: int | None = None
     budget: float | None = None
 
     def __post_init__(self) -> None:
         """Raise ``BadOption`` for counts and shares out of range, and for both at once."""
-        check_count(self, "first_k")
         if self.budget is not None:
             check_share(self, "budget")
-            if self.first_k not in {0, type(self).first_k}:
-                message = "epic takes first_k or budget, not both"
+            if self.first_k is not None:
+                message = f"epic takes first_k or budget, not both (first_k={self.first_k!r}, budget={self.budget!r})"
                 raise BadOption(message)
+        if self.first_k is not None:
+            check_count(self, "first_k")
 
     def at_full_budget(self) -> Strategy:
         """Return this strategy recomputing every reused token."""
-        return replace(self, first_k=type(self).first_k, budget=1.0)
+        return replace(self, first_k=None, budget=1.0)
 
     def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return the first rows of each chunk."""
         spans = [span for _, span, _ in partial.placed if span.start]
         if self.budget is None:
-            return torch.tensor(first(spans, self.first_k), dtype=torch.long, device=partial.ids.device)
+            heads = first(spans, _USUAL if self.first_k is None else self.first_k)
+            return torch.tensor(heads, dtype=torch.long, device=partial.ids.device)
         room, rows = partial.room(self.budget), []
         for span, share in zip(spans, _shares([span.length for span in spans], room), strict=True):
             rows += list(range(span.start, span.start + share))

@@ -24,7 +24,7 @@ from nbkv.selection import best
 from nbkv.strategy import Prefilled
 
 if TYPE_CHECKING:
-    from nbkv.prompts.matching import Hashes, Ids
+    from nbkv.prompts.matching import Hashes, Ids, Match
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,8 +48,10 @@ class KVShare(Harvest):
     the next token. ``budget=0`` leaves only this second stage, ``decode_tokens=0`` only the first.
 
     Runs of at least ``shortest`` tokens are found by rolling hash, without marks in the prompt, in what this session
-    ran under this strategy. Chunks that are given keep their canonical KV. Not
-    here: the paper's scheduler, which orders requests of a batch by hit rate, and its sharing between tenants.
+    ran under this strategy. A chunk that is given is one more place to find them: where a run covers it whole it is
+    taken from there, and only otherwise from the store, whose canonical KV stand for a prompt that was this chunk
+    alone. Not here: the paper's scheduler, which orders requests of a batch by hit rate, and its sharing between
+    tenants.
     """
 
     name: ClassVar[str] = "kvshare"
@@ -73,16 +75,14 @@ class KVShare(Harvest):
     # spans of earlier prompts
 
     def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, SpanKV]]:
-        """Return the request with the runs that earlier prompts had too, between the chunks it was given."""
-        ids, given = np.array(request.ids), request.prompt.chunks
-        earlier, held, chunks = self._earlier(ctx), {}, list(given)
+        """Return the request with the runs that earlier prompts had too; chunks that lie in none keep their place."""
+        ids, earlier, held = np.array(request.ids), self._earlier(ctx), {}
+        matches = find_matches(ids, [one.ids for one in earlier], [one.marks for one in earlier], self.shortest)
         taken = np.zeros(len(ids), dtype=np.bool_)
-        for _, start, stop in given:
+        chunks = _uncovered(request.prompt.chunks, without_overlap(matches, taken, self.shortest))
+        for _, start, stop in chunks:
             taken[start:stop] = True
-        known, marks = [one.ids for one in earlier], [one.marks for one in earlier]
-        for at, which, start, length in without_overlap(
-            find_matches(ids, known, marks, self.shortest), taken, self.shortest
-        ):
+        for at, which, start, length in without_overlap(matches, taken, self.shortest):
             held[at] = SpanKV(kv=earlier[which].kv[start : start + length], base=start)
             own = request.ids[at : at + length]
             span = Chunk(name="", text="", token_ids=own, sink=(), model=ctx.model, lineage=self.space(ctx).lineage)
@@ -163,6 +163,11 @@ class KVShare(Harvest):
 def deviation(received: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
     """Return the DHD scores ``alpha_j |dV_j|_1`` ``[n]``: attention ``received`` times how far values ``moved``."""
     return received * moved
+
+
+def _uncovered(given: Sequence[tuple[Chunk, int, int]], runs: Sequence[Match]) -> list[tuple[Chunk, int, int]]:
+    """Return the chunks that no one of ``runs`` covers from end to end."""
+    return [chunk for chunk in given if not any(run.at <= chunk[1] and chunk[2] <= run.at + run.length for run in runs)]
 
 
 def _begins(new: Ids, one: HarvestedKV) -> bool:

@@ -19,7 +19,7 @@ class Prophet(Blend):
 
     The mean is over question tokens, heads and layers. ``window`` groups the picked rows: a window of that many rows is
     taken whole if ``hits`` of them were picked, and dropped otherwise (0: no grouping). ``first_k`` rows of each chunk
-    are taken besides, inside the budget.
+    that does not begin the prompt are taken before all others, inside the budget, which they do not raise.
     """
 
     name: ClassVar[str] = "prophet"

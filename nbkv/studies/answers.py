@@ -33,6 +33,11 @@ Row = str | Strategy | Callable[[Session, "Item", list[Any]], Strategy]
 """What is measured: a strategy, or what makes one for a question."""
 
 
+def own_rule(name: str) -> bool:
+    """Whether a method says itself how many rows to run, unless it is given a budget (Cache-Craft's CFO, EPIC's k)."""
+    return getattr(parse(name), "budget", 0) is None
+
+
 @dataclass(frozen=True)
 class Cell:
     """One strategy on one question: what its answer was, how far from full's, at what cost.

@@ -15,7 +15,7 @@ import pandas as pd
 
 from nbkv.registry import strategies
 from nbkv.session.session import Session
-from nbkv.studies.answers import Cell, Row, measure
+from nbkv.studies.answers import Cell, Row, measure, own_rule
 from nbkv.studies.baselines import LexicalRows, RandomRows
 from nbkv.studies.oracle import ORACLES, oracle
 from nbkv.studies.statistics import interval
@@ -51,8 +51,9 @@ def rows(task: str) -> list[Row]:
     """Return what is measured: naive reuse, methods by budget, the dumbest rivals, oracles where rows are known."""
     known = [name for name in METHODS if name in strategies.names()]
     every = [f"{name}(budget={budget})" for name in known for budget in BUDGETS]
+    own = [name for name in known if own_rule(name)]
     oracles = [oracle(kind) for kind in ORACLES] if task.startswith("distance") else []
-    return [NAIVE, *every, RandomRows(budget=0.15), LexicalRows(budget=0.15), *oracles]
+    return [NAIVE, *every, *own, RandomRows(budget=0.15), LexicalRows(budget=0.15), *oracles]
 
 
 def table(session: Session, tasks: Sequence[str] = TASKS, n: int = COUNT, sinks: Sequence[str] = SINKS) -> pd.DataFrame:

@@ -72,17 +72,35 @@ def test_answers_are_reused_too(session_of, words):
     assert again.tokens.reused >= 30
 
 
-def test_given_chunks_keep_their_canonical_kv(session_of, words):
+def test_given_chunks_are_shared_as_an_earlier_prompt_had_them(session_of, words):
     session = session_of(strategy="kvshare(budget=0, decode_tokens=0)")
     chunk, rest = session.chunk(words(20, seed=1), name="c"), words(25, seed=2)
-    prompt = [words(3, seed=3), chunk, rest, words(2, seed=4)]
-    session.generate(prompt, max_new_tokens=1)
-    result = session.generate([words(5, seed=5), chunk, rest, words(2, seed=6)], max_new_tokens=1)
+    session.generate(words(3, seed=3) + words(20, seed=1) + rest + words(2, seed=4), max_new_tokens=1)
+    (earlier,) = session._ctx.scratch["kvshare"]
+    spec, prompt = "kvshare(budget=0, decode_tokens=0)", [words(5, seed=5), chunk, words(9, seed=6), "w1"]
+    _, own, _ = opened(session, prompt, spec)
+    _, canonical, _ = opened(session, prompt, "epic(first_k=0)")
+    at = torch.arange(20)
+    moved = session.adapter.rope.move(earlier.kv[4:24], at + 4, at + 6)
 
-    assert rows(result, Provenance.CHUNK) == list(range(6, 51))
-    _, prefilled, _ = opened(session, [words(5, seed=5), chunk, "w1"], "epic(first_k=0)")
-    _, own, _ = opened(session, [words(5, seed=5), chunk, "w1"], "kvshare(budget=0, decode_tokens=0)")
-    assert torch.equal(own.cache.read(6, 26).keys[2], prefilled.cache.read(6, 26).keys[2])
+    assert torch.equal(own.cache.read(6, 26).values[2], moved.values[2])
+    assert torch.equal(own.cache.read(6, 26).keys[2], moved.keys[2])
+    assert not torch.equal(own.cache.read(6, 26).values[2], canonical.cache.read(6, 26).values[2])
+    whole = session.generate([words(5, seed=5), chunk, rest, words(2, seed=6)], max_new_tokens=1)
+    assert rows(whole, Provenance.CHUNK) == list(range(6, 51))
+
+
+def test_given_chunks_that_no_earlier_prompt_had_come_from_the_store(session_of, words):
+    session = session_of(strategy="kvshare(budget=0, decode_tokens=0)")
+    text = words(40, seed=1)
+    chunk = session.chunk(text, name="c")
+    half = " ".join(text.split()[:20])
+    session.generate([words(3, seed=3), half, words(9, seed=4)], max_new_tokens=1)  # a run that covers half of it
+    prompt = [words(5, seed=5), chunk, "w1"]
+    _, own, _ = opened(session, prompt, "kvshare(budget=0, decode_tokens=0)")
+    _, canonical, _ = opened(session, prompt, "epic(first_k=0)")
+
+    assert all(map(torch.equal, own.cache.read(6, 46).keys, canonical.cache.read(6, 46).keys))
 
 
 def test_a_prompt_that_only_goes_on_takes_the_place_of_the_one_before(session_of, words):
@@ -142,13 +160,17 @@ def test_each_decoded_token_has_some_more_recomputed(session_of, words):
     session = session_of()
     chunk = session.chunk(words(30, seed=1), name="c")
     prompt = [words(8, seed=2), chunk, words(5, seed=3)]
-    plain = session.generate(prompt, strategy="kvshare(decode_tokens=0)", max_new_tokens=6)
-    result = session.generate(prompt, strategy="kvshare", max_new_tokens=6)
+
+    def served(spec):
+        session._ctx.scratch.clear()  # else it finds the prompt it has just served
+        return session.generate(prompt, strategy=spec, max_new_tokens=6)
+
+    plain, result = served("kvshare(decode_tokens=0)"), served("kvshare")
 
     assert plain.tokens.recomputed == 6
     assert result.tokens.recomputed == 6 + 3 * 5  # the last token is not run
     assert result.compute.rows == pytest.approx(plain.compute.rows + 15 * 4 / (4 * 44))
-    every = session.generate(prompt, strategy="kvshare(decode_tokens=7)", max_new_tokens=6)
+    every = served("kvshare(decode_tokens=7)")
     assert every.tokens.recomputed == 30
 
 

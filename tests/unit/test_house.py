@@ -372,7 +372,7 @@ TESTED_ELSEWHERE = {
 REACHED = {
     "contract/test_blend.py": "families/blend/assemble families/blend/partial families/fallback",
     "contract/test_memory.py": "models/attention/weights",
-    "contract/test_strategies.py": "strategies/epic strategies/full strategies/prophet",
+    "contract/test_strategies.py": "strategies/full",
     "diffusion/test_decoding.py": "inference/by_block models/diffusion/filler",
     "diffusion/test_flashblock.py": "families/attention/base",
     "diffusion/test_gemma.py": "inference/by_canvas models/diffusion/canvas",

@@ -7,7 +7,7 @@ from math import exp
 import pytest
 import torch
 
-from nbkv.families.blend.variants import Variant, disorder, fix_overhead, scaled, split
+from nbkv.families.blend.variants import Variant, disorder, fix_overhead, focused, scaled, split
 from nbkv.kv import KV, Space
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Chunk
@@ -65,8 +65,14 @@ def test_fix_overhead():
     # beta 1, but the two stand the other way round: nothing of it counts
     assert parse("cachecraft(alpha=0.5)").need(one, [B, A]) == pytest.approx(0.5 * one.cci)
     assert parse("cachecraft").need(one, [A]) == pytest.approx(one.cci * (1 - 6 / 8))
-    assert parse("cachecraft").need(None, [A]) == 0.5
-    assert parse("cachecraft").need(None, []) == 0
+
+
+@pytest.mark.parametrize(
+    ("attention", "expected"),
+    [([0.1, 0.9, 0.2], {1}), ([0.8, 0.1, 0.7], {0, 2}), ([0.5, 0.5], {0, 1}), ([3.0, 2.0, 1.0], {0}), ([0.4], {0})],
+)
+def test_chunks_above_the_widest_gap_are_in_focus(attention, expected):
+    assert focused(attention) == expected
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,12 @@ class PartialPrefill:
 
     # passes
 
+    @property
+    def running(self) -> torch.Tensor:
+        """Return the rows under way; after ``begin``."""
+        assert self._rows is not None  # noqa: S101
+        return self._rows
+
     def begin(self, rows: torch.Tensor) -> torch.Tensor:
         """Take ``rows`` through the layers from the first one on, with all rows without KV; return them all."""
         self._rows, self._paused = self._with_fresh(rows), None

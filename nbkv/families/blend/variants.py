@@ -71,7 +71,7 @@ class Variant(HarvestedKV):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class VariantChoice(SpanKV):
-    """The variant chosen for the chunk that is part ``index`` of ``parts``; None: its canonical K/V."""
+    """The variant chosen for the chunk that is part ``index`` of ``parts``; None: none is known, it runs in full."""
 
     parts: tuple[PromptPart, ...]
     index: int
@@ -83,14 +83,6 @@ class VariantChoice(SpanKV):
     def span(self) -> Span:
         """Return the chunk's span in the prompt."""
         return self.parts[self.index].span
-
-    @property
-    def scores(self) -> torch.Tensor:
-        """Return the recomputation scores ``[T]``: each token's attention to other parts (eq 14).
-
-        A canonical chunk has seen nothing outside, so its tokens tie, and go from the first on.
-        """
-        return -torch.arange(self.span.length) if self.variant is None else self.variant.inter.sum(dim=1)
 
 
 def split(prompt: Prompt) -> tuple[PromptPart, ...]:
@@ -116,6 +108,18 @@ def disorder(before: Sequence[Ids], now: Sequence[Ids]) -> float:
 def fix_overhead(alpha: float, cci: float, fits: float) -> float:
     """Return CFO, the share of a chunk to recompute: ``alpha cci (1 - fits)`` between 0 and 1 (eq 12)."""
     return min(1.0, max(0.0, alpha * cci * (1 - fits)))
+
+
+def focused(attention: Sequence[float]) -> frozenset[int]:
+    """Return which chunks a question focuses on: those above the widest gap of its ``attention``, one figure each.
+
+    Of equal gaps the one below the fewest chunks; where all figures are the same, all.
+    """
+    order = sorted(range(len(attention)), key=lambda index: -attention[index])
+    gaps = [attention[one] - attention[other] for one, other in pairwise(order)]
+    if not any(gaps):
+        return frozenset(order)
+    return frozenset(order[: gaps.index(max(gaps)) + 1])
 
 
 def scaled(needs: Sequence[float], lengths: Sequence[int], room: int) -> list[int]:

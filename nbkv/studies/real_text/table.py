@@ -19,7 +19,7 @@ import torch
 
 from nbkv.registry import strategies
 from nbkv.session.session import Session
-from nbkv.studies.answers import Cell, Row, measure
+from nbkv.studies.answers import Cell, Row, measure, own_rule
 from nbkv.studies.baselines import LexicalRows, RandomRows
 from nbkv.studies.oracle import oracle
 from nbkv.tasks import hotpotqa, musique
@@ -47,9 +47,9 @@ def rows(sink: str, methods: Sequence[str] = METHODS, budgets: Sequence[float] =
     if sink in _OTHER_SINKS:
         return list(_OTHER_SINKS[sink])
     known = [name for name in methods if name in strategies.names()]
-    own_need = ["cachecraft"] if "cachecraft" in known else []  # as much as its CFO says
+    own = [name for name in known if own_rule(name)]
     every = [f"{name}(budget={budget})" for name in known for budget in budgets]
-    return [NAIVE, *every, *own_need, RandomRows(budget=0.15), LexicalRows(budget=0.15), oracle("support")]
+    return [NAIVE, *every, *own, RandomRows(budget=0.15), LexicalRows(budget=0.15), oracle("support")]
 
 
 def questions(data: str, n: int, folder: Path) -> list[Item]:
