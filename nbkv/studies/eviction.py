@@ -279,6 +279,7 @@ def markdown(data: dict[str, Any]) -> str:
         "the first other token. *match* and KL (nats): means over the answer's tokens, given full's tokens before",
         "them. *step*: median time of an answer token over full's. *p*: how often a resample of the questions (paired",
         "bootstrap) has LazyEviction no better at the same `keep`. The *oracle* knows what the answer will attend to.",
+        *data.get("notes", []),
         "",
         "| strategy | right | 95 % | until | match | KL | held | peak | step | p |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -289,7 +290,7 @@ def markdown(data: dict[str, Any]) -> str:
         lines.append(
             f"| {row['strategy']} | {_right(row).mean():.3f} | {row['low']:.2f} to {row['high']:.2f} "
             f"| {row['until']:.2f} | {row['match']:.3f} | {row['kl']:.2g} | {row['held']:.2f} | {row['peak']:.2f} "
-            f"| {row['step']:.2f} | {p} |"
+            f"| {'' if row['step'] is None else format(row['step'], '.2f')} | {p} |"
         )
     oracle = next((row for row in data["rows"] if row["strategy"] == str(Foresight(_LITTLE))), full)
     best = max(_right(row).mean() for row in lazy.values()) if lazy else 0.0
