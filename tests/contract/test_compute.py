@@ -11,7 +11,7 @@ from nbkv.registry import strategies as registry
 from nbkv.strategy import parse
 
 NAMES = registry.names()
-RESTORING = [name for name in NAMES if registry.get(name).family == "residual"]
+RESTORING = [name for name in NAMES if hasattr(registry.get(name), "form")]
 ONCE = [name for name in NAMES if name not in RESTORING and "blockwise" not in registry.get(name).needs]
 
 
