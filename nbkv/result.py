@@ -53,11 +53,16 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Token-layers run, over prompt tokens x layers: ``select`` (check and question passes) + ``rows`` = ``share``."""
+    """Token-layers run, over prompt tokens x layers: ``select`` (check and question passes) + ``rows`` = ``share``.
+
+    ``decode`` is what was run again for the answer, in the same unit: all that its passes ran beyond once for each
+    decoded token. 0 where each token is run once behind what is cached, whatever was dropped of that.
+    """
 
     share: float = 0.0
     select: float = 0.0
     rows: float = 0.0
+    decode: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

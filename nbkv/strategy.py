@@ -33,7 +33,8 @@ class Prefilled:
     ran (empty, if none had to). ``provenance`` uint8 ``[n_prompt]`` says where each token's K/V came from, ``kept``
     bool ``[n_prompt]`` which tokens an eviction has left (None: all), ``deviation`` float32 ``[n_prompt]`` the distance
     of each token's fresh K/V from the cached (nan: not compared). ``rows`` and ``select`` count the token-layers run,
-    ``load_s`` and ``select_s`` are seconds. ``lease`` is that of the store. ``own`` is the strategy's own state for its
+    ``load_s`` and ``select_s`` are seconds. ``decode`` counts what the answer's passes run, ``decoded`` how many tokens
+    of it they ran, each counted once. ``lease`` is that of the store. ``own`` is the strategy's own state for its
     later stages, ``figures`` its statistics of decoding, for ``result.decoding``. ``extra`` rows of the cache are no
     tokens of the prompt, whose own are at ``places`` ``[n_prompt]`` (None: the first ones); the answer's positions come
     after them all. ``by`` is the strategy that served the request, where one routes requests to others.
@@ -46,6 +47,8 @@ class Prefilled:
     deviation: NDArray[np.float32] | None = None
     rows: Work = field(default_factory=Work)
     select: Work = field(default_factory=Work)
+    decode: list[Work] = field(default_factory=list)
+    decoded: int = 0
     load_s: float = 0.0
     select_s: float = 0.0
     notes: list[str] = field(default_factory=list)

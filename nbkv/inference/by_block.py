@@ -30,6 +30,7 @@ class ByBlock(ByPasses):
         while True:
             block, scores = self._opened(logits, filler)
             passes = self._fill(block, scores, filler, work)
+            prefilled.decoded += len(block.ids) if passes else 0
             begin = self._answer_begins(block)
             piece, reason = self._emit(block.ids[begin:].tolist(), scores[begin:], filler)
             self._count(passes, blocks=1)

@@ -26,6 +26,7 @@ class ByCanvas(ByPasses):
             painted, scores, passes = painter.paint(
                 ids, lambda block: self.task.denoise(block, work), self.task.ctx.stopper.check
             )
+            prefilled.decoded += len(painted)
             piece, reason = self._emit(painted.tolist(), scores, chooser)
             self._count(passes, blocks=1)
             self.mark()

@@ -24,6 +24,7 @@ class ByToken(DecodeLoop):
         logits = prefilled.logits
         chooser = Chooser(self.task.sampling, self._config, request.ids, logits.device)
         followed, quick = self.task.ctx.work(), Unfollowed()
+        prefilled.decode += [followed, quick]
         work = followed
         while True:
             token = chooser.choose(logits)
@@ -40,6 +41,7 @@ class ByToken(DecodeLoop):
                 began = time.perf_counter()
                 logits = self.task.step(token, at, work)
                 work = quick if time.perf_counter() - began < _QUICK_S else followed
+            prefilled.decoded += 1
 
     def _start_over(self, work: Work) -> torch.Tensor:
         """Run everything again in a cache of its own: from here on the model turns all tokens by other angles."""

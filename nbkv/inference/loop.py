@@ -76,7 +76,9 @@ class ByPasses(DecodeLoop):
 
     def _work(self) -> Work:
         """Return what counts the layers' work and lets a stop end it; no event, those are for the prompt's layers."""
-        return Work(on_layer=lambda *_: self.task.ctx.stopper.check())
+        work = Work(on_layer=lambda *_: self.task.ctx.stopper.check())
+        self.task.prefilled.decode.append(work)
+        return work
 
     def _begin_figures(self, block: int, unmask: str) -> None:
         figures = {"block": block, "unmask": unmask, "blocks": 0, "forwards": 0, "tokens_per_forward": 0.0}

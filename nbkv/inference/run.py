@@ -97,7 +97,8 @@ class RequestRun:
         compute, kv_bytes = Compute(), {}
         if prefilled is not None:
             select, rows = (work.token_layers / (n * n_layers) for work in (prefilled.select, prefilled.rows))
-            compute = Compute(share=select + rows, select=select, rows=rows)
+            ran = sum(work.token_layers for work in prefilled.decode) - prefilled.decoded * n_layers
+            compute = Compute(share=select + rows, select=select, rows=rows, decode=max(0, ran) / (n * n_layers))
             cache = prefilled.cache
             held = cache.held_bytes() + self.ctx.adapter.capabilities.state_bytes
             kv_bytes = {self.ctx.store.name if prefilled.lease else "working": held}

@@ -93,6 +93,7 @@ def details(result: dict[str, Any]) -> str:
         f"decoding {seconds(timing.get('decode_s'))}",
         f"total {seconds(timing.get('total_s'))}",
         f"computed {share(compute['share'])} of the prompt's token-layers (selection {share(compute['select'])})",
+        f"{share(compute['decode'])} more again while decoding" if compute.get("decode") else "",
         f"KV {held}" if held else "",
     ]
     return " · ".join(part for part in parts if part)

@@ -22,7 +22,7 @@ class Trace:
     """``logits`` ``[n, V]`` before each of ``n`` answer tokens; ``first_s`` the seconds before the first of them.
 
     ``step_s``: the median seconds of one more. ``held``: the bytes of K/V after the last one, and of what others are
-    restored from; ``peak`` the most at any moment.
+    restored from; ``peak`` the most at any moment; ``mean_held`` the mean of the bytes of K/V after each.
     """
 
     logits: torch.Tensor
@@ -30,6 +30,7 @@ class Trace:
     step_s: float
     held: int
     peak: int
+    mean_held: float = 0.0
 
     def picks(self) -> list[int]:
         """Return the greedy token at each place."""
@@ -60,15 +61,18 @@ def trace(
     prefilled = chosen.prefill(request, ctx)
     first_s = time.perf_counter() - began
     rows, times, at = [prefilled.logits], [], len(request.ids) + prefilled.extra
+    sizes: list[int] = []
     try:
         with chosen.decoding(prefilled, ctx):
             for count, token in enumerate(tokens[:-1]):
                 began = time.perf_counter()
                 rows.append(chosen.step(token, at + count, prefilled, ctx))
                 times.append(time.perf_counter() - began)
+                sizes.append(prefilled.cache.held_bytes())
     finally:
         chosen.commit(prefilled, (*request.ids, *tokens), request, ctx)
     cache = prefilled.cache
     held, peak = cache.held_bytes() + (cache.restorable_bytes() or 0), cache.peak_bytes()
     logits = torch.stack([row.float() for row in rows])
-    return Trace(logits, first_s, statistics.median(times or [0.0]), held, held if peak is None else peak)
+    most, mean = held if peak is None else peak, statistics.fmean(sizes or [held])
+    return Trace(logits, first_s, statistics.median(times or [0.0]), held, most, mean)

@@ -273,3 +273,36 @@ def test_names():
     assert parse("blockdiff(3)").spec == "flashblock(tau=3)"
     assert parse("flashblock").at_full_budget().spec == "flashblock(tau=1)"
     assert not nbkv.strategies().set_index("name").loc["flashblock", "exact"]
+
+
+def test_effective_reuse_leaves_out_what_is_computed_again(sdar, words):
+    session, prompt, shape = sdar(8), words(40), {"tau": 8, "min_gain": 0}
+
+    def figures(**options):
+        return ask(session, prompt, spec(**shape | options), 16).decoding
+
+    everything, sparse = figures(), figures(density=0.25)
+    assert everything["effective_reuse"] == everything["reuse_rate"] == 7 / 8
+    assert sparse["effective_reuse"] == pytest.approx(0.75 * 7 / 8, abs=0.03)
+    assert figures(density=0.25, residual=False)["effective_reuse"] == 0
+    # of 8 rows, the one that was revealed last is computed again in each of 7 passes
+    assert figures(revealed="recompute")["effective_reuse"] == pytest.approx(7 / 8 * 7 / 8)
+
+
+def test_heads_that_are_computed_again_are_not_reused(sdar, words):
+    session = sdar(8)
+    for seed in range(3):
+        got = ask(session, words(40, seed=seed), spec(tau=8, threshold=0.9), 16)
+    computed, heads = got.decoding["computed_heads"], sum(session.adapter.capabilities.kv_heads)
+
+    assert got.decoding["effective_reuse"] == pytest.approx(got.decoding["reuse_rate"] * (1 - computed / heads))
+    assert any(
+        f"{got.decoding['effective_reuse']:.0%} of the attention to finished blocks" in note for note in got.notes
+    )
+
+
+def test_layers_with_a_window_are_not_reused(sdar, words):
+    changes = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 8}
+    got = ask(sdar(4, changes | {"use_sliding_window": True}), words(30), spec(tau=4), 24).decoding
+
+    assert got["effective_reuse"] == pytest.approx(got["reuse_rate"] / 2)

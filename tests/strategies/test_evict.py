@@ -19,7 +19,8 @@ from nbkv.strategy import parse
 NAMES = [name for name in registry.names() if issubclass(registry.get(name), Evict)]
 LOOKING = [name for name in NAMES if parse(name).look(1)]  # strategies that go by attention
 BLIND = [name for name in NAMES if name not in LOOKING]
-ANY = NAMES[0]  # for what the family does whichever strategy it is
+EAGER = [name for name in NAMES if not parse(name).lag]  # strategies that evict from the prompt as well
+ANY = EAGER[0]  # for what the family does whichever strategy it is
 SIDE = 2 * 16 * 4 * 2  # bytes a token takes in one layer of the small models: 2 heads of 16, float32, K and V
 LAYERS = 4
 
@@ -66,7 +67,7 @@ def test_a_budget_says_what_it_is_a_share_of():
 # memory
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EAGER)
 @pytest.mark.parametrize("keep", ["24", "0.4"])
 def test_never_above_keep(session, words, opened, name, keep):
     strategy, prefilled, ctx = opened(session, words(70), f"{name}(keep={keep})")
@@ -79,7 +80,7 @@ def test_never_above_keep(session, words, opened, name, keep):
     assert {layer.seen for layer in cache.layers} == {n + 40}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EAGER)
 def test_memory_falls_by_what_was_dropped(session, words, name):
     whole = session.generate(words(99), strategy=f"{name}(keep=1.0)", max_new_tokens=1)
     some = session.generate(words(99), strategy=f"{name}(keep=25)", max_new_tokens=1)
@@ -89,7 +90,7 @@ def test_memory_falls_by_what_was_dropped(session, words, name):
     assert some.kv_bytes["peak"] >= 100 * SIDE * LAYERS  # one stretch held all of it
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EAGER)
 def test_a_long_prompt_is_held_a_stretch_at_a_time(session, words, name):
     result = session.generate(words(199), strategy=f"{name}(keep=20, stretch=32)", max_new_tokens=2)
     stretch, moved = (20 + 32) * SIDE * LAYERS, (20 + 32) * SIDE
@@ -101,13 +102,13 @@ def test_a_long_prompt_is_held_a_stretch_at_a_time(session, words, name):
     assert result.compute.share == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EAGER)
 def test_what_is_noted_does_not_grow_with_query_heads(session, words, opened, name):
     _, prefilled, _ = opened(session, words(40), f"{name}(keep=20)")
     assert {mark.shape[0] for mark in prefilled.cache.layers[0]._marks.values()} == {2}
 
 
-@pytest.mark.parametrize("name", LOOKING)
+@pytest.mark.parametrize("name", [name for name in LOOKING if name in EAGER])
 def test_heads_keep_their_own_or_a_layer_the_same(session_of, words, opened, name):
     session = session_of("qwen3")
     for per, alike in (("head", False), ("layer", True)):
@@ -134,16 +135,16 @@ def test_where_nothing_has_to_go_it_equals_full(session_of, words, family, name)
 
 
 def test_less_is_not_the_same(session, words):
-    specs = ["full", *(f"{name}(keep=8, stretch=16)" for name in NAMES)]
+    specs = ["full", *(f"{name}(keep=8, stretch=16)" for name in EAGER)]
     table = session.compare(words(80), specs, repeat=1, max_new_tokens=12)
     assert all(row["top1"] < 1 for row in table.rows[1:])
     assert all(row["kl"] > 1e-6 for row in table.rows[1:])
     # the prompt's own last token still saw everything where it was run at once
-    for name, row in zip(NAMES, table.rows[1:], strict=True):
+    for name, row in zip(EAGER, table.rows[1:], strict=True):
         assert not (parse(name).whole and row["diverges_at"] == 0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EAGER)
 def test_dropped_tokens_are_said_and_provenance_stays(session, words, name):
     result = session.generate(words(99), strategy=f"{name}(keep=10, per='layer')", max_new_tokens=8)
 
@@ -154,7 +155,7 @@ def test_dropped_tokens_are_said_and_provenance_stays(session, words, name):
     assert any("MiB at the peak" in note for note in result.notes)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EAGER)
 def test_a_sliding_layer_holds_no_more_than_its_window(session_of, words, opened, name):
     _, prefilled, _ = opened(session_of("gemma2"), words(60), f"{name}(keep=1.0)")
     assert [layer.length for layer in prefilled.cache.layers] == [8, 61, 8, 61]
@@ -205,7 +206,7 @@ def test_the_self_check_passes(session, name):
 # with another strategy inside
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EAGER)
 def test_a_stored_prefix_is_copied_and_stays_exact(session, words, name):
     spec = f"{name}(keep=20, inner='prefix')"
     first = session.generate(words(60), strategy=spec, max_new_tokens=6)
@@ -225,7 +226,7 @@ def test_a_stored_prefix_is_copied_and_stays_exact(session, words, name):
     assert [storage.leased for storage in session.store._buffers] == [False]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EAGER)
 def test_blended_chunks_are_evicted_from(session, words, name):
     prompt = [words(4, seed=1), session.chunk(words(40), name="c"), words(6, seed=2)]
     blend = session.generate(prompt, strategy="blend(budget=0.2)", max_new_tokens=8)
@@ -261,7 +262,7 @@ def test_a_prefill_that_breaks_gives_the_store_back(session, words, monkeypatch)
 # compressed contexts
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EAGER)
 def test_a_compressed_context_serves_many_questions(session, words, name):
     spec = f"{name}(keep=0.4, context='chunks')"
     notes = session.chunk(words(50), name="notes")
@@ -323,7 +324,7 @@ def test_comparing_leaves_no_context_behind(session, words):
     assert ANY not in session._ctx.scratch
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EAGER)
 def test_a_chat_goes_on_from_what_is_held(session, words, name):
     spec = f"{name}(keep=24, context='turns', contexts=1)"
     chat = session.chat()
@@ -353,3 +354,30 @@ def test_an_answer_that_was_cut_off_is_not_carried_on_by_halves(session_of, word
         pass
     held = session._ctx.scratch[ANY]
     assert all(isinstance(entry.cache, EvictingCache) and entry.cache.seen == len(entry.ids) for entry in held)
+
+
+# evictions that wait
+
+LAGGED = [name for name in NAMES if name not in EAGER]
+
+
+@pytest.mark.parametrize("name", LAGGED)
+@pytest.mark.parametrize("inner", ["full", "prefix", "blend(budget=0.2)"])
+def test_a_prompt_stays_until_the_first_eviction_is_due(session, words, name, inner):
+    spec = f"{name}(keep=24, window=8, inner='{inner}')"
+    prompt = [words(4, seed=1), session.chunk(words(40)), words(6, seed=2)]
+    early, later = (session.generate(prompt, strategy=spec, max_new_tokens=count) for count in (8, 12))
+
+    assert early.kv_bytes["working"] == (len(early.prompt_ids) + 7) * SIDE * LAYERS
+    assert early.kept.all()
+    assert later.kv_bytes["working"] == (24 + 3) * SIDE * LAYERS
+    assert not later.kept.all()
+
+
+@pytest.mark.parametrize("name", LAGGED)
+def test_a_chat_goes_on_from_what_waiting_left(session, words, name):
+    spec, chat = f"{name}(keep=24, window=4, context='turns')", session.chat()
+    replies = [chat.send(words(30, seed=turn), strategy=spec, max_new_tokens=8) for turn in range(3)]
+
+    assert [reply.kv_bytes["working"] for reply in replies] == [(24 + 3) * SIDE * LAYERS] * 3
+    assert all(reply.tokens.reused for reply in replies[1:])

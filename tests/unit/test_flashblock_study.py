@@ -34,6 +34,8 @@ def test_what_refreshes_always_is_full_and_what_keeps_is_not(session, items):
     assert exact["reuse_rate"] == full["difference"] == exact["difference"] == 0
     assert kept["kl"] > 1e-4
     assert kept["reuse_rate"] > 0.5
+    assert kept["effective_reuse"] == kept["reuse_rate"]
+    assert exact["effective_reuse"] == 0
     assert kept["top1"] <= 1
     assert full["tokens_per_forward"] == exact["tokens_per_forward"]
     assert kept["attention_s"] > 0
@@ -66,3 +68,13 @@ def test_the_command_writes_the_table(blockwise_reader, tmp_path, monkeypatch):
     assert [row["strategy"] for row in table["rows"]] == [FULL, EXACT, *pair, FULL, EXACT]
     assert {row["block"] for row in table["rows"]} == {8}
     assert "1 reports" in table["regime"]
+    page = (tmp_path / "flashblock.md").read_text(encoding="utf-8")
+    assert all(f"| {row['strategy']} | 8 | {row['unmask']} |" in page for row in table["rows"])
+    assert "TraDo-8B-Thinking" in page
+
+
+def test_the_papers_setting_is_marked():
+    row = {"strategy": flashblock.TAUS[1], "block": 4, "unmask": "dynamic(threshold=0.9)"}
+    assert flashblock._is_papers(row)
+    assert not any(flashblock._is_papers(row | other) for other in ({"block": 16}, {"unmask": "static"}))
+    assert not flashblock._is_papers(row | {"strategy": flashblock.TAUS[0]})

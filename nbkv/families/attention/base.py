@@ -43,7 +43,8 @@ class DenoisedAnswer:
     ``context`` keeps attention to the keys before the block, ``switch`` decides whether reuse pays. ``changed`` tokens
     of the block differ from ``fresh``, its ids when attention was last refreshed; ``last`` were its ids in the pass
     before. ``heads`` are the K/V heads of each layer that are always recomputed; while they are being measured
-    (``learning``) nothing is reused. ``seconds`` is the time of attention in the passes that are not plain.
+    (``learning``) nothing is reused. ``seconds`` is the time of attention in the passes that are not plain. ``asked``
+    is the attention to the context that all passes need: rows x K/V heads of all layers.
     """
 
     context: ContextAttention
@@ -56,6 +57,7 @@ class DenoisedAnswer:
     last: torch.Tensor | None = None
     passes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    asked: int = 0
     blocks: int = 0
     off: int = 0
     why: str = ""
@@ -102,6 +104,7 @@ class AttentionReuse(Prefix):
         answer.switch.times.add(kind, block.start, clock())
         answer.seconds += meter.seconds
         answer.passes[kind] += 1
+        answer.asked += len(block.ids) * sum(ctx.adapter.capabilities.kv_heads)
         answer.last = block.ids
         return logits
 
@@ -113,6 +116,11 @@ class AttentionReuse(Prefix):
             return
         ctx.verdicts.hold(self._times(ctx), answer.switch.times.to_dict())
         prefilled.figures |= _figures(answer, ctx)
+        if answer.passes[REUSED]:
+            passes, share = prefilled.figures["reuse_rate"], prefilled.figures["effective_reuse"]
+            prefilled.notes.append(
+                f"{share:.0%} of the attention to finished blocks reused, in {passes:.0%} of the passes"
+            )
         if answer.passes[REUSED] and not answer.heads and (answer.context.staleness.cosine or 1.0) < _FAITHFUL:
             was = f"kept attention had changed to a cosine of {answer.context.staleness.cosine:.2f} when computed again"
             prefilled.notes.append(f"{was}: other answers than without it are likely")
@@ -161,6 +169,7 @@ def _figures(answer: DenoisedAnswer, ctx: Context) -> dict[str, Any]:
     return {
         "passes": dict(answer.passes),
         "reuse_rate": answer.passes[REUSED] / total if total else 0.0,
+        "effective_reuse": answer.context.reused / answer.asked if answer.asked else 0.0,
         "off_blocks": answer.off,
         "computed_heads": sum(map(len, answer.heads.values())),
         "drift_cosine": found.cosine,

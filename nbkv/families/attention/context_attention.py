@@ -25,13 +25,15 @@ class ContextAttention:
 
     Layers that are ``exempt`` keep the model's own attention. With ``density`` that share of the keys, those the block
     attends to most, is read anew in every pass, and what is kept is about the rest; with ``residual`` false the rest is
-    left out instead (plain sparse attention).
+    left out instead (plain sparse attention). ``reused`` sums up what was taken from an earlier pass: rows x K/V heads,
+    times the share of the context's keys that what is kept stands for.
     """
 
     exempt: frozenset[int] = frozenset()
     density: float | None = None
     residual: bool = True
     staleness: HeadDrift = field(default_factory=HeadDrift)
+    reused: float = 0.0
     _kept: dict[int, State] = field(default_factory=dict)
     _picked: dict[int, TopKeys] = field(default_factory=dict)
 
@@ -75,7 +77,18 @@ class ContextAttention:
             self._recompute_head(attention, head, kept)
         if rows is not None and len(rows):
             self._recompute_rows(attention, rows, kept)
-        return _merged(attention, [*self._fresh_parts(attention), *([kept] if self.residual else [])])
+        if not self.residual:
+            return _merged(attention, self._fresh_parts(attention))
+        n, again = attention.query.shape[-2], 0 if rows is None else len(rows)
+        self.reused += (
+            (attention.key.shape[1] - len(heads.get(attention.layer, ()))) * (n - again) * self._rest(attention)
+        )
+        return _merged(attention, [*self._fresh_parts(attention), kept])
+
+    def _rest(self, attention: Attention) -> float:
+        """Return the share of the context's keys that are not read in every pass."""
+        picked = self._picked.get(attention.layer)
+        return 1.0 if picked is None else 1.0 - picked.key.shape[-2] / attention.outside
 
     def _fresh_parts(self, attention: Attention) -> list[State]:
         """Return the parts that every pass computes: over the block itself, and over the selected context keys."""

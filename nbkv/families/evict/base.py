@@ -51,7 +51,8 @@ class Evict(Strategy):
 
     The prompt is prefilled in segments of ``stretch`` tokens with eviction after each (chunked prefill), so at most
     ``keep + stretch`` slots are held; policies that are ``whole`` prefill it in one pass. Sliding-window layers hold at
-    most their window. ``per``: every K/V ``head`` evicts for itself, or all heads of a ``layer`` evict the same tokens.
+    most their window. A policy with a ``lag`` waits and holds more meanwhile. ``per``: every K/V ``head`` evicts for
+    itself, or all heads of a ``layer`` evict the same tokens.
     ``Result.kept`` is false for prompt tokens that no head of any layer holds in the end.
 
     ``inner``: the strategy that prefills the prompt instead. Its K/V are copied into this cache, the prompt's last rows
@@ -70,6 +71,7 @@ class Evict(Strategy):
         "test_one_first_chunk_behind_bos_equals_prefix": "below keep=1.0 K/V is dropped for good; at 1.0 it equals full"
     }
     whole: ClassVar[bool] = False  # whether the prompt has to be prefilled in one pass
+    observes_prompt: ClassVar[bool] = True  # whether queries of the prompt are observed
     observes_decoding: ClassVar[bool] = True  # whether queries of decoded tokens are observed too
 
     keep: float = 0.5
@@ -106,9 +108,13 @@ class Evict(Strategy):
     def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
         """Return the eviction scores ``[H_k, T]`` before position ``at`` runs; the ``room`` highest a head stay."""
 
-    def slots_at_a_time(self, limit: int) -> int:  # noqa: ARG002
-        """Return how many slots each eviction frees while decoding, of ``limit``; more than one evicts less often."""
-        return 1
+    @property
+    def lag(self) -> int:
+        """Return after how many decoded tokens each eviction comes, down to ``keep``; the prompt stays till the first.
+
+        0, the default: the prompt is evicted from too, and while decoding as soon as a token more would be above.
+        """
+        return 0
 
     # the stages
 
@@ -189,7 +195,8 @@ class Evict(Strategy):
         for start in range(0, len(ids), stretch):
             part = ids[start : start + stretch]
             self._limit(held, ctx, cache.seen + len(part))
-            logits = self._run(part, cache, ctx, look=self.look(len(part)), work=work)
+            look = self.look(len(part)) if self.observes_prompt else 0
+            logits = self._run(part, cache, ctx, look=look, work=work)
             self._shrink(held, ctx)
         return logits
 
@@ -207,27 +214,29 @@ class Evict(Strategy):
 
     def _limit(self, held: BudgetedCache, ctx: Context, seen: int) -> None:
         """Set each layer's limit of slots for a sequence of ``seen`` tokens; its buffers grow no larger."""
-        slots = held.budget.slots(seen)
+        slots, prompt = held.budget.slots(seen), held.budget.prompt
+        stays = prompt if self.lag >= max(1, seen - prompt) else 0
         for layer, window in zip(held.cache.layers, ctx.adapter.capabilities.windows, strict=True):
-            layer.limit = min(slots, window or slots)
+            layer.limit = max(min(slots, window or slots), stays) + self.lag
 
     def _shrink(self, held: BudgetedCache, ctx: Context, coming: int = 0) -> None:
-        """Evict the lowest scores until every layer is within its limit with ``coming`` tokens more."""
-        cache = held.cache
+        """Evict the lowest scores, if it is time, until every layer has room in its budget for ``coming`` tokens."""
+        cache, before = held.cache, held.cache.nbytes
         self._limit(held, ctx, cache.seen + coming)
-        before, slots = cache.nbytes, held.budget.slots(cache.seen + coming)
+        decoded = cache.seen - held.budget.prompt
+        if self.lag and (decoded < 1 or decoded % self.lag):
+            return
+        room = held.budget.slots(cache.seen + coming)
         windows = ctx.adapter.capabilities.windows
-        most = max(self._evict_to_limit(*each, slots, coming) for each in zip(cache.layers, windows, strict=True))
+        most = max(self._evict_to(room, *each, coming) for each in zip(cache.layers, windows, strict=True))
         if most > 1:
             ctx.tell(Evicted, tokens=most, nbytes=before - cache.nbytes, tier="working")
 
-    def _evict_to_limit(self, layer: EvictingLayer, window: int | None, slots: int, coming: int = 0) -> int:
-        """Evict the lowest scores of one layer down to its limit; return how many slots of each head were freed."""
-        before = layer.length
-        if before + coming > layer.limit:
-            # what a sliding window leaves in sight may only go for want of room, not ahead of time
-            spare = self.slots_at_a_time(layer.limit) if layer.limit == slots else coming
-            self._evict(layer, layer.limit - (spare if coming else 0), window)
+    def _evict_to(self, slots: int, layer: EvictingLayer, window: int | None, coming: int = 0) -> int:
+        """Evict the lowest scores of one layer down to ``slots``; return how many slots of each head were freed."""
+        before, room = layer.length, min(slots, window or slots) - (0 if self.lag else coming)
+        if before > room:
+            self._evict(layer, room, window)
         return before - layer.length
 
     def _evict(self, layer: EvictingLayer, room: int, window: int | None) -> None:
@@ -248,7 +257,8 @@ class Evict(Strategy):
         given = inner.prefill(request, ctx)
         keeping = replace(request, keep=False)
         try:
-            look = 0 if self.keep == 1.0 else min(self.look(n), _OBSERVED, n - 1, _rerunnable(given))
+            seen = self.observes_prompt and self.keep != 1.0
+            look = min(self.look(n), _OBSERVED, n - 1, _rerunnable(given)) if seen else 0
             self._copy(given.cache, n - look, held, ctx, look=look)
             prefilled.logits = given.logits
             if look:
@@ -270,8 +280,8 @@ class Evict(Strategy):
         kv, slots, windows = source.read(0, n), held.budget.slots(n), ctx.adapter.capabilities.windows
         for layer, window, keys, values in zip(held.cache.layers, windows, kv.keys, kv.values, strict=True):
             layer.update(keys[None], values[None])
-            if not look:
-                self._evict_to_limit(layer, window, slots)
+            if not look and not self.lag:
+                self._evict_to(slots, layer, window)
 
     def _contexts(self, ctx: Context) -> CompressedContexts:
         return CompressedContexts(ctx.scratch, self.name, self.spec, ctx.space(f"approx:{self.name}"), self.contexts)
