@@ -39,7 +39,7 @@ METHODS = ("cacheblend", "cachecraft", "epic", "influence", "kvshare", "passage"
 NAIVE = "cacheblend(budget=0)"
 PARAGRAPHS = 5
 SEED = 0
-_OTHER_SINKS = {"auto": (NAIVE, *(f"{name}(budget=0.15)" for name in ("epic", "influence", "prophet")))}
+_OTHER_SINKS = {"primer": (NAIVE, *(f"{name}(budget=0.15)" for name in ("epic", "influence", "prophet")))}
 
 
 def rows(sink: str, methods: Sequence[str] = METHODS, budgets: Sequence[float] = BUDGETS) -> list[Row]:
