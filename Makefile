@@ -7,7 +7,7 @@ T ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-APART := notebooks quantised kernels ui ui_widgets binder
+APART := notebooks quantised kernels real ui ui_widgets binder
 
 # The JupyterLab extension: what npm installed, and what was built.
 LAB := labextension
@@ -20,7 +20,8 @@ demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
 
 # One torch thread a worker: two with two threads each fight over two cores, and whoever else runs makes it worse.
-# The tests of a file stay together, so that what they share is made once.
+# The tests of a file stay together, so that what they share is made once. The last part asks a pretrained model, which
+# the package index has (100 MB, once), about real text (NBKV_DATA, docs/tasks.md); without either it is skipped.
 test: $(STAMP)
 ifneq ($(T),)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q $(T)
@@ -29,6 +30,8 @@ else
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/pytest -n 2 -q tests/kernels
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q tests/notebooks
+	-$(BIN)/python -m nbkv.models.pretrained.download smollm2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q tests/real
 endif
 
 # One browser and one server at a time.

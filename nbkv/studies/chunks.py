@@ -29,7 +29,7 @@ BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.3)
 METHODS = ("cacheblend", "cachecraft", "epic", "influence", "kvshare", "passage", "prophet")
 NAIVE = "cacheblend(budget=0)"
 SEEDS = (101, 102, 103)
-COUNT = 8  # questions of each seed and task
+COUNT = 4  # questions of each seed and task
 TASKS = ("distance 1", "distance 2", "distance 3", "two targets", "report", "trace")
 _LONGEST = 64  # a report's tokens
 
