@@ -15,7 +15,7 @@ SMALL = {"n": 2, "chunks": 3, "lines": 3}
 
 @pytest.fixture(scope="module")
 def reuse(tmp_path_factory):
-    chosen = {"strategies": ["epic", "passage"], "budgets": [0.3, 1.0], "sinks": ["bos", "primer"]}
+    chosen = {"strategies": ["epic", "passage", "cachecraft"], "budgets": [0.3, 1.0], "sinks": ["bos", "primer"]}
     return run(NOTEBOOKS / "10_chunk_reuse.ipynb", SMALL | chosen, out_dir=tmp_path_factory.mktemp("reuse"))
 
 
@@ -39,7 +39,9 @@ def test_a_full_budget_is_full_for_every_method(reuse):
 def test_accuracies_are_shares_for_every_method_and_sink(reuse):
     found = records(reuse)
     assert found["questions"] == 2
-    assert found["right"].keys() == {f"{name} {sink}" for name in ("epic", "passage") for sink in ("bos", "primer")}
+    assert found["right"].keys() == {
+        f"{name} {sink}" for name in ("cachecraft", "epic", "passage") for sink in ("bos", "primer")
+    }
     shares = [found["full"], found["best_right"], *found["right"].values(), *found["naive"].values()]
     assert all(0 <= share <= 1 for share in shares)
     assert found["refused"] == {}
