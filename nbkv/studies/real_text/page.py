@@ -126,8 +126,8 @@ shuffled), the question. Paragraphs are chunks, encoded before the prompt exists
 is in the store. *KL*: KL(full || strategy) in nats, mean over full's greedy answer (up to 32 tokens, forced), then over
 questions, with the 95 % bootstrap interval over questions. *Top-1*: the share of these tokens that the strategy would
 pick too. *F1*, *truth*: F1 of its own greedy answer against full's, and against the expected one. *Share*: token-layers
-run over prompt x layers, selection passes included. *Sink*: what a chunk is encoded behind: `none`, `primer` (a few neutral
-sentences), `context` (a chat's opening and two neutral passages; what `auto` chooses on these models).
+run over prompt x layers, selection passes included. *Sink*: what a chunk is encoded behind: `none`, `primer` (a few
+neutral sentences), `context` (a chat's opening and two neutral passages; what `auto` chooses on these models).
 
 `cacheblend(budget=0)` is naive reuse. `random` and `lexical` (sentences that share the question's rare words) look at
 no model; `oracle` runs the supporting paragraphs again. `cachecraft` and `kvshare` met the chunks in two other prompts
