@@ -540,7 +540,7 @@ def test_a_self_check_is_a_report(shell):
     assert "relocation" in report._repr_html_()
 
 
-@pytest.mark.parametrize("line", ["full cacheblend(budget=0.2, check_layers=(1, 2))", "full, cacheblend(0.3)"])
+@pytest.mark.parametrize("line", ["full cacheblend(budget=0.2, check_layers=(0, 1))", "full, cacheblend(0.3)"])
 def test_several_strategies_are_checked_in_one_report(shell, line):
     report = run(shell, f"%kvverify {line}")
     assert report.ok

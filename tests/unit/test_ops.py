@@ -153,7 +153,7 @@ def test_sinks_count_once(device):
         partial_attention(q, k[:, :, 20:], v[:, :, 20:], scale=0.3, sinks=sinks),
     ]
 
-    assert error(merge_states(parts), reference(q, k, v, scale=0.3, sinks=sinks)) < 1e-6
+    assert error(merge_states(parts), reference(q, k, v, scale=0.3, sinks=sinks)) < 2e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

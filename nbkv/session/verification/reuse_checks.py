@@ -48,19 +48,20 @@ class ReuseChecks:
         self._other_rows(trial, given)
 
     def reused(self, trial: Trial, given: ChunkPrompt) -> bool:
-        """Check that K/V of chunks were used; return False, and say nothing yet, where all rows were run again."""
-        sources = trial.prefilled.provenance
-        taken, again = (int(np.isin(sources, of).sum()) for of in (_HELD, (Provenance.RECOMPUTED,)))
-        name, n = self._name("reuse"), len(given.prompt.chunks)
-        if taken:
+        """Check that K/V of chunks were used, or say why not; return False and say nothing where neither is so."""
+        sources, name = trial.prefilled.provenance, self._name("reuse")
+        if taken := int(np.isin(sources, _HELD).sum()):
             self.checks.holds(name, ok=True, note=f"{taken} of {len(sources)} tokens reused, {given.name}")
         elif trial.fallbacks:
             self.checks.unchecked(name, f"fell back: {trial.fallbacks[0]}")
-        elif again:
-            return False
         else:
-            self.nothing_reused(f"none of the K/V of {n} encoded chunks")
+            return False
         return True
+
+    @staticmethod
+    def ran_again(trial: Trial) -> bool:
+        """Return whether rows were placed and run again, as a small chunk's may all be."""
+        return bool((trial.prefilled.provenance == Provenance.RECOMPUTED).any())
 
     def nothing_reused(self, what: str) -> None:
         """Let the check of reuse fail: ``what`` was not reused."""
@@ -126,7 +127,11 @@ class ReuseChecks:
         """
         sources, kv = trial.prefilled.provenance, trial.kv
         assert kv is not None  # noqa: S101
-        computed = int((sources != Provenance.CHUNK).sum()) + trial.prefilled.extra
+        ran = np.isin(sources, (Provenance.FRESH, Provenance.RECOMPUTED))
+        for chunk, start, stop in given.prompt.chunks:
+            if chunk.name in given.missing:  # encoded in a pass of its own
+                ran[start:stop] &= sources[start:stop] == Provenance.RECOMPUTED
+        computed = int(ran.sum()) + trial.prefilled.extra
         layers = [layer for layer in range(len(kv.keys)) if trial.layers[layer] <= computed]
         for chunk, start, stop in given.prompt.chunks:
             place = int(trial.places[start])
