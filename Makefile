@@ -64,6 +64,7 @@ tables: $(STAMP)
 # Hours on two cores; stopped at any time, it goes on where it was. NBKV_DATA is where the data lie (docs/tasks.md).
 tables-real: models
 	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.real_text.table
+	$(BIN)/python -m nbkv.studies.real_text.table --speed 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbkv.studies.real_text.equal_share import Point, Ratio, at_share, ratio
+from nbkv.studies.real_text.speed import read_speeds
 from nbkv.studies.statistics import interval
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Table:
     """What was measured of one model on one data set (a file that ``real_text.table.TableFile`` wrote)."""
 
     data: dict[str, Any]
+    speeds: dict[str, float]
 
     @property
     def title(self) -> str:
@@ -76,7 +78,10 @@ class Table:
 
 def read(folder: Path) -> list[Table]:
     """Return the tables in ``folder`` that have a question, by model and data set."""
-    found = [Table(json.loads(path.read_text("utf-8"))) for path in sorted(folder.glob("*.json"))]
+    found = [
+        Table(json.loads(path.read_text("utf-8")), read_speeds(folder / "speed" / path.name))
+        for path in sorted(folder.glob("*.json"))
+    ]
     return [table for table in found if table.data.get("questions")]
 
 
@@ -126,8 +131,9 @@ shuffled), the question. Paragraphs are chunks, encoded before the prompt exists
 is in the store. *KL*: KL(full || strategy) in nats, mean over full's greedy answer (up to 32 tokens, forced), then over
 questions, with the 95 % bootstrap interval over questions. *Top-1*: the share of these tokens that the strategy would
 pick too. *F1*, *truth*: F1 of its own greedy answer against full's, and against the expected one. *Share*: token-layers
-run over prompt x layers, selection passes included. *Sink*: what a chunk is encoded behind: `none`, `primer` (a few
-neutral sentences), `context` (a chat's opening and two neutral passages; what `auto` chooses on these models).
+run over prompt x layers, selection passes included. *TTFT*: full's time to first token over the strategy's, in a run of
+its own. *Sink*: what a chunk is encoded behind: `none`, `primer` (a few neutral sentences), `context` (a chat's opening
+and two neutral passages; what `auto` chooses on these models).
 
 `cacheblend(budget=0)` is naive reuse. `random` and `lexical` (sentences that share the question's rare words) look at
 no model; `oracle` runs the supporting paragraphs again. `cachecraft` and `kvshare` met the chunks in two other prompts
@@ -173,14 +179,15 @@ def _ratio(found: Ratio | None) -> str:
 
 def _rows(table: Table) -> Iterator[str]:
     yield from ("", f"## {table.title}: every row", "")
-    yield from _head("sink", "strategy", "share", "KL", "95 %", "KL, largest", "top-1", "F1", "truth")
+    yield from _head("sink", "strategy", "share", "KL", "95 %", "KL, largest", "top-1", "F1", "truth", "TTFT")
     for cell in sorted(table.cells, key=lambda cell: (cell[0], cell[1].partition("(")[0], table.share(cell))):
         kl = table.figures(cell, "kl")
         low, high = interval(kl)
         most, top1, f1, truth = (table.figures(cell, name).mean() for name in ("kl_max", "top1", "f1", "truth"))
+        speed = f"{table.speeds[cell[1]]:.2f}" if cell[1] in table.speeds else ""
         yield (
             f"| {' | '.join(cell)} | {table.share(cell):.3f} | {kl.mean():.4f} | {low:.4f} to {high:.4f} "
-            f"| {most:.3f} | {top1:.3f} | {f1:.3f} | {truth:.2f} |"
+            f"| {most:.3f} | {top1:.3f} | {f1:.3f} | {truth:.2f} | {speed} |"
         )
 
 

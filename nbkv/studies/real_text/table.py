@@ -22,6 +22,7 @@ from nbkv.session.session import Session
 from nbkv.studies.answers import Cell, Row, measure, own_rule
 from nbkv.studies.baselines import LexicalRows, RandomRows
 from nbkv.studies.oracle import oracle
+from nbkv.studies.real_text.speed import SINK, speeds, write_speeds
 from nbkv.tasks import hotpotqa, musique
 
 if TYPE_CHECKING:
@@ -122,9 +123,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 record = TableFile(
                     tables / f"{name}-{data}.json", {"model": name, "data": data, "paragraphs": PARAGRAPHS}
                 )
+                if asked.speed:
+                    _time(session, items[: asked.speed], tables / "speed" / f"{name}-{data}.json")
+                    continue
                 for number in fill(session, record, items, asked.methods):
                     sys.stderr.write(f"{name} {data}: {number + 1} of {len(items)}\n")
     write_page(Path(asked.out))
+
+
+def _time(session: Session, items: Sequence[Item], path: Path) -> None:
+    timed = [row for row in rows(SINK) if isinstance(row, str)]
+    about = {"questions": len(items), "threads": torch.get_num_threads(), "device": str(session.adapter.device)}
+    write_speeds(path, speeds(session, items, timed), about)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("-n", type=int, help="questions of each data set")
+    parser.add_argument("--speed", type=int, default=0, help="measure the time to first token on so many, nothing else")
     parser.add_argument("--folder", default=os.environ.get("NBKV_DATA", "../shared/data"), help="where the data lie")
     parser.add_argument("--out", default="docs")
     return parser
