@@ -31,7 +31,7 @@ else
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q tests/notebooks
 	-$(BIN)/python -m nbkv.models.pretrained.download smollm2
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q tests/real
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -q tests/real
 endif
 
 # One browser and one server at a time.

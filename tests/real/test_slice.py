@@ -50,7 +50,8 @@ def session():
         yield opened
 
 
-@pytest.fixture(scope="module", params=list(DATA))
+# a data set stays with one worker: measuring it is all the work
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in DATA])
 def found(request, session):
     file, task = DATA[request.param]
     if not (FOLDER / file).is_file():

@@ -142,6 +142,12 @@ first. An error below the noise floor (full against full with its prefill split 
 
 def _asked(tables: Sequence[Table]) -> Iterator[str]:
     yield from ("", "## What was asked", "")
+    short = [table for table in tables if len(table.questions) < table.data.get("planned", 0)]
+    if short:
+        so_far = ", ".join(f"{len(table.questions)} of {table.data['planned']} ({table.title})" for table in short)
+        yield f"**Not finished**: {so_far}. Intervals say how little so few questions decide;"
+        yield "`make tables-real` goes on where it was."
+        yield ""
     yield from _head("model, data", "questions", "prompt tokens", "answer tokens", "full's F1", "noise floor")
     for table in tables:
         length, answer, truth, floor = (
