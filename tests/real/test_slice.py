@@ -58,7 +58,7 @@ def found(request, session):
         pytest.skip(f"no {file} in $NBKV_DATA, nor in shared/data beside the repository")
     items = [item for item in task(FOLDER / file, seed=1) if len(item.hops) == 2][:4]
     short = {item.name for item in items}
-    items = [item for item in task(FOLDER / file, seed=1, chunks=3) if item.name in short]
+    items = [item for item in task(FOLDER / file, seed=1, chunks=4) if item.name in short]
     assert len(items) == 4
     asked = [NAIVE, "epic(budget=0.15)", "prophet(budget=0.15)", "blend(budget=0.15)", "prophet(budget=1.0)"]
     rows = [*asked, LexicalRows(budget=0.15), oracle("support"), RandomLogits()]
