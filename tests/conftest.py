@@ -132,3 +132,28 @@ def _make_tokenizer():
 @pytest.fixture(params=sorted(FAMILIES))
 def family(request):
     return request.param
+
+
+@pytest.fixture(scope="session")
+def random_logits():
+    """A broken chunk strategy: it reuses everything and answers anything."""
+    from dataclasses import dataclass
+
+    from nbkv.families.blend.base import Blend
+
+    @dataclass(kw_only=True, repr=False)
+    class RandomLogits(Blend):
+        budget: float = 0.0
+
+        @property
+        def spec(self):
+            return "broken"
+
+        def select(self, partial):
+            return partial.reused[:0]
+
+        def run(self, partial, chosen):
+            logits = super().run(partial, chosen)
+            return torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)) * 5
+
+    return RandomLogits()

@@ -11,7 +11,7 @@ from nbkv.families.prefix.base import encode
 from nbkv.prompts.prompt import opening
 from nbkv.result import Chunk
 from nbkv.session import sinks
-from nbkv.session.sink_choice import better_sink, can_measure
+from nbkv.session.sink_choice import better_sink
 
 
 def make_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
@@ -34,7 +34,7 @@ def make_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
 
 def settled_sink(ctx: Context, sink: str) -> str:
     """Return the kind of sink that ``auto`` stands for with this model: ``auto`` itself or ``context``."""
-    return better_sink(ctx, "auto", "context", _encoded) if sink == "auto" and can_measure(ctx) else sink
+    return better_sink(ctx, "auto", "context", _encoded) if sink == "auto" else sink
 
 
 def _encoded(ctx: Context, text: str, name: str, sink: str) -> Chunk:

@@ -85,15 +85,22 @@ def can_measure(ctx: Context) -> bool:
 
 
 def better_sink(ctx: Context, shorter: str, longer: str, encode: Encode) -> str:
-    """Return ``longer`` if naive reuse is much nearer to full with it than with ``shorter``; measured once a model."""
-    name = f"sink@{ctx.model}@{ctx.adapter.dtype}@{shorter}@{longer}"
+    """Return ``longer`` if naive reuse is much nearer to full with it than with ``shorter``; measured once a model.
+
+    ``shorter`` where it cannot be measured.
+    """
+    name = f"sink@{ctx.model}@{ctx.adapter.dtype}@{len(ctx.codec.tokenizer)}@{shorter}@{longer}"
     known = ctx.verdicts.get(name)
-    if known not in {shorter, longer}:
-        apart = replace(ctx, store=MemoryStore(limit=2**40), bus=Bus(), scratch=Scratch())
-        near, far = (sum(_distances(apart, kind, encode)) for kind in (longer, shorter))
-        known = longer if near < _WORTH * far else shorter
-        ctx.verdicts.put(name, known)
-    return str(known)
+    if known in {shorter, longer}:
+        return str(known)
+    if not can_measure(ctx):
+        ctx.verdicts.hold(name, shorter)
+        return shorter
+    apart = replace(ctx, store=MemoryStore(limit=2**40), bus=Bus(), scratch=Scratch())
+    near, far = (sum(distances(apart, kind, encode)) for kind in (longer, shorter))
+    chosen = longer if near < _WORTH * far else shorter
+    ctx.verdicts.put(name, chosen)
+    return chosen
 
 
 def _readable(ctx: Context) -> bool:
@@ -102,7 +109,7 @@ def _readable(ctx: Context) -> bool:
     return unknown is None or sum(each == unknown for each in ids) * 10 <= len(ids)
 
 
-def _distances(ctx: Context, kind: str, encode: Encode) -> Iterator[float]:
+def distances(ctx: Context, kind: str, encode: Encode) -> Iterator[float]:
     """Yield the mean KL of naive reuse to full over full's first tokens, in nats, for each neutral prompt."""
     for *texts, question in _PROMPTS:
         chunks = [encode(ctx, text, hashlib.sha256(f"{kind} {text}".encode()).hexdigest()[:16], kind) for text in texts]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from nbkv.context import Context
-from nbkv.errors import NbkvError, UnsupportedModel
+from nbkv.errors import BadOption, NbkvError, UnsupportedModel
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Chunk
 from nbkv.session.verification.exact_checks import ExactChecks
@@ -58,7 +58,7 @@ class _StrategyChecks:
         strategy = self.strategy
         try:
             strategy.check(self.ctx.adapter)
-        except UnsupportedModel as refusal:
+        except (UnsupportedModel, BadOption) as refusal:
             self.checks.unchecked(strategy.spec, f"refused: {refusal}")
             return self.checks
         full = strategy if strategy.exact else strategy.at_full_budget()

@@ -11,6 +11,7 @@ import torch
 
 from nbkv.context import Context, Request
 from nbkv.events import Bus
+from nbkv.families.blend.harvest import Harvest
 from nbkv.families.prefix.base import encode
 from nbkv.fidelity import fidelity
 from nbkv.inference.forced import forced
@@ -25,9 +26,6 @@ from nbkv.tasks.metrics import METRICS
 if TYPE_CHECKING:
     from nbkv.prompts.prompt import Prompt
     from nbkv.tasks.items import Item
-
-LEARNING = ("cachecraft", "kvshare")
-"""Methods that harvest K/V from prompts."""
 
 Row = str | Strategy | Callable[[Session, "Item", list[Any]], Strategy]
 """What is measured: a strategy, or what makes one for a question."""
@@ -124,7 +122,7 @@ class _AskedQuestion:
     def cell(self, row: Row) -> tuple[str, Cell]:
         """Return the strategy's name, and its figures."""
         made = row(self._session, self._item, self._given) if callable(row) else parse(row)
-        if made.name in LEARNING and made.name != self._met:
+        if isinstance(made, Harvest) and made.name != self._met:
             self._meet(made)
         logits, own, share = self._run(made, self.full.tokens)
         far, said = fidelity(self.full.logits, logits), self._said(own)

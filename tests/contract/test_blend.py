@@ -23,7 +23,6 @@ NAMES = [name for name in registry.names() if issubclass(registry.get(name), Ble
 LEARNING = [name for name in NAMES if issubclass(registry.get(name), Harvest)]  # from the prompts they serve
 BUDGETED = [name for name in NAMES if any(field.name == "budget" for field in dataclasses.fields(registry.get(name)))]
 ANY = BUDGETED[0]  # where what is asked is the same for all
-LEARNING = {name for name in NAMES if issubclass(registry.get(name), Harvest)}
 FAMILIES = "llama mistral qwen2 qwen3 gemma2 gemma3 phi3 gemma3n cohere2 gpt_neox mixtral".split()
 
 

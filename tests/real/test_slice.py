@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import nbkv
 from nbkv.errors import LoadError
-from nbkv.families.blend.base import Blend
 from nbkv.studies.answers import Cell, measure
 from nbkv.studies.baselines import LexicalRows
 from nbkv.studies.oracle import oracle
@@ -20,24 +17,6 @@ from nbkv.studies.real_text.table import DATA, NAIVE
 
 FOLDER = Path(os.environ.get("NBKV_DATA") or Path(__file__).parents[3] / "shared" / "data")
 SINKS = ("none", "context")
-
-
-@dataclass(kw_only=True, repr=False)
-class RandomLogits(Blend):
-    """Reuses everything and answers anything."""
-
-    budget: float = 0.0
-
-    @property
-    def spec(self):
-        return "broken"
-
-    def select(self, partial):
-        return partial.reused[:0]
-
-    def run(self, partial, chosen):
-        logits = super().run(partial, chosen)
-        return torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)) * 5
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +31,7 @@ def session():
 
 # a data set stays with one worker: measuring it is all the work
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in DATA])
-def found(request, session):
+def found(request, session, random_logits):
     file, task = DATA[request.param]
     if not (FOLDER / file).is_file():
         pytest.skip(f"no {file} in $NBKV_DATA, nor in shared/data beside the repository")
@@ -61,7 +40,7 @@ def found(request, session):
     items = [item for item in task(FOLDER / file, seed=1, chunks=4) if item.name in short]
     assert len(items) == 4
     asked = [NAIVE, "epic(budget=0.15)", "prophet(budget=0.15)", "blend(budget=0.15)", "prophet(budget=1.0)"]
-    rows = [*asked, LexicalRows(budget=0.15), oracle("support"), RandomLogits()]
+    rows = [*asked, LexicalRows(budget=0.15), oracle("support"), random_logits]
     return [measure(session, item, SINKS, lambda _: rows, 12) for item in items]
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 import nbkv
-from nbkv.families.blend.base import Blend
 from nbkv.studies.answers import Cell, measure
 from nbkv.studies.real_text import page as real_text_page
 from nbkv.studies.real_text import table as real_text
@@ -18,24 +15,6 @@ from nbkv.studies.real_text.table import SINKS, TableFile, fill, missing, questi
 from nbkv.tasks import ledger
 
 ROWS = ["cacheblend(budget=0)", "epic(budget=0.3)", "prophet(budget=1.0)", "cachecraft(budget=0.3)"]
-
-
-@dataclass(kw_only=True, repr=False)
-class RandomLogits(Blend):
-    """Reuses everything and answers anything."""
-
-    budget: float = 0.0
-
-    @property
-    def spec(self):
-        return "broken"
-
-    def select(self, partial):
-        return partial.reused[:0]
-
-    def run(self, partial, chosen):
-        logits = super().run(partial, chosen)
-        return torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)) * 5
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +29,8 @@ def item():
 
 
 @pytest.fixture(scope="module")
-def found(session, item):
-    return measure(session, item, ["bos", "auto"], lambda _: [*ROWS, RandomLogits()])
+def found(session, item, random_logits):
+    return measure(session, item, ["bos", "auto"], lambda _: [*ROWS, random_logits])
 
 
 def cell(found, name):

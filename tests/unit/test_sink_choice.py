@@ -34,11 +34,18 @@ def known_words(monkeypatch):
 
 def test_a_tokenizer_without_the_words_measures_nothing(ctx):
     assert not can_measure(ctx)
+    assert better_sink(ctx, "auto", "context", _encoded) == "auto"
+
+
+def test_the_neutral_texts_are_read_once_a_model(ctx, monkeypatch):
+    better_sink(ctx, "auto", "context", _encoded)
+    monkeypatch.setattr(sink_choice, "can_measure", None)
+    assert better_sink(ctx, "auto", "context", _encoded) == "auto"
 
 
 def test_the_nearer_sink_is_chosen(ctx, known_words, monkeypatch):
     assert can_measure(ctx)
-    measured = {kind: sum(sink_choice._distances(ctx, kind, _encoded)) for kind in ("bos", "primer")}
+    measured = {kind: sum(sink_choice.distances(ctx, kind, _encoded)) for kind in ("bos", "primer")}
     best = min(measured, key=measured.get)
     other = max(measured, key=measured.get)
     monkeypatch.setattr(sink_choice, "_WORTH", 1.0)
@@ -56,14 +63,13 @@ def test_a_longer_sink_must_be_worth_it(ctx, known_words, monkeypatch):
 def test_it_is_measured_once_and_keeps_nothing(ctx, session, known_words, monkeypatch):
     before = len(session.store.ls())
     chosen = better_sink(ctx, "bos", "primer", _encoded)
-    monkeypatch.setattr(sink_choice, "_distances", None)
+    monkeypatch.setattr(sink_choice, "distances", None)
 
     assert better_sink(ctx, "bos", "primer", _encoded) == chosen
     assert len(session.store.ls()) == before
 
 
 def test_auto_takes_the_choice(session, monkeypatch):
-    monkeypatch.setattr("nbkv.session.chunks.can_measure", lambda _: True)
     monkeypatch.setattr("nbkv.session.chunks.better_sink", lambda *_: "dummy")
     assert len(session.chunk("The lamp was red .", name="a", sink="auto").sink) == 4
     assert session.chunk("The lamp was red .", name="b", sink="bos").sink == (session._open().codec.bos_ids[0],)

@@ -83,7 +83,7 @@ def _usual(ctx: Context, *, chunks: bool) -> list[Strategy]:
 def _serves(strategy: Strategy, ctx: Context) -> bool:
     try:
         chosen_strategy(strategy, ctx)
-    except UnsupportedModel:
+    except (UnsupportedModel, BadOption):  # also options that a model of so few layers does not take
         return False
     return True
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nbkv.families.blend.harvest import Harvest
 from nbkv.session.session import Session
 from nbkv.strategy import Strategy, parse
-from nbkv.studies.answers import LEARNING
 
 if TYPE_CHECKING:
     from nbkv.tasks.items import Item
@@ -24,7 +24,7 @@ def speeds(session: Session, items: Sequence[Item], rows: Sequence[str], rounds:
     Rows take turns on each question, ``rounds`` times; the best time of each counts. Methods that learn from prompts
     are left out: their time depends on what they have met.
     """
-    timed = [row for row in rows if parse(row).name not in LEARNING]
+    timed = [row for row in rows if not isinstance(parse(row), Harvest)]
     ratios: dict[str, list[float]] = {row: [] for row in timed}
     for item in items:
         parts = [session.chunk(text, name=f"part {i}", sink=SINK) for i, text in enumerate(item.chunks)]
