@@ -1,5 +1,6 @@
 import pytest
 
+import nbkv
 from nbkv.errors import BadOption, UnknownName, UnsupportedModel
 from nbkv.registry import strategies
 from nbkv.session.certificates.candidates import BUDGETS, candidates, sorted_out
@@ -85,3 +86,14 @@ def test_a_strategy_that_failed_its_self_check_is_no_usual_one(session_of):
     found = {one.spec for one in candidates(None, ctx, chunks=True).strategies}
     assert failed.spec not in found
     assert "prophet(budget=0.1)" in found
+
+
+def test_defaults_that_a_small_model_does_not_take_are_left_out(make_model, make_tokenizer):
+    with nbkv.load(make_model("llama", num_hidden_layers=2), tokenizer=make_tokenizer()) as session:
+        found = candidates(None, session._open().for_request(), chunks=True).strategies
+        report = session.verify(["full", "cacheblend"])
+
+    names = {one.name for one in found}
+    assert "epic" in names
+    assert "cacheblend" not in names
+    assert any("check_layers=(1,) is not accepted" in row["note"] for row in report.rows)
