@@ -7,6 +7,7 @@ T ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DATA := $(or $(NBKV_DATA),../shared/data)
 APART := notebooks quantised kernels real ui ui_widgets binder
 
 # The JupyterLab extension: what npm installed, and what was built.
@@ -58,12 +59,14 @@ tables: $(STAMP)
 	$(BIN)/python -m nbkv.studies.chunks
 	$(BIN)/python -m nbkv.studies.flashblock
 	$(BIN)/python -m nbkv.studies.eviction
+	$(BIN)/python -m nbkv.studies.splits
 	$(BIN)/nbkv bench ttft.prefix ttft.chunks decode.tpot overhead import store.scale --json docs/tables/bench.json
 	$(BIN)/python -m nbkv.bench.report
 
 # Hours on two cores; stopped at any time, it goes on where it was. NBKV_DATA is where the data lie (docs/tasks.md).
 tables-real: models
 	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.real_text.table
+	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.reasoning $(DATA)/gsm8k_test.jsonl models/smollm2
 	$(BIN)/python -m nbkv.studies.real_text.table --speed 2
 
 lint: $(STAMP)
