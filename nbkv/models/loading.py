@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from nbkv.errors import BadOption, LoadError, NbkvError, OutOfMemory, UnsupportedModel, closest
+from nbkv.errors import BadOption, LoadError, NbkvError, UnsupportedModel, closest
+from nbkv.execution import lacks_memory, memory_limits, own_modes
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.intercept import implementation
 from nbkv.models.diffusion.canvas import Encoder, is_canvas_model
@@ -57,8 +58,22 @@ def load_model(
     ``dtype="auto"``: float32 on a CPU, the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``; a
     ``device_map`` there takes the place of ``device``. ``block_size`` is for block-diffusion models. Raises
     ``LoadError`` if it cannot be read, ``BadOption`` for an unknown device, dtype or block size, ``UnsupportedModel``
-    if it is no decoder, or has an adapter that cannot be served.
+    if it is no decoder, or has an adapter that cannot be served, ``OutOfMemory``.
     """
+    known = f"{model}" if isinstance(model, (str, Path)) else type(model).__name__
+    instead = "close other sessions, or give another device, dtype or model_kwargs=dict(device_map='auto')"
+    with own_modes(), memory_limits(f"there is not enough memory to load {known}: {instead}"):
+        return _loaded(model, tokenizer, device, dtype, model_kwargs, block_size)
+
+
+def _loaded(
+    model: str | Path | PreTrainedModel,
+    tokenizer: Any,  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
+    device: str,
+    dtype: str | torch.dtype,
+    model_kwargs: dict[str, Any] | None,
+    block_size: int | None,
+) -> Loaded:
     if isinstance(model, (str, Path)):
         kwargs = dict(model_kwargs or {})
         place = _place(device, kwargs)
@@ -177,11 +192,9 @@ def _read(origin: Source, device: str, dtype: str | torch.dtype, kwargs: dict[st
         placed: PreTrainedModel = network.to(move) if move else network
     except NbkvError:
         raise
-    except torch.OutOfMemoryError as error:
-        instead = "give another device, dtype or model_kwargs=dict(device_map='auto')"
-        message = f"{origin.name} does not fit on {device}; {instead}"
-        raise OutOfMemory(message) from error
     except Exception as error:  # a checkpoint can be broken in any way; the reader wants one line
+        if lacks_memory(error):
+            raise
         raise LoadError(_why(origin, error)) from error
     return placed
 
@@ -221,6 +234,8 @@ def _tokenizer(origin: Source, kwargs: dict[str, Any], config: Any) -> Any:  # n
             return read_tokenizer(origin.gguf, kept)
         return AutoTokenizer.from_pretrained(origin.place, **kept)
     except Exception as error:  # as above
+        if lacks_memory(error):
+            raise
         message = f"the tokenizer of {origin.name!r} cannot be read: {_first_line(error)}"
         raise LoadError(message) from error
 

@@ -11,6 +11,7 @@ import torch
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption
 from nbkv.events import Bus
+from nbkv.execution import lacks_memory
 from nbkv.families.routing.kl_history import learn_kl
 from nbkv.fidelity import fidelity, kl_rows
 from nbkv.inference.forced import follow
@@ -61,8 +62,10 @@ def measured(run: RequestRun, served: Strategy) -> Result:
         floor = noise_floor(ctx, run.prompt, picked, full)
     except Stopped:
         return _without(result, "stopped")
-    except torch.OutOfMemoryError:
-        return _without(result, "the device is out of memory")
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        return _without(result, "there is not enough memory")
     found = fidelity(full, own, floor)
     if not served.exact:
         learn_kl(ctx.verdicts, result.fingerprint, served.spec, found.kl)

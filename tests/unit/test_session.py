@@ -294,6 +294,34 @@ def test_closing(session_of, words):
         session.generate("w1")
 
 
+@pytest.mark.parametrize("leave", ["close", "with", "replace", "replace by itself"])
+def test_a_store_that_was_lent_stays_as_it_is(session_of, words, leave):
+    owner, prompt = session_of(), words(30)
+    owner.generate(prompt, max_new_tokens=3)
+    borrower, held = session_of(store=owner.store), owner.store.nbytes
+    if leave == "close":
+        borrower.close()
+    elif leave == "with":
+        with borrower:
+            assert borrower.generate(prompt, max_new_tokens=3).tokens.reused == 30
+    elif leave == "replace":
+        borrower.use_store("memory")
+    else:
+        owner.use_store(owner.store)
+
+    assert owner.store.nbytes == held > 0
+    assert owner.generate(prompt, max_new_tokens=3).tokens.reused == 30
+
+
+def test_a_store_of_its_own_is_freed_where_a_lent_one_takes_its_place(session_of, words):
+    owner, other = session_of(), session_of()
+    other.generate(words(30), max_new_tokens=3)
+    own = other.store
+    other.use_store(owner.store)
+
+    assert own.nbytes == 0
+
+
 def test_stats_are_sums(session_of, words):
     session = session_of()
     for _ in range(3):
