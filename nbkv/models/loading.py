@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from transformers.utils import logging
 
 from nbkv.errors import BadOption, LoadError, NbkvError, UnsupportedModel, closest
-from nbkv.execution import lacks_memory, memory_limits, own_modes
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.intercept import implementation
 from nbkv.models.diffusion.canvas import Encoder, is_canvas_model
@@ -29,6 +28,8 @@ from nbkv.models.pretrained.gguf_file import read_tokenizer, read_weights
 from nbkv.models.pretrained.source import Source, bundled, known_models, names, source
 from nbkv.models.probing.probe import adapt, probe
 from nbkv.prompts.tokenizer import Codec
+from nbkv.shortage import lacks_memory, memory_limits
+from nbkv.torch_mode import usual_mode
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,6 +45,7 @@ class Loaded:
     verdicts: Verdicts
 
 
+@usual_mode()
 def load_model(
     model: str | Path | PreTrainedModel,
     *,
@@ -62,7 +64,7 @@ def load_model(
     """
     known = f"{model}" if isinstance(model, (str, Path)) else type(model).__name__
     instead = "close other sessions, or give another device, dtype or model_kwargs=dict(device_map='auto')"
-    with own_modes(), memory_limits(f"there is not enough memory to load {known}: {instead}"):
+    with memory_limits(f"there is not enough memory to load {known}: {instead}"):
         return _loaded(model, tokenizer, device, dtype, model_kwargs, block_size)
 
 

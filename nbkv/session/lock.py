@@ -10,8 +10,9 @@ from typing import Protocol
 
 from nbkv.errors import NbkvError
 from nbkv.events import Bus, Waiting
-from nbkv.execution import memory_limits, own_modes
+from nbkv.shortage import memory_limits
 from nbkv.stopping import Stopped, Stopper
+from nbkv.torch_mode import usual_mode
 
 _NO_MEMORY = "there is not enough memory: shorten the prompt, clear the store, or give it a smaller limit"
 PATIENCE_S = 3.0  # whoever waits longer is told for whom
@@ -94,8 +95,8 @@ class SessionLock:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Within the block torch is in our modes, Ctrl-C sets the stop flag, and a lack of memory is one clear line."""
-        with memory_limits(_NO_MEMORY), own_modes(), self._stopper.catching():
+        """Within the block torch is in its usual mode, Ctrl-C sets the stop flag, and a lack of memory is one clear line."""
+        with memory_limits(_NO_MEMORY), self._stopper.catching(), usual_mode():
             yield
 
     @contextmanager
