@@ -95,11 +95,12 @@ class Waiting(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NotKept(Event):
-    """KV of a request or chunk does not fit into ``tier``: it needs ``nbytes``, of at most ``limit``."""
+    """KV of a request or chunk did not fit into ``tier``, as ``why`` says: it needs ``nbytes``, of at most ``limit``."""
 
     nbytes: int
     limit: int
     tier: str
+    why: str
 
 
 Listener = Callable[[Event], None]

@@ -200,9 +200,9 @@ class Session:
         with self._lock.request():
             made = make_chunk(ctx, text, name, sink)
         known = self.chunks.get(name)
-        if known == made:
+        if known == made and known.notes == made.notes:
             return known
-        if known is not None:
+        if known is not None and known != made:
             made = replace(made, notes=(*made.notes, f"replaces another chunk named {name!r}"))
         self.chunks[name] = made
         return made

@@ -8,7 +8,9 @@ import pytest
 
 import nbkv
 from nbkv.errors import BadOption, BadPrompt, NbkvError, UnknownName
+from nbkv.events import NotKept
 from nbkv.result import Provenance
+from nbkv.show.units import size
 
 
 def within(session, number, act, layer=2):
@@ -320,6 +322,53 @@ def test_a_store_of_its_own_is_freed_where_a_lent_one_takes_its_place(session_of
     other.use_store(owner.store)
 
     assert own.nbytes == 0
+
+
+@pytest.mark.parametrize("asked", ["a request", "a chunk", "a chunk that is missed"])
+@pytest.mark.parametrize("limit", ["1kB", "20kB", "100kB"])
+def test_what_does_not_fit_is_said_with_what_it_needs(session_of, words, asked, limit):
+    session, heard = session_of(store=f"memory?device={limit}"), []
+    session.events.add(heard.append)
+    chunk = session.chunk(words(90), name="a")
+    if asked == "a request":
+        said = session.generate(words(90), max_new_tokens=3)
+    elif asked == "a chunk":
+        said = chunk
+        assert "not kept" in repr(chunk)
+        assert "not kept" in chunk._repr_html_()
+    else:
+        said = session.generate([words(2), chunk, words(2)], strategy="prophet", max_new_tokens=3)
+    (note,) = [note for note in said.notes if note.startswith("not kept")]
+    told = [event for event in heard if isinstance(event, NotKept)]
+
+    assert note == f"not kept: needs 131 kB, limit {size(session.store.limit)}"
+    assert {(event.why, event.limit) for event in told} == {(note, session.store.limit)}
+    assert session.stats.not_kept == {"count": len(told), "last": note}
+    assert note in repr(session.stats)
+    assert note in session.stats._repr_html_()
+    assert session.store.nbytes == 0
+
+
+@pytest.mark.parametrize("n", [10, 60, 120])
+def test_what_fits_is_kept_in_silence(session_of, words, n):
+    session = session_of(store="memory?device=132kB")
+    for _ in range(2):
+        result = session.generate(words(n), max_new_tokens=3)
+
+        assert "not kept" not in f"{result.notes} {session.stats}"
+    assert result.tokens.reused == n
+
+
+def test_a_limit_that_others_use_up_is_said(session_of, words):
+    session = session_of(store="memory?device=300kB")
+    other = session_of(store=session.store)
+    stream = other.stream(words(90, seed=1), max_new_tokens=30)
+    next(stream)
+    note = session.generate(words(90), max_new_tokens=3).notes[-1]
+    stream.close()
+
+    assert note == "not kept: needs 131 kB, limit 300 kB, most of it in use by requests that run"
+    assert "not kept" not in str(session.generate(words(90), max_new_tokens=3).notes)
 
 
 def test_stats_are_sums(session_of, words):
