@@ -95,7 +95,7 @@ class Waiting(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NotKept(Event):
-    """KV of a request or chunk did not fit into ``tier``, as ``why`` says: it needs ``nbytes``, of at most ``limit``."""
+    """KV did not fit into ``tier``, as ``why`` says: it needs ``nbytes``, of at most ``limit``."""
 
     nbytes: int
     limit: int

@@ -100,10 +100,7 @@ def _loaded(
     how = recipe(network.config.get_text_config(), tokenizer, name, block_size)
     again = isinstance(model, (str, Path))  # it can be loaded again, so that what is proved now need not be then
     adapter, verdicts = _adapted(network, name, how) if again else (adapt(network, name, recipe=how), Verdicts())
-    kind = str(adapter.dtype).removeprefix("torch.")
-    return Loaded(
-        adapter, Codec(tokenizer), name, (f"{kind} on {adapter.device}", *origin.notes, *adapter.notes), verdicts
-    )
+    return Loaded(adapter, Codec(tokenizer), name, (*origin.notes, *adapter.notes), verdicts)
 
 
 def _adapted(network: PreTrainedModel, name: str, how: Recipe | None) -> tuple[ModelAdapter, Verdicts]:

@@ -95,7 +95,7 @@ class SessionLock:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Within the block torch is in its usual mode, Ctrl-C sets the stop flag, a lack of memory is one clear line."""
+        """Within the block torch is in its usual mode, Ctrl-C stops, and a lack of memory is one clear line."""
         with memory_limits(_NO_MEMORY), self._stopper.catching(), usual_mode():
             yield
 

@@ -68,8 +68,8 @@ class Lease:
     The buffer holds the first ``matched`` tokens of the request already (the prefix hit). ``known`` tokens are in the
     store, of which ``branch`` lie within the limit that the request set. Of a model with recurrent layers ``matched``
     is the position of the last ``checkpoint`` among those, and ``made`` are the checkpoints that the request's own
-    prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease. ``too_large``, of a lease that was given
-    back and did not fit, are the bytes that all of it takes.
+    prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease. ``too_large`` are the
+    bytes that all of it takes, of a lease that was given back and did not fit.
     """
 
     space: Space

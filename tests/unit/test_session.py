@@ -5,6 +5,7 @@ import threading
 from itertools import count
 
 import pytest
+import torch
 
 import nbkv
 from nbkv.errors import BadOption, BadPrompt, NbkvError, UnknownName
@@ -369,6 +370,26 @@ def test_a_limit_that_others_use_up_is_said(session_of, words):
 
     assert note == "not kept: needs 131 kB, limit 300 kB, most of it in use by requests that run"
     assert "not kept" not in str(session.generate(words(90), max_new_tokens=3).notes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("strategy", ["prefix", "full", "prophet"])
+def test_a_model_that_its_owner_moved_is_noted_as_it_is_now(make_model, tokenizer, words, dtype, strategy):
+    model = make_model("llama")
+    kind = str(dtype).removeprefix("torch.")
+    with nbkv.load(model, tokenizer=tokenizer, strategy=strategy) as session:
+        before = session.generate(words(20), max_new_tokens=2)
+        model.to(dtype)
+        moved = [session.generate(words(20), max_new_tokens=2) for _ in range(2)]
+        model.to(torch.float32)
+        back = session.generate(words(20), max_new_tokens=2)
+
+    assert before.notes[0] == back.notes[0] == "float32 on cpu"
+    assert {result.notes[0] for result in moved} == {
+        f"{kind} on cpu, moved by its owner: it was proved as float32 on cpu"
+    }
+    assert moved[0].tokens.reused == 0
+    assert moved[1].tokens.reused == (20 if strategy == "prefix" else 0)
 
 
 def test_stats_are_sums(session_of, words):
