@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +24,7 @@ from nbkv.models.identity.devices import input_device, without_data
 from nbkv.models.identity.fingerprint import fingerprint
 from nbkv.models.identity.record import Record
 from nbkv.models.identity.verdicts import Verdicts
+from nbkv.models.pretrained.bars import own_bars
 from nbkv.models.pretrained.gguf_file import read_tokenizer, read_weights
 from nbkv.models.pretrained.source import Source, bundled, known_models, names, source
 from nbkv.models.probing.probe import adapt, probe
@@ -186,7 +187,7 @@ def _read(origin: Source, device: str, dtype: str | torch.dtype, kwargs: dict[st
     if move and find_spec("accelerate") and origin.gguf is None:
         kwargs["device_map"], move = move, None
     try:
-        with _quiet() if origin.name in bundled() else nullcontext():
+        with _quiet() if origin.name in bundled() else own_bars(origin.name):
             network: Any = _from_pretrained(origin, kwargs).eval()
         placed: PreTrainedModel = network.to(move) if move else network
     except NbkvError:
