@@ -86,6 +86,23 @@ class Fallback(Event):
     why: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Waiting(Event):
+    """A request waits for another one to end; ``why`` says in one line who holds the session."""
+
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotKept(Event):
+    """KV did not fit into ``tier``, as ``why`` says: it needs ``nbytes``, of at most ``limit``."""
+
+    nbytes: int
+    limit: int
+    tier: str
+    why: str
+
+
 Listener = Callable[[Event], None]
 
 

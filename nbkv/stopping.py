@@ -30,6 +30,11 @@ class Stopper:
         """Set the flag; safe from any thread."""
         self._flag.set()
 
+    @property
+    def stopped(self) -> bool:
+        """Return whether the flag is set."""
+        return self._flag.is_set()
+
     def check(self) -> None:
         """Raise ``Stopped`` if the flag is set."""
         if self._flag.is_set():

@@ -62,6 +62,7 @@ export interface Session {
   tiers: Tier[];
   recent: Past[];
   now: Now | null;
+  said: string[];
   stopping: boolean;
   clearing: boolean;
 }

@@ -133,7 +133,7 @@ class RequestRun:
         self.ctx.tell(Finished, result=summary(self.result))
 
     def _notes(self, prefilled: Prefilled | None) -> tuple[str, ...]:
-        notes = [*self.ctx.notes, *self.prompt.notes]
+        notes = [self.ctx.adapter.whereabouts, *self.ctx.notes, *self.prompt.notes]
         room = self._room(prefilled)
         if room < self.sampling.max_new_tokens:
             notes.append(f"answer limited to {room} tokens by the model's context")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import NbkvError
-from nbkv.events import Event, Evicted, Fallback, Finished, Layer, Started, Stored, Token
+from nbkv.events import Event, Evicted, Fallback, Finished, Layer, NotKept, Started, Stored, Token, Waiting
 from nbkv.show.columns import columns
 from nbkv.show.tokenmap import segments
 
@@ -38,6 +38,7 @@ class SessionState:
         self._ttft: deque[float] = deque(maxlen=POINTS)
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._now: dict[str, Any] | None = None
+        self._said: list[str] = []
         self._first_token_at = 0.0
         self._tiers: list[dict[str, Any]] = []
         self._tiers_changed = True
@@ -49,7 +50,7 @@ class SessionState:
         elif isinstance(event, Layer):
             self._layer(event)
         elif isinstance(event, Started):
-            self.stopping = False
+            self.stopping, self._said = False, []
             self._now = {"request": event.request, "strategy": event.strategy, "prompt": event.prompt}
             self._now |= {"layer": 0, "layers": 0, "tokens": 0, "tokens_per_s": 0.0}
         elif isinstance(event, Finished):
@@ -58,10 +59,12 @@ class SessionState:
             self._tiers_changed = True
         elif isinstance(event, Fallback):
             self._fallbacks += 1
+        elif isinstance(event, (NotKept, Waiting)):
+            self._said = [*(line for line in self._said if line != event.why), event.why]
 
     def cleared(self) -> None:
         """Take note that the store is empty now."""
-        self.clearing, self._tiers_changed = False, True
+        self.clearing, self._tiers_changed, self._said = False, True, []
 
     def rest(self) -> None:
         """Take note that nothing runs."""
@@ -91,6 +94,7 @@ class SessionState:
             "tiers": self._tiers,
             "recent": list(self._recent),
             "now": self._now and dict(self._now),
+            "said": list(self._said),
             "stopping": self.stopping,
             "clearing": self.clearing,
         }

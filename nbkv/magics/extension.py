@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from nbkv.lab import Lab
 from nbkv.magics.commands import KVMagics
 from nbkv.magics.options import HELP
+from nbkv.magics.sessions import Sessions
 from nbkv.magics.stream_output import has_front_end
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+_set_aside: WeakKeyDictionary[InteractiveShell, Sessions] = WeakKeyDictionary()
 _NAME = KVMagics.__name__
 _RESULT = ("nbkv.result", "Result")
 
@@ -22,6 +25,7 @@ def register(shell: InteractiveShell) -> None:
     if _NAME in shell.magics_manager.registry:
         return
     magics = KVMagics(shell)
+    magics.sessions = _set_aside.pop(shell, magics.sessions)
     shell.register_magics(magics)
     shell.Completer.custom_matchers.append(magics.matcher)
     shell.input_transformers_cleanup.insert(0, help_without_cell)
@@ -32,14 +36,16 @@ def register(shell: InteractiveShell) -> None:
 
 
 def unregister(shell: InteractiveShell) -> None:
-    """Take away what ``register`` added and close the sessions."""
+    """Take away what ``register`` added, and close the sessions that magics loaded once the cell has ended.
+
+    Until then ``register`` takes them over: so ``%reload_ext`` keeps them.
+    """
     magics = shell.magics_manager.registry.pop(_NAME, None)
     if magics is None:
         return
     shell.events.unregister("post_run_cell", magics.shown.after_cell)
     magics.shown.close()
-    for name in magics.sessions.names:
-        magics.sessions.close(name)
+    _close_later(shell, magics.sessions)
     for kind, names in magics.magics.items():
         for name in names:
             shell.magics_manager.magics[kind].pop(name, None)
@@ -50,6 +56,18 @@ def unregister(shell: InteractiveShell) -> None:
     if magics.lab is not None:
         shell.events.unregister("pre_run_cell", magics.lab.before_cell)
         magics.lab.close()
+
+
+def _close_later(shell: InteractiveShell, sessions: Sessions) -> None:
+    """Set ``sessions`` aside, and close them behind the present cell unless somebody has taken them over."""
+    _set_aside[shell] = sessions
+
+    def close(_: object) -> None:
+        shell.events.unregister("post_run_cell", close)
+        if _set_aside.get(shell) is sessions:
+            _set_aside.pop(shell).close_loaded()
+
+    shell.events.register("post_run_cell", close)
 
 
 def help_without_cell(lines: list[str]) -> list[str]:

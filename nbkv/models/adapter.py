@@ -56,8 +56,10 @@ class ModelAdapter:
     def __post_init__(self) -> None:
         """Prepare what every pass needs."""
         self._identity = Identity(self.model)
+        self._taken = 0
         self.device = input_device(self.model)
         self.dtype = compute_dtype(self.model)
+        self._made_as = self.place
         self.model_forward = Forward(self.model, self.walk, self._identity, self.n_layers, self.tells_positions)
 
     @property
@@ -99,8 +101,25 @@ class ModelAdapter:
 
     @property
     def fingerprint(self) -> str:
-        """Return what identifies the weights, quantisation and active adapters; changes when any of them does."""
-        return self._identity.digest
+        """Return what identifies the weights, quantisation and active adapters; changes when any of them does.
+
+        Taking it is how a ``to()`` of the model is noticed: ``device`` and ``dtype`` are then its new ones.
+        """
+        digest = self._identity.digest
+        if self._taken != self._identity.taken:
+            self._taken = self._identity.taken
+            self.device, self.dtype = input_device(self.model), compute_dtype(self.model)
+        return digest
+
+    @property
+    def place(self) -> str:
+        """Return dtype and device, such as ``float32 on cpu``."""
+        return f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+
+    @property
+    def whereabouts(self) -> str:
+        """Return ``place``, and what it was when the model was proved where that has changed."""
+        return self.place + ("" if self.place == self._made_as else f", moved by its owner: it was proved as {self._made_as}")
 
     def kv_bytes(self, layer: int) -> int:
         """Return the bytes of one token's K and V in ``layer``; 0 where it uses those of another layer."""

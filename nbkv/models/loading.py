@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from nbkv.errors import BadOption, LoadError, NbkvError, OutOfMemory, UnsupportedModel, closest
+from nbkv.errors import BadOption, LoadError, NbkvError, UnsupportedModel, closest
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.intercept import implementation
 from nbkv.models.diffusion.canvas import Encoder, is_canvas_model
@@ -24,10 +24,13 @@ from nbkv.models.identity.devices import input_device, without_data
 from nbkv.models.identity.fingerprint import fingerprint
 from nbkv.models.identity.record import Record
 from nbkv.models.identity.verdicts import Verdicts
+from nbkv.models.pretrained.bars import own_bars
 from nbkv.models.pretrained.gguf_file import read_tokenizer, read_weights
 from nbkv.models.pretrained.source import Source, bundled, known_models, names, source
 from nbkv.models.probing.probe import adapt, probe
 from nbkv.prompts.tokenizer import Codec
+from nbkv.shortage import lacks_memory, memory_limits
+from nbkv.torch_mode import usual_mode
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -43,6 +46,7 @@ class Loaded:
     verdicts: Verdicts
 
 
+@usual_mode()
 def load_model(
     model: str | Path | PreTrainedModel,
     *,
@@ -57,8 +61,22 @@ def load_model(
     ``dtype="auto"``: float32 on a CPU, the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``; a
     ``device_map`` there takes the place of ``device``. ``block_size`` is for block-diffusion models. Raises
     ``LoadError`` if it cannot be read, ``BadOption`` for an unknown device, dtype or block size, ``UnsupportedModel``
-    if it is no decoder, or has an adapter that cannot be served.
+    if it is no decoder, or has an adapter that cannot be served, ``OutOfMemory``.
     """
+    known = f"{model}" if isinstance(model, (str, Path)) else type(model).__name__
+    instead = "close other sessions, or give another device, dtype or model_kwargs=dict(device_map='auto')"
+    with memory_limits(f"there is not enough memory to load {known}: {instead}"):
+        return _loaded(model, tokenizer, device, dtype, model_kwargs, block_size)
+
+
+def _loaded(
+    model: str | Path | PreTrainedModel,
+    tokenizer: Any,  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
+    device: str,
+    dtype: str | torch.dtype,
+    model_kwargs: dict[str, Any] | None,
+    block_size: int | None,
+) -> Loaded:
     if isinstance(model, (str, Path)):
         kwargs = dict(model_kwargs or {})
         place = _place(device, kwargs)
@@ -83,10 +101,7 @@ def load_model(
     how = recipe(network.config.get_text_config(), tokenizer, name, block_size)
     again = isinstance(model, (str, Path))  # it can be loaded again, so that what is proved now need not be then
     adapter, verdicts = _adapted(network, name, how) if again else (adapt(network, name, recipe=how), Verdicts())
-    kind = str(adapter.dtype).removeprefix("torch.")
-    return Loaded(
-        adapter, Codec(tokenizer), name, (f"{kind} on {adapter.device}", *origin.notes, *adapter.notes), verdicts
-    )
+    return Loaded(adapter, Codec(tokenizer), name, (*origin.notes, *adapter.notes), verdicts)
 
 
 def _adapted(network: PreTrainedModel, name: str, how: Recipe | None) -> tuple[ModelAdapter, Verdicts]:
@@ -172,16 +187,14 @@ def _read(origin: Source, device: str, dtype: str | torch.dtype, kwargs: dict[st
     if move and find_spec("accelerate") and origin.gguf is None:
         kwargs["device_map"], move = move, None
     try:
-        with _quiet() if origin.name in bundled() else nullcontext():
+        with _quiet() if origin.name in bundled() else own_bars(origin.name):
             network: Any = _from_pretrained(origin, kwargs).eval()
         placed: PreTrainedModel = network.to(move) if move else network
     except NbkvError:
         raise
-    except torch.OutOfMemoryError as error:
-        instead = "give another device, dtype or model_kwargs=dict(device_map='auto')"
-        message = f"{origin.name} does not fit on {device}; {instead}"
-        raise OutOfMemory(message) from error
     except Exception as error:  # a checkpoint can be broken in any way; the reader wants one line
+        if lacks_memory(error):
+            raise
         raise LoadError(_why(origin, error)) from error
     return placed
 
@@ -221,6 +234,8 @@ def _tokenizer(origin: Source, kwargs: dict[str, Any], config: Any) -> Any:  # n
             return read_tokenizer(origin.gguf, kept)
         return AutoTokenizer.from_pretrained(origin.place, **kept)
     except Exception as error:  # as above
+        if lacks_memory(error):
+            raise
         message = f"the tokenizer of {origin.name!r} cannot be read: {_first_line(error)}"
         raise LoadError(message) from error
 

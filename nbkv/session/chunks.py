@@ -25,8 +25,7 @@ def make_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
     kind = settled_sink(ctx, sink)
     made = tokenised_chunk(ctx, text, name, kind)
     if ctx.adapter.capabilities.prefix:
-        encode_chunk(made, kind, ctx)
-        return made
+        return replace(made, notes=tuple(encode_chunk(made, kind, ctx)))
     note = f"not encoded: {ctx.adapter.capabilities.why_not('prefix')}"
     ctx.tell(Fallback, why=note)
     return replace(made, notes=(note,))
@@ -54,9 +53,13 @@ def tokenised_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
     return Chunk(name=name, text=text, token_ids=ids, sink=before, model=adapter.fingerprint)
 
 
-def encode_chunk(chunk: Chunk, sink: str, ctx: Context) -> None:
-    """Have the store hold the KV of ``chunk``, made with ``sink``; also as a first part, where that differs."""
+def encode_chunk(chunk: Chunk, sink: str, ctx: Context) -> list[str]:
+    """Have the store hold the KV of ``chunk``, made with ``sink``; also as a first part, where that differs.
+
+    Return what is to be said of it.
+    """
+    notes: list[str] = []
     front = tuple(opening(ctx.codec) if sink == "context" else ctx.codec.bos_ids)
     if sink in {"auto", "context"} and front and chunk.sink != front:
-        encode((*front, *chunk.token_ids), ctx)
-    encode((*chunk.sink, *chunk.token_ids), ctx)
+        notes += encode((*front, *chunk.token_ids), ctx)
+    return [*notes, *encode((*chunk.sink, *chunk.token_ids), ctx)]

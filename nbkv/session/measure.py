@@ -18,6 +18,7 @@ from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Provenance, Result
+from nbkv.shortage import lacks_memory
 from nbkv.stopping import Stopped
 from nbkv.strategy import Prefilled, Strategy, parse
 
@@ -61,8 +62,10 @@ def measured(run: RequestRun, served: Strategy) -> Result:
         floor = noise_floor(ctx, run.prompt, picked, full)
     except Stopped:
         return _without(result, "stopped")
-    except torch.OutOfMemoryError:
-        return _without(result, "the device is out of memory")
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        return _without(result, "there is not enough memory")
     found = fidelity(full, own, floor)
     if not served.exact:
         learn_kl(ctx.verdicts, result.fingerprint, served.spec, found.kl)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -106,6 +107,7 @@ class Session:
         self._meter = Meter()
         self.events.add(self._meter)
         opened, scratch = open_store(store, self.events, *loaded.adapter.devices), Scratch()
+        self._lent = opened is store
         opened.scratch_spaces.add(scratch)
         self._ctx: Context | None = Context(
             loaded.adapter,
@@ -119,7 +121,7 @@ class Session:
             loaded.verdicts,
             scratch,
         )
-        self._lock = SessionLock(self.name, self._stopper)
+        self._lock = SessionLock(self.name, self._stopper, self.events)
         self._fidelity = fidelity_meter
         self._count = 0
         roster.add(self)
@@ -198,9 +200,9 @@ class Session:
         with self._lock.request():
             made = make_chunk(ctx, text, name, sink)
         known = self.chunks.get(name)
-        if known == made:
+        if known == made and known.notes == made.notes:
             return known
-        if known is not None:
+        if known is not None and known != made:
             made = replace(made, notes=(*made.notes, f"replaces another chunk named {name!r}"))
         self.chunks[name] = made
         return made
@@ -297,13 +299,18 @@ class Session:
         return self._open().store
 
     def use_store(self, store: str | Store) -> Store:
-        """Replace the store by an empty one; chunks keep their text and are encoded again when used."""
+        """Replace the store: by an empty one, or by a store object, which stays open whatever the session does.
+
+        Chunks keep their text and are encoded again when used.
+        """
         ctx = self._open()
+        if store is ctx.store:
+            return ctx.store
         opened = open_store(store, self.events, *ctx.adapter.devices)
         opened.scratch_spaces.add(ctx.scratch)
         with self._lock.request():
-            ctx.store.close()
-            self._ctx = replace(ctx, store=opened)
+            self._give_back(ctx.store)
+            self._ctx, self._lent = replace(ctx, store=opened), opened is store
         return opened
 
     @property
@@ -343,18 +350,22 @@ class Session:
         return self._lock.busy
 
     def stop(self) -> None:
-        """End the request under way at the next layer or token; from any thread."""
-        self._stopper.stop()
+        """End the request under way, from any thread: at the next layer or token, a stream nobody reads at once."""
+        self._lock.stop()
 
     # life
 
     def close(self) -> None:
-        """Free the model and the KV in memory; the session cannot be asked any more."""
+        """Free the model and the KV in memory; the session cannot be asked any more.
+
+        A request under way is stopped. A store object that was given to the session stays as it is, for its owner.
+        """
         if self._ctx is None:
             return
+        self.stop()
         roster.remove(self)
         device = self._ctx.adapter.device
-        self._ctx.store.close()
+        self._give_back(self._ctx.store)
         self._ctx = None
         gc.collect()
         if device.type == "cuda":
@@ -379,6 +390,11 @@ class Session:
         return f"<Session {self.name!r}: {state}>"
 
     # inside
+
+    def _give_back(self, store: Store) -> None:
+        """Close ``store`` if this session opened it."""
+        if not self._lent:
+            store.close()
 
     def _open(self) -> Context:
         if self._ctx is None:
@@ -411,3 +427,10 @@ class Session:
 
     def _remember(self, result: Result) -> None:
         self.last = result
+
+
+@atexit.register
+def _stop_all() -> None:
+    """End half-read streams while torch still can: if Python clears them up, torch aborts the process."""
+    for session in roster:
+        session.stop()

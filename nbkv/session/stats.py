@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbkv import show
-from nbkv.events import Event, Fallback, Finished
+from nbkv.events import Event, Fallback, Finished, NotKept
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +51,7 @@ class Meter:
         """Start at zero."""
         self.rows: list[dict[str, Any]] = []
         self.fallbacks = 0
+        self.not_kept: list[str] = []
 
     def __call__(self, event: Event) -> None:
         """Take an event into account."""
@@ -59,6 +60,8 @@ class Meter:
             self.rows.append({name: found[name] for name in _COLUMNS})
         elif isinstance(event, Fallback):
             self.fallbacks += 1
+        elif isinstance(event, NotKept):
+            self.not_kept.append(event.why)
 
     def _by_strategy(self) -> dict[str, list[dict[str, Any]]]:
         grouped: dict[str, list[dict[str, Any]]] = {}
@@ -90,6 +93,7 @@ class Meter:
             "ttft_s": _spread(ttft),
             "tokens_per_s": decoded / decode_s if decode_s else 0.0,
             "fallbacks": self.fallbacks,
+            "not_kept": {"count": len(self.not_kept), "last": self.not_kept[-1] if self.not_kept else ""},
             "strategies": {spec: _one(rows) for spec, rows in self._by_strategy().items()},
         }
         return Stats(about | figures)

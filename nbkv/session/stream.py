@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Generator
 from typing import Self, TypeVar
 
@@ -13,13 +15,23 @@ T = TypeVar("T")
 
 
 class Stream:
-    """The text of an answer, piece by piece; ``result`` is there when it ends, is closed or is interrupted."""
+    """The text of an answer, piece by piece; ``result`` is there when it ends, is closed, stopped or interrupted.
+
+    It holds its session from the first piece on. Whichever thread makes a piece holds ``_making``, so that another one
+    can end the stream between two pieces, and only there.
+    """
 
     def __init__(self, run: RequestRun, lock: SessionLock, on_end: Callable[[Result], None]) -> None:
         """Use ``Session.stream`` instead; ``on_end`` is given the Result."""
         self._run, self._lock, self._on_end = run, lock, on_end
         self._pieces: Generator[str] | None = None
-        self._done = False
+        self._making = threading.Lock()
+        self._done = self._unwanted = False
+
+    @property
+    def idle(self) -> bool:
+        """Return whether nobody makes a piece of it just now."""
+        return not self._making.locked()
 
     @property
     def result(self) -> Result | None:
@@ -32,38 +44,68 @@ class Stream:
 
     def __next__(self) -> str:
         """Return the next piece of text; a Ctrl-C raises ``KeyboardInterrupt`` with ``.result``."""
-        pieces = self._begun()
-        piece = self._guarded(lambda: next((piece for piece in pieces if piece), None))
+        piece = self._made(lambda pieces: next((piece for piece in pieces if piece), None))
         if piece is None:
-            self._over()
             raise StopIteration
         return piece
 
     def exhaust(self) -> Result:
         """Run to the end and return the Result; Ctrl-C is caught all the while, since nobody else runs meanwhile."""
-        pieces = self._begun()
 
-        def drain() -> None:
+        def drain(pieces: Generator[str]) -> None:
             for _ in pieces:
                 pass
 
-        self._guarded(drain)
-        self._over()
+        self._made(drain)
         assert self.result is not None  # noqa: S101
         return self.result
+
+    def close(self) -> None:
+        """End the answer here; what was decoded stays in ``result``. While a piece is made, it ends behind that."""
+        self._unwanted = True
+        self.end_if_idle()
+
+    def end_if_idle(self) -> None:
+        """End the answer unless a piece of it is being made."""
+        if self._making.acquire(blocking=False):
+            try:
+                self._close()
+            finally:
+                self._making.release()
+
+    def __del__(self) -> None:
+        """Close an abandoned stream, so that the session is free again; while Python ends, nobody asks it any more."""
+        if not sys.is_finalizing():
+            self.close()
+
+    def _made(self, work: Callable[[Generator[str]], T | None]) -> T | None:
+        """Return what ``work`` makes of the pieces, None if that is the end of them."""
+        with self._making:
+            made = self._guarded(work, self._begun())
+            by_signal = self._lock.interrupted
+            if made is None:
+                self._end()
+        if made is None and by_signal:
+            raise self._interrupt(KeyboardInterrupt()) from None
+        if self._unwanted or self._lock.stopped:  # said while the piece was made; the next may never be asked for
+            self.end_if_idle()
+        return made
 
     def _begun(self) -> Generator[str]:
         if self._done:
             raise StopIteration
         if self._pieces is None:
-            self._lock.enter()
+            self._lock.enter(self)
+            if self._unwanted:  # closed while it waited
+                self._lock.leave()
+                raise StopIteration
             self._pieces = self._run.pieces()
         return self._pieces
 
-    def _guarded(self, work: Callable[[], T]) -> T:
+    def _guarded(self, work: Callable[[Generator[str]], T | None], pieces: Generator[str]) -> T | None:
         try:
             with self._lock.working():
-                return work()
+                return work(pieces)
         except KeyboardInterrupt as error:  # the second one: a store operation may have been cut in two
             self._run.ctx.store.clear()
             self._end()
@@ -72,21 +114,15 @@ class Stream:
             self._end()
             raise
 
-    def _over(self) -> None:
-        self._end()
-        if self._lock.interrupted:
-            raise self._interrupt(KeyboardInterrupt()) from None
-
-    def close(self) -> None:
-        """End the answer here; what was decoded stays in ``result``."""
+    def _close(self) -> None:
+        """End the answer; whoever calls this holds ``_making``."""
         if not self._done and self._pieces is not None:
-            self._pieces.close()
-            self._end()
+            try:
+                with self._lock.working():
+                    self._pieces.close()
+            finally:
+                self._end()
         self._done = True
-
-    def __del__(self) -> None:
-        """Close an abandoned stream, so that the session is free again."""
-        self.close()
 
     def _end(self) -> None:
         self._done = True

@@ -25,4 +25,5 @@ def chunk_html(chunk: dict[str, Any]) -> str:
 
 def _facts(chunk: dict[str, Any]) -> str:
     sink = plural(len(chunk["sink"]), "token")
-    return f"{plural(len(chunk['token_ids']), 'token')}, {chunk['lineage']}, encoded behind {sink}"
+    said = "".join(f"; {note}" for note in chunk.get("notes", ()))
+    return f"{plural(len(chunk['token_ids']), 'token')}, {chunk['lineage']}, encoded behind {sink}{said}"

@@ -50,7 +50,13 @@ def _figures(stats: dict[str, Any]) -> list[tuple[str, str]]:
         ("TTFT", ", ".join(f"{name} {seconds(ttft.get(name))}" for name in ("last", "mean", "p50", "p90"))),
         ("fallbacks", count(stats.get("fallbacks"))),
         ("evictions", count(stats.get("evictions"))),
+        *_not_kept(stats.get("not_kept") or {}),
     ]
+
+
+def _not_kept(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return how often an entry did not fit into the store, and what the last one needed; nothing where all did."""
+    return [("not kept", f"{count(found['count'])}, last {found['last']}")] if found.get("count") else []
 
 
 def _strategies(stats: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -68,7 +68,8 @@ class Lease:
     The buffer holds the first ``matched`` tokens of the request already (the prefix hit). ``known`` tokens are in the
     store, of which ``branch`` lie within the limit that the request set. Of a model with recurrent layers ``matched``
     is the position of the last ``checkpoint`` among those, and ``made`` are the checkpoints that the request's own
-    prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease.
+    prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease. ``too_large`` are the
+    bytes that all of it takes, of a lease that was given back and did not fit.
     """
 
     space: Space
@@ -79,6 +80,7 @@ class Lease:
     copied: int = 0
     checkpoint: StateCheckpoint | None = None
     made: tuple[StateCheckpoint, ...] = ()
+    too_large: int = 0
 
 
 class Scratch(dict[str, Any]):
@@ -140,7 +142,7 @@ class Store(Protocol):
         """End ``lease`` and keep what its buffer holds: K/V of ``ids``, counted from the sequence's first token.
 
         ``checkpoints`` and those that the lease has ``made`` are kept at their positions among these tokens. Afterwards
-        the buffer belongs to the store.
+        the buffer belongs to the store. What does not fit is not kept, or not all of it: the lease says so.
         """
 
     def discard(self, lease: Lease) -> None:

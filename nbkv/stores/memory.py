@@ -10,7 +10,7 @@ another.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space
 from nbkv.stores import prefix_sharing
 from nbkv.stores.base import Buffer, Counts, Lease, ScratchSpaces
-from nbkv.stores.buffers import BufferLedger, NodeStorage, own_nbytes
+from nbkv.stores.buffers import BufferLedger, NodeStorage, PathBuffer, own_nbytes
 from nbkv.stores.eviction import LRULeaves, lowest_scored
 from nbkv.stores.prefix_sharing import Holding
 from nbkv.stores.radix import Node, RadixTree
@@ -103,7 +103,11 @@ class MemoryStore:
                 self._emit(Stored(tokens=len(added.ids), nbytes=own_nbytes(added), tier=self.name))
             for checkpoint in (*lease.made, *checkpoints):
                 self._keep_checkpoint(tree, ids, checkpoint)
+            over = self.nbytes > self.limit
+            needed = self._needed(tree.match(steps), buffer) if over else 0
             self._end(lease)
+            if over and not self._continues(tree, steps, checkpoints):
+                lease.too_large = needed
 
     def discard(self, lease: Lease) -> None:
         """End ``lease``; what the request wrote is dropped, what was known before stays."""
@@ -213,6 +217,19 @@ class MemoryStore:
         if path and tree is not None and path[0].parent is tree.root:  # the store was not cleared meanwhile
             self._leaves.add(path[-1])
         self._evict()
+
+    def _needed(self, path: Sequence[Node[NodeStorage]], buffer: PathBuffer) -> int:
+        """Return the bytes that ``path`` takes, which ``buffer`` holds or is a branch of, when nothing is to spare."""
+        buffer.buffer.fit()
+        elsewhere = sum(own_nbytes(node) for node in path if node.payload is not buffer)
+        return buffer.nbytes + elsewhere + sum(self._checkpoints.bytes_of(node) for node in path)
+
+    def _continues(
+        self, tree: RadixTree[NodeStorage], steps: Sequence[Hashable], checkpoints: Sequence[StateCheckpoint]
+    ) -> bool:
+        """Return whether all of ``steps`` is still there, and where it ends the checkpoint that continues it."""
+        path = tree.match(steps)
+        return _length(path) == len(steps) and (not checkpoints or self._checkpoints.of(path[-1]) is not None)
 
     def _evict(self) -> None:
         """Free unused memory of buffers, then evict until the limit is kept."""

@@ -61,7 +61,7 @@ def test_kv_has_the_dtype_of_the_hidden_states(session):
     expected = session.adapter.model.model.norm.weight.dtype
 
     assert session.adapter.dtype == expected
-    assert f"{expected}".removeprefix("torch.") in session._ctx.notes[0]
+    assert f"{expected}".removeprefix("torch.") in session.adapter.place
 
 
 def test_quantised_weights_are_another_model(make_model, quantise):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import comm
 import pytest
 
-from nbkv.events import Token
+from nbkv.events import Token, Waiting
 from nbkv.lab import Lab
 from nbkv.lab.comm import INTERVAL
 from nbkv.roster import Roster, roster
@@ -298,3 +298,16 @@ def test_closed_sessions_leave_the_roster(session_of):
     assert session in list(roster)
     session.close()
     assert session not in list(roster)
+
+
+def test_what_was_not_kept_and_who_waits_is_said_until_the_next_request(front_end, session, words):
+    front_end.control({"event": "sync"})
+    session.use_store("memory?device=1kB")
+    session.generate(words(90), max_new_tokens=2)
+    until(lambda: shown(front_end)["said"])
+    assert shown(front_end)["said"] == ["not kept: needs 131 kB, limit 1.00 kB"]
+    session.events.emit(Waiting(session=session.name, why="session is busy"))
+    until(lambda: len(shown(front_end)["said"]) == 2)
+    session.use_store("memory")
+    session.generate(words(90), max_new_tokens=2)
+    until(lambda: not shown(front_end)["said"])

@@ -5,10 +5,13 @@ import threading
 from itertools import count
 
 import pytest
+import torch
 
 import nbkv
 from nbkv.errors import BadOption, BadPrompt, NbkvError, UnknownName
+from nbkv.events import NotKept
 from nbkv.result import Provenance
+from nbkv.show.units import size
 
 
 def within(session, number, act, layer=2):
@@ -292,6 +295,101 @@ def test_closing(session_of, words):
     assert session.stats.requests == 1
     with pytest.raises(NbkvError, match="closed"):
         session.generate("w1")
+
+
+@pytest.mark.parametrize("leave", ["close", "with", "replace", "replace by itself"])
+def test_a_store_that_was_lent_stays_as_it_is(session_of, words, leave):
+    owner, prompt = session_of(), words(30)
+    owner.generate(prompt, max_new_tokens=3)
+    borrower, held = session_of(store=owner.store), owner.store.nbytes
+    if leave == "close":
+        borrower.close()
+    elif leave == "with":
+        with borrower:
+            assert borrower.generate(prompt, max_new_tokens=3).tokens.reused == 30
+    elif leave == "replace":
+        borrower.use_store("memory")
+    else:
+        owner.use_store(owner.store)
+
+    assert owner.store.nbytes == held > 0
+    assert owner.generate(prompt, max_new_tokens=3).tokens.reused == 30
+
+
+def test_a_store_of_its_own_is_freed_where_a_lent_one_takes_its_place(session_of, words):
+    owner, other = session_of(), session_of()
+    other.generate(words(30), max_new_tokens=3)
+    own = other.store
+    other.use_store(owner.store)
+
+    assert own.nbytes == 0
+
+
+@pytest.mark.parametrize("asked", ["a request", "a chunk", "a chunk that is missed"])
+@pytest.mark.parametrize("limit", ["1kB", "20kB", "100kB"])
+def test_what_does_not_fit_is_said_with_what_it_needs(session_of, words, asked, limit):
+    session, heard = session_of(store=f"memory?device={limit}"), []
+    session.events.add(heard.append)
+    chunk = session.chunk(words(90), name="a")
+    if asked == "a request":
+        said = session.generate(words(90), max_new_tokens=3)
+    elif asked == "a chunk":
+        said = chunk
+        assert "not kept" in repr(chunk)
+        assert "not kept" in chunk._repr_html_()
+    else:
+        said = session.generate([words(2), chunk, words(2)], strategy="prophet", max_new_tokens=3)
+    (note,) = [note for note in said.notes if note.startswith("not kept")]
+    told = [event for event in heard if isinstance(event, NotKept)]
+
+    assert note == f"not kept: needs 131 kB, limit {size(session.store.limit)}"
+    assert {(event.why, event.limit) for event in told} == {(note, session.store.limit)}
+    assert session.stats.not_kept == {"count": len(told), "last": note}
+    assert note in repr(session.stats)
+    assert note in session.stats._repr_html_()
+    assert session.store.nbytes == 0
+
+
+@pytest.mark.parametrize("n", [10, 60, 120])
+def test_what_fits_is_kept_in_silence(session_of, words, n):
+    session = session_of(store="memory?device=132kB")
+    for _ in range(2):
+        result = session.generate(words(n), max_new_tokens=3)
+
+        assert "not kept" not in f"{result.notes} {session.stats}"
+    assert result.tokens.reused == n
+
+
+def test_a_limit_that_others_use_up_is_said(session_of, words):
+    session = session_of(store="memory?device=300kB")
+    other = session_of(store=session.store)
+    stream = other.stream(words(90, seed=1), max_new_tokens=30)
+    next(stream)
+    note = session.generate(words(90), max_new_tokens=3).notes[-1]
+    stream.close()
+
+    assert note == "not kept: needs 131 kB, limit 300 kB, most of it in use by requests that run"
+    assert "not kept" not in str(session.generate(words(90), max_new_tokens=3).notes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("strategy", ["prefix", "full", "prophet"])
+def test_a_model_that_its_owner_moved_is_noted_as_it_is_now(make_model, tokenizer, words, dtype, strategy):
+    model = make_model("llama")
+    kind = str(dtype).removeprefix("torch.")
+    with nbkv.load(model, tokenizer=tokenizer, strategy=strategy) as session:
+        before = session.generate(words(20), max_new_tokens=2)
+        model.to(dtype)
+        moved = [session.generate(words(20), max_new_tokens=2) for _ in range(2)]
+        model.to(torch.float32)
+        back = session.generate(words(20), max_new_tokens=2)
+
+    assert before.notes[0] == back.notes[0] == "float32 on cpu"
+    assert {result.notes[0] for result in moved} == {
+        f"{kind} on cpu, moved by its owner: it was proved as float32 on cpu"
+    }
+    assert moved[0].tokens.reused == 0
+    assert moved[1].tokens.reused == (20 if strategy == "prefix" else 0)
 
 
 def test_stats_are_sums(session_of, words):

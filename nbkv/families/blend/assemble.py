@@ -78,11 +78,11 @@ def _encode_missing(
     for chunk, start, stop in chunks:
         path = chunk.path(start, ctx.adapter.capabilities.block)
         if chunk.lineage == "canonical" and stop > known and ctx.store.holds(ctx.space(), path) < whole(len(path)):
-            encode(path, ctx, work)
+            left_out = encode(path, ctx, work)
             encoded.append((chunk, start))
             moved = len(path) > len(chunk.sink) + len(chunk)
             why = "stands at another place in its block than before" if moved else "had left the store"
-            notes.append(f"chunk {chunk.name!r} {why} and was encoded again")
+            notes += [f"chunk {chunk.name!r} {why} and was encoded again", *left_out]
     return encoded
 
 

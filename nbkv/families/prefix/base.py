@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 
 from nbkv.context import Context, Request
-from nbkv.events import Fallback, Reused
+from nbkv.events import Fallback, NotKept, Reused
 from nbkv.families.prefix import state_checkpoints
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.work import Work
 from nbkv.result import Provenance
+from nbkv.show.units import size
 from nbkv.stores.base import Lease
 from nbkv.strategy import Prefilled, Strategy
 from nbkv.timing import timed
@@ -90,12 +91,13 @@ class Prefix(Strategy):
         if request.keep and len(request.ids) <= stable:
             kept = ids[: min(stable, cache.length)]
             ctx.store.give(prefilled.lease, kept, state_checkpoints.checkpoints([cache.release()], ctx.adapter))
+            prefilled.notes += left_out(prefilled.lease, ctx)
         else:
             ctx.store.discard(prefilled.lease)
 
 
-def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
-    """Have the store hold the K/V of ``ids``; run what it lacks, and return how many tokens that were."""
+def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> list[str]:
+    """Have the store hold the K/V of ``ids``; run what it lacks, and return what is to be said of it."""
     lease = _take(ids, len(ids), ctx)
     cache, matched = _leased(lease), lease.matched
     try:
@@ -105,7 +107,18 @@ def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
         ctx.store.discard(lease)
         raise
     ctx.store.give(lease, ids, state_checkpoints.checkpoints([cache.release()], ctx.adapter))
-    return len(ids) - matched
+    return left_out(lease, ctx)
+
+
+def left_out(lease: Lease, ctx: Context) -> list[str]:
+    """Return the note that what ``lease`` held was too large for the store, and tell who listens; empty if it fits."""
+    if not lease.too_large:
+        return []
+    needed, limit = lease.too_large, ctx.store.limit
+    others = "" if needed > limit else ", most of it in use by requests that run"
+    why = f"not kept: needs {size(needed)}, limit {size(limit)}{others}"
+    ctx.tell(NotKept, nbytes=needed, limit=limit, tier=ctx.store.name, why=why)
+    return [why]
 
 
 def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:

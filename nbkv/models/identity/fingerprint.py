@@ -39,6 +39,7 @@ class Identity:
     """The fingerprint of one model, taken again only when something that it covers may have changed.
 
     ``training`` says whether any part of it is in training mode; layers that PEFT adds are, whatever the model is.
+    ``taken`` counts how often the fingerprint was taken: once more after each change, also of the device alone.
     Noticed: another adapter, a parameter replaced, moved or written in place. Not noticed: values written through
     ``parameter.data``, of which torch keeps no trace.
     """
@@ -50,6 +51,7 @@ class Identity:
         self._parameters: list[nn.Parameter] = []  # themselves: an address may be used again after one is freed
         self._seen: object = None
         self._digest = ""
+        self.taken = 0
 
     @property
     def digest(self) -> str:
@@ -63,6 +65,7 @@ class Identity:
         same = len(parameters) == len(self._parameters) and all(map(is_, parameters, self._parameters))
         if not same or seen != self._seen:
             self._digest = fingerprint(self._model)
+            self.taken += 1
             self._parameters, self._seen = parameters, seen
             self.training = any(module.training for module in _modules(self._model))
         return self._digest
