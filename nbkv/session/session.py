@@ -402,7 +402,7 @@ class Session:
         match: str | None,
         force: bool,
         fidelity: bool,
-        keep: bool,
+        keep: object,
     ) -> RequestRun:
         if not isinstance(keep, bool):
             message = f"keep={keep!r} is not accepted: True keeps what is computed, False leaves the store as it was"

@@ -1,9 +1,9 @@
-"""Curves with their intervals, for a talk: at most six in a panel, each named at its end, round ticks."""
+"""Curves with their intervals, for a talk: at most six lines in a panel, each named at its end, round ticks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from nbkv.show.axis import Axis, log_axis, number_axis, share_axis
@@ -13,7 +13,7 @@ from nbkv.show.palette import SERIES
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-MOST = 6  # curves that an eye follows
+MOST = 6  # lines that an eye follows
 WIDE, HIGH = 300, 240  # pixels of a panel's area
 LINE, CHARACTER = 15, 6.6  # pixels of a label
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -48,6 +48,11 @@ class Panel:
     floor: float | None = None
     level: float | None = None
 
+    @property
+    def lines(self) -> int:
+        """Return how many lines there are to tell apart."""
+        return len(self.curves) + (self.level is not None)
+
     def axes(self) -> tuple[Axis, Axis]:
         """Return both axes, wide enough for all points and intervals."""
         along = [float(value) for curve in self.curves for value in curve.x]
@@ -67,20 +72,24 @@ class CurveLook(NamedTuple):
     symbol: str
 
 
-def curves(title: str, *panels: Panel, columns: int = 3) -> Drawing:
+def curves(title: str, *panels: Panel, columns: int = 3, alike: bool = False) -> Drawing:
     """Return the panels beside each other, ``columns`` in a row; a name has the same colour in all of them.
 
-    Raises ``ValueError`` for more than six curves in a panel: whoever draws chooses which.
+    ``alike``: all panels have the same axes, so that heights can be compared.
+
+    Raises ``ValueError`` for more than six lines in a panel, full's level among them: whoever draws chooses which.
     """
-    if crowded := next((panel for panel in panels if len(panel.curves) > MOST), None):
-        message = f"{len(crowded.curves)} curves in {crowded.title!r}: at most {MOST} can be told apart"
+    if crowded := next((panel for panel in panels if panel.lines > MOST), None):
+        message = f"{crowded.lines} lines in {crowded.title!r}: at most {MOST} can be told apart"
         raise ValueError(message)
     names = dict.fromkeys(curve.name for panel in panels for curve in panel.curves)
+    names |= dict.fromkeys([REFERENCE] if any(panel.level is not None for panel in panels) else [])
     looks = _looks([*names])
-    room = round(CHARACTER * max(map(len, [*names, REFERENCE]), default=0)) + 14
-    figure = drawing(title, len(panels), columns, (WIDE, HIGH), room)
+    room = round(CHARACTER * max(map(len, names), default=0)) + 14
+    figure = drawing(title, len(panels), columns=columns, area=(WIDE, HIGH), room=room)
+    shared = replace(panels[0], curves=[curve for panel in panels for curve in panel.curves]).axes() if alike else None
     for number, panel in enumerate(panels, 1):
-        _draw(figure, number, panel, looks)
+        _draw(figure, number, panel, looks, shared or panel.axes())
     return Drawing(figure, text(title, panels))
 
 
@@ -111,8 +120,8 @@ def _looks(names: Sequence[str]) -> dict[str, CurveLook]:
     return found | {REFERENCE: CurveLook(SERIES[-1], "dot", "circle")}
 
 
-def _draw(figure: Figure, number: int, panel: Panel, looks: dict[str, CurveLook]) -> None:
-    x, y = panel.axes()
+def _draw(figure: Figure, number: int, panel: Panel, looks: dict[str, CurveLook], axes: tuple[Axis, Axis]) -> None:
+    x, y = axes
     axis = suffix(number)
     place = {"xaxis": f"x{axis}", "yaxis": f"y{axis}"}
     for curve in panel.curves:

@@ -44,18 +44,23 @@ class Drawing:
         return data, {"image/png": size}
 
 
-def drawing(title: str, n: int, columns: int, area: tuple[int, int], room: int) -> Figure:
-    """Return a figure of ``n`` empty panels of ``area`` pixels, ``columns`` in a row, ``room`` to the right of each."""
+def drawing(
+    title: str, n: int, *, columns: int, area: tuple[int, int], room: int, corner: tuple[int, int] = (LEFT, ABOVE)
+) -> Figure:
+    """Return a figure of ``n`` empty panels of ``area`` pixels, ``columns`` in a row.
+
+    ``room`` pixels are left to the right of each, ``corner`` to the left and above.
+    """
     from plotly.graph_objects import Figure  # noqa: PLC0415  (heavy, only for plots)
 
-    columns, (wide, high) = min(columns, n), area
+    columns, (wide, high), (left_of, above) = min(columns, n), area, corner
     rows = -(-n // columns)
-    width, height = columns * (LEFT + wide + room), TITLE + rows * (ABOVE + high + BELOW)
+    width, height = columns * (left_of + wide + room), TITLE + rows * (above + high + BELOW)
     figure = Figure()
     for number in range(n):
         row, column = divmod(number, columns)
         axis = suffix(number + 1)
-        left, top = column * (LEFT + wide + room) + LEFT, TITLE + row * (ABOVE + high + BELOW) + ABOVE
+        left, top = column * (left_of + wide + room) + left_of, TITLE + row * (above + high + BELOW) + above
         common = {"gridcolor": FAINT, "zeroline": False, "linecolor": EDGE, "automargin": False}
         x = {"domain": [left / width, (left + wide) / width], "anchor": f"y{axis}", "showgrid": False}
         y = {"domain": [1 - (top + high) / height, 1 - top / height], "anchor": f"x{axis}"}

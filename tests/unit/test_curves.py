@@ -53,8 +53,8 @@ def test_a_name_keeps_its_colour_in_all_panels_and_full_is_always_grey():
 
 @pytest.mark.parametrize("count", [7, 8, 20])
 def test_too_many_curves_are_refused(count):
-    with pytest.raises(ValueError, match=f"{count} curves in 'all of them': at most 6"):
-        curves("Title", Panel("all of them", [curve(f"s{n}", n, n) for n in range(count)]))
+    with pytest.raises(ValueError, match=f"{count} lines in 'all of them': at most 6"):
+        curves("Title", Panel("all of them", [curve(f"s{n}", n, n) for n in range(count - 1)], level=1.0))
 
 
 def test_an_interval_is_a_band_around_its_curve():
