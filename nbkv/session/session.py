@@ -137,6 +137,7 @@ class Session:
         match: str | None = None,
         force: bool = False,
         fidelity: bool = False,
+        keep: bool = True,
         **options: Any,  # noqa: ANN401  (as transformers names them)
     ) -> Result:
         """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
@@ -147,7 +148,8 @@ class Session:
         tokens a pass fills. ``match="auto"`` also takes this session's chunks for given where they stand in plain text
         with all of their own token ids (at its borders text may be tokenised differently). ``force`` runs a strategy
         that failed its self-check. ``fidelity`` measures KL and top-1 agreement against full on this prompt, after the
-        answer and not counted in its timing.
+        answer and not counted in its timing. ``keep=False`` leaves the store as it was found, so that requests that are
+        compared with each other all begin alike.
         Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
         returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
@@ -157,6 +159,7 @@ class Session:
             "match": match,
             "force": force,
             "fidelity": fidelity,
+            "keep": keep,
         }
         run = self._run(RequestRun, prompt, options, **given)
         return Stream(run, self._lock, self._remember).exhaust()
@@ -170,6 +173,7 @@ class Session:
         match: str | None = None,
         force: bool = False,
         fidelity: bool = False,
+        keep: bool = True,
         **options: Any,  # noqa: ANN401  (as transformers names them)
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
@@ -179,6 +183,7 @@ class Session:
             "match": match,
             "force": force,
             "fidelity": fidelity,
+            "keep": keep,
         }
         run = self._run(LaterRun, prompt, options, **given)
         return Stream(run, self._lock, self._remember)
@@ -413,14 +418,18 @@ class Session:
         match: str | None,
         force: bool,
         fidelity: bool,
+        keep: object,
     ) -> RequestRun:
+        if not isinstance(keep, bool):
+            message = f"keep={keep!r} is not accepted: True keeps what is computed, False leaves the store as it was"
+            raise BadOption(message)
         number = self._count + 1
         ctx, after = self._open().for_request(number), self._fidelity.after(number, asked=fidelity)
         wanted = wanted_sampling(stop, options, ctx)
         chosen = chosen_strategy(self._strategy if strategy is None else strategy, ctx, force=force)
         built = built_prompt(prompt, match, self.chunks.values(), ctx)
         self._count = number
-        return begun(ctx, chosen, built, wanted, after=after)
+        return begun(ctx, chosen, built, wanted, keep=keep, after=after)
 
     def _prompt(self, prompt: PromptLike, match: str | None = None) -> Prompt:
         return built_prompt(prompt, match, self.chunks.values(), self._open().for_request())

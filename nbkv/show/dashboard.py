@@ -61,11 +61,11 @@ def cards_text(title: str, cards: Sequence[dict[str, str]]) -> str:
 
 
 def cards_html(title: str, cards: Sequence[dict[str, str]]) -> str:
-    """Return the last cards side by side, or below each other where there is no room."""
+    """Return the last cards side by side; where there is no room for them the row can be scrolled."""
     shown = "".join(
-        f'<div style="flex:1 1 340px;min-width:0"><p title="{escape(card["title"])}">'
+        f'<div style="flex:1 0 300px;min-width:0"><p title="{escape(card["title"])}">'
         f"<b>{escape(cut(card['title'], MAX_TITLE))}</b></p>{card['html']}</div>"
         for card in cards[-MAX_CARDS:]
     )
-    side = "display:flex;flex-wrap:wrap;align-items:flex-start;gap:8px 28px"
+    side = "display:flex;align-items:flex-start;gap:8px 28px;overflow-x:auto"
     return view(f'<p>{escape(title)}</p><div style="{side}">{shown}</div>', "cards")

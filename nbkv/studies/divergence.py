@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from nbkv.context import Request
+from nbkv.families.prefix.base import encode
 from nbkv.fidelity import kl
 from nbkv.prompts.prompt import Prompt
 from nbkv.session.session import Session
@@ -39,6 +40,14 @@ class Trace:
     def distance(self, full: Trace) -> float:
         """Return the mean KL(full || this) over the answer's tokens, in nats."""
         return statistics.fmean(kl(a, b) for a, b in zip(full.logits, self.logits, strict=True))
+
+
+def hold_head(session: Session, prompt: Any) -> None:  # noqa: ANN401  (what ``generate`` takes)
+    """Have the store hold what stands in front of the first chunk of ``prompt``, as a server has it."""
+    ctx, built = session._open().for_request(), session._prompt(prompt)  # noqa: SLF001
+    head = built.ids[: built.chunks[0][1]] if built.chunks else ()
+    if head:
+        encode(head, ctx)
 
 
 def trace(

@@ -99,6 +99,7 @@ def measure(
 
     ``right`` is the list of 0 and 1 in the order of ``items``; ``difference`` is that of the accuracy to the first
     strategy's, with its 95 % interval. ``kl`` (nats) and ``top1`` are means over all passes, the exact ones included.
+    ``…_low`` and ``…_high`` are the ends of the 95 % intervals of what varies from answer to answer.
     """
     rows = [_row(session, items, spec, unmask, followed) for spec in specs]
     first = np.array(rows[0]["right"], dtype=np.float64)
@@ -113,12 +114,19 @@ def _row(session: Session, items: Sequence[Item], spec: str, unmask: str | None,
     results = [_ask(session, item, spec, unmask) for item in items]
     said = [result.decoding for result in results]
     shadows = _followed(session, items[:followed], spec, unmask)
+    right = [int(is_correct(result.text, item.answers)) for result, item in zip(results, items, strict=True)]
+    spread = {
+        "accuracy": right,
+        "tokens_per_second": [len(result.token_ids) / result.timing.total_s for result in results],
+        "kl": [statistics.fmean(shadow.kl) for shadow in shadows] or [0.0],
+        **{name: [one.get(name) for one in said] for name in ("drift_cosine", "attention_s")},
+    }
     return {
         "strategy": spec,
         "block": said[0]["block"],
         "unmask": said[0]["unmask"],
-        "right": [int(is_correct(result.text, item.answers)) for result, item in zip(results, items, strict=True)],
-        "accuracy": statistics.fmean(is_correct(r.text, item.answers) for r, item in zip(results, items, strict=True)),
+        "right": right,
+        "accuracy": statistics.fmean(right),
         "tokens_per_forward": statistics.fmean(one["tokens_per_forward"] for one in said),
         "tokens_per_second": sum(len(r.token_ids) for r in results) / sum(r.timing.total_s for r in results),
         "kl": statistics.fmean(kl for shadow in shadows for kl in shadow.kl) if shadows else 0.0,
@@ -129,6 +137,7 @@ def _row(session: Session, items: Sequence[Item], spec: str, unmask: str | None,
         },
         "attention_s": _mean(one.get("attention_s") for one in said),
         "computed_heads": said[-1].get("computed_heads", 0),
+        **{end: value for name, values in spread.items() for end, value in _ends(name, values).items()},
     }
 
 
@@ -145,6 +154,12 @@ def _followed(session: Session, items: Sequence[Item], spec: str, unmask: str | 
     for item, shadow in zip(items, shadows, strict=True):
         _ask(session, item, shadow, unmask)
     return shadows
+
+
+def _ends(name: str, values: Sequence[float | None]) -> dict[str, float | None]:
+    found = [value for value in values if value is not None]
+    low, high = interval(np.array(found, dtype=np.float64)) if found else (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def _mean(values: Any) -> float | None:  # noqa: ANN401  (figures)

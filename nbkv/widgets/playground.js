@@ -5,7 +5,8 @@ function render({ model, el }) {
   const text = make('textarea', { 'aria-label': 'text behind the chunks', placeholder: 'Text behind the chunks, such as a question' });
   const most = make('input', { type: 'number', min: 1, max: 4096, value: 32, style: 'width:5.5em', 'aria-label': 'most tokens to generate' });
   const measure = make('input', { type: 'checkbox' });
-  const cards = make('div', { class: 'cards' });
+  const cards = make('div', { class: 'cards', tabindex: 0, role: 'region', 'aria-label': 'answers, side by side' });
+  const fair = make('div', { class: 'dim fair' }, 'Every run begins with the same store: what one computes, no other finds.');
   const [title, said] = [make('h4'), make('div', { class: 'said', role: 'status', 'aria-live': 'polite' })];
   const ask = asker(model, said, 'the kernel is busy with a cell: this is done when the cell has ended');
   const pick = picker(null);
@@ -22,7 +23,7 @@ function render({ model, el }) {
   const left = make('div', {}, list, text,
     make('div', { class: 'row' }, ...pick.elements),
     make('div', { class: 'row' }, make('label', {}, 'tokens', most), make('label', { title: 'runs the prompt in full as well, after the answer' }, measure, 'measure against full')),
-    make('div', { class: 'row' }, run, stop, clear), said);
+    make('div', { class: 'row' }, run, stop, clear), fair, said);
   el.append(title, make('div', { class: 'play' }, left, cards));
   hideRecord(model, el);
 
@@ -68,6 +69,7 @@ function render({ model, el }) {
     const empty = make('div', { class: 'dim' }, 'Answers appear here, side by side.');
     const shown = [...model.get('cards').map(one), ...(state.running ? [live] : [])];
     cards.replaceChildren(...(shown.length ? shown : [empty]));
+    cards.scrollLeft = cards.scrollWidth; // the newest is seen, those before it are beside it
   }
 
   function draw() {

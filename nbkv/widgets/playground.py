@@ -1,4 +1,7 @@
-"""``%kvplay``: one prompt of chunks in any order, tried under several strategies, the answers side by side."""
+"""``%kvplay``: one prompt of chunks in any order, tried under several strategies, the answers side by side.
+
+Every run begins with the store as the notebook left it and leaves it so: no run finds what an earlier one computed.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,7 @@ class Playground(LiveView):
             message = "there is nothing to run: pick a chunk or write a text behind the chunks"
             raise BadPrompt(message)
         prompt: Any = [{"role": "user", "content": parts}] if session.has_template else parts
-        options = {"max_new_tokens": given.get("max_new", 32), "fidelity": bool(given.get("measure"))}
+        options = {"max_new_tokens": given.get("max_new", 32), "fidelity": bool(given.get("measure")), "keep": False}
         stream = session.stream(prompt, strategy=spec(given), **options)
         for piece in stream:
             self._text += piece

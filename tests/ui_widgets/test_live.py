@@ -1,5 +1,8 @@
 """The live views in JupyterLab, as a reader sees them: one notebook with both, light and dark, wide and narrow."""
 
+import re
+from itertools import pairwise
+
 import nbformat
 import pytest
 
@@ -80,6 +83,30 @@ def test_the_playground_shows_runs_side_by_side(notebook, page):
     page.get_by_label("move rules down").click()
     runs(page, "full", 3)
     assert cards.nth(2).locator("h4").inner_text().startswith("full: a_name")
+
+
+@pytest.mark.parametrize("width", [1300, 640, 420])
+def test_answers_stay_beside_each_other_at_any_width(notebook, page, width):
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.wait_for_timeout(200)
+    boxes = [card.bounding_box() for card in page.locator(f"{PLAY} .card").all()]
+    assert len(boxes) == 3
+    assert len({box["y"] for box in boxes}) == 1
+    assert all(a["x"] + a["width"] <= b["x"] for a, b in pairwise(boxes))
+    page.set_viewport_size({"width": 1300, "height": 1000})
+
+
+def test_a_run_after_prefix_finds_nothing_of_it(notebook, page):
+    page.get_by_role("button", name="Clear", exact=True).click()
+    page.wait_for_function("!document.querySelector('.nbkv-play .card')")
+    page.locator(f"{PLAY} textarea").fill("Which box did Omar keep ?")
+    shown = []
+    for count, strategy in enumerate(("prefix", "prefix", "full"), 1):
+        runs(page, strategy, count)
+        text = page.locator(f"{PLAY} .card").nth(count - 1).inner_text()
+        shown.append(re.search(r"(\d+) of (\d+)", text)[0] if strategy != "full" else text)
+    assert shown[0] == shown[1]
+    page.locator(f"{PLAY} textarea").fill("Who pays ?")
 
 
 @pytest.mark.parametrize(("shade", "width"), SIZES)
@@ -170,7 +197,11 @@ def overlapping(page, selector):
       for (let node; (node = walk.nextNode()); ) {
         if (!node.textContent.trim() || node.parentElement.closest(unseen)) continue;
         range.selectNodeContents(node);
-        for (const box of range.getClientRects()) lines.push([node, box]);
+        const row = node.parentElement.closest('.cards')?.getBoundingClientRect(); // it scrolls
+        for (const { left, right, top, bottom } of range.getClientRects()) {
+          const box = { left: Math.max(left, row?.left ?? left), right: Math.min(right, row?.right ?? right) };
+          if (box.left < box.right) lines.push([node, { ...box, top, bottom }]);
+        }
       }
       const along = (a, b) => a.left < b.right - 2 && b.left < a.right - 2;
       const meet = (a, b) => along(a, b) && a.top < b.bottom - 4 && b.top < a.bottom - 4;

@@ -252,6 +252,23 @@ def test_the_playground_runs_what_was_picked(session, play):
     assert play.cards == []
 
 
+@pytest.mark.parametrize("second", ["prefix", "cacheblend", "epic", "full"])
+def test_no_run_finds_what_an_earlier_one_computed(second):
+    def sources(*strategies):
+        with nbkv.load("tiny") as fresh:
+            fresh.chunk(NOTES, name="notes")
+            view, before = playground(fresh), fresh.store.figures()
+            for n, strategy in enumerate(strategies, 1):
+                asked = {"order": ["notes"], "text": "Who pays ?", "max_new": 3}
+                tell(view, do="run", strategy=strategy, value=0.5, **asked)
+                until(lambda n=n: len(view.cards) == n and not view._running.locked())
+            assert fresh.store.figures()[0]["bytes"] == before[0]["bytes"]
+            view.close()
+            return fresh.last.provenance.tolist()
+
+    assert sources("prefix", "prefix", second) == sources(second)
+
+
 def test_a_run_on_a_busy_session_is_one_clear_line(session, play):
     stream = session.stream("Who pays ?", max_new_tokens=4)
     next(stream)
