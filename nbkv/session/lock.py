@@ -10,6 +10,7 @@ import torch
 
 from nbkv.errors import NbkvError, OutOfMemory
 from nbkv.stopping import Stopped, Stopper
+from nbkv.torch_mode import usual_mode
 
 
 class SessionLock:
@@ -48,9 +49,12 @@ class SessionLock:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Within the block Ctrl-C sets the stop flag, and running out of device memory is one clear line."""
+        """Within the block Ctrl-C sets the stop flag, and running out of device memory is one clear line.
+
+        Torch is in its usual mode there, whatever mode the caller is in.
+        """
         try:
-            with self._stopper.catching():
+            with self._stopper.catching(), usual_mode():
                 yield
         except torch.OutOfMemoryError as error:
             message = "the device is out of memory: shorten the prompt, clear the store, or give it a smaller limit"

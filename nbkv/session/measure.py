@@ -18,6 +18,7 @@ from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Provenance, Result
+from nbkv.scalars import is_whole
 from nbkv.stopping import Stopped
 from nbkv.strategy import Prefilled, Strategy, parse
 
@@ -32,16 +33,19 @@ class FidelityMeter:
 
     def __init__(self, every: int) -> None:
         """Raise ``BadOption`` unless ``every`` is a whole number >= 0."""
-        if isinstance(every, bool) or not isinstance(every, int) or every < 0:
-            message = f"fidelity_every={every!r} is not accepted: a whole number >= 0, 0 measures no request unasked"
+        if not is_whole(every):
+            message = f"fidelity_every={every!r:.60} is not accepted: a whole number >= 0 (0: none unasked)"
             raise BadOption(message)
-        self._every = every
+        self._every = int(every)
 
-    def after(self, number: int, *, asked: object) -> After | None:
-        """Return what request ``number`` ends with, or None; raises ``BadOption`` unless ``asked`` is a bool."""
+    def check(self, asked: object) -> None:
+        """Raise ``BadOption`` unless ``asked``, what a call says about being measured, is a bool."""
         if not isinstance(asked, bool):
-            message = f"fidelity={asked!r} is not accepted: True measures the distance to full after the answer"
+            message = f"fidelity={asked!r:.60} is not accepted: True measures the distance to full after the answer"
             raise BadOption(message)
+
+    def after(self, number: int, asked: bool) -> After | None:  # noqa: FBT001  (what the caller of a request said)
+        """Return what request ``number`` ends with, or None."""
         return measured if asked or (self._every and number % self._every == 0) else None
 
 

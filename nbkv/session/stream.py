@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 from nbkv.inference.run import RequestRun
 from nbkv.result import Result
 from nbkv.session.lock import SessionLock
+from nbkv.torch_mode import usual_mode
 
 T = TypeVar("T")
 
@@ -80,7 +81,8 @@ class Stream:
     def close(self) -> None:
         """End the answer here; what was decoded stays in ``result``."""
         if not self._done and self._pieces is not None:
-            self._pieces.close()
+            with usual_mode():  # what was decoded is given to the store here
+                self._pieces.close()
             self._end()
         self._done = True
 
