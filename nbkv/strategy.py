@@ -18,6 +18,7 @@ from nbkv.models.diffusion.block import Block, opened
 from nbkv.models.work import Work
 from nbkv.registry import strategies as registry
 from nbkv.result import Provenance
+from nbkv.scalars import kind_of
 from nbkv.specs import Spec, read
 from nbkv.stores.base import Lease
 
@@ -179,9 +180,18 @@ def parse(spec: str | Strategy) -> Strategy:
     return strategy
 
 
-def split(specs: str | Sequence[str | Strategy]) -> list[str | Strategy]:
-    """Return the strategies named in ``specs``; a string is split at commas outside brackets."""
+def split(specs: str | Strategy | Sequence[str | Strategy]) -> list[str | Strategy]:
+    """Return the strategies named in ``specs``; a string is split at commas outside brackets.
+
+    Raises ``BadOption`` for what is neither text, a Strategy nor a list.
+    """
+    if isinstance(specs, Strategy):
+        return [specs]
     if not isinstance(specs, str):
+        given: object = specs
+        if not isinstance(given, Sequence) or isinstance(given, (bytes, bytearray)):
+            message = f"strategies is {kind_of(given)} (accepted: a list of names or Strategy objects, or 'one, other')"
+            raise BadOption(message)
         return list(specs)
     parts, depth = [""], 0
     for char in specs:

@@ -6,23 +6,14 @@ Numbers may be numpy's. They become Python's, so that a strategy's ``spec`` read
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
-from typing import Any, TypeGuard
+from numbers import Integral
+from typing import Any
 
 from nbkv.errors import BadOption
+from nbkv.scalars import is_number, is_whole, plain
 from nbkv.strategy import Strategy
 
 _CONTEXTS = ("none", "chunks", "turns")
-
-
-def is_whole(value: object, least: int = 0) -> TypeGuard[int]:
-    """Return whether ``value`` is a whole number of at least ``least``."""
-    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Return whether ``value`` is a real number, whole or not."""
-    return not isinstance(value, bool) and isinstance(value, Real)
 
 
 def whole_numbers(value: object) -> tuple[int, ...] | None:
@@ -37,7 +28,7 @@ def check(strategy: Strategy, name: str, fits: Callable[[Any], bool], accepted: 
     if not fits(value):
         message = f"{name}={value!r} is not accepted: {name} is {accepted}"
         raise BadOption(message)
-    setattr(strategy, name, _plain(value))
+    setattr(strategy, name, plain(value))
 
 
 def check_share(strategy: Strategy, *names: str) -> None:
@@ -75,12 +66,3 @@ def check_context(strategy: Strategy) -> None:
     """Raise ``BadOption`` unless ``context`` says where a compressed context ends."""
     accepted = f"{', '.join(_CONTEXTS)}, or a number of tokens >= 1"
     check(strategy, "context", lambda value: is_whole(value, 1) or value in _CONTEXTS, accepted)
-
-
-def _plain(value: object) -> object:
-    """Return a number as Python's own, and anything else as it is."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    return float(value) if isinstance(value, Real) else value

@@ -15,7 +15,7 @@ from nbkv.inference.by_canvas import ByCanvas
 from nbkv.inference.by_token import ByToken
 from nbkv.inference.loop import AnswerTask, DecodeLoop
 from nbkv.models.adapter import ModelAdapter
-from nbkv.models.sampling import Sampling
+from nbkv.models.sampling import Sampling, set_aside
 from nbkv.prompts.prompt import Prompt
 from nbkv.prompts.text_stream import TextStream
 from nbkv.result import Compute, Provenance, Result, Timing
@@ -143,6 +143,8 @@ class RequestRun:
             notes.extend(prefilled.notes)
         if self.sampling.temperature == 0 and (self.sampling.top_p or self.sampling.top_k):
             notes.append("greedy: top_p and top_k play no part at temperature 0")
+        if aside := set_aside(self.sampling, getattr(self.ctx.adapter.model, "generation_config", None)):
+            notes.append(f"set aside of the model's generation_config: {', '.join(aside)}")
         return tuple(notes)
 
     def _timing(self, prefilled: Prefilled | None) -> Timing:

@@ -30,6 +30,7 @@ from nbkv.models.pretrained.source import Source, bundled, known_models, names, 
 from nbkv.models.probing.probe import adapt, probe
 from nbkv.prompts.tokenizer import Codec
 from nbkv.shortage import lacks_memory, memory_limits
+from nbkv.scalars import kind_of
 from nbkv.torch_mode import usual_mode
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -63,6 +64,7 @@ def load_model(
     ``LoadError`` if it cannot be read, ``BadOption`` for an unknown device, dtype or block size, ``UnsupportedModel``
     if it is no decoder, or has an adapter that cannot be served, ``OutOfMemory``.
     """
+    _check_given(model_kwargs, tokenizer)
     known = f"{model}" if isinstance(model, (str, Path)) else type(model).__name__
     instead = "close other sessions, or give another device, dtype or model_kwargs=dict(device_map='auto')"
     with memory_limits(f"there is not enough memory to load {known}: {instead}"):
@@ -104,6 +106,15 @@ def _loaded(
     return Loaded(adapter, Codec(tokenizer), name, (*origin.notes, *adapter.notes), verdicts)
 
 
+def _check_given(model_kwargs: object, tokenizer: object) -> None:
+    if not isinstance(model_kwargs, Mapping | None):
+        message = f"model_kwargs is {kind_of(model_kwargs)} (accepted: a dict of what from_pretrained takes)"
+        raise BadOption(message)
+    if tokenizer is not None and not callable(tokenizer):
+        message = f"tokenizer is {kind_of(tokenizer)} (accepted: a transformers tokenizer)"
+        raise BadOption(message)
+
+
 def _adapted(network: PreTrainedModel, name: str, how: Recipe | None) -> tuple[ModelAdapter, Verdicts]:
     """Return the adapter of ``network``, proved now or remembered from an earlier load."""
     attention = implementation(network.config)
@@ -121,7 +132,7 @@ def _adapted(network: PreTrainedModel, name: str, how: Recipe | None) -> tuple[M
 
 def _given(model: object, tokenizer: object, device: str, dtype: object, kwargs: object) -> PreTrainedModel:
     if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):
-        message = f"cannot load a {type(model).__name__} (accepted: a name, a folder, a hub id, a PreTrainedModel)"
+        message = f"cannot load {kind_of(model)} (accepted: a name, a folder, a hub id, a PreTrainedModel)"
         raise UnsupportedModel(message)
     if tokenizer is None:
         message = "a loaded model needs its tokenizer: load(model, tokenizer=…)"
@@ -166,7 +177,7 @@ def _device(device: str) -> str:
     if place.type == "cuda" and not torch.cuda.is_available():
         message = f"device {device!r}: no CUDA device is available (accepted here: auto, cpu)"
         raise BadOption(message)
-    return device
+    return str(place)
 
 
 def _dtype(dtype: str | torch.dtype, device: str) -> str | torch.dtype:
@@ -174,7 +185,7 @@ def _dtype(dtype: str | torch.dtype, device: str) -> str | torch.dtype:
         return dtype
     if dtype == "auto":
         return torch.float32 if device == "cpu" else "auto"
-    if dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         message = f"unknown dtype {dtype!r} (accepted: auto, {', '.join(_DTYPES)})"
         raise BadOption(message)
     return _DTYPES[dtype]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from nbkv.errors import BadOption, closest
+from nbkv.scalars import is_number, is_whole
 from nbkv.specs import Spec, read
 
 
@@ -54,7 +55,7 @@ class Scheduled(Rule):
     def __post_init__(self) -> None:
         """Refuse ``steps`` that are no count."""
         given = self.steps
-        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        if given is not None and not is_whole(given, 1):
             message = f"steps={given!r} is not accepted: steps is a whole number of passes >= 1, or None"
             raise BadOption(message)
 
@@ -87,7 +88,7 @@ class Dynamic(Scheduled):
         """Refuse a threshold that is no probability."""
         super().__post_init__()
         given = self.threshold
-        if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given <= 1:
+        if not (is_number(given) and 0 <= given <= 1):
             message = f"threshold={given!r} is not accepted: threshold is a probability between 0 and 1"
             raise BadOption(message)
 
@@ -109,7 +110,7 @@ class Entropy(Rule):
     def __post_init__(self) -> None:
         """Refuse a bound that is no entropy."""
         given = self.bound
-        if isinstance(given, bool) or not isinstance(given, (int, float)) or not given >= 0:
+        if not (is_number(given) and given >= 0):
             message = f"bound={given!r} is not accepted: bound is an entropy in nats >= 0"
             raise BadOption(message)
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from nbkv.errors import BadPrompt
-from nbkv.prompts import matching
+from nbkv.errors import BadOption, BadPrompt
+from nbkv.prompts import matching, messages
+from nbkv.prompts.chat_template import TemplateOptions
 from nbkv.prompts.tokenizer import Codec
 from nbkv.result import Chunk, Result
+from nbkv.scalars import is_whole, kind_of
 
 Part = str | Chunk | Result
 Message = Mapping[str, Any]
+_ACCEPTED = "text, a list of texts, chunks and Results, or a list of messages"
+_NO_OPTIONS = TemplateOptions()
 _ANCHOR = 16  # tokens of the window that is hashed of each chunk; shorter chunks would match by accident
 
 PromptLike = str | Chunk | Result | Sequence[Part] | Sequence[Message]
@@ -30,31 +33,65 @@ class Prompt:
     notes: tuple[str, ...] = ()
 
 
-def build(codec: Codec, prompt: PromptLike, model: str, eos: frozenset[int]) -> Prompt:
+def build(
+    codec: Codec,
+    prompt: PromptLike,
+    model: str,
+    eos: frozenset[int],
+    options: TemplateOptions = _NO_OPTIONS,
+) -> Prompt:
     """Return ``prompt`` tokenised; ``model`` is the fingerprint that its chunks must have been made with.
 
     Text is tokenised as transformers does, parts one by one so that a chunk's ids do not depend on its neighbours, and
-    messages by the chat template. ``eos`` are the ids that end an answer: the template repeats the one that an earlier
-    result's ids end with. Raises ``BadPrompt`` for an empty prompt or part, a chunk of another model, messages where
-    there is no chat template or that it refuses.
+    messages as the chat template writes them, asked with ``options``. ``eos`` are the ids that end an answer: the
+    template repeats the one that an earlier result's ids end with. Raises ``BadPrompt`` for what is no prompt, an empty
+    prompt or part, a chunk of another model, messages where there is no chat template or that it refuses, and
+    ``BadOption`` for ``options`` without messages.
     """
     if isinstance(prompt, str):
+        _no_options(options)
         if not prompt:
-            message = "the prompt is empty (accepted: text, a list of parts, a list of messages)"
+            message = f"the prompt is empty (accepted: {_ACCEPTED})"
             raise BadPrompt(message)
         return Prompt(tuple(codec.whole(prompt)))
-    parts = [prompt] if isinstance(prompt, (Chunk, Result)) else list(prompt)
-    if not parts:
-        message = "the prompt is an empty list (accepted: text, chunks, results, or messages)"
-        raise BadPrompt(message)
+    parts = _parts(prompt)
     writer = _Writer(codec, model)
+    notes: list[str] = []
     if isinstance(parts[0], Mapping):
-        _write_messages(writer, parts, eos)
+        notes = _write_messages(writer, parts, eos, options)
     else:
+        _no_options(options)
         writer.ids.extend(codec.bos_ids)
         for number, part in enumerate(parts):
             writer.add(part, first=number == 0)
-    return Prompt(tuple(writer.ids), tuple(writer.chunks))
+    return Prompt(tuple(writer.ids), tuple(writer.chunks), tuple(notes))
+
+
+def _parts(prompt: object) -> list[object]:
+    """Return ``prompt`` as a list of parts or messages; raises ``BadPrompt`` before anything is iterated."""
+    if isinstance(prompt, (Chunk, Result)):
+        return [prompt]
+    if not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray, memoryview)):
+        hint = ""
+        if isinstance(prompt, Mapping) and "input_ids" in prompt:
+            hint = ": give the text itself, which is tokenised here"
+        elif isinstance(prompt, Mapping) and "role" in prompt:
+            hint = ": one message goes into a list"
+        message = f"the prompt is {kind_of(prompt)}{hint} (accepted: {_ACCEPTED})"
+        raise BadPrompt(message)
+    if not prompt:
+        message = f"the prompt is an empty list (accepted: {_ACCEPTED})"
+        raise BadPrompt(message)
+    return list(prompt)
+
+
+def _no_options(options: TemplateOptions) -> None:
+    if options.given:
+        message = (
+            "template_kwargs and continue_final_message are for the chat template: the prompt must be a list of "
+            "messages, and the tokenizer must have one"
+        )
+        raise BadOption(message)
 
 
 def opening(codec: Codec) -> tuple[int, ...]:
@@ -117,48 +154,32 @@ class _Writer:
                 raise BadPrompt(message)
             self.ids.extend(self.codec.part(part, first=first))
         else:
-            message = f"a part of the prompt is a {type(part).__name__} (accepted: str, chunk, Result)"
+            hint = ": a prompt is text, not token ids" if is_whole(part) else ""
+            message = f"a part of the prompt is {kind_of(part)}{hint} (accepted: str, chunk, Result)"
             raise BadPrompt(message)
 
 
-def _write_messages(writer: _Writer, messages: Sequence[object], eos: frozenset[int]) -> None:
-    parts: list[Part] = []
-    text = _render(writer.codec, [_with_placeholders(message, parts) for message in messages])
-    pieces = re.split(r"NBKVPART(\d+)X", text)
-    if sorted(map(int, pieces[1::2])) != list(range(len(parts))):
-        message = "the chat template drops or repeats a part of these messages; write the prompt as a list of parts"
-        raise BadPrompt(message)
-    bos = getattr(writer.codec.tokenizer, "bos_token", None)
-    if not (bos and text.startswith(bos)):
-        writer.ids.extend(writer.codec.bos_ids)
-    for number, piece in enumerate(pieces):
-        first = number == 0 or (number == 1 and not pieces[0])
-        if number % 2:
-            writer.add(parts[int(piece)], first=first)
-        elif piece:
-            ids = writer.codec.template(piece, first=first)
-            # an answer's own ids end with the end-of-turn token, which the template writes again
-            again = number and ids and writer.ids and ids[0] == writer.ids[-1] and ids[0] in eos
-            writer.ids.extend(ids[1:] if again else ids)
-
-
-def _with_placeholders(message: object, parts: list[Part]) -> dict[str, Any]:
-    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-        text = "a message is a dict with 'role' and 'content' (content: text, a chunk, or a list of both)"
-        raise BadPrompt(text)
-    content = message["content"]
-    contents = [content] if isinstance(content, (str, Chunk, Result)) else list(content)
-    start = len(parts)
-    parts.extend(contents)
-    return dict(message) | {"content": "".join(f"NBKVPART{start + i}X" for i in range(len(contents)))}
-
-
-def _render(codec: Codec, messages: list[dict[str, Any]]) -> str:
-    if not codec.has_template:
+def _write_messages(
+    writer: _Writer, given: Sequence[object], eos: frozenset[int], options: TemplateOptions
+) -> list[str]:
+    """Write what the chat template makes of the messages ``given``; return notes for the result."""
+    template, read = writer.codec.chat_template, messages.read(given)
+    if template is None:
         message = "this tokenizer has no chat template (accepted: text or a list of parts)"
         raise BadPrompt(message)
-    try:
-        return str(codec.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except Exception as error:
-        message = f"the chat template refuses these messages: {str(error).splitlines()[0] if str(error) else error!r}"
-        raise BadPrompt(message) from error
+    found, notes = messages.pieces(template, read, options)
+    if not found:
+        message = "the chat template makes nothing of these messages"
+        raise BadPrompt(message)
+    behind_chunk = False
+    for number, piece in enumerate(found):
+        if isinstance(piece.value, Chunk) or piece.ordinary:
+            writer.add(piece.value, first=number == 0)
+        else:
+            ids = writer.codec.template(piece.value, first=number == 0)
+            # an answer's own ids end with the end-of-turn token, which the template writes again
+            again = behind_chunk and ids and writer.ids and ids[0] == writer.ids[-1]
+            again = again and (ids[0] in eos or writer.codec.is_control(ids[0]))
+            writer.ids.extend(ids[1:] if again else ids)
+        behind_chunk = isinstance(piece.value, Chunk)
+    return notes

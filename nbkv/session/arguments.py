@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from nbkv.context import Context
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.models.sampling import Sampling, sampling
+from nbkv.prompts.chat_template import template_options
 from nbkv.prompts.prompt import Prompt, PromptLike, build, matched
 from nbkv.result import Chunk
 from nbkv.strategy import Strategy, parse
 
+TEMPLATE = ("template_kwargs", "continue_final_message")
 
-def chosen_strategy(strategy: str | Strategy, ctx: Context, *, force: bool = False) -> Strategy:
+
+def chosen_strategy(strategy: str | Strategy, ctx: Context, *, force: object = False) -> Strategy:
     """Return ``strategy`` if ``ctx``'s model can be served by it.
 
     Raises ``UnknownName``, ``BadOption``, ``UnsupportedModel``; the last also if it failed its self-check on this very
     model, unless ``force``.
     """
+    if not isinstance(force, bool):
+        message = f"force={force!r:.60} is not accepted: True runs a strategy that failed its self-check"
+        raise BadOption(message)
     chosen = parse(strategy)
     chosen.check(ctx.adapter)
     failed = None if force else ctx.verdicts.get(verdict_name(chosen, ctx))
@@ -35,8 +42,12 @@ def verdict_name(strategy: Strategy, ctx: Context) -> str:
 
 
 def wanted_sampling(stop: str | Sequence[str] | None, options: Mapping[str, object], ctx: Context) -> Sampling:
-    """Return how an answer is to be drawn; raises ``BadOption`` also for what ``ctx``'s model cannot do."""
-    wanted, adapter = sampling(stop, dict(options)), ctx.adapter
+    """Return how an answer is to be drawn; raises ``BadOption`` also for what ``ctx``'s model cannot do.
+
+    ``options`` are all that a caller gave; those about the chat template are ``built_prompt``'s.
+    """
+    own = {name: value for name, value in options.items() if name not in TEMPLATE}
+    wanted, adapter = sampling(stop, own, TEMPLATE), ctx.adapter
     if adapter.canvas is not None:
         adapter.canvas.check_sampling(wanted)
     if wanted.unmask is not None and adapter.capabilities.causal:
@@ -45,16 +56,25 @@ def wanted_sampling(stop: str | Sequence[str] | None, options: Mapping[str, obje
     return wanted
 
 
-def built_prompt(prompt: PromptLike, match: str | None, chunks: Iterable[Chunk], ctx: Context) -> Prompt:
+def built_prompt(
+    prompt: PromptLike,
+    match: str | None,
+    chunks: Mapping[str, Chunk],
+    ctx: Context,
+    options: Mapping[str, object] = MappingProxyType({}),
+) -> Prompt:
     """Return ``prompt`` as token ids and chunk spans; with ``match="auto"`` known ``chunks`` are found in plain text.
 
-    Raises ``BadPrompt``, also for one that leaves no room for an answer, and ``BadOption``.
+    ``options`` may have ``template_kwargs`` and ``continue_final_message``, for messages. Raises ``BadPrompt``, also
+    for one that leaves no room for an answer, and ``BadOption``.
     """
-    if match not in {None, "auto"}:
-        message = f"match={match!r} is not accepted: match is None or 'auto'"
+    if match is not None and match != "auto":
+        message = f"match={match!r:.60} is not accepted: match is None or 'auto'"
         raise BadOption(message)
-    built = build(ctx.codec, prompt, ctx.model, ctx.eos)
+    asked = template_options(options.get("template_kwargs"), options.get("continue_final_message", False))
+    built = build(ctx.codec, prompt, ctx.model, ctx.eos, asked)
     ctx.fits(len(built.ids))
     if match is None:
         return built
-    return matched(built, [chunk for chunk in chunks if chunk.model == ctx.model], ctx.keeps)
+    known = tuple(chunks.values())  # another thread may add one meanwhile
+    return matched(built, [chunk for chunk in known if chunk.model == ctx.model], ctx.keeps)

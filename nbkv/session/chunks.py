@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nbkv.context import Context
-from nbkv.errors import BadPrompt
+from nbkv.errors import BadOption, BadPrompt
 from nbkv.events import Fallback
 from nbkv.families.prefix.base import encode
 from nbkv.prompts.prompt import opening
 from nbkv.result import Chunk
+from nbkv.scalars import kind_of
 from nbkv.session import sinks
 from nbkv.session.sink_choice import better_sink
 
@@ -31,6 +32,13 @@ def make_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
     return replace(made, notes=(note,))
 
 
+def check_name(name: object) -> None:
+    """Raise ``BadOption`` unless ``name`` can be a chunk's: text, or None for one that is found for it."""
+    if not isinstance(name, str | None):
+        message = f"the name of a chunk is {kind_of(name)} (accepted: text)"
+        raise BadOption(message)
+
+
 def settled_sink(ctx: Context, sink: str) -> str:
     """Return the kind of sink that ``auto`` stands for with this model: ``auto`` itself or ``context``."""
     return better_sink(ctx, "auto", "context", _encoded) if sink == "auto" else sink
@@ -45,7 +53,7 @@ def _encoded(ctx: Context, text: str, name: str, sink: str) -> Chunk:
 def tokenised_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
     """Return ``text`` as a chunk of which the store need not have anything; raises as ``make_chunk`` does."""
     if not isinstance(text, str) or not text:
-        message = f"a chunk is non-empty text, got {text!r:.60}"
+        message = f"a chunk is non-empty text, not {'empty' if text == '' else kind_of(text)}"
         raise BadPrompt(message)
     codec, adapter = ctx.codec, ctx.adapter
     ids, before = tuple(codec.part(text, first=False)), sinks.sink(sink, codec, adapter, ctx.verdicts)

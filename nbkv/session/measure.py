@@ -18,6 +18,7 @@ from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Provenance, Result
+from nbkv.scalars import is_whole
 from nbkv.shortage import lacks_memory
 from nbkv.stopping import Stopped
 from nbkv.strategy import Prefilled, Strategy, parse
@@ -33,16 +34,19 @@ class FidelityMeter:
 
     def __init__(self, every: int) -> None:
         """Raise ``BadOption`` unless ``every`` is a whole number >= 0."""
-        if isinstance(every, bool) or not isinstance(every, int) or every < 0:
-            message = f"fidelity_every={every!r} is not accepted: a whole number >= 0, 0 measures no request unasked"
+        if not is_whole(every):
+            message = f"fidelity_every={every!r:.60} is not accepted: a whole number >= 0 (0: none unasked)"
             raise BadOption(message)
-        self._every = every
+        self._every = int(every)
 
-    def after(self, number: int, *, asked: object) -> After | None:
-        """Return what request ``number`` ends with, or None; raises ``BadOption`` unless ``asked`` is a bool."""
+    def check(self, asked: object) -> None:
+        """Raise ``BadOption`` unless ``asked``, what a call says about being measured, is a bool."""
         if not isinstance(asked, bool):
-            message = f"fidelity={asked!r} is not accepted: True measures the distance to full after the answer"
+            message = f"fidelity={asked!r:.60} is not accepted: True measures the distance to full after the answer"
             raise BadOption(message)
+
+    def after(self, number: int, asked: bool) -> After | None:  # noqa: FBT001  (what the caller of a request said)
+        """Return what request ``number`` ends with, or None."""
         return measured if asked or (self._every and number % self._every == 0) else None
 
 
@@ -90,9 +94,11 @@ class _SplitPrefill(Strategy):
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Run the first half of the prompt, then the rest on the cache it left."""
         adapter, n, rows = ctx.adapter, len(request.ids), ctx.work()
-        cache, half = adapter.new_cache(n + request.max_new_tokens), adapter.capabilities.whole(n // 2)
+        cache, known = adapter.new_cache(n + request.max_new_tokens), adapter.capabilities
+        # KV that depends on the prompt's length cannot be made in parts: there is no other way to split it
+        half = known.whole(n // 2) if n <= known.stable_context else known.whole(n)
         logits = adapter.prefill(request.ids[:half], cache, work=rows)
-        if adapter.capabilities.whole(n) > half:
+        if known.whole(n) > half:
             logits = adapter.prefill(request.ids, cache, start=half, work=rows)
         fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
         return Prefilled(cache=cache, logits=logits, provenance=fresh, rows=rows)

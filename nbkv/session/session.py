@@ -22,12 +22,13 @@ from nbkv.models.loading import Loaded, load_model
 from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.roster import roster
+from nbkv.scalars import is_whole
 from nbkv.session.arguments import built_prompt, chosen_strategy, verdict_name, wanted_sampling
 from nbkv.session.certificates.calibration import Question
 from nbkv.session.certificates.certificate import Certificate, certify
 from nbkv.session.certificates.guarantee import Guarantee
-from nbkv.session.chat import Chat
-from nbkv.session.chunks import make_chunk
+from nbkv.session.chat import Chat, Content
+from nbkv.session.chunks import check_name, make_chunk
 from nbkv.session.compare import compare
 from nbkv.session.lock import SessionLock
 from nbkv.session.measure import FidelityMeter
@@ -123,7 +124,7 @@ class Session:
         )
         self._lock = SessionLock(self.name, self._stopper, self.events)
         self._fidelity = fidelity_meter
-        self._count = 0
+        self._count = count(1)
         roster.add(self)
 
     # asking
@@ -146,10 +147,12 @@ class Session:
         ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``; for block-diffusion models ``unmask``, such
         as ``"dynamic(threshold=0.9)"``, ``"static(steps=4)"``, ``"entropy(bound=0.1)"``, ``"sequential"``: which masked
         tokens a pass fills. ``match="auto"`` also takes this session's chunks for given where they stand in plain text
-        with all of their own token ids (at its borders text may be tokenised differently). ``force`` runs a strategy
-        that failed its self-check. ``fidelity`` measures KL and top-1 agreement against full on this prompt, after the
-        answer and not counted in its timing. ``keep=False`` leaves the store as it was found, so that requests that are
-        compared with each other all begin alike.
+        with all of their own token ids (at its borders text may be tokenised differently). For messages:
+        ``template_kwargs`` (a dict) go to the chat template, such as ``enable_thinking`` and ``tools``, and with
+        ``continue_final_message`` the answer goes on with the last message. ``force`` runs a strategy that failed its
+        self-check. ``fidelity`` measures KL and top-1 agreement against full on this prompt, after the answer and not
+        counted in its timing. ``keep=False`` leaves the store as it was found, so that requests that are compared with
+        each other all begin alike.
         Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
         returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
@@ -188,10 +191,13 @@ class Session:
         run = self._run(LaterRun, prompt, options, **given)
         return Stream(run, self._lock, self._remember)
 
-    def chat(self, system: str | None = None) -> Chat:
-        """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result."""
+    def chat(self, system: Content | None = None, *, template_kwargs: dict[str, Any] | None = None) -> Chat:
+        """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result.
+
+        ``template_kwargs`` go to the chat template with every turn. Raises ``BadPrompt`` and ``BadOption``.
+        """
         self._open()
-        return Chat(self, system)
+        return Chat(self, system, template_kwargs)
 
     def chunk(self, text: str, *, name: str | None = None, sink: str = "auto") -> Chunk:
         """Encode ``text`` once and keep its KV in the store; the same name with new text replaces the chunk.
@@ -201,15 +207,17 @@ class Session:
         dummy tokens), ``primer`` (BOS and neutral text) and ``context`` (what a chat prompt begins with and two neutral
         passages) insist. Raises ``BadPrompt`` and ``BadOption``.
         """
-        ctx, name = self._open().for_request(), name or f"chunk{len(self.chunks) + 1}"
+        ctx = self._open().for_request()
+        check_name(name)
         with self._lock.request():
+            name = name or next(free for n in count(1) if (free := f"chunk{n}") not in self.chunks)
             made = make_chunk(ctx, text, name, sink)
-        known = self.chunks.get(name)
-        if known == made and known.notes == made.notes:
-            return known
-        if known is not None and known != made:
-            made = replace(made, notes=(*made.notes, f"replaces another chunk named {name!r}"))
-        self.chunks[name] = made
+            known = self.chunks.get(name)
+            if known == made and known.notes == made.notes:
+                return known
+            if known is not None and known != made:
+                made = replace(made, notes=(*made.notes, f"replaces another chunk named {name!r}"))
+            self.chunks[name] = made
         return made
 
     def compare(
@@ -228,13 +236,13 @@ class Session:
         those of ``generate``.
         """
         ctx = self._open().for_request()
-        if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
-            message = f"repeat={repeat!r} is not accepted: repeat is a whole number >= 1"
+        if not is_whole(repeat, 1):
+            message = f"repeat={repeat!r:.60} is not accepted: repeat is a whole number >= 1"
             raise BadOption(message)
-        wanted, ids = wanted_sampling(stop, options, ctx), built_prompt(prompt, match, self.chunks.values(), ctx)
+        wanted, ids = wanted_sampling(stop, options, ctx), built_prompt(prompt, match, self.chunks, ctx, options)
         chosen = [chosen_strategy(one, ctx) for one in split(strategies)]
         with self._lock.request():
-            table = compare(replace(ctx, bus=Bus()), chosen, ids, wanted, repeat)
+            table = compare(replace(ctx, bus=Bus()), chosen, ids, wanted, int(repeat))
         self.last = table
         return table
 
@@ -270,7 +278,7 @@ class Session:
         if strategy is None or isinstance(strategy, (str, Strategy)):
             chosen = [chosen_strategy(self._strategy if strategy is None else strategy, ctx, force=True)]
         else:
-            chosen = [parse(one) for one in strategy]
+            chosen = [parse(one) for one in split(strategy)]
         with self._lock.request():
             report = verify(ctx, chosen, tuple(self.chunks.values()))
         for one in chosen:
@@ -423,16 +431,17 @@ class Session:
         if not isinstance(keep, bool):
             message = f"keep={keep!r} is not accepted: True keeps what is computed, False leaves the store as it was"
             raise BadOption(message)
-        number = self._count + 1
-        ctx, after = self._open().for_request(number), self._fidelity.after(number, asked=fidelity)
+        ctx = self._open().for_request()
+        self._fidelity.check(fidelity)
         wanted = wanted_sampling(stop, options, ctx)
         chosen = chosen_strategy(self._strategy if strategy is None else strategy, ctx, force=force)
-        built = built_prompt(prompt, match, self.chunks.values(), ctx)
-        self._count = number
-        return begun(ctx, chosen, built, wanted, keep=keep, after=after)
+        built = built_prompt(prompt, match, self.chunks, ctx, options)
+        number = next(self._count)  # of requests that are run, each its own, from whatever thread
+        after = self._fidelity.after(number, fidelity)
+        return begun(replace(ctx, request=number), chosen, built, wanted, keep=keep, after=after)
 
     def _prompt(self, prompt: PromptLike, match: str | None = None) -> Prompt:
-        return built_prompt(prompt, match, self.chunks.values(), self._open().for_request())
+        return built_prompt(prompt, match, self.chunks, self._open().for_request())
 
     def _remember(self, result: Result) -> None:
         self.last = result

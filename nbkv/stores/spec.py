@@ -9,6 +9,7 @@ import psutil
 
 from nbkv.errors import BadOption
 from nbkv.events import Bus
+from nbkv.scalars import kind_of
 from nbkv.stores.base import Store
 from nbkv.stores.memory import MemoryStore
 
@@ -30,6 +31,9 @@ def open_store(spec: str | Store, bus: Bus, *devices: str) -> Store:
     for all models. Raises ``BadOption`` for anything else. ``bus`` hears what is stored and evicted.
     """
     if not isinstance(spec, str):
+        if not callable(getattr(spec, "take", None)):
+            message = f"store is {kind_of(spec)} (accepted: memory, memory?device=4GiB&policy=lru, or a store object)"
+            raise BadOption(message)
         return spec
     options = check_spec(spec)
     limit = parse_size(options["device"]) if "device" in options else min(int(_free(devices) * _SHARE), _MOST)

@@ -16,13 +16,14 @@ import torch
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Fallback
-from nbkv.families.options import check, is_number
+from nbkv.families.options import check
 from nbkv.families.routing.alongside import Alongside
 from nbkv.families.routing.cost_model import are_known, costs, learn_pace, pace
 from nbkv.families.routing.estimate import Estimate, estimate
 from nbkv.families.routing.kl_history import kl_history, learn_kl
 from nbkv.models.diffusion.block import Block
 from nbkv.models.work import Work
+from nbkv.scalars import is_number
 from nbkv.strategy import Prefilled, Strategy, parse
 from nbkv.timing import settle, timed
 

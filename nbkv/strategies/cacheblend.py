@@ -11,9 +11,10 @@ from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.families.blend.base import Blend
 from nbkv.families.blend.partial import PartialPrefill
-from nbkv.families.options import check, check_choice, check_share, is_number, whole_numbers
+from nbkv.families.options import check, check_choice, check_share, whole_numbers
 from nbkv.families.routing.cost_model import costs
 from nbkv.models.adapter import ModelAdapter
+from nbkv.scalars import is_number
 from nbkv.selection import best, count
 from nbkv.strategy import Prefilled
 

@@ -27,9 +27,10 @@ from nbkv.families.blend.variants import (
     scaled,
     split,
 )
-from nbkv.families.options import check, check_count, check_share, is_number
+from nbkv.families.options import check, check_count, check_share
 from nbkv.kv import Span
 from nbkv.models.attention.layer import Attended
+from nbkv.scalars import is_number
 from nbkv.selection import best, count
 
 _SEVERAL = 2  # chunks, of which a question can look at one rather than at another

@@ -10,8 +10,9 @@ from nbkv.families.attention.base import AttentionReuse, DenoisedAnswer
 from nbkv.families.attention.context_attention import ContextAttention
 from nbkv.families.attention.head_drift import CALIBRATION, HeadDrift, changing, known_heads, learn_heads
 from nbkv.families.attention.speedup import PassTimes, ReuseSwitch
-from nbkv.families.options import check, check_choice, is_number, is_whole
+from nbkv.families.options import check, check_choice
 from nbkv.registry import strategies as registry
+from nbkv.scalars import is_number, is_whole
 
 if TYPE_CHECKING:
     import torch

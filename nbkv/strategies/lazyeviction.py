@@ -9,8 +9,9 @@ import torch
 
 from nbkv.errors import BadOption
 from nbkv.families.evict.base import Evict
-from nbkv.families.options import check, check_count, is_number
+from nbkv.families.options import check, check_count
 from nbkv.models.caches.evicting import EvictingLayer
+from nbkv.scalars import is_number
 
 _ABOVE = 2.0  # times uniform attention: what the paper's 5e-4 is in an answer of 4,096 tokens
 _ONCE = 1e-5  # in the authors' code: what is added to MRI, so that a slot never used again has a ratio

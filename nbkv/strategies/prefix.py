@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nbkv.context import Context, Request
-from nbkv.families.options import check, is_whole
+from nbkv.families.options import check
 from nbkv.families.prefix.base import Prefix
+from nbkv.scalars import is_whole
 from nbkv.strategy import Prefilled
 
 

@@ -7,6 +7,7 @@ from random import Random
 from typing import Final
 
 from nbkv.errors import BadOption
+from nbkv.scalars import is_whole
 from nbkv.tasks.items import Item
 from nbkv.tasks.vocabulary import AMOUNTS, ITEMS
 from nbkv.tasks.writer import Haystack, check_size
@@ -37,7 +38,7 @@ def needle(
     """
     check_size(n, chunks, lines)
     for name, value in (("keys", keys), ("values", values), ("queries", queries)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value, 1):
             message = f"{name}={value!r}: a whole number >= 1"
             raise BadOption(message)
     if queries > keys:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from nbkv.errors import BadOption
-from nbkv.families.options import is_number, is_whole, whole_numbers
+from nbkv.families.options import whole_numbers
 from nbkv.registry import strategies as registry
+from nbkv.scalars import is_number, is_whole
 from nbkv.strategy import parse
 
 OPTIONS = [

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from nbkv.errors import BadOption, UnsupportedModel
-from nbkv.families.options import is_whole
 from nbkv.families.residual.bandwidth import Bandwidths, rates
 from nbkv.families.residual.forms import ID_BYTES, LATENT, Form, parse
 from nbkv.families.residual.sequence import BoundedSequence
@@ -24,6 +23,7 @@ from nbkv.models.adapter import ModelAdapter
 from nbkv.models.passes import layer_calls
 from nbkv.models.probing.prompt import made_up_ids
 from nbkv.models.projection.project import CapturingCache
+from nbkv.scalars import is_whole
 from nbkv.timing import settle, timed
 
 MOST = 0.5  # of the K/V's bytes: the most a form that is picked may take on the device

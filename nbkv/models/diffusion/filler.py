@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 
@@ -17,8 +18,10 @@ class Filler(Chooser):
     """Fills a block's masked tokens pass by pass, by the rule and the sampling options of one answer.
 
     The mask token itself is never chosen. Logits processors are given, for every row, the tokens chosen so far: those
-    before the block and those revealed in it.
+    before the block and those revealed in it. The authors' own samplers know none of ``generate``'s defaults.
     """
+
+    defaults: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nbkv.errors import BadOption, UnsupportedModel
+from nbkv.scalars import is_whole
 
 _WRITTEN_SO = "block_diffusion"  # value of the config entry `nbkv_decoding` of checkpoints trained with nbkv
 
@@ -32,11 +33,11 @@ class Recipe:
         if block is None or block == self.block:
             return self
         fitting = self.sizes or tuple(size for size in range(1, self.block + 1) if self.block % size == 0)
-        if isinstance(block, bool) or block not in fitting:
+        if not is_whole(block) or block not in fitting:
             accepted = ", ".join(map(str, sorted({*fitting, self.block})))
             message = f"block_size={block!r} is not accepted: {name} decodes in blocks of {self.block} ({accepted})"
             raise BadOption(message)
-        assert isinstance(block, int)  # noqa: S101
+        block = int(block)
         sub_block = self.sub_block if self.sub_block is not None and block % self.sub_block == 0 else None
         return replace(self, block=block, sub_block=sub_block)
 

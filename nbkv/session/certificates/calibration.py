@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +45,8 @@ def build(questions: Iterable[Question], sink: str, ctx: Context) -> list[Prompt
     An item that brings an instruction is asked in one message of the user, where the model has a chat template. Raises
     ``BadPrompt``, naming the prompt by its number, and ``BadOption``.
     """
-    listed = [] if isinstance(questions, str) else list(questions)
+    fits = isinstance(questions, Iterable) and not isinstance(questions, (str, bytes, Mapping))
+    listed = list(questions) if fits else []
     if not listed:
         message = "prompts is a list of many: items of nbkv.tasks (chunks and a question), texts, or lists of parts"
         raise BadPrompt(message)
@@ -96,7 +97,7 @@ def _built(question: object, number: int, sink: str, ctx: Context) -> Prompt:
             chat = bool(question.instruction) and ctx.codec.has_template
             parts = [tokenised_chunk(ctx, text, f"chunk{i}", sink) for i, text in enumerate(question.chunks, start=1)]
             question = question.prompt(parts, chat=chat)
-        return built_prompt(question, None, (), ctx)
+        return built_prompt(question, None, {}, ctx)
     except BadPrompt as error:
         message = f"prompt {number}: {error}"
         raise BadPrompt(message) from error

@@ -10,8 +10,8 @@ from nbkv.context import Context
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.families.blend.base import Blend
 from nbkv.families.blend.harvest import Harvest
-from nbkv.families.options import is_number
 from nbkv.registry import strategies as registry
+from nbkv.scalars import is_number
 from nbkv.session.arguments import chosen_strategy
 from nbkv.session.certificates.ladder import Ladder, Step
 from nbkv.strategy import Strategy, parse, split

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nbkv.errors import BadOption
-from nbkv.families.options import is_number
 from nbkv.families.routing import binomial
+from nbkv.scalars import is_number
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from random import Random
 from typing import Final
 
 from nbkv.errors import BadOption
+from nbkv.scalars import is_whole
 from nbkv.tasks.items import Evidence, Item, Place
 
 METRICS: Final = ("em", "f1", "rouge_l")
@@ -60,7 +61,7 @@ class Question:
 
 def check_chunks(chunks: int | None) -> None:
     """Refuse a number of chunks that no item can have."""
-    if chunks is not None and (isinstance(chunks, bool) or not isinstance(chunks, int) or chunks < 1):
+    if chunks is not None and not is_whole(chunks, 1):
         message = f"chunks={chunks!r}: a whole number >= 1, or None for all"
         raise BadOption(message)
 

@@ -5,6 +5,7 @@ from random import Random
 from typing import Any, Final
 
 from nbkv.errors import BadOption, LoadError
+from nbkv.scalars import is_whole
 from nbkv.tasks.files.jsonl import item_of, plain_item
 from nbkv.tasks.files.records import FileRecord, read_text, records
 from nbkv.tasks.items import Item
@@ -36,7 +37,7 @@ def prompt_file(path: str | Path, *, n: int | None = None, seed: int = 0) -> lis
         raise LoadError(message)
     if n is None:
         return found
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(found):
+    if not (is_whole(n, 1) and n <= len(found)):
         message = f"n={n!r} is not accepted: {path} holds {len(found)} prompts, n is a whole number from 1 on"
         raise BadOption(message)
     return Random(f"order {seed}").sample(found, n)

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from nbkv.errors import BadOption, LoadError
+from nbkv.scalars import is_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def chosen(found: Sequence[K], n: int | None, seed: int, kinds: Sequence[str] | 
     Each comes with random numbers of its own, so that what is made with them does not depend on ``n``; the first of a
     longer list are the shorter list. Raises ``BadOption`` if there are not so many.
     """
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+    if n is not None and not is_whole(n, 1):
         message = f"n={n!r}: a whole number >= 1, or None for all"
         raise BadOption(message)
     order = Random(f"order {seed}").sample(range(len(found)), len(found))
