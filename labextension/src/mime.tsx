@@ -9,6 +9,8 @@ import { ComparisonView } from './outputs/comparison';
 import { MIME, OutputData } from './outputs/data';
 import { ResultView } from './outputs/result';
 
+const PICTURE = /src="(data:image\/png;base64,[\w+/=]+)"/;
+
 class Output extends ReactWidget implements IRenderMime.IRenderer {
   constructor(private sanitizer: IRenderMime.ISanitizer) {
     super();
@@ -17,6 +19,12 @@ class Output extends ReactWidget implements IRenderMime.IRenderer {
 
   async renderModel(model: IRenderMime.IMimeModel): Promise<void> {
     this._data = model.data[MIME] as unknown as OutputData;
+    if (this._data.kind === 'result') {
+      // the picture stands in the HTML beside, and notebooks stay small
+      const html = model.data['text/html'];
+      const picture = typeof html === 'string' ? (PICTURE.exec(html)?.[1] ?? '') : '';
+      this._data = { ...this._data, map: { ...this._data.map, picture } };
+    }
     this.update();
     await this.renderPromise;
   }

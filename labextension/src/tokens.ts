@@ -3,17 +3,17 @@
 /** The picture of a prompt, and what it shows in numbers. */
 export interface Outline {
   tokens: number;
-  /** Tokens a line of the picture. */
-  line: number;
   /** Tokens by letter, `P120 R4`. */
   totals: string;
   /** Names of chunks, one a line. */
   chunks: string;
-  told: string;
   /** The address of a PNG with one cell a token, and its height. */
   picture: string;
   height: number;
 }
+
+/** Tokens a line of the picture. */
+export const LINE = 200;
 
 /** The prompt's text, of long prompts with gaps. */
 export interface PromptText {
@@ -23,6 +23,8 @@ export interface PromptText {
   shown: [start: number, stop: number][];
   pieces: string[];
   deviation: string[];
+  /** Whether deviations are one of 1, 2 and 5 times a power of ten. */
+  rounded: boolean;
 }
 
 /** Neighbouring tokens with the same look. */
@@ -98,8 +100,8 @@ class Walk<T extends [start: number, stop: number, ...more: unknown[]]> {
 }
 
 /** What hovering over a token tells. */
-export function told(run: Run, at: number, deviation: string): string {
-  const known = deviation && `deviation ${deviation}`;
+export function told(run: Run, at: number, deviation: string, rounded: boolean): string {
+  const known = deviation && `deviation ${rounded ? 'about ' : ''}${deviation}`;
   return [`token ${at}`, MEANING[run.source], run.chunk && `chunk ${run.chunk}`, known, run.dropped && 'dropped'].filter(Boolean).join(', ');
 }
 

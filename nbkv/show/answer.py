@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
 MOST = 30_000  # bytes shown; ``result.text`` has all of it
+_STYLE = """<style>
+.nbkv .nbkv-markdown>*{margin:0 0 8px}.nbkv .nbkv-markdown li>p{margin:0}
+.nbkv .nbkv-markdown :is(h1,h2,h3,h4,h5,h6){font-size:1.05em;font-weight:600;margin:10px 0 4px}
+.nbkv .nbkv-markdown :is(ul,ol){padding-left:1.6em}
+.nbkv .nbkv-markdown :is(code,pre){font:12px/1.5 var(--nbkv-mono);background:rgba(128,128,128,.14);color:inherit}
+.nbkv .nbkv-markdown code{padding:1px 3px;border-radius:3px}
+.nbkv .nbkv-markdown pre{padding:6px 10px;border:0;overflow-x:auto}
+.nbkv .nbkv-markdown pre code{background:none;padding:0}
+.nbkv .nbkv-markdown blockquote{border-left:3px solid var(--nbkv-line);padding-left:10px;margin-left:0}
+</style>"""
 _PLAIN = "white-space:pre-wrap;word-break:normal;overflow-wrap:break-word;margin:0px 0px 6px"
 
 
@@ -21,7 +31,8 @@ def answer_html(text: str, *, markdown: bool, most: int = MOST) -> str:
     """Return ``text`` in about ``most`` bytes, with HTML in it as the characters it is made of, never as elements."""
     if not markdown:
         return f'<div class="nbkv-answer" style="{_PLAIN}">{bounded(text, most)}</div>'
-    return f'<div class="nbkv-answer nbkv-markdown" style="margin:0px 0px 6px">{markdown_html(text, most)}</div>'
+    drawn = markdown_html(text, most)
+    return f'{_STYLE}<div class="nbkv-answer nbkv-markdown" style="margin:0px 0px 6px">{drawn}</div>'
 
 
 def markdown_html(text: str, most: int = MOST) -> str:

@@ -33,7 +33,7 @@ def result_bundle(result: dict[str, Any]) -> dict[str, Any]:
         "ttft": _ttft(result["timing"]),
         "notes": _notes(new_notes(result)),
         "old_notes": _notes(old_notes(result)),
-        "map": columns.outline(result) | {"text": columns.text(result)},
+        "map": columns.counts(result) | {"text": columns.text(result)},  # the HTML has the picture
     }
     return {MIME: data}
 

@@ -9,32 +9,34 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64encode
+from math import floor, log10
 from typing import Any
 
-from nbkv.show.mosaic import picture
-from nbkv.show.tokenmap import LINE, SOURCES, TokenRun, cells, runs, shown, told, totals, visible
+from nbkv.show.mosaic import height, picture
+from nbkv.show.tokenmap import SOURCES, TokenRun, cells, runs, shown, totals, visible
 from nbkv.show.units import cut
 
 NAMES, NAME = 40, 60  # chunks that are named, and characters of each name
-MOST = 40_000  # bytes of text
-ROUND_FROM = 1_000  # tokens: deviations of longer prompts are told with one digit
+MOST = 20_000  # bytes of text
+ROUND_FROM = 1_000  # tokens: deviations of longer prompts are told as 0.1, 0.2, 0.5, 1, 2, …
 LETTERS = {name: look.letter for name, look in SOURCES.items()} | {"DROPPED": "D"}
 
 
 def outline(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the picture of a prompt, its height in pixels, tokens by letter (``P120 R4``) and the chunks' names."""
+    """Return the picture of a prompt beside its counts."""
+    return counts(result) | {"picture": picture(cells(result)) if result["tokens"]["prompt"] else ""}
+
+
+def counts(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the height of a prompt's picture in pixels, tokens by letter (``P120 R4``) and the chunks' names."""
     n = result["tokens"]["prompt"]
-    address, height = picture(cells(result)) if n else ("", 0)
     names = list(dict.fromkeys(_line(chunk["name"]) for chunk in result.get("chunks", ())))
     more = [f"… {len(names) - NAMES} more"] if len(names) > NAMES else []
     return {
         "tokens": n,
-        "line": LINE,
         "totals": " ".join(f"{LETTERS[name]}{number}" for name, number in totals(result).items()),
         "chunks": "\n".join([*names[:NAMES], *more]),
-        "told": told(result),
-        "picture": address,
-        "height": height,
+        "height": height(n),
     }
 
 
@@ -51,8 +53,10 @@ def text(result: dict[str, Any]) -> str:
     found = runs(result)
     ranges = shown(found, [len(piece.encode()) for piece in pieces], MOST)
     kept = [at for start, stop in ranges for at in range(start, stop)]
-    deviation, digits = result.get("deviation"), 1 if n > ROUND_FROM else 2
+    deviation = result.get("deviation")
+    rounded = n > ROUND_FROM
     data = {
+        "rounded": rounded,
         "sources": "".join(_repeated(run) for run in found),
         "chunks": [
             [chunk["start"], chunk["stop"], _line(chunk["name"])]
@@ -62,7 +66,7 @@ def text(result: dict[str, Any]) -> str:
         "dropped": [list(span) for span in result.get("dropped", ())],
         "shown": ranges,
         "pieces": [pieces[at] for at in kept],
-        "deviation": [_digits(deviation[at], digits) for at in kept] if deviation else [],
+        "deviation": [_digits(deviation[at], rounded=rounded) for at in kept] if deviation else [],
     }
     return b64encode(zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 9)).decode()
 
@@ -72,8 +76,13 @@ def _repeated(run: TokenRun) -> str:
     return f"{LETTERS[run.source]}{length if length > 1 else ''}"
 
 
-def _digits(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}g}"
+def _digits(value: float | None, *, rounded: bool) -> str:
+    if value is None:
+        return ""
+    if not rounded or value <= 0:
+        return f"{value:.2g}"
+    power = 10.0 ** floor(log10(value))
+    return f"{min((1, 2, 5, 10), key=lambda step: abs(log10(step * power / value))) * power:.1g}"
 
 
 def _line(name: str) -> str:

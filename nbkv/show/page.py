@@ -19,14 +19,6 @@ STYLE = """<style>
 color:var(--nbkv-text);font:13px/1.5 var(--jp-ui-font-family,system-ui,'DejaVu Sans',sans-serif);max-width:64em;
 margin:2px 0}
 .nbkv .nbkv-answer{font:14px/1.55 var(--jp-content-font-family,system-ui,'DejaVu Sans',sans-serif)}
-.nbkv .nbkv-markdown>*{margin:0 0 8px}.nbkv .nbkv-markdown li>p{margin:0}
-.nbkv .nbkv-markdown :is(h1,h2,h3,h4,h5,h6){font-size:1.05em;font-weight:600;margin:10px 0 4px}
-.nbkv .nbkv-markdown :is(ul,ol){padding-left:1.6em}
-.nbkv .nbkv-markdown :is(code,pre){font:12px/1.5 var(--nbkv-mono);background:rgba(128,128,128,.14);color:inherit}
-.nbkv .nbkv-markdown code{padding:1px 3px;border-radius:3px}
-.nbkv .nbkv-markdown pre{padding:6px 10px;border:0;overflow-x:auto}
-.nbkv .nbkv-markdown pre code{background:none;padding:0}
-.nbkv .nbkv-markdown blockquote{border-left:3px solid var(--nbkv-line);padding-left:10px;margin-left:0}
 .nbkv p{margin:4px 0}.nbkv .nbkv-dim{opacity:.75}
 .nbkv table{border-collapse:collapse;margin:4px 0;font-size:13px;color:inherit;background:none;border:0}
 .nbkv tr,.nbkv tr:nth-child(even),.nbkv tr:hover{background:none}

@@ -1,7 +1,8 @@
 """The token map: every token of a prompt coloured by where its KV came from, as a picture and in the prompt's text.
 
-The picture (``mosaic.py``) has all tokens of any prompt. The text has all of them up to about five thousand; of longer
-prompts it leaves out the middle of runs of one colour, and says so where it does.
+The picture (``mosaic.py``) has all tokens of any prompt. The text has all of them up to one or two thousand (in
+JupyterLab with our extension, whose data are packed, four or five thousand); of longer prompts it leaves out the middle
+of runs of one colour first, and says where it does what that was.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ SOURCES = {
     "FRESH": SourceStyle("F", "fresh", "", 0.13, "span"),
 }
 EACH_TOKEN = 160  # up to this prompt length every token tells its number, and a map is open
-MOST = 24_000  # bytes of text and marks: fifty results have to fit into a notebook of 2 MB
+MOST = 7_500  # bytes of text and marks: fifty results have to fit into a notebook of 2 MB
+TAG = 7  # bytes of a run's element
 ENDS = (200, 100, 50, 25, 12)  # tokens that stay at each end of a long run
 GROUP = 100  # tokens that hovering tells of together
 LABELLED = 12  # tokens in a run
@@ -84,14 +86,15 @@ def runs(result: dict[str, Any]) -> list[TokenRun]:
     chunks = sorted(((c["start"], c["stop"], c["name"]) for c in result.get("chunks", ())), key=lambda c: c[:2])
     dropped = sorted(tuple(span) for span in result.get("dropped", ()))
     edges = sorted({edge for start, stop, *_ in (*chunks, *dropped) for edge in (start, stop)})
+    chunk_starts, dropped_starts = [chunk[0] for chunk in chunks], [span[0] for span in dropped]
     found = []
     for run in result["provenance"]:
         start = run["start"]
         while start < run["stop"]:
             after = bisect_right(edges, start)
             stop = min(run["stop"], edges[after]) if after < len(edges) else run["stop"]
-            chunk = _covering(chunks, start)
-            name, gone = (chunk[2] if chunk else ""), bool(_covering(dropped, start))
+            chunk = _covering(chunks, chunk_starts, start)
+            name, gone = (chunk[2] if chunk else ""), bool(_covering(dropped, dropped_starts, start))
             found.append(TokenRun(start, stop, run["source"], name, gone))
             start = stop
     return found
@@ -150,7 +153,7 @@ def map_html(result: dict[str, Any]) -> str:
         return ""
     pieces = [escape(piece, quote=False) for piece in pieces]
     writer = _Writer(result, pieces)
-    ranges = shown(writer.runs, [len(piece.encode()) for piece in pieces], MOST)
+    ranges = shown(writer.runs, [len(piece.encode()) for piece in pieces], MOST, TAG)
     marks = writer.each_token() if n <= EACH_TOKEN else f"{_STYLE}{writer.ranges(ranges)}"
     left_out = n - sum(stop - start for start, stop in ranges)
     title = f"Token map of the prompt ({plural(n, 'token')}{f', {left_out:,} of them left out' if left_out else ''})"
@@ -160,16 +163,19 @@ def map_html(result: dict[str, Any]) -> str:
 
 def visible(text: str) -> str:
     """Return ``text`` with what cannot be seen made visible."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else "·" for c in text).replace("\n", "↵\n")
 
 
-def shown(of: Sequence[TokenRun], sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
+def shown(of: Sequence[TokenRun], sizes: Sequence[int], most: int, tag: int = 0) -> list[tuple[int, int]]:
     """Return the spans of the prompt whose text is shown in ``most`` bytes, of tokens of these ``sizes``.
 
-    Of long runs the middle goes first; where that is not enough, the middle of the prompt.
+    Each run takes ``tag`` bytes more. Of long runs the middle goes first; where that is not enough, the middle of the
+    prompt.
     """
     until = [0, *accumulate(sizes)]
-    n, tag = len(sizes), 7  # bytes of an element
+    n = len(sizes)
 
     def cost(ranges: Sequence[tuple[int, int]]) -> int:
         return sum(until[stop] - until[start] for start, stop in ranges)
@@ -263,7 +269,15 @@ class _Writer:
             counts[SOURCES[run.source].meaning] += run.stop - run.start
         told = [f"{number:,} {meaning}" for meaning, number in counts.most_common()]
         what = f"all {next(iter(counts))}" if len(counts) == 1 else ", ".join(told)
+        names = self._beginning(start, stop)
+        what += f"; in it begin {escape(', '.join(names), quote=False)}" if names else ""
         return f'<small class="nbkv-gap">[… {plural(stop - start, "token")} left out here: {what} …] </small>'
+
+    def _beginning(self, start: int, stop: int, most: int = 6) -> list[str]:
+        """Return the names of the chunks that begin in ``[start, stop)``."""
+        starts = {run.start: run.chunk for run in self._clipped(start, stop) if run.chunk}
+        names = [cut(starts[at], 24) for at in sorted(self._begins & starts.keys())]
+        return [*names[:most], f"{len(names) - most} more chunks"] if len(names) > most else names
 
     def _clipped(self, start: int, stop: int) -> list[TokenRun]:
         found, at = [], bisect_right(self._starts, start) - 1
@@ -294,7 +308,7 @@ class _Writer:
         return escape(", ".join(part for part in parts if part))
 
 
-def _covering(spans: list[Any], index: int) -> Any:  # noqa: ANN401  (a span with or without a name)
+def _covering(spans: list[Any], starts: list[int], index: int) -> Any:  # noqa: ANN401  (a span, named or not)
     """Return the last of the sorted ``spans`` that begins at or before ``index``, if it also covers it."""
-    at = bisect_right(spans, index, key=lambda span: span[0]) - 1
+    at = bisect_right(starts, index) - 1
     return spans[at] if at >= 0 and index < spans[at][1] else None

@@ -120,7 +120,7 @@ function Marked({ run, text, at, named, faint }: MarkedProps): React.JSX.Element
         </b>
       )}
       {text.pieces.slice(at, at + length).map((piece, i) => (
-        <span key={i} title={told(run, run.start + i, text.deviation[at + i] ?? '')}>
+        <span key={i} title={told(run, run.start + i, text.deviation[at + i] ?? '', text.rounded)}>
           {piece}
         </span>
       ))}

@@ -2,13 +2,15 @@
 
 import * as React from 'react';
 
-import { MEANING, Outline, totals } from '../tokens';
-import { count, share } from '../units';
+import { LINE, MEANING, Outline, totals } from '../tokens';
+import { count, plural, share } from '../units';
 
 export function Strip({ outline }: { outline: Outline }): React.JSX.Element | null {
+  const parts = totals(outline).map(([letter, tokens]) => `${count(tokens)} ${MEANING[letter]}`);
+  const told = `${plural(outline.tokens, 'prompt token')} from first to last: ${parts.join(', ')}`;
   return outline.picture.startsWith('data:image/png;base64,') ? (
     <div className="nbkv-lab-strip">
-      <img alt={outline.told} title={outline.told} src={outline.picture} style={{ height: outline.height }} />
+      <img alt={told} title={told} src={outline.picture} style={{ height: outline.height }} />
     </div>
   ) : null;
 }
@@ -47,7 +49,7 @@ export function Legend({ outline, picked, onPick }: LegendProps): React.JSX.Elem
   return (
     <div className="nbkv-lab-legend">
       {entries}
-      {outline.tokens > outline.line && <span className="nbkv-lab-dim">one cell a token, {outline.line} a line</span>}
+      {outline.tokens > LINE && <span className="nbkv-lab-dim">one cell a token, {LINE} a line</span>}
     </div>
   );
 }
