@@ -8,20 +8,27 @@ import pytest
 from playwright.sync_api import expect
 
 LOAD = r"""%load_ext nbkv
+from dataclasses import replace
 from IPython.display import HTML, display
-import nbkv
 from nbkv import show
 session = %kvload tiny
-words = session.adapter  # a session as any
-texts = {name: f"The {name} costs $12, then $5, and \\(x^2\\) or $$y$$. " * 20 for name in ("lamp", "lute")}
-chunks = [session.chunk(text, name=f"prices of the {name}: $12 to $5") for name, text in texts.items()]"""
-ASK = """result = session.generate(["Of $1 or $2. ", *chunks, "What is $x^2$ of <b>$3</b>?"], strategy="blend", max_new_tokens=8)
+names = [f"prices of the {thing}: $12 to $5" for thing in ("lamp", "lute")]
+chunks = [session.chunk(f"Ana bought the {name[14:18]} for 12 pesos. " * 40, name=name) for name in names]
+prices = ("$5 ", "**$x^2$** ", "from $1 ", "<b>to</b> ", r"\(y\) ", "_$$z$$_ ")"""
+# The bundled reader has no word for prices: they are put where its own words were.
+ASK = """result = session.generate(["Noted. ", *chunks, "Who bought it?"], strategy="blend", max_new_tokens=8)
+pieces = tuple(prices[at % len(prices)] for at in range(len(result.prompt_ids)))
+result = replace(result, prompt_pieces=pieces, text="from $12 to $5")
 result"""
 HTML_OF_IT = "display(HTML(result._repr_html_()))"
-FRAME = """session.compare(["Of $1. ", chunks[0], "And $2 or $3?"], ["prefix"], max_new_tokens=4).to_frame().assign(
-    text="between $12 and $5")"""
-CHAT = r"""text = "## Prices\n\n- **$12** to $5\n- a <script>window.bad = 1</script><img src=x onerror='window.bad = 1'>\n\n`$x$`"
-from dataclasses import replace
+FRAME = """table = session.compare(["Noted. ", chunks[0], "Who bought it?"], ["prefix"], max_new_tokens=4)
+table.to_frame().assign(text="between $12 and $5")"""
+CHAT = r"""text = '''## Prices
+
+- **$12** to $5
+- a <script>window.bad = 1</script><img src=x onerror="window.bad = 1">
+
+`$x$`'''
 for shown in (show.answer_bundle(text, markdown=True), replace(result, text=text, markdown=True)._repr_mimebundle_()):
     display({**shown, "text/html": show.coming_html(text, markdown=True)}, raw=True)"""
 CONTROL = 'display(HTML("<p>$x^2$</p>"))'
@@ -86,7 +93,7 @@ def test_nothing_of_ours_is_mathematics(maps, index):
     for summary in cell(maps, index).locator("summary").all():
         if not summary.evaluate("it => it.parentElement.open"):
             summary.click()
-    assert "$5" in cell(maps, index).inner_text()
+    assert "$5" in cell(maps, index).locator(".jp-OutputArea").inner_text()
     assert formulas(maps, index).count() == 0
     maps.shot(f"maps_{index}", cell(maps, index))
 
