@@ -246,6 +246,7 @@ class KVMagics(Magics):
         options |= asked | {"unmask": args.unmask}
         with live(self.shell) as view:
             stream = session.stream(prompt, **options)
+            view.markdown = stream.markdown
             try:
                 for piece in stream:
                     view.add(piece)

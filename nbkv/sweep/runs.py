@@ -57,12 +57,12 @@ class Sweep:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a run: parameters, records, duration, status."""
-        import pandas as pd  # noqa: PLC0415  (only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (only for tables)
 
         rows = [run.to_dict() for run in self.runs]
         tail = ["duration_s", "status", "error"]
         columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in tail]
-        return pd.DataFrame(rows, columns=[*columns, *tail])
+        return Frame(rows, columns=[*columns, *tail])
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able data."""
