@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import numpy as np
 
 from nbkv.context import Context, Request
 from nbkv.events import Fallback, Reused
 from nbkv.families.prefix import state_checkpoints
+from nbkv.kv import KV
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.work import Work
 from nbkv.result import Provenance
@@ -106,6 +108,32 @@ def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
         raise
     ctx.store.give(lease, ids, state_checkpoints.checkpoints([cache.release()], ctx.adapter))
     return len(ids) - matched
+
+
+class HeldPrefix(NamedTuple):
+    """K/V of a prefix where they are stored, in ``pieces`` one after another; the store had the first ``matched``."""
+
+    pieces: tuple[KV, ...]
+    matched: int
+
+
+@contextmanager
+def held(ids: Sequence[int], ctx: Context, work: Work) -> Iterator[HeldPrefix]:
+    """Within the block the K/V of ``ids`` are there to be read; what the store lacks is run, and kept afterwards."""
+    lease = _take(ids, len(ids), ctx)
+    cache, matched = _leased(lease), lease.matched
+    try:
+        cache.reserve(len(ids))
+        if matched < len(ids):
+            ctx.adapter.prefill(ids, cache, start=matched, work=work)
+    except BaseException:
+        ctx.store.discard(lease)
+        raise
+    try:
+        own = cache.read(cache.base, len(ids))
+        yield HeldPrefix((*cache.pieces, own) if own.length else cache.pieces, matched)
+    finally:
+        ctx.store.give(lease, ids)
 
 
 def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:
