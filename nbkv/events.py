@@ -86,6 +86,15 @@ class Fallback(Event):
     why: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """Of the ``total`` prompts of a batch ``done`` have ended, with ``generated`` tokens in all."""
+
+    done: int
+    total: int
+    generated: int
+
+
 Listener = Callable[[Event], None]
 
 

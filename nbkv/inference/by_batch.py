@@ -45,6 +45,12 @@ class BatchFigures:
     together: int = 0
     groups: list[int] = field(default_factory=list)
 
+    def with_those_of(self, later: BatchFigures) -> BatchFigures:
+        """Return the figures of this wave and a ``later`` one together: bytes are the most of both."""
+        added = {name: getattr(self, name) + getattr(later, name) for name in ("passes", "rows", "prefix_rows", "together")}
+        most = {name: max(getattr(self, name), getattr(later, name)) for name in ("shared_bytes", "own_bytes", "peak_bytes")}
+        return BatchFigures(**added, **most, groups=[*self.groups, *later.groups])
+
     def look(self, bundles: Sequence[Bundle]) -> None:
         """Take note of the bytes that ``bundles`` hold now."""
         shared: dict[int, int] = {}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from nbkv.context import Context
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.models.sampling import Sampling, sampling
+from nbkv.prompts.passage_order import reordered
 from nbkv.prompts.prompt import Prompt, PromptLike, build, matched
 from nbkv.result import Chunk
 from nbkv.strategy import Strategy, parse
@@ -45,16 +46,27 @@ def wanted_sampling(stop: str | Sequence[str] | None, options: Mapping[str, obje
     return wanted
 
 
-def built_prompt(prompt: PromptLike, match: str | None, chunks: Iterable[Chunk], ctx: Context) -> Prompt:
+def is_free(order: str | None) -> bool:
+    """Return whether passages may stand in another order than given; raises ``BadOption`` for an unknown ``order``."""
+    if order not in {None, "reuse"}:
+        message = f"order={order!r} is not accepted: order is None (as given) or 'reuse' (passages may be moved)"
+        raise BadOption(message)
+    return order is not None
+
+
+def built_prompt(
+    prompt: PromptLike, match: str | None, chunks: Iterable[Chunk], ctx: Context, order: str | None = None
+) -> Prompt:
     """Return ``prompt`` as token ids and chunk spans; with ``match="auto"`` known ``chunks`` are found in plain text.
 
-    Raises ``BadPrompt``, also for one that leaves no room for an answer, and ``BadOption``.
+    With ``order="reuse"`` passages are moved so that the store's K/V reach further. Raises ``BadPrompt``, also for one that leaves no room for an answer, and ``BadOption``.
     """
     if match not in {None, "auto"}:
         message = f"match={match!r} is not accepted: match is None or 'auto'"
         raise BadOption(message)
+    free = is_free(order)
     built = build(ctx.codec, prompt, ctx.model, ctx.eos)
     ctx.fits(len(built.ids))
-    if match is None:
-        return built
-    return matched(built, [chunk for chunk in chunks if chunk.model == ctx.model], ctx.keeps)
+    if match is not None:
+        built = matched(built, [chunk for chunk in chunks if chunk.model == ctx.model], ctx.keeps)
+    return reordered([built], lambda ids: ctx.store.holds(ctx.space(), ids))[0] if free else built

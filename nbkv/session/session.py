@@ -21,7 +21,10 @@ from nbkv.models.loading import Loaded, load_model
 from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.roster import roster
-from nbkv.session.arguments import built_prompt, chosen_strategy, verdict_name, wanted_sampling
+from nbkv.session.arguments import built_prompt, chosen_strategy, is_free, verdict_name, wanted_sampling
+from nbkv.session.batches.batch import BatchJob, listed
+from nbkv.session.batches.results import BatchResults
+from nbkv.session.batches.schedule import schedule_of
 from nbkv.session.certificates.calibration import Question
 from nbkv.session.certificates.certificate import Certificate, certify
 from nbkv.session.certificates.guarantee import Guarantee
@@ -100,7 +103,7 @@ class Session:
         self.model_name = loaded.name
         self.events = Bus()
         self.chunks: dict[str, Chunk] = {}
-        self.last: Result | Comparison | None = None
+        self.last: Result | Comparison | BatchResults | None = None
         self._strategy = strategy
         self._stopper = Stopper()
         self._meter = Meter()
@@ -133,6 +136,7 @@ class Session:
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
         match: str | None = None,
+        order: str | None = None,
         force: bool = False,
         fidelity: bool = False,
         **options: Any,  # noqa: ANN401  (as transformers names them)
@@ -143,7 +147,9 @@ class Session:
         ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``; for block-diffusion models ``unmask``, such
         as ``"dynamic(threshold=0.9)"``, ``"static(steps=4)"``, ``"entropy(bound=0.1)"``, ``"sequential"``: which masked
         tokens a pass fills. ``match="auto"`` also takes this session's chunks for given where they stand in plain text
-        with all of their own token ids (at its borders text may be tokenised differently). ``force`` runs a strategy
+        with all of their own token ids (at its borders text may be tokenised differently). ``order="reuse"``: chunks
+        that stand together may be put in any order, and what comes twice is left out, so that stored KV reach further;
+        a note says how they stand. ``force`` runs a strategy
         that failed its self-check. ``fidelity`` measures KL and top-1 agreement against full on this prompt, after the
         answer and not counted in its timing.
         Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
@@ -153,6 +159,7 @@ class Session:
             "strategy": strategy,
             "stop": stop,
             "match": match,
+            "order": order,
             "force": force,
             "fidelity": fidelity,
         }
@@ -166,6 +173,7 @@ class Session:
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
         match: str | None = None,
+        order: str | None = None,
         force: bool = False,
         fidelity: bool = False,
         **options: Any,  # noqa: ANN401  (as transformers names them)
@@ -175,11 +183,51 @@ class Session:
             "strategy": strategy,
             "stop": stop,
             "match": match,
+            "order": order,
             "force": force,
             "fidelity": fidelity,
         }
         run = self._run(LaterRun, prompt, options, **given)
         return Stream(run, self._lock, self._remember)
+
+    def generate_batch(
+        self,
+        prompts: Iterable[PromptLike],
+        *,
+        strategy: str | Strategy = "batch",
+        schedule: str | None = None,
+        order: str | None = None,
+        stop: str | Sequence[str] | None = None,
+        match: str | None = None,
+        force: bool = False,
+        progress: bool = True,
+        **options: Any,  # noqa: ANN401  (as transformers names them)
+    ) -> BatchResults:
+        """Run many ``prompts`` (a list, a column of a table, any iterable) and return their results in order.
+
+        ``batch`` plans them as a whole: what prompts share is computed and kept once, and their answers are decoded
+        together; another ``strategy`` runs them one by one. ``schedule="hits(window=32, wave=8, patience=4)"`` serves a
+        stream by hit rate, of ``window`` waiting requests ``wave`` at a time, none passed over more than ``patience``
+        times. ``order="reuse"`` is that of ``generate``, for all prompts together, as are the other options; prompt i
+        is sampled with ``seed + i``. A prompt that fails keeps no other from its result: see ``BatchResults.errors``.
+        Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` has what there was; after ``stop()`` that is returned.
+        """
+        ctx, given = self._open().for_request(self._count + 1), listed(prompts)
+        chunks = tuple(self.chunks.values())
+        job = BatchJob(
+            ctx,
+            chosen_strategy(strategy, ctx, force=force),
+            wanted_sampling(stop, options, ctx),
+            lambda prompt: built_prompt(prompt, match, chunks, ctx),
+            schedule_of(schedule),
+            is_free(order),
+            progress,
+        )
+        try:
+            return job.run(given, self._lock)
+        finally:
+            self._count += len(job.rows)
+            self.last = job.results
 
     def chat(self, system: str | None = None) -> Chat:
         """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result."""
@@ -395,6 +443,7 @@ class Session:
         strategy: str | Strategy | None,
         stop: str | Sequence[str] | None,
         match: str | None,
+        order: str | None,
         force: bool,
         fidelity: bool,
     ) -> RequestRun:
@@ -402,7 +451,7 @@ class Session:
         ctx, after = self._open().for_request(number), self._fidelity.after(number, asked=fidelity)
         wanted = wanted_sampling(stop, options, ctx)
         chosen = chosen_strategy(self._strategy if strategy is None else strategy, ctx, force=force)
-        built = built_prompt(prompt, match, self.chunks.values(), ctx)
+        built = built_prompt(prompt, match, self.chunks.values(), ctx, order)
         self._count = number
         return begun(ctx, chosen, built, wanted, after=after)
 

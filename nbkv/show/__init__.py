@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nbkv.show.batch import batch_html, batch_text
 from nbkv.show.bundle import MIME, comparison_bundle, result_bundle
 from nbkv.show.certificate import certificate_html, certificate_text
 from nbkv.show.chunk import chunk_html, chunk_text
@@ -17,6 +18,8 @@ from nbkv.show.stats import stats_html, stats_text
 __all__ = [
     "MIME",
     "Plot",
+    "batch_html",
+    "batch_text",
     "certificate_html",
     "certificate_text",
     "chunk_html",

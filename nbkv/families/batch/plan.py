@@ -28,8 +28,9 @@ def planned(requests: Sequence[Request], ctx: Context, least: int, *, width: int
     known = [ctx.store.holds(ctx.space(), ids[at]) for at in fits]
     found = shared_prefixes([ids[at] for at in fits], known, least)
     groups = [RequestGroup(each.tokens, tuple(fits[at] for at in each.members)) for each in found]
+    alike = [part for group in groups for part in _alike(group, requests)]
     return BatchPlan(
-        groups=decode_heavy_first([_longest_first(group, requests) for group in groups], requests),
+        groups=decode_heavy_first(alike, requests),
         alone=tuple(at for at in range(len(ids)) if at not in set(fits)),
         width=width,
         tokens=tokens,
@@ -51,9 +52,22 @@ def decode_heavy_first(groups: Sequence[RequestGroup], requests: Sequence[Reques
     return tuple(sorted(groups, key=decodes, reverse=True))
 
 
-def _longest_first(group: RequestGroup, requests: Sequence[Request]) -> RequestGroup:
-    """Return ``group`` so that neighbours are about as long: what is padded and what is reserved is then little."""
-    return RequestGroup(group.shared, tuple(sorted(group.members, key=lambda at: -len(requests[at].ids))))
+def _alike(group: RequestGroup, requests: Sequence[Request]) -> list[RequestGroup]:
+    """Return ``group`` with the longest prompts first: what is padded and what is reserved is then little.
+
+    Where nothing is shared nothing is lost by taking it apart, so that none is less than half as long as another.
+    """
+    parts: list[list[int]] = []
+    for at in sorted(group.members, key=lambda at: -len(requests[at].ids)):
+        if parts and (group.shared or 2 * _length(requests[at]) >= _length(requests[parts[-1][0]])):
+            parts[-1].append(at)
+        else:
+            parts.append([at])
+    return [RequestGroup(group.shared, tuple(part)) for part in parts]
+
+
+def _length(request: Request) -> int:
+    return len(request.ids) + request.max_new_tokens
 
 
 def _why_alone(ctx: Context) -> str:

@@ -20,7 +20,7 @@ class _PromptNode:
     """Prompts that begin with the same ``depth`` tokens: ``leaves`` by index, and nodes of more tokens in common.
 
     ``saved`` [levels]: the most tokens that need not run for the prompts here if they may also have the prefix of one
-    level above, by level; ``opened``: if this node is a group's prefix.
+    level above, by level; ``opened``: if this node is a group's prefix. ``known``: how much of any of them is stored.
     """
 
     depth: int
@@ -28,6 +28,7 @@ class _PromptNode:
     below: list[_PromptNode] = field(default_factory=list)
     saved: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     opened: int = 0
+    known: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def shared_prefixes(prompts: Sequence[Sequence[int]], known: Sequence[int], leas
     """Return for all ``prompts`` which prefix each shares, groups of one and of nothing shared included.
 
     The last token of a prompt is never shared: it has to run, for its logits. Of prompt i the first ``known[i]`` tokens
-    are stored already, which costs nothing to share. Prefixes of fewer than ``least`` tokens are none. Prompts without
-    any are one group.
+    are stored already, and cost nothing. Prefixes of fewer than ``least`` tokens are none, and for fewer tokens more
+    than its group has, no prompt reads a stored prefix of its own. Prompts without any are one group.
     """
     keys = [tuple(prompt[:-1]) for prompt in prompts]
     own = [tokens if tokens >= least else 0 for tokens in (min(a, len(key)) for a, key in zip(known, keys, strict=True))]
@@ -55,7 +56,7 @@ def shared_prefixes(prompts: Sequence[Sequence[int]], known: Sequence[int], leas
             levels[id(child)] = np.append(levels[id(node)], node.depth)
     for node in reversed(order):
         _solve(node, levels[id(node)], own, least)
-    return _chosen(root, own)
+    return _chosen(root, own, least)
 
 
 def _tree(keys: Sequence[tuple[int, ...]]) -> _PromptNode:
@@ -101,13 +102,15 @@ def _solve(node: _PromptNode, levels: NDArray[np.int64], own: Sequence[int], lea
     total = np.zeros(len(deep), dtype=np.int64)
     for child in node.below:
         total += child.saved
+        node.known = max(node.known, child.known)
     for leaf in node.leaves:
-        total += np.maximum(deep, own[leaf])
-    node.opened = int(total[-1]) - node.depth if node.depth >= least else -1
+        total += np.maximum(deep, np.where(deep > 0, own[leaf] - least, own[leaf]))
+        node.known = max(node.known, own[leaf])
+    node.opened = int(total[-1]) - max(0, node.depth - node.known) if node.depth >= least else -1
     node.saved = np.maximum(total[:-1], node.opened)
 
 
-def _chosen(root: _PromptNode, own: Sequence[int]) -> list[SharedPrefix]:
+def _chosen(root: _PromptNode, own: Sequence[int], least: int) -> list[SharedPrefix]:
     """Walk down the choices that ``_solve`` found best."""
     groups: dict[_PromptNode | None, list[int]] = {None: []}
     alone: list[SharedPrefix] = []
@@ -117,7 +120,7 @@ def _chosen(root: _PromptNode, own: Sequence[int]) -> list[SharedPrefix]:
         if node.opened > 0 and node.opened == node.saved[level] and node.depth:
             group, level = node, len(node.saved)  # the level of this very node in its children's tables
         for leaf in node.leaves:
-            if own[leaf] > (group.depth if group else 0):
+            if own[leaf] > (group.depth + least if group else 0):
                 alone.append(SharedPrefix(own[leaf], (leaf,)))
             else:
                 groups.setdefault(group, []).append(leaf)
