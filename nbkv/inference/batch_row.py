@@ -97,7 +97,11 @@ class BatchRow(RequestRun):
         provenance[: shared if matched is None else matched] = Provenance.PREFIX
         notes = [f"ran with {len(group.members) - 1} other prompts"]
         if shared:
-            notes = [f"{notes[0]} that share {shared} tokens of KV" if len(group.members) > 1 else f"{shared} stored tokens of KV are read where they are"]
+            notes = [
+                f"{notes[0]} that share {shared} tokens of KV"
+                if len(group.members) > 1
+                else f"{shared} stored tokens of KV are read where they are"
+            ]
         size = _SlotBytes(self.ctx.adapter.token_bytes, shared)
         self._prefilled = Prefilled(cache=size, logits=torch.empty(0), provenance=provenance, notes=notes)
         computed = 0 if matched is None else shared - matched
@@ -114,7 +118,7 @@ class BatchRow(RequestRun):
         return Feed(bundle, self.slot, self.ahead[:most])
 
     def fed(self, tokens: int, logits: torch.Tensor, largest: int) -> str | None:
-        """Take the ``logits`` ``[V]`` after ``tokens`` more of its tokens; return the reason to finish, if there is one.
+        """Take the ``logits`` ``[V]`` after ``tokens`` more of its tokens; return the reason to finish, None to go on.
 
         ``largest`` is the index of the largest logit.
         """

@@ -19,6 +19,7 @@ from nbkv.context import Context
 from nbkv.events import Reused
 from nbkv.families.prefix.base import held
 from nbkv.inference.batch_row import BatchRow
+from nbkv.kv import KV
 from nbkv.models.caches.packed import Bundle
 from nbkv.models.work import Unfollowed, Work
 from nbkv.stopping import Stopped
@@ -47,8 +48,12 @@ class BatchFigures:
 
     def with_those_of(self, later: BatchFigures) -> BatchFigures:
         """Return the figures of this wave and a ``later`` one together: bytes are the most of both."""
-        added = {name: getattr(self, name) + getattr(later, name) for name in ("passes", "rows", "prefix_rows", "together")}
-        most = {name: max(getattr(self, name), getattr(later, name)) for name in ("shared_bytes", "own_bytes", "peak_bytes")}
+        added = {
+            name: getattr(self, name) + getattr(later, name) for name in ("passes", "rows", "prefix_rows", "together")
+        }
+        most = {
+            name: max(getattr(self, name), getattr(later, name)) for name in ("shared_bytes", "own_bytes", "peak_bytes")
+        }
         return BatchFigures(**added, **most, groups=[*self.groups, *later.groups])
 
     def look(self, bundles: Sequence[Bundle]) -> None:
@@ -154,7 +159,7 @@ class BatchLoop:
         return self._seated[-1]
 
     def _fits(self, among: _SeatedGroup | None, at: int) -> bool:
-        """Return whether there is memory for request ``at`` beside those under way, ``among`` them or in a new group."""
+        """Return whether there is memory for request ``at`` beside others, ``among`` a group or in a new one."""
         tokens = sum(seated.reserved([self._rows[at]] if seated is among else ()) for seated in self._seated)
         if among is None:
             tokens += self._rows[at].own_tokens
@@ -162,10 +167,10 @@ class BatchLoop:
 
     def _begun(self, group: RequestGroup) -> _SeatedGroup:
         """Have the prefix of ``group`` computed, where it is not stored, and hold it."""
-        holding, pieces, matched, work = ExitStack(), (), 0, self._ctx.work()
+        holding, pieces, matched = ExitStack(), tuple[KV, ...](), 0
         if group.shared:
             ids = self._rows[group.members[0]].prompt.ids[: group.shared]
-            pieces, matched = holding.enter_context(held(ids, self._ctx, work))
+            pieces, matched = holding.enter_context(held(ids, self._ctx, self._ctx.work()))
             if matched:
                 self._ctx.tell(Reused, start=0, stop=matched, tier=self._ctx.store.name)
             self.figures.passes += matched < group.shared

@@ -1,8 +1,8 @@
 """Passages whose order is free, put in the order that reuses most; a passage that is there twice is said once.
 
 Retrieved passages often stand in an order that means nothing, and then prompts that could share a prefix do not.
-ContextPilot aligns them, CacheWeaver (arXiv 2606.19667) walks the stored orders greedily: exact reuse then goes further,
-and nothing about K/V is approximate. What the model reads is another order of the same passages, and the notes say so.
+ContextPilot aligns them, CacheWeaver (arXiv 2606.19667) walks the stored orders greedily: reuse then goes further and
+stays exact. What the model reads is another order of the same passages, and a note says so.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def built_prompt(
 ) -> Prompt:
     """Return ``prompt`` as token ids and chunk spans; with ``match="auto"`` known ``chunks`` are found in plain text.
 
-    With ``order="reuse"`` passages are moved so that the store's K/V reach further. Raises ``BadPrompt``, also for one that leaves no room for an answer, and ``BadOption``.
+    With ``order="reuse"`` passages are moved so that the store's K/V reach further. Raises ``BadPrompt``, also for one
+    that leaves no room for an answer, and ``BadOption``.
     """
     if match not in {None, "auto"}:
         message = f"match={match!r} is not accepted: match is None or 'auto'"

@@ -13,7 +13,9 @@ from nbkv.strategy import BatchPlan, RequestGroup
 _LENGTH = "beyond its trained length this model's KV depends on the prompt's length"
 
 
-def planned(requests: Sequence[Request], ctx: Context, least: int, *, width: int, tokens: int, nbytes: int) -> BatchPlan:
+def planned(
+    requests: Sequence[Request], ctx: Context, least: int, *, width: int, tokens: int, nbytes: int
+) -> BatchPlan:
     """Return the plan of ``requests``: groups by shared prefix, those that decode most for what they prefill first.
 
     A shared prefix has at least ``least`` tokens; the other limits are those of the plan. Prompts that end beyond the

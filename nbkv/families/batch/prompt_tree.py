@@ -47,7 +47,9 @@ def shared_prefixes(prompts: Sequence[Sequence[int]], known: Sequence[int], leas
     than its group has, no prompt reads a stored prefix of its own. Prompts without any are one group.
     """
     keys = [tuple(prompt[:-1]) for prompt in prompts]
-    own = [tokens if tokens >= least else 0 for tokens in (min(a, len(key)) for a, key in zip(known, keys, strict=True))]
+    own = [
+        tokens if tokens >= least else 0 for tokens in (min(a, len(key)) for a, key in zip(known, keys, strict=True))
+    ]
     root = _tree(keys)
     order = _preorder(root)
     levels = {id(root): np.zeros(1, dtype=np.int64)}
@@ -117,7 +119,8 @@ def _chosen(root: _PromptNode, own: Sequence[int], least: int) -> list[SharedPre
     left: list[tuple[_PromptNode, _PromptNode | None, int]] = [(root, None, 0)]
     while left:
         node, group, level = left.pop()
-        if node.opened > 0 and node.opened == node.saved[level] and node.depth:
+        # of equal choices the prefix: other groups may begin with it, and leave it in the store
+        if node.opened >= 0 and node.opened == node.saved[level] and node.depth:
             group, level = node, len(node.saved)  # the level of this very node in its children's tables
         for leaf in node.leaves:
             if own[leaf] > (group.depth + least if group else 0):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 
 from tqdm.auto import tqdm
@@ -45,7 +45,7 @@ class BatchJob:
     """One call of ``session.generate_batch``; ``rows`` are the requests so far, also after an interrupt.
 
     ``read`` makes a Prompt of what was given, or raises ``BadPrompt``; ``free_order`` says that passages may be put in
-    another order. ``chunks_count`` says that stored chunks count as hits too, not only prefixes.
+    another order.
     """
 
     ctx: Context
@@ -69,7 +69,7 @@ class BatchJob:
         return BatchResults(
             results=tuple(None if at in self._errors else row.result for at, row in enumerate(self.rows)),
             errors=dict(sorted(self._errors.items())),
-            index=tuple(self._labels),
+            labels=tuple(self._labels),
             strategy=self.strategy.spec,
             model=self.ctx.adapter.name,
             seconds=self._seconds,
@@ -97,7 +97,7 @@ class BatchJob:
     def _run(self, prompts: Iterable[PromptLike]) -> None:
         labels = getattr(prompts, "index", None)  # of a column; lists have a method of that name
         labels = None if labels is None or callable(labels) else iter(labels)
-        total = len(prompts) if hasattr(prompts, "__len__") else None
+        total = len(prompts) if isinstance(prompts, Sized) else None
         with tqdm(total=total, desc="batch", unit="prompt", disable=not self.progress) as bar:
             try:
                 for wave in self.schedule.waves(self._arriving(prompts, labels), self._hit_rate):
@@ -129,11 +129,11 @@ class BatchJob:
             )
             yield self.rows[-1]
 
-    def _read(self, given: PromptLike) -> Prompt:
-        if not isinstance(given, (str, Chunk, Result, Sequence)):
-            message = f"it is a {type(given).__name__} (accepted: text, a list of parts, a list of messages)"
-            raise BadPrompt(message)
-        return self.read(given)
+    def _read(self, given: object) -> Prompt:
+        if isinstance(given, (str, Chunk, Result, Sequence)):
+            return self.read(given)
+        message = f"it is a {type(given).__name__} (accepted: text, a list of parts, a list of messages)"
+        raise BadPrompt(message)
 
     def _served(self, wave: Sequence[BatchRow]) -> Iterator[BatchRow]:
         """Run one wave as the strategy plans it; yield the requests as they end."""
@@ -172,7 +172,9 @@ class BatchJob:
             return 1.0  # it failed: nothing of it runs
         known = self._known(prompt.ids)
         if not self.strategy.exact:
-            known += sum(stop - start for chunk, start, stop in prompt.chunks if start >= known and self.ctx.keeps(chunk))
+            known += sum(
+                stop - start for chunk, start, stop in prompt.chunks if start >= known and self.ctx.keeps(chunk)
+            )
         return known / n
 
     def _tell(self, total: int | None) -> None:

@@ -25,13 +25,13 @@ class BatchResults(Sequence[Result]):
     """The results of ``session.generate_batch``, in the order of the prompts.
 
     ``errors`` are those of prompts that failed, by place; asking for the result of one raises it. Prompts that an
-    interrupt kept from their end have ``finish_reason`` ``"interrupted"``. ``index`` are the labels of the column that
+    interrupt kept from their end have ``finish_reason`` ``"interrupted"``. ``labels`` are those of the column that
     the prompts came from. ``seconds`` is the time of the whole batch, ``figures`` are its passes and bytes.
     """
 
     results: tuple[Result | None, ...]
     errors: dict[int, NbkvError]
-    index: tuple[Hashable, ...]
+    labels: tuple[Hashable, ...]
     strategy: str
     model: str
     seconds: float
@@ -96,7 +96,7 @@ class BatchResults(Sequence[Result]):
         """Return one row a prompt, under the labels of the column that the prompts came from."""
         import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
 
-        return pd.DataFrame(self.rows(), columns=list(_COLUMNS), index=pd.Index(list(self.index)))
+        return pd.DataFrame(self.rows(), columns=list(_COLUMNS), index=pd.Index(list(self.labels)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return figures and rows as JSON-able data."""
@@ -112,7 +112,7 @@ class BatchResults(Sequence[Result]):
             "errors": [{"prompt": at, "error": str(error)} for at, error in self.errors.items()],
             "figures": asdict(self.figures),
             "notes": list(self.notes),
-            "rows": [{"prompt_label": str(label)} | row for label, row in zip(self.index, self.rows(), strict=True)],
+            "rows": [{"prompt_label": str(label)} | row for label, row in zip(self.labels, self.rows(), strict=True)],
         }
 
     def __repr__(self) -> str:

@@ -70,7 +70,10 @@ def schedule_of(spec: str | None) -> Schedule:
     """Return the schedule that ``spec`` names: None, ``"hits"`` or ``"hits(window=32, wave=8, patience=4)"``."""
     if spec is None:
         return AsGiven()
-    known, accepted = [option.name for option in fields(HitRateOrder)], "None, 'hits' or 'hits(window=, wave=, patience=)'"
+    known, accepted = (
+        [option.name for option in fields(HitRateOrder)],
+        "None, 'hits' or 'hits(window=, wave=, patience=)'",
+    )
     try:
         written = read(spec)
     except ValueError:
