@@ -72,7 +72,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         return (row["prompt_label"], UNKNOWN, UNKNOWN, UNKNOWN, "failed", cut(row["error"], _TEXT))
     return (
         row["prompt_label"],
-        count(row["prompt"]),
+        count(row["prompt_tokens"]),
         count(row["reused"]),
         count(row["generated"]),
         row["finish_reason"],

@@ -119,19 +119,25 @@ class HeldPrefix(NamedTuple):
 
 @contextmanager
 def held(ids: Sequence[int], ctx: Context, work: Work) -> Iterator[HeldPrefix]:
-    """Within the block the K/V of ``ids`` are there to be read; what the store lacks is run, and kept afterwards."""
+    """Within the block the K/V of ``ids`` are there to be read; what the store lacks is run, and kept afterwards.
+
+    Where the store has room it has them from the beginning, so that a longer prefix can go on from this one meanwhile.
+    """
+    fits = len(ids) * ctx.adapter.token_bytes <= ctx.store.limit
+    ran = encode(ids, ctx, work) if fits else 0
     lease = _take(ids, len(ids), ctx)
-    cache, matched = _leased(lease), lease.matched
+    cache = _leased(lease)
     try:
-        cache.reserve(len(ids))
-        if matched < len(ids):
-            ctx.adapter.prefill(ids, cache, start=matched, work=work)
+        if lease.matched < len(ids):
+            ran = max(ran, len(ids) - lease.matched)
+            cache.reserve(len(ids))
+            ctx.adapter.prefill(ids, cache, start=lease.matched, work=work)
     except BaseException:
         ctx.store.discard(lease)
         raise
     try:
         own = cache.read(cache.base, len(ids))
-        yield HeldPrefix((*cache.pieces, own) if own.length else cache.pieces, matched)
+        yield HeldPrefix((*cache.pieces, own) if own.length else cache.pieces, len(ids) - ran)
     finally:
         ctx.store.give(lease, ids)
 

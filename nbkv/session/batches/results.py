@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _COLUMNS = (
-    "text", "finish_reason", "prompt", "reused", "recomputed", "fresh", "generated", "hit_rate", "compute_share",
+    "text", "finish_reason", "prompt_tokens", "reused", "recomputed", "fresh", "generated", "hit_rate", "compute_share",
     "ttft_s", "total_s", "error", "notes",
 )  # fmt: skip
 
@@ -129,7 +129,8 @@ class BatchResults(Sequence[Result]):
         return {
             "text": result.text,
             "finish_reason": result.finish_reason,
-            **{name: getattr(tokens, name) for name in ("prompt", "reused", "recomputed", "fresh")},
+            "prompt_tokens": tokens.prompt,
+            **{name: getattr(tokens, name) for name in ("reused", "recomputed", "fresh")},
             "generated": len(result.token_ids),
             "hit_rate": result.hit_rate,
             "compute_share": result.compute.share,
