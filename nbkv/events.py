@@ -87,7 +87,7 @@ class Fallback(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress(Event):
+class BatchProgress(Event):
     """Of the ``total`` prompts of a batch ``done`` have ended, with ``generated`` tokens in all."""
 
     done: int

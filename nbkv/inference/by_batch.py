@@ -18,7 +18,7 @@ import torch
 from nbkv.context import Context
 from nbkv.events import Reused
 from nbkv.families.prefix.base import held
-from nbkv.inference.batch_row import BatchRow
+from nbkv.inference.batch_request import BatchRequest
 from nbkv.kv import KV
 from nbkv.models.caches.packed import Bundle
 from nbkv.models.work import Unfollowed, Work
@@ -77,16 +77,16 @@ class _SeatedGroup:
     left: deque[int]
     holding: ExitStack
     matched: int | None
-    rows: list[BatchRow] = field(default_factory=list)
+    rows: list[BatchRequest] = field(default_factory=list)
 
-    def leave(self, row: BatchRow) -> None:
+    def leave(self, row: BatchRequest) -> None:
         """End ``row``; the last sequence moves to its slot."""
         self.bundle.remove(row.slot)
         last = self.rows.pop()
         if last is not row:
             self.rows[row.slot], last.slot = last, row.slot
 
-    def reserved(self, more: Sequence[BatchRow] = ()) -> int:
+    def reserved(self, more: Sequence[BatchRequest] = ()) -> int:
         """Return for how many own tokens there must be memory in the end, with ``more`` sequences."""
         rows = [*self.rows, *more]
         return len(rows) * max((row.own_tokens - self.group.shared for row in rows), default=0)
@@ -95,7 +95,7 @@ class _SeatedGroup:
 class BatchLoop:
     """Runs the requests of a batch as ``plan`` says; ``figures`` say what it took."""
 
-    def __init__(self, rows: Sequence[BatchRow], plan: BatchPlan, ctx: Context) -> None:
+    def __init__(self, rows: Sequence[BatchRequest], plan: BatchPlan, ctx: Context) -> None:
         """Prepare ``rows``, which ``plan`` names by their places here."""
         self._rows, self._plan, self._ctx = rows, plan, ctx
         self._waiting = deque(plan.groups)
@@ -106,7 +106,7 @@ class BatchLoop:
             groups=[len(group.members) for group in plan.groups if group.shared],
         )
 
-    def finished(self) -> Iterator[BatchRow]:
+    def finished(self) -> Iterator[BatchRequest]:
         """Yield the requests as they finish or fail; raises ``Stopped`` when all under way have been interrupted."""
         try:
             while self._waiting or self._seated:
@@ -122,7 +122,7 @@ class BatchLoop:
         finally:
             self._close(everything=True)
 
-    def _alone(self) -> Iterator[BatchRow]:
+    def _alone(self) -> Iterator[BatchRequest]:
         for at in self._plan.alone:
             row = self._rows[at]
             try:
@@ -188,7 +188,7 @@ class BatchLoop:
 
     # what runs
 
-    def _pass(self) -> Iterator[BatchRow]:
+    def _pass(self) -> Iterator[BatchRequest]:
         """Run one token of each answer, and tokens of prompts that begin; yield who is done."""
         self._ctx.stopper.check()
         fed = list(self._fed())
@@ -206,7 +206,7 @@ class BatchLoop:
                 seated.leave(row)
                 yield row
 
-    def _fed(self) -> Iterator[tuple[_SeatedGroup, BatchRow, int]]:
+    def _fed(self) -> Iterator[tuple[_SeatedGroup, BatchRequest, int]]:
         """Yield who takes part in the next pass, and with how many tokens: answers first, then prompts in order."""
         under_way = [(seated, row) for seated in self._seated for row in seated.rows]
         room = max(1, self._plan.tokens - sum(len(row.ahead) == 1 for _, row in under_way))
@@ -223,7 +223,7 @@ class BatchLoop:
         return Unfollowed() if self._quick else Work(on_layer=lambda *_: self._ctx.stopper.check())
 
     @staticmethod
-    def _ended(row: BatchRow, tokens: int, logits: torch.Tensor, largest: int) -> bool:
+    def _ended(row: BatchRequest, tokens: int, logits: torch.Tensor, largest: int) -> bool:
         try:
             reason = row.fed(tokens, logits, largest)
         except Exception as error:  # noqa: BLE001  (a processor or criterion of the caller's: the others go on)

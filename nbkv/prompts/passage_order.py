@@ -78,15 +78,14 @@ def _is_gap(prompt: Prompt, between: tuple[int, ...], first: int, last: int) -> 
 
 def _walk(runs: dict[int, _PassageRun], head: tuple[int, ...], known: Known) -> dict[int, tuple[Chunk, ...]]:
     """Return for each prompt of ``runs``, all alike so far, its passages in order, each once."""
-    left = {at: {chunk.token_ids: chunk for chunk in reversed(run.chunks)} for at, run in runs.items()}
-    left = {at: dict(reversed(passages.items())) for at, passages in left.items()}  # each where it first stood
+    left = {at: {chunk.token_ids: chunk for chunk in run.chunks} for at, run in runs.items()}
     done: dict[int, tuple[Chunk, ...]] = {}
     between = next(iter(runs.values())).between
     work: list[tuple[list[int], tuple[Chunk, ...], tuple[int, ...]]] = [(list(runs), (), head)]
     while work:
         members, said, path = work.pop()
         while members:
-            best, gain = _best([left[at] for at in members], path, between if said else (), known)
+            best, gain = _best([left[at] for at in members], path, between, known)
             if best is None or not gain:
                 done |= {at: (*said, *left[at].values()) for at in members}
                 break
@@ -94,7 +93,7 @@ def _walk(runs: dict[int, _PassageRun], head: tuple[int, ...], known: Known) -> 
             chunk = left[going[0]][best]
             for at in going:
                 del left[at][best]
-            work.append((going, (*said, chunk), (*path, *(between if said else ()), *best)))
+            work.append((going, (*said, chunk), (*path, *best, *between)))
             members = [at for at in members if at not in set(going)]
     return done
 
@@ -104,15 +103,32 @@ def _best(
 ) -> tuple[tuple[int, ...] | None, int]:
     """Return the passage that saves most tokens if it comes next, and how many."""
     counts: Counter[tuple[int, ...]] = Counter(passage for passages in left for passage in passages)
-    stored = known(path) == len(path) if path else True
+    is_stored = not path or known(path) == len(path)
     best, most = None, 0
     for passage, count in counts.items():
         gain = (count - 1) * len(passage)
-        if stored:
-            gain += max(0, known((*path, *between, *passage)) - len(path) - len(between))
+        if is_stored:
+            others = next(passages for passages in left if passage in passages)
+            gain += _stored(passage, path, between, [each for each in others if each != passage], known)
         if gain > most:
             best, most = passage, gain
     return best, most
+
+
+def _stored(
+    passage: tuple[int, ...],
+    path: tuple[int, ...],
+    between: tuple[int, ...],
+    others: Sequence[tuple[int, ...]],
+    known: Known,
+) -> int:
+    """Return how many tokens are stored behind ``path``, which is, if ``passage`` follows and then the best others."""
+    found = max(0, known((*path, *passage)) - len(path))
+    if found < len(passage):
+        return found
+    longer = (*path, *passage, *between)
+    rest = [_stored(other, longer, between, [each for each in others if each != other], known) for other in others]
+    return found + max(rest, default=0)
 
 
 def _rewritten(prompt: Prompt, run: _PassageRun, chunks: Sequence[Chunk]) -> Prompt:

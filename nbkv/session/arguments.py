@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from nbkv.context import Context
 from nbkv.errors import BadOption, UnsupportedModel
@@ -11,6 +12,17 @@ from nbkv.prompts.passage_order import reordered
 from nbkv.prompts.prompt import Prompt, PromptLike, build, matched
 from nbkv.result import Chunk
 from nbkv.strategy import Strategy, parse
+
+
+class RequestArguments(NamedTuple):
+    """What a call asks for beside its prompt and how it samples; ``strategy`` None is the session's own."""
+
+    strategy: str | Strategy | None
+    stop: str | Sequence[str] | None
+    match: str | None
+    order: str | None
+    force: bool
+    fidelity: bool = False
 
 
 def chosen_strategy(strategy: str | Strategy, ctx: Context, *, force: bool = False) -> Strategy:

@@ -21,10 +21,9 @@ from nbkv.models.loading import Loaded, load_model
 from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.roster import roster
-from nbkv.session.arguments import built_prompt, chosen_strategy, is_free, verdict_name, wanted_sampling
-from nbkv.session.batches.batch import BatchJob, listed
+from nbkv.session.arguments import RequestArguments, built_prompt, chosen_strategy, verdict_name, wanted_sampling
+from nbkv.session.batches.batch import BatchJob
 from nbkv.session.batches.results import BatchResults
-from nbkv.session.batches.schedule import schedule_of
 from nbkv.session.certificates.calibration import Question
 from nbkv.session.certificates.certificate import Certificate, certify
 from nbkv.session.certificates.guarantee import Guarantee
@@ -155,15 +154,8 @@ class Session:
         Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
         returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
-        given: dict[str, Any] = {
-            "strategy": strategy,
-            "stop": stop,
-            "match": match,
-            "order": order,
-            "force": force,
-            "fidelity": fidelity,
-        }
-        run = self._run(RequestRun, prompt, options, **given)
+        asked = RequestArguments(strategy, stop, match, order, force, fidelity)
+        run = self._run(RequestRun, prompt, options, asked)
         return Stream(run, self._lock, self._remember).exhaust()
 
     def stream(
@@ -179,15 +171,8 @@ class Session:
         **options: Any,  # noqa: ANN401  (as transformers names them)
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
-        given: dict[str, Any] = {
-            "strategy": strategy,
-            "stop": stop,
-            "match": match,
-            "order": order,
-            "force": force,
-            "fidelity": fidelity,
-        }
-        run = self._run(LaterRun, prompt, options, **given)
+        asked = RequestArguments(strategy, stop, match, order, force, fidelity)
+        run = self._run(LaterRun, prompt, options, asked)
         return Stream(run, self._lock, self._remember)
 
     def generate_batch(
@@ -212,19 +197,10 @@ class Session:
         is sampled with ``seed + i``. A prompt that fails keeps no other from its result: see ``BatchResults.errors``.
         Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` has what there was; after ``stop()`` that is returned.
         """
-        ctx, given = self._open().for_request(self._count + 1), listed(prompts)
-        chunks = tuple(self.chunks.values())
-        job = BatchJob(
-            ctx,
-            chosen_strategy(strategy, ctx, force=force),
-            wanted_sampling(stop, options, ctx),
-            lambda prompt: built_prompt(prompt, match, chunks, ctx),
-            schedule_of(schedule),
-            is_free(order),
-            progress,
-        )
+        ctx, asked = self._open().for_request(self._count + 1), RequestArguments(strategy, stop, match, order, force)
+        job = BatchJob.of(ctx, asked, options, tuple(self.chunks.values()), schedule, progress=progress)
         try:
-            return job.run(given, self._lock)
+            return job.run(prompts, self._lock)
         finally:
             self._count += len(job.rows)
             self.last = job.results
@@ -261,6 +237,7 @@ class Session:
         repeat: int = 3,
         stop: str | Sequence[str] | None = None,
         match: str | None = None,
+        order: str | None = None,
         **options: Any,  # noqa: ANN401  (as transformers names them)
     ) -> Comparison:
         """Run one prompt under several strategies, in turns, ``repeat`` times each, and measure all against ``full``.
@@ -272,7 +249,8 @@ class Session:
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
             message = f"repeat={repeat!r} is not accepted: repeat is a whole number >= 1"
             raise BadOption(message)
-        wanted, ids = wanted_sampling(stop, options, ctx), built_prompt(prompt, match, self.chunks.values(), ctx)
+        wanted = wanted_sampling(stop, options, ctx)
+        ids = built_prompt(prompt, match, self.chunks.values(), ctx, order)
         chosen = [chosen_strategy(one, ctx) for one in split(strategies)]
         with self._lock.request():
             table = compare(replace(ctx, bus=Bus()), chosen, ids, wanted, repeat)
@@ -435,23 +413,14 @@ class Session:
         return self._ctx
 
     def _run(
-        self,
-        begun: type[RequestRun],
-        prompt: PromptLike,
-        options: dict[str, Any],
-        *,
-        strategy: str | Strategy | None,
-        stop: str | Sequence[str] | None,
-        match: str | None,
-        order: str | None,
-        force: bool,
-        fidelity: bool,
+        self, begun: type[RequestRun], prompt: PromptLike, options: dict[str, Any], asked: RequestArguments
     ) -> RequestRun:
         number = self._count + 1
-        ctx, after = self._open().for_request(number), self._fidelity.after(number, asked=fidelity)
-        wanted = wanted_sampling(stop, options, ctx)
-        chosen = chosen_strategy(self._strategy if strategy is None else strategy, ctx, force=force)
-        built = built_prompt(prompt, match, self.chunks.values(), ctx, order)
+        ctx, after = self._open().for_request(number), self._fidelity.after(number, asked=asked.fidelity)
+        wanted = wanted_sampling(asked.stop, options, ctx)
+        strategy = self._strategy if asked.strategy is None else asked.strategy
+        chosen = chosen_strategy(strategy, ctx, force=asked.force)
+        built = built_prompt(prompt, asked.match, self.chunks.values(), ctx, asked.order)
         self._count = number
         return begun(ctx, chosen, built, wanted, after=after)
 

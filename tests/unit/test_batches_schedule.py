@@ -59,7 +59,12 @@ def test_rates_are_asked_anew_for_each_wave():
 
 @pytest.mark.parametrize(
     ("spec", "said"),
-    [("best", "schedule is"), ("hits(3)", "schedule is"), ("hits(windows=3)", "did you mean 'window'"), ("hits(", "is")],
+    [
+        ("best", "schedule is"),
+        ("hits(3)", "schedule is"),
+        ("hits(windows=3)", "did you mean 'window'"),
+        ("hits(", "is"),
+    ],
 )
 def test_what_is_no_schedule_is_refused(spec, said):
     with pytest.raises(BadOption, match=said):

@@ -382,6 +382,7 @@ REACHED = {
     "kernels/test_fusing.py": "models/projection/kernel_fit",
     "notebooks/test_sweep.py": "sweep/runs",
     "strategies/test_auto.py": "families/routing/alongside families/routing/estimate",
+    "strategies/test_batch.py": "inference/batch_request inference/by_batch session/batches/results",
     "strategies/test_evict.py": "families/evict/contexts",
     "strategies/test_prefix.py": "families/prefix/base",
     "strategies/test_residual.py": "families/residual/base models/capture",

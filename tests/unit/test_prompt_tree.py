@@ -31,7 +31,9 @@ def least_of_all(prompts):
         most = min(len(prompts[at]) for at in group) - 1
         return next((n for n in range(most) if len({prompts[at][n] for at in group}) > 1), most)
 
-    ways = ([(prefix(group) if len(group) > 1 else 0, group) for group in way] for way in partitions([*range(len(prompts))]))
+    ways = (
+        [(prefix(group) if len(group) > 1 else 0, group) for group in way] for way in partitions([*range(len(prompts))])
+    )
     return min(computed(prompts, way) for way in ways)
 
 

@@ -10,15 +10,16 @@ from tqdm.auto import tqdm
 
 from nbkv.context import Context
 from nbkv.errors import BadPrompt, NbkvError
-from nbkv.events import Progress
-from nbkv.inference.batch_row import BatchRow
+from nbkv.events import BatchProgress
+from nbkv.inference.batch_request import BatchRequest
 from nbkv.inference.by_batch import BatchFigures, BatchLoop
 from nbkv.models.sampling import Sampling
 from nbkv.prompts.passage_order import reordered
 from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Result
+from nbkv.session.arguments import RequestArguments, built_prompt, chosen_strategy, is_free, wanted_sampling
 from nbkv.session.batches.results import BatchResults
-from nbkv.session.batches.schedule import AsGiven, Schedule
+from nbkv.session.batches.schedule import AsGiven, Schedule, schedule_of
 from nbkv.session.lock import SessionLock
 from nbkv.stopping import Stopped
 from nbkv.strategy import Strategy
@@ -55,13 +56,36 @@ class BatchJob:
     schedule: Schedule = field(default_factory=AsGiven)
     free_order: bool = False
     progress: bool = True
-    rows: list[BatchRow] = field(default_factory=list)
+    rows: list[BatchRequest] = field(default_factory=list)
     _errors: dict[int, NbkvError] = field(default_factory=dict)
     _labels: list[Hashable] = field(default_factory=list)
     _figures: BatchFigures = field(default_factory=BatchFigures)
     _notes: dict[str, None] = field(default_factory=dict)
     _began: float = 0.0
     _seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        ctx: Context,
+        asked: RequestArguments,
+        options: Mapping[str, object],
+        chunks: Sequence[Chunk],
+        schedule: str | None,
+        *,
+        progress: bool,
+    ) -> BatchJob:
+        """Return the job that was asked for; raises ``BadOption``, ``UnknownName``, ``UnsupportedModel``."""
+        assert asked.strategy is not None  # noqa: S101
+        return cls(
+            ctx,
+            chosen_strategy(asked.strategy, ctx, force=asked.force),
+            wanted_sampling(asked.stop, options, ctx),
+            lambda prompt: built_prompt(prompt, asked.match, chunks, ctx),
+            schedule_of(schedule),
+            is_free(asked.order),
+            progress,
+        )
 
     @property
     def results(self) -> BatchResults:
@@ -79,6 +103,7 @@ class BatchJob:
 
     def run(self, prompts: Iterable[PromptLike], lock: SessionLock) -> BatchResults:
         """Run ``prompts`` within ``lock``. After a Ctrl-C, ``KeyboardInterrupt`` has what there is as ``result``."""
+        prompts = listed(prompts)
         lock.enter()
         self._began = time.perf_counter()
         try:
@@ -108,7 +133,7 @@ class BatchJob:
             except Stopped:
                 return
 
-    def _arriving(self, prompts: Iterable[PromptLike], labels: Iterator[Hashable] | None) -> Iterator[BatchRow]:
+    def _arriving(self, prompts: Iterable[PromptLike], labels: Iterator[Hashable] | None) -> Iterator[BatchRequest]:
         """Yield a request for each prompt; of one that cannot be read the error is kept."""
         for at, given in enumerate(prompts):
             self._labels.append(at if labels is None else next(labels))
@@ -118,7 +143,7 @@ class BatchJob:
                 self._failed(at, error)
                 prompt = Prompt(())
             self.rows.append(
-                BatchRow(
+                BatchRequest(
                     replace(self.ctx, request=self.ctx.request + at),
                     self.strategy,
                     prompt,
@@ -135,7 +160,7 @@ class BatchJob:
         message = f"it is a {type(given).__name__} (accepted: text, a list of parts, a list of messages)"
         raise BadPrompt(message)
 
-    def _served(self, wave: Sequence[BatchRow]) -> Iterator[BatchRow]:
+    def _served(self, wave: Sequence[BatchRequest]) -> Iterator[BatchRequest]:
         """Run one wave as the strategy plans it; yield the requests as they end."""
         if not wave:
             return
@@ -165,7 +190,7 @@ class BatchJob:
     def _known(self, ids: Sequence[int]) -> int:
         return self.ctx.store.holds(self.ctx.space(), ids)
 
-    def _hit_rate(self, row: BatchRow) -> float:
+    def _hit_rate(self, row: BatchRequest) -> float:
         """Return which share of a prompt is stored: its prefix, and where chunks are reused, chunks behind that."""
         n, prompt = len(row.prompt.ids), row.prompt
         if not n:
@@ -180,7 +205,7 @@ class BatchJob:
     def _tell(self, total: int | None) -> None:
         done = sum(row.result is not None for row in self.rows) + len(self._errors)
         generated = sum(len(row.result.token_ids) for row in self.rows if row.result is not None)
-        self.ctx.tell(Progress, done=done, total=len(self.rows) if total is None else total, generated=generated)
+        self.ctx.tell(BatchProgress, done=done, total=len(self.rows) if total is None else total, generated=generated)
 
     def _end(self) -> None:
         self._seconds = time.perf_counter() - self._began

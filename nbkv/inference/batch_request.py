@@ -52,7 +52,7 @@ class _Answer(DecodeLoop):
 
 
 @dataclass
-class BatchRow(RequestRun):
+class BatchRequest(RequestRun):
     """Request ``index`` of a batch that began ``at`` (seconds of ``time.perf_counter``).
 
     It runs alone like any request, or is seated in a slot of a bundle: ``ahead`` are then its tokens to run next.
