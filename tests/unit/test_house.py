@@ -334,7 +334,8 @@ TESTED_ELSEWHERE = {
         "families/residual/forms families/residual/latents families/residual/sequence models/caches/restoring"
     ),
     "unit/test_bench.py": (
-        "bench/agreement bench/decode_tpot bench/diffusion_flashblock bench/import_time bench/measure "
+        "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
+        "bench/measure "
         "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/store_scale "
         "bench/ttft_chunks bench/ttft_prefix bench/views models/work"
     ),
