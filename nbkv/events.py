@@ -103,6 +103,15 @@ class NotKept(Event):
     why: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchProgress(Event):
+    """Of the ``total`` prompts of a batch ``done`` have ended, with ``generated`` tokens in all."""
+
+    done: int
+    total: int
+    generated: int
+
+
 Listener = Callable[[Event], None]
 
 

@@ -61,6 +61,30 @@ class Prefilled:
     by: Strategy | None = None
 
 
+@dataclass(frozen=True)
+class RequestGroup:
+    """Requests of a batch, by index in the order they begin, whose prompts share their first ``shared`` tokens."""
+
+    shared: int
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """How the requests of a batch run: ``groups`` together, in order, then those ``alone`` one by one.
+
+    At most ``width`` sequences are under way at a time, at most ``tokens`` of their tokens run in one pass, and what is
+    their own takes at most ``nbytes`` bytes of K/V, if there is more than one. ``why`` says what keeps requests alone.
+    """
+
+    groups: tuple[RequestGroup, ...] = ()
+    alone: tuple[int, ...] = ()
+    width: int = 1
+    tokens: int = 1
+    nbytes: int = 0
+    why: str = ""
+
+
 @dataclass(kw_only=True)
 class Strategy:
     """Full recompute: nothing is taken from a store and nothing is kept.
@@ -119,6 +143,10 @@ class Strategy:
         logits = ctx.adapter.prefill(request.ids, cache, work=rows)
         provenance = np.full(len(request.ids), Provenance.FRESH, dtype=np.uint8)
         return Prefilled(cache=cache, logits=logits, provenance=provenance, rows=rows)
+
+    def together(self, requests: Sequence[Request], ctx: Context) -> BatchPlan:  # noqa: ARG002
+        """Return how the ``requests`` of a batch run: one by one as they are given, unless a strategy plans them."""
+        return BatchPlan(alone=tuple(range(len(requests))))
 
     def decoding(self, prefilled: Prefilled, ctx: Context) -> AbstractContextManager[object]:  # noqa: ARG002
         """Return the context manager of whatever is attached to the model while the answer is decoded."""

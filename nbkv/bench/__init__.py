@@ -17,6 +17,7 @@ _HOME = {
     "ttft.prefix": "nbkv.bench.ttft_prefix",
     "ttft.chunks": "nbkv.bench.ttft_chunks",
     "decode.tpot": "nbkv.bench.decode_tpot",
+    "batch.prefix": "nbkv.bench.batch_prefix",
     "diffusion.flashblock": "nbkv.bench.diffusion_flashblock",
     "residual.restore": "nbkv.bench.residual_restore",
     "import": "nbkv.bench.import_time",

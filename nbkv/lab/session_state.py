@@ -114,7 +114,8 @@ class SessionState:
 
     def _finished(self, event: Finished) -> None:
         result = event.result
-        self.rest()
+        if self._now is None or self._now["request"] == event.request:  # others of a batch go on
+            self.rest()
         self._tiers_changed = True
         self._requests += 1
         self._prompt += result["prompt"]

@@ -18,6 +18,7 @@ from nbkv.models.caches.branch import BranchCache
 from nbkv.models.caches.family import FamilyCache
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.caches.opaque import OpaqueCache
+from nbkv.models.caches.packed import Feed, PackedCache, PackedPass
 from nbkv.models.caches.recurrent import StateCache, ours
 from nbkv.models.caches.token_log import TokenLog
 from nbkv.models.capabilities import Capabilities
@@ -149,6 +150,11 @@ class ModelAdapter:
         """Return an empty cache of ours, with room for states where this model keeps some."""
         return self.stateful(reserve) if self.capabilities.states else GrowingCache(reserve)
 
+    @property
+    def packs(self) -> bool:
+        """Return whether tokens of many sequences may be tried in one pass: it is told where each stands in its own."""
+        return self.capabilities.branches and self.tells_positions and self.model_forward.takes_positions
+
     def branch_at(self, base: int) -> BranchCache:
         """Return a cache for a sequence's tokens from ``base`` on, without those before; needs ``branches``."""
         return BranchCache(base, self.n_layers)
@@ -188,6 +194,15 @@ class ModelAdapter:
                 )
             start = stop
         return logits[0] if len(logits) == 1 else torch.cat(logits[-keep:])
+
+    def packed(self, feeds: Sequence[Feed], work: Work | None = None) -> torch.Tensor:
+        """Run new tokens of many sequences in one pass; return the logits ``[S, V]`` after the last of each.
+
+        The feeds of one bundle stand together. If it raises, no sequence is longer than before. Needs ``packs``.
+        """
+        cache, rows = PackedCache(self.n_layers), PackedPass(feeds, self.device)
+        with cache.running(rows, self.config, self.capabilities):
+            return self.model_forward.run(rows.ids, rows.positions, cache, keep=rows.last, work=work)
 
     def prefill(
         self, ids: Sequence[int], cache: SequenceCache, *, start: int = 0, work: Work | None = None

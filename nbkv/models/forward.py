@@ -45,6 +45,11 @@ class Forward:
         return "past_key_values" not in self._accepts and bool({"cache_params", "state"} & self._accepts)
 
     @property
+    def takes_positions(self) -> bool:
+        """Return whether it can be told the positions of its tokens."""
+        return "position_ids" in self._accepts
+
+    @property
     def cache_name(self) -> str:
         """Return which argument takes the cache."""
         if not self.keeps_states:
@@ -57,7 +62,7 @@ class Forward:
         positions: torch.Tensor,
         cache: SequenceCache,
         *,
-        keep: int = 1,
+        keep: int | torch.Tensor = 1,
         mask: Mask | None = None,
         work: Work | None = None,
         layers: LayerRange | None = None,
@@ -65,7 +70,7 @@ class Forward:
     ) -> torch.Tensor:
         """Call the model on tokens ``ids`` ``[n]`` at ``positions`` ``[n]``; return the last logits ``[keep, V]``.
 
-        What the other passes are made of. A ``mask`` takes the place of the model's own; ``layers`` other than all need
+        What the other passes are made of. ``keep`` may be the rows ``[k]`` whose logits are wanted. A ``mask`` takes the place of the model's own; ``layers`` other than all need
         the walk, and raise ``Halted`` where they end before the last.
         """
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": cache.used_by_model}
@@ -82,7 +87,8 @@ class Forward:
         with torch.inference_mode(), self.evaluating(), stepping or nullcontext():
             given = self.model(**asked)
         cache.receive(given, self.cache_name)
-        logits: torch.Tensor = given.logits[0, -keep:].clone()  # whoever processes them may write into them
+        last = slice(-keep, None) if isinstance(keep, int) else _among(keep, given.logits.shape[1])
+        logits: torch.Tensor = given.logits[0, last].clone()  # whoever processes them may write into them
         if work is not None and stepping is None:
             work.token_layers += len(ids) * self.n_layers
         return logits
@@ -118,3 +124,8 @@ class Forward:
         finally:
             for module in parts:
                 module.training = True
+
+
+def _among(rows: torch.Tensor, given: int) -> slice | torch.Tensor:
+    """Return where the logits of ``rows`` are among ``given`` ones: of all rows, or only of those that were asked for."""
+    return slice(None) if given == len(rows) else rows

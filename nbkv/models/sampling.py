@@ -144,9 +144,14 @@ class Chooser:
         self._criteria = StoppingCriteriaList(wanted.stopping_criteria)
         self._generator = None if self._greedy else torch.Generator(device=device).manual_seed(wanted.seed)
 
+    @property
+    def plain(self) -> bool:
+        """Return whether it always picks the largest logit."""
+        return self._greedy and not self._processors
+
     def choose(self, logits: torch.Tensor) -> int:
         """Return the next token's id for ``logits`` ``[V]``."""
-        if self._greedy and not self._processors:
+        if self.plain:
             return int(logits.argmax())
         scores: torch.Tensor = self._processors(self._so_far(), logits[None].to(torch.float32, copy=True))
         if self._generator is None:

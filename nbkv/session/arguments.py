@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 from nbkv.context import Context
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.models.sampling import Sampling, sampling
 from nbkv.prompts.chat_template import template_options
+from nbkv.prompts.passage_order import reordered
 from nbkv.prompts.prompt import Prompt, PromptLike, build, matched
 from nbkv.result import Chunk
 from nbkv.strategy import Strategy, parse
 
 TEMPLATE = ("template_kwargs", "continue_final_message")
+
+
+class RequestArguments(NamedTuple):
+    """What a call asks for beside its prompt and how it samples; ``strategy`` None is the session's own."""
+
+    strategy: str | Strategy | None
+    stop: str | Sequence[str] | None
+    match: str | None
+    order: str | None
+    force: bool
+    fidelity: bool = False
+    keep: object = True
 
 
 def chosen_strategy(strategy: str | Strategy, ctx: Context, *, force: object = False) -> Strategy:
@@ -56,25 +70,37 @@ def wanted_sampling(stop: str | Sequence[str] | None, options: Mapping[str, obje
     return wanted
 
 
+def is_free(order: object) -> bool:
+    """Return whether passages may stand in another order than given; raises ``BadOption`` for an unknown ``order``."""
+    if order is not None and order != "reuse":
+        message = f"order={order!r:.60} is not accepted: order is None (as given) or 'reuse' (passages may be moved)"
+        raise BadOption(message)
+    return order is not None
+
+
 def built_prompt(
     prompt: PromptLike,
     match: str | None,
     chunks: Mapping[str, Chunk],
     ctx: Context,
     options: Mapping[str, object] = MappingProxyType({}),
+    *,
+    order: str | None = None,
 ) -> Prompt:
     """Return ``prompt`` as token ids and chunk spans; with ``match="auto"`` known ``chunks`` are found in plain text.
 
-    ``options`` may have ``template_kwargs`` and ``continue_final_message``, for messages. Raises ``BadPrompt``, also
-    for one that leaves no room for an answer, and ``BadOption``.
+    ``options`` may have ``template_kwargs`` and ``continue_final_message``, for messages. With ``order="reuse"``
+    passages are moved so that the store's K/V reach further. Raises ``BadPrompt``, also for one that leaves no room for
+    an answer, and ``BadOption``.
     """
     if match is not None and match != "auto":
         message = f"match={match!r:.60} is not accepted: match is None or 'auto'"
         raise BadOption(message)
+    free = is_free(order)
     asked = template_options(options.get("template_kwargs"), options.get("continue_final_message", False))
     built = build(ctx.codec, prompt, ctx.model, ctx.eos, asked)
     ctx.fits(len(built.ids))
-    if match is None:
-        return built
-    known = tuple(chunks.values())  # another thread may add one meanwhile
-    return matched(built, [chunk for chunk in known if chunk.model == ctx.model], ctx.keeps)
+    if match is not None:
+        known = tuple(chunks.values())  # another thread may add one meanwhile
+        built = matched(built, [chunk for chunk in known if chunk.model == ctx.model], ctx.keeps)
+    return reordered([built], lambda ids: ctx.store.holds(ctx.space(), ids))[0] if free else built

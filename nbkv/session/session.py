@@ -23,7 +23,9 @@ from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.roster import roster
 from nbkv.scalars import is_whole
-from nbkv.session.arguments import built_prompt, chosen_strategy, verdict_name, wanted_sampling
+from nbkv.session.arguments import RequestArguments, built_prompt, chosen_strategy, verdict_name, wanted_sampling
+from nbkv.session.batches.batch import BatchJob
+from nbkv.session.batches.results import BatchResults
 from nbkv.session.certificates.calibration import Question
 from nbkv.session.certificates.certificate import Certificate, certify
 from nbkv.session.certificates.guarantee import Guarantee
@@ -102,7 +104,7 @@ class Session:
         self.model_name = loaded.name
         self.events = Bus()
         self.chunks: dict[str, Chunk] = {}
-        self.last: Result | Comparison | None = None
+        self.last: Result | Comparison | BatchResults | None = None
         self._strategy = strategy
         self._stopper = Stopper()
         self._meter = Meter()
@@ -136,6 +138,7 @@ class Session:
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
         match: str | None = None,
+        order: str | None = None,
         force: bool = False,
         fidelity: bool = False,
         keep: bool = True,
@@ -147,7 +150,9 @@ class Session:
         ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``; for block-diffusion models ``unmask``, such
         as ``"dynamic(threshold=0.9)"``, ``"static(steps=4)"``, ``"entropy(bound=0.1)"``, ``"sequential"``: which masked
         tokens a pass fills. ``match="auto"`` also takes this session's chunks for given where they stand in plain text
-        with all of their own token ids (at its borders text may be tokenised differently). For messages:
+        with all of their own token ids (at its borders text may be tokenised differently). ``order="reuse"``: chunks
+        that stand together may be put in any order, and what comes twice is left out, so that stored KV reach further;
+        a note says how they stand. For messages:
         ``template_kwargs`` (a dict) go to the chat template, such as ``enable_thinking`` and ``tools``, and with
         ``continue_final_message`` the answer goes on with the last message. ``force`` runs a strategy that failed its
         self-check. ``fidelity`` measures KL and top-1 agreement against full on this prompt, after the answer and not
@@ -156,15 +161,8 @@ class Session:
         Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
         returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
-        given: dict[str, Any] = {
-            "strategy": strategy,
-            "stop": stop,
-            "match": match,
-            "force": force,
-            "fidelity": fidelity,
-            "keep": keep,
-        }
-        run = self._run(RequestRun, prompt, options, **given)
+        asked = RequestArguments(strategy, stop, match, order, force, fidelity, keep)
+        run = self._run(RequestRun, prompt, options, asked)
         return Stream(run, self._lock, self._remember).exhaust()
 
     def stream(
@@ -174,22 +172,45 @@ class Session:
         strategy: str | Strategy | None = None,
         stop: str | Sequence[str] | None = None,
         match: str | None = None,
+        order: str | None = None,
         force: bool = False,
         fidelity: bool = False,
         keep: bool = True,
         **options: Any,  # noqa: ANN401  (as transformers names them)
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
-        given: dict[str, Any] = {
-            "strategy": strategy,
-            "stop": stop,
-            "match": match,
-            "force": force,
-            "fidelity": fidelity,
-            "keep": keep,
-        }
-        run = self._run(LaterRun, prompt, options, **given)
+        asked = RequestArguments(strategy, stop, match, order, force, fidelity, keep)
+        run = self._run(LaterRun, prompt, options, asked)
         return Stream(run, self._lock, self._remember)
+
+    def generate_batch(
+        self,
+        prompts: Iterable[PromptLike],
+        *,
+        strategy: str | Strategy = "batch",
+        schedule: str | None = None,
+        order: str | None = None,
+        stop: str | Sequence[str] | None = None,
+        match: str | None = None,
+        force: bool = False,
+        progress: bool = True,
+        **options: Any,  # noqa: ANN401  (as transformers names them)
+    ) -> BatchResults:
+        """Run many ``prompts`` (a list, a column of a table, any iterable) and return their results in order.
+
+        ``batch`` plans them as a whole: what prompts share is computed and kept once, and their answers are decoded
+        together; another ``strategy`` runs them one by one. ``schedule="hits(window=32, wave=8, patience=4)"`` serves a
+        stream by hit rate, of ``window`` waiting requests ``wave`` at a time, none passed over more than ``patience``
+        times. ``order="reuse"`` is that of ``generate``, for all prompts together, as are the other options; prompt i
+        is sampled with ``seed + i``. A prompt that fails keeps no other from its result: see ``BatchResults.errors``.
+        Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` has what there was; after ``stop()`` that is returned.
+        """
+        ctx, asked = self._open().for_request(), RequestArguments(strategy, stop, match, order, force)
+        job = BatchJob.of(ctx, asked, options, self.chunks, schedule, numbers=self._count, progress=progress)
+        try:
+            return job.run(prompts, self._lock)
+        finally:
+            self.last = job.results
 
     def chat(self, system: Content | None = None, *, template_kwargs: dict[str, Any] | None = None) -> Chat:
         """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result.
@@ -228,6 +249,7 @@ class Session:
         repeat: int = 3,
         stop: str | Sequence[str] | None = None,
         match: str | None = None,
+        order: str | None = None,
         **options: Any,  # noqa: ANN401  (as transformers names them)
     ) -> Comparison:
         """Run one prompt under several strategies, in turns, ``repeat`` times each, and measure all against ``full``.
@@ -239,7 +261,8 @@ class Session:
         if not is_whole(repeat, 1):
             message = f"repeat={repeat!r:.60} is not accepted: repeat is a whole number >= 1"
             raise BadOption(message)
-        wanted, ids = wanted_sampling(stop, options, ctx), built_prompt(prompt, match, self.chunks, ctx, options)
+        wanted = wanted_sampling(stop, options, ctx)
+        ids = built_prompt(prompt, match, self.chunks, ctx, options, order=order)
         chosen = [chosen_strategy(one, ctx) for one in split(strategies)]
         with self._lock.request():
             table = compare(replace(ctx, bus=Bus()), chosen, ids, wanted, int(repeat))
@@ -416,29 +439,20 @@ class Session:
         return self._ctx
 
     def _run(
-        self,
-        begun: type[RequestRun],
-        prompt: PromptLike,
-        options: dict[str, Any],
-        *,
-        strategy: str | Strategy | None,
-        stop: str | Sequence[str] | None,
-        match: str | None,
-        force: bool,
-        fidelity: bool,
-        keep: object,
+        self, begun: type[RequestRun], prompt: PromptLike, options: dict[str, Any], asked: RequestArguments
     ) -> RequestRun:
-        if not isinstance(keep, bool):
-            message = f"keep={keep!r} is not accepted: True keeps what is computed, False leaves the store as it was"
+        if not isinstance(asked.keep, bool):
+            message = f"keep={asked.keep!r:.60} is not accepted: True keeps what is computed, False the store as it was"
             raise BadOption(message)
         ctx = self._open().for_request()
-        self._fidelity.check(fidelity)
-        wanted = wanted_sampling(stop, options, ctx)
-        chosen = chosen_strategy(self._strategy if strategy is None else strategy, ctx, force=force)
-        built = built_prompt(prompt, match, self.chunks, ctx, options)
+        self._fidelity.check(asked.fidelity)
+        wanted = wanted_sampling(asked.stop, options, ctx)
+        strategy = self._strategy if asked.strategy is None else asked.strategy
+        chosen = chosen_strategy(strategy, ctx, force=asked.force)
+        built = built_prompt(prompt, asked.match, self.chunks, ctx, options, order=asked.order)
         number = next(self._count)  # of requests that are run, each its own, from whatever thread
-        after = self._fidelity.after(number, fidelity)
-        return begun(replace(ctx, request=number), chosen, built, wanted, keep=keep, after=after)
+        after = self._fidelity.after(number, asked.fidelity)
+        return begun(replace(ctx, request=number), chosen, built, wanted, keep=asked.keep, after=after)
 
     def _prompt(self, prompt: PromptLike, match: str | None = None) -> Prompt:
         return built_prompt(prompt, match, self.chunks, self._open().for_request())

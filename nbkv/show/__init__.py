@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nbkv.show.answer import answer_html
 from nbkv.show.badge import badge
+from nbkv.show.batch import batch_html, batch_text
 from nbkv.show.bundle import MIME, answer_bundle, comparison_bundle, result_bundle
 from nbkv.show.certificate import certificate_html, certificate_text
 from nbkv.show.chunk import chunk_html, chunk_text
@@ -22,6 +23,8 @@ __all__ = [
     "answer_bundle",
     "answer_html",
     "badge",
+    "batch_html",
+    "batch_text",
     "certificate_html",
     "certificate_text",
     "chunk_html",

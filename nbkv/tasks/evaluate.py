@@ -58,6 +58,7 @@ def evaluate(
     max_new_tokens: int | None = None,
     sink: str | None = "auto",
     chat: bool | None = None,
+    order: str | None = None,
 ) -> pd.DataFrame:
     """Ask every item in ``session`` under ``strategy`` (None: the session's own) and return one row per item.
 
@@ -73,7 +74,7 @@ def evaluate(
     are plain. Another sink is used with every strategy, None makes no chunks; texts of a dialogue are
     always plain. ``strategy`` may be an oracle (see ``nbkv.studies.oracle``), which makes a strategy for
     each item. ``chat`` asks in one message of the user (None: items that bring an instruction, where the
-    model has a chat template).
+    model has a chat template). ``order="reuse"``: an item's texts become chunks, which may stand in any order.
 
     Raises ``BadOption`` if a strategy that reuses chunks reused nothing on any item: its score would be
     that of full.
@@ -81,7 +82,8 @@ def evaluate(
     from nbkv.show.frame import Frame  # noqa: PLC0415  (imported late: nbkv itself must load fast)
 
     chosen = session.strategy if strategy is None else strategy
-    asker = _Asker(session, strategy, _sink(chosen, sink), chat, max_new_tokens, fidelity=fidelity)
+    made = "bos" if order and sink == "auto" and not _reads_chunks(chosen, _MAY) else _sink(chosen, sink)
+    asker = _Asker(session, strategy, made, chat, max_new_tokens, fidelity=fidelity, order=order)
     rows = [asker.dialogue(item) if isinstance(item, Dialogue) else asker.item(item) for item in items]
     if rows and not asker.reused and _reads_chunks(chosen, _CHUNKS):
         raise BadOption(asker.why_nothing(chosen, sink))
@@ -116,9 +118,11 @@ class _Asker:
         max_new_tokens: int | None,
         *,
         fidelity: bool,
+        order: str | None,
     ) -> None:
         self._session, self._strategy, self._sink, self._chat = session, strategy, sink, chat
         self._room, self._fidelity = max_new_tokens, fidelity
+        self._more = {} if order is None else {"order": order}
         self.reused = False
         self._notes: tuple[str, ...] = ()
 
@@ -132,7 +136,7 @@ class _Asker:
             strategy = strategy(self._session, item, prompt)
         # Before the answer: what a strategy keeps of a prompt must not help it with the same one.
         kl = self._kl(prompt, strategy) if self._fidelity else None
-        given = {"strategy": strategy, "max_new_tokens": self._room or _room(item)}
+        given = {"strategy": strategy, "max_new_tokens": self._room or _room(item), **self._more}
         result = self._session.generate(prompt, **given)
         # the last token of a prompt is run again whatever is known
         self.reused |= sum(int((result.provenance == each).sum()) for each in _OF_CHUNKS) > 1
@@ -169,7 +173,8 @@ class _Asker:
 
     def _kl(self, prompt: list[Any], strategy: object) -> float:
         # The distance does not depend on how often and how long a strategy runs besides.
-        frame = self._session.compare(prompt, ["full", strategy or "full"], repeat=1, max_new_tokens=1).to_frame()
+        asked = {"repeat": 1, "max_new_tokens": 1, **self._more}
+        frame = self._session.compare(prompt, ["full", strategy or "full"], **asked).to_frame()
         return float(frame["kl"].iloc[-1])
 
     def _figures(self, result: Result) -> dict[str, Any]:

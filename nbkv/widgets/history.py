@@ -51,7 +51,8 @@ class History:
             elif isinstance(event, Fallback):
                 self._fallbacks += 1
             elif isinstance(event, Finished):
-                self._live = None
+                if self._live is not None and self._live["request"] == event.request:  # others of a batch go on
+                    self._live = None
                 self._add(event.request, event.result)
 
     def reset(self) -> None:

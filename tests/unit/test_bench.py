@@ -104,6 +104,38 @@ def test_other_outputs_are_refused_not_reported(name, monkeypatch, tmp_path, cap
     assert "refused" in capsys.readouterr().out
 
 
+@pytest.fixture
+def _few_prompts(monkeypatch):
+    monkeypatch.setattr("nbkv.bench.batch_prefix.PROMPTS", 4)
+    monkeypatch.setattr("nbkv.bench.batch_prefix.NEW", 5)
+
+
+@pytest.mark.usefixtures("_few_prompts")
+def test_a_batch_is_measured_beside_transformers_and_bare_forwards():
+    batch, alone = bench.run(["batch.prefix"], shape="mini", context=64, rounds=1)
+    assert "one batch" in batch.against
+    assert "one by one" in alone.against
+    assert min(batch.ours, batch.baseline, batch.floor, alone.baseline) > 0
+    assert "the shared prefix 0;" in batch.notes[0]
+    assert f"over {64 + 4 * 32 + 4 * 4} rows" in batch.notes[1]
+
+
+@pytest.mark.usefixtures("_few_prompts")
+@pytest.mark.parametrize("at", [0, 2, 3])
+def test_a_batch_with_another_answer_has_no_figures(monkeypatch, at):
+    from nbkv.inference.batch_request import BatchRequest
+
+    fed = BatchRequest.fed
+
+    def wrong(self, tokens, logits, largest):
+        return fed(self, tokens, logits, largest + 1 if self.index == at else largest)
+
+    monkeypatch.setattr(BatchRequest, "fed", wrong)
+    (row,) = bench.run(["batch.prefix"], shape="mini", context=64, rounds=1)
+    assert row.refused.startswith(f"prompt {at}: token 0 is")
+    assert row.ours is None
+
+
 def test_the_planners_pick_is_measured_beside_every_form(tmp_path):
     path = tmp_path / "rows.json"
     command = ["bench", "residual.restore", "--shape", "mini", "--context", "64", "--rounds", "1", "--json", str(path)]

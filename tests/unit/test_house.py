@@ -334,7 +334,8 @@ TESTED_ELSEWHERE = {
         "families/residual/forms families/residual/latents families/residual/sequence models/caches/restoring"
     ),
     "unit/test_bench.py": (
-        "bench/agreement bench/decode_tpot bench/diffusion_flashblock bench/import_time bench/measure "
+        "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
+        "bench/measure "
         "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/store_scale "
         "bench/ttft_chunks bench/ttft_prefix bench/views models/work"
     ),
@@ -382,6 +383,7 @@ REACHED = {
     "kernels/test_fusing.py": "models/projection/kernel_fit",
     "notebooks/test_sweep.py": "sweep/runs",
     "strategies/test_auto.py": "families/routing/alongside families/routing/estimate",
+    "strategies/test_batch.py": "inference/batch_request inference/by_batch session/batches/results",
     "strategies/test_evict.py": "families/evict/contexts",
     "strategies/test_prefix.py": "families/prefix/base",
     "strategies/test_residual.py": "families/residual/base models/capture",

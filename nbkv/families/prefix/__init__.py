@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from nbkv.families.prefix.base import Prefix, encode
+from nbkv.families.prefix.base import Prefix, encode, held
 
-__all__ = ["Prefix", "encode"]
+__all__ = ["Prefix", "encode", "held"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import numpy as np
 
 from nbkv.context import Context, Request
 from nbkv.events import Fallback, NotKept, Reused
 from nbkv.families.prefix import state_checkpoints
+from nbkv.kv import KV
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.work import Work
 from nbkv.result import Provenance
@@ -119,6 +121,38 @@ def left_out(lease: Lease, ctx: Context) -> list[str]:
     why = f"not kept: needs {size(needed)}, limit {size(limit)}{others}"
     ctx.tell(NotKept, nbytes=needed, limit=limit, tier=ctx.store.name, why=why)
     return [why]
+
+
+class HeldPrefix(NamedTuple):
+    """K/V of a prefix where they are stored, in ``pieces`` one after another; the store had the first ``matched``."""
+
+    pieces: tuple[KV, ...]
+    matched: int
+
+
+@contextmanager
+def held(ids: Sequence[int], ctx: Context, work: Work) -> Iterator[HeldPrefix]:
+    """Within the block the K/V of ``ids`` are there to be read; what the store lacks is run, and kept afterwards.
+
+    Where the store has room it has them from the beginning, so that a longer prefix can go on from this one meanwhile.
+    """
+    fits = len(ids) * ctx.adapter.token_bytes <= ctx.store.limit
+    ran = encode(ids, ctx, work) if fits else 0
+    lease = _take(ids, len(ids), ctx)
+    cache = _leased(lease)
+    try:
+        if lease.matched < len(ids):
+            ran = max(ran, len(ids) - lease.matched)
+            cache.reserve(len(ids))
+            ctx.adapter.prefill(ids, cache, start=lease.matched, work=work)
+    except BaseException:
+        ctx.store.discard(lease)
+        raise
+    try:
+        own = cache.read(cache.base, len(ids))
+        yield HeldPrefix((*cache.pieces, own) if own.length else cache.pieces, len(ids) - ran)
+    finally:
+        ctx.store.give(lease, ids)
 
 
 def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:

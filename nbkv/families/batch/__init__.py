@@ -1,0 +1,1 @@
+"""Many prompts planned as a whole: what they share is computed and read once."""
