@@ -238,6 +238,7 @@ class Comparison:
     ``rows`` holds one dict a strategy: ``strategy``, medians of the timings in seconds (``ttft_s``, ``load_s``,
     ``select_s``, ``prefill_s``, ``decode_s``, ``tpot_s``), ``speedup`` (full's TTFT over its own), ``hit_rate``,
     ``reused``, ``recomputed``, ``fresh``, ``compute_share``, ``kl``, ``top1``, ``same_text``, ``text`` and ``notes``.
+    Where it was ``stopped`` (how far it came; else "") rows may be missing, rest on fewer runs, or have no ``kl``.
     """
 
     model: str
@@ -245,6 +246,7 @@ class Comparison:
     repeat: int
     rows: tuple[dict[str, Any], ...]
     results: tuple[Result, ...]
+    stopped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the results as JSON-able data."""
@@ -254,6 +256,7 @@ class Comparison:
             "prompt_tokens": self.prompt_tokens,
             "repeat": self.repeat,
             "rows": [dict(row) for row in self.rows],
+            "stopped": self.stopped,
         }
 
     def to_frame(self) -> pd.DataFrame:

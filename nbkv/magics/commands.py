@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -14,10 +15,13 @@ from nbkv.errors import BadOption
 from nbkv.magics.complete import matcher
 from nbkv.magics.listing import Listing, listing
 from nbkv.magics.options import command, option
+from nbkv.magics.progress import CellOutput, CellProgress
 from nbkv.magics.sessions import Sessions
-from nbkv.magics.stream_output import has_front_end, live
+from nbkv.magics.stream_output import Live, live
 from nbkv.magics.template import fill, prompt_of
 from nbkv.magics.views import Views
+from nbkv.show.units import plural
+from nbkv.stopping import interruption
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +57,8 @@ class KVMagics(Magics):
         self.shell: InteractiveShell = shell
         self.sessions = Sessions()
         self.shown = Views(shell)
-        self.streamed: Result | None = None  # its text stands in the terminal already
+        self.progress = CellProgress(shell)
+        self.on_screen: object = None  # what the running cell has shown already: it need not be shown again
         self.matcher = matcher(self)
         self.lab: Lab | None = None  # the panel's other end, where there is a front end
 
@@ -165,13 +170,13 @@ class KVMagics(Magics):
         from nbkv.strategy import split  # noqa: PLC0415  (it brings torch)
 
         wanted = [spec for word in args.strategies for spec in split(word)]
-        return self.sessions.current.verify(wanted or None)
+        return self._long(lambda: self.sessions.current.verify(wanted or None))
 
     @line_magic
     @command(option("-n", "--tokens", type=int, default=1024, help="how many older tokens are held (default: 1024)"))
     def kvplan(self, args: Namespace) -> Plan:
         """Measure what older tokens cost in each form of residual: bytes a token, time to restore; returns a Plan."""
-        return self.sessions.current.plan(args.tokens)
+        return self._long(lambda: self.sessions.current.plan(args.tokens))
 
     @line_magic
     @command()
@@ -227,6 +232,11 @@ class KVMagics(Magics):
         now = self.sessions.current_name
         sys.stdout.write(f"closed {name}{f'; the current session is now {now}' if now else ''}\n")
 
+    def after_cell(self, _: object = None) -> None:
+        """Bring views up to date; what the cell has shown may be shown again from now on."""
+        self.on_screen = None
+        self.shown.after_cell()
+
     def _generate(self, args: Namespace, text: str) -> Result:
         session, prompt = self._prepare(args, text)
         temperature = self.temperature if args.temperature is None else args.temperature
@@ -237,24 +247,39 @@ class KVMagics(Magics):
             try:
                 for piece in stream:
                     view.add(piece)
-            except KeyboardInterrupt as stop:
+            except KeyboardInterrupt:
                 stream.close()  # it may have come between two pieces, while one was drawn
-                stop.result = stream.result  # type: ignore[attr-defined]
-                view.stop(self._broken_off(stop, session))
-                raise
-        if not has_front_end(self.shell):
-            self.streamed = stream.result
-        return self._keep(cast("Result", stream.result), args.out)
+                raise self._broken_off(stream.result, view) from None
+            result = cast("Result", stream.result)
+            view.end(result)
+        self.on_screen = result
+        return self._keep(result, args.out)
 
     def _compare(self, args: Namespace, text: str, names: str, repeat: int) -> Comparison:
         session, prompt = self._prepare(args, text)
-        try:
-            options = {"max_new_tokens": self._max_new(args), "unmask": args.unmask}
-            found = session.compare(prompt, names or [session.strategy], repeat=repeat, **options)
-        except KeyboardInterrupt as stop:
-            self._broken_off(stop, session)
-            raise
-        return self._keep(found, args.out)
+        options = {"max_new_tokens": self._max_new(args), "unmask": args.unmask}
+        given = names or [session.strategy]
+        return self._keep(self._long(lambda: session.compare(prompt, given, repeat=repeat, **options)), args.out)
+
+    def _long(self, work: Callable[[], Kept]) -> Kept:
+        """Do long work with its progress in view; what it has found takes the place of that, also at an interrupt."""
+        with self.progress.asked() as output:
+            try:
+                found = work()
+            except KeyboardInterrupt as stop:
+                if (partial := getattr(stop, "result", None)) is not None:
+                    self._keep(partial, None)
+                    self._show(partial, output)
+                    raise interruption(partial, f"{stop}; {LAST} has what there was") from None
+                raise
+            self._show(found, output)
+        return found
+
+    def _show(self, found: object, output: CellOutput | None) -> None:
+        if output is not None:
+            data, metadata = self.shell.display_formatter.format(found)  # type: ignore[union-attr]  # every shell has one
+            output.draw(data, metadata)
+            self.on_screen = found
 
     def _prepare(self, args: Namespace, text: str) -> tuple[Session, Any]:
         if args.out is not None:
@@ -276,13 +301,12 @@ class KVMagics(Magics):
             self.shell.push({name: found})
         return found
 
-    def _broken_off(self, stop: KeyboardInterrupt, session: Session) -> Result | None:
-        """Keep what an interrupted run has come to; it is raised again, so that queued cells do not start."""
-        result: Result | None = getattr(stop, "result", None)
-        last = result or session.last
-        if last is not None:
-            self._keep(last, None)
-        return result
+    def _broken_off(self, result: Result | None, view: Live) -> KeyboardInterrupt:
+        """Keep and show what an interrupted answer has come to; what is raised keeps queued cells from starting."""
+        if result is None:
+            return interruption(None, "stopped before the first token")
+        view.end(self._keep(result, None))
+        return interruption(result, f"stopped after {plural(len(result.token_ids), 'token')}; {LAST} has them")
 
 
 def _check_name(what: str, name: str) -> None:

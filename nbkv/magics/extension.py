@@ -9,12 +9,19 @@ from nbkv.lab import Lab
 from nbkv.magics.commands import KVMagics
 from nbkv.magics.options import HELP
 from nbkv.magics.stream_output import has_front_end
+from nbkv.show.progress import ProgressBars, screen
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 _NAME = KVMagics.__name__
 _RESULT = ("nbkv.result", "Result")
+_SHOWN_WHILE_MADE = (
+    _RESULT,
+    ("nbkv.result", "Comparison"),
+    ("nbkv.session.verification.report", "Report"),
+    ("nbkv.families.residual.planner", "Plan"),
+)
 
 
 def register(shell: InteractiveShell) -> None:
@@ -25,8 +32,11 @@ def register(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.Completer.custom_matchers.append(magics.matcher)
     shell.input_transformers_cleanup.insert(0, help_without_cell)
-    shell.events.register("post_run_cell", magics.shown.after_cell)
+    shell.events.register("post_run_cell", magics.after_cell)
+    screen.shown_by = magics.progress
     _plain_text(shell).for_type_by_name(*_RESULT, _printer(magics))
+    for name in _SHOWN_WHILE_MADE:
+        _displays(shell).for_type_by_name(*name, _unless_on_screen(magics))
     if has_front_end(shell) and os.environ.get("NBKV_PANEL") != "off":
         magics.lab = _open_lab(shell)
 
@@ -36,8 +46,9 @@ def unregister(shell: InteractiveShell) -> None:
     magics = shell.magics_manager.registry.pop(_NAME, None)
     if magics is None:
         return
-    shell.events.unregister("post_run_cell", magics.shown.after_cell)
+    shell.events.unregister("post_run_cell", magics.after_cell)
     magics.shown.close()
+    screen.shown_by = ProgressBars()
     for name in magics.sessions.names:
         magics.sessions.close(name)
     for kind, names in magics.magics.items():
@@ -47,6 +58,8 @@ def unregister(shell: InteractiveShell) -> None:
     shell.Completer.custom_matchers.remove(magics.matcher)
     shell.input_transformers_cleanup.remove(help_without_cell)
     _plain_text(shell).pop(".".join(_RESULT), None)
+    for name in _SHOWN_WHILE_MADE:
+        _displays(shell).pop(".".join(name), None)
     if magics.lab is not None:
         shell.events.unregister("pre_run_cell", magics.lab.before_cell)
         magics.lab.close()
@@ -72,12 +85,28 @@ def _plain_text(shell: InteractiveShell) -> Any:  # noqa: ANN401  (IPython's for
     return shell.display_formatter.formatters["text/plain"]  # type: ignore[union-attr]  # every shell has one
 
 
+def _displays(shell: InteractiveShell) -> Any:  # noqa: ANN401  (IPython's formatters are untyped)
+    return shell.display_formatter.ipython_display_formatter  # type: ignore[union-attr]  # every shell has one
+
+
+def _unless_on_screen(magics: KVMagics) -> Any:  # noqa: ANN401  (as IPython calls a display function)
+    """Let what a cell returns be, where its magic has shown it already; ``display`` shows it all the same."""
+
+    def show(found: object) -> None:
+        returned = getattr(magics.shell.displayhook, "msg", None) is not None
+        if not (returned and found is magics.on_screen):
+            raise NotImplementedError  # IPython's word for: show it in the usual way
+        magics.on_screen = None
+
+    return show
+
+
 def _printer(magics: KVMagics) -> Any:  # noqa: ANN401  (IPython's pretty printers are untyped)
     def show(result: Any, printer: Any, cycle: bool) -> None:  # noqa: ANN401, ARG001, FBT001  (as IPython calls a printer)
         from nbkv.show import result_summary  # noqa: PLC0415  (a result exists, so it is imported)
 
-        stands_above = result is magics.streamed
-        magics.streamed = None
+        stands_above = result is magics.on_screen and not has_front_end(magics.shell)
+        magics.on_screen = None
         printer.text(f"[{result_summary(result.to_dict())}]" if stands_above else repr(result))
 
     return show

@@ -15,6 +15,7 @@ from IPython.core.magic_arguments import MagicArgumentParser
 
 from nbkv.errors import NbkvError
 from nbkv.magics.template import fill
+from nbkv.stopping import quiet
 
 HELP = ("-h", "--help")
 _OPEN, _CLOSE, _QUOTES = "([{", ")]}", "'\""
@@ -77,8 +78,8 @@ def command(
                 return method(self, arguments, body) if cell else method(self, arguments)
             except NbkvError as error:
                 raise UsageError(str(error)) from None
-            except KeyboardInterrupt as stop:  # where exactly it struck is no news to whoever pressed the key
-                raise stop.with_traceback(None) from None
+            except KeyboardInterrupt as stop:
+                raise quiet(stop, str(stop) or f"{prog} was interrupted").with_traceback(None) from None
 
         magic.__doc__ = parser.format_help()
         magic.parser = parser  # type: ignore[attr-defined]  # completion reads the options here

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from IPython.display import clear_output, display
+from IPython.display import display
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -33,8 +32,8 @@ class Live(Protocol):
     def add(self, piece: str) -> None:
         """Append ``piece``."""
 
-    def stop(self, result: Result | None) -> None:
-        """Show how far it came: the run was broken off, and nothing will be returned that could show itself."""
+    def end(self, result: Result) -> None:
+        """Show what it came to."""
 
 
 def live(shell: InteractiveShell) -> Live:
@@ -48,32 +47,22 @@ def has_front_end(shell: InteractiveShell) -> bool:
 
 
 class NotebookLive:
-    """One output, updated at most ten times a second; the Result that is returned in the end takes its place.
-
-    Taking its place means clearing the cell's outputs, so warnings wait until after that.
-    """
+    """One output, updated at most ten times a second; the Result takes its place, and no other output is touched."""
 
     def __init__(self) -> None:
         """Show nothing yet."""
         self._text = ""
         self._handle: Any = None
         self._shown_at = 0.0
-        self._catch = warnings.catch_warnings(record=True)
-        self._caught: list[warnings.WarningMessage] = []
 
     def __enter__(self) -> Self:
-        """Hold warnings back."""
-        caught = self._catch.__enter__()
-        self._caught = [] if caught is None else caught
+        """Show nothing before the first piece."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Clear the output as soon as the next one comes, if that will be the Result; let the warnings out."""
-        self._catch.__exit__(kind, error, at)
-        if kind is None and self._handle is not None:
-            clear_output(wait=True)
-        for held in self._caught:
-            warnings.warn_explicit(held.message, held.category, held.filename, held.lineno)
+        """Draw the last pieces, where nothing has taken their place."""
+        if self._text:
+            self._draw(_PRE.format(escape(self._text, quote=False)), self._text)
 
     def add(self, piece: str) -> None:
         """Append ``piece``; it is drawn at once or with one of the next."""
@@ -81,12 +70,10 @@ class NotebookLive:
         if time.monotonic() - self._shown_at >= INTERVAL:
             self._draw(_PRE.format(escape(self._text, quote=False)), self._text)
 
-    def stop(self, result: Result | None) -> None:
-        """Put the partial Result in place of the text, or draw the last pieces of text."""
-        if result is not None:
-            self._draw(result._repr_html_(), repr(result), result._repr_mimebundle_())
-        elif self._text:
-            self._draw(_PRE.format(escape(self._text, quote=False)), self._text)
+    def end(self, result: Result) -> None:
+        """Put the Result, which may be partial, in place of the text."""
+        self._draw(result._repr_html_(), repr(result), result._repr_mimebundle_())
+        self._text = ""
 
     def _draw(self, html: str, text: str, data: dict[str, Any] | None = None) -> None:
         bundle = {"text/html": html, "text/plain": text} | (data or {})
@@ -119,9 +106,9 @@ class TerminalLive:
         sys.stdout.flush()
         self._last = piece or self._last
 
-    def stop(self, result: Result | None) -> None:
-        """Say below the text what the partial Result cost."""
+    def end(self, result: Result) -> None:
+        """Say below the text what a partial Result cost; a whole one is returned, and then says so itself."""
         from nbkv.show import result_summary  # noqa: PLC0415  (only when something was broken off)
 
-        if result is not None:
+        if result.finish_reason == "interrupted":
             self.add(f"\n[{result_summary(result.to_dict())}]\n")

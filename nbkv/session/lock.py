@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from nbkv.errors import NbkvError, OutOfMemory
-from nbkv.stopping import Stopped, Stopper
+from nbkv.stopping import Stopped, Stopper, interruption
+
+Found = TypeVar("Found")
 
 
 class SessionLock:
@@ -65,8 +68,14 @@ class SessionLock:
                 yield
         except Stopped:
             if self.interrupted:
-                raise KeyboardInterrupt from None
+                raise interruption(None, "nothing was kept of it") from None
             message = "stopped before it was done; nothing was kept of it"
             raise NbkvError(message) from None
         finally:
             self.leave()
+
+    def ended(self, found: Found) -> Found:
+        """Return what long work has found; where a Ctrl-C ended it, raise ``KeyboardInterrupt`` that has it."""
+        if self.interrupted:
+            raise interruption(found, getattr(found, "stopped", "") or "it had just ended") from None
+        return found

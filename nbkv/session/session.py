@@ -14,7 +14,7 @@ import torch
 from nbkv.context import Context
 from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
-from nbkv.families.residual import planner
+from nbkv.families.residual.planner import Plan, Planning
 from nbkv.inference.run import LaterRun, RequestRun
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.loading import Loaded, load_model
@@ -33,6 +33,7 @@ from nbkv.session.measure import FidelityMeter
 from nbkv.session.stats import Meter, Stats
 from nbkv.session.stream import Stream
 from nbkv.session.verify import Report, verify
+from nbkv.show.progress import screen
 from nbkv.stopping import Stopper
 from nbkv.stores.base import Scratch, Store
 from nbkv.stores.spec import check_spec, open_store
@@ -41,8 +42,6 @@ from nbkv.strategy import Strategy, parse, split
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
-
-    from nbkv.families.residual.planner import Plan
 
 _numbers = count(1)
 
@@ -105,6 +104,7 @@ class Session:
         self._stopper = Stopper()
         self._meter = Meter()
         self.events.add(self._meter)
+        self.events.add(screen)
         opened, scratch = open_store(store, self.events, *loaded.adapter.devices), Scratch()
         opened.scratch_spaces.add(scratch)
         self._ctx: Context | None = Context(
@@ -218,7 +218,8 @@ class Session:
         """Run one prompt under several strategies, in turns, ``repeat`` times each, and measure all against ``full``.
 
         Every run finds the store as it is and leaves it so, and none counts in ``stats`` or ``history``. Options are
-        those of ``generate``.
+        those of ``generate``. Stopped, it returns the rows of what had run; Ctrl-C raises ``KeyboardInterrupt`` with
+        them as its ``result``. So do ``certify``, ``verify`` and ``plan``.
         """
         ctx = self._open().for_request()
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
@@ -227,9 +228,8 @@ class Session:
         wanted, ids = wanted_sampling(stop, options, ctx), built_prompt(prompt, match, self.chunks.values(), ctx)
         chosen = [chosen_strategy(one, ctx) for one in split(strategies)]
         with self._lock.request():
-            table = compare(replace(ctx, bus=Bus()), chosen, ids, wanted, repeat)
-        self.last = table
-        return table
+            self.last = table = compare(ctx, chosen, ids, wanted, repeat)
+        return self._lock.ended(table)
 
     def certify(
         self,
@@ -251,7 +251,8 @@ class Session:
         """
         ctx, guarantee = self._open().for_request(), Guarantee(max_kl, rate, alpha)
         with self._lock.request():
-            return certify(prompts, guarantee, strategies, sink, ctx)
+            certificate = certify(prompts, guarantee, strategies, sink, ctx)
+        return self._lock.ended(certificate)
 
     def verify(self, strategy: str | Strategy | Sequence[str | Strategy] | None = None) -> Report:
         """Check this model's walk, cache, relocation and ``strategy`` against its own plain forward; return the table.
@@ -267,8 +268,10 @@ class Session:
         with self._lock.request():
             report = verify(ctx, chosen, tuple(self.chunks.values()))
         for one in chosen:
-            ctx.verdicts.put(verdict_name(one, ctx), report.failed(one.spec))
-        return report
+            failed = report.failed(one.spec)
+            if failed or not report.stopped:
+                ctx.verdicts.put(verdict_name(one, ctx), failed)
+        return self._lock.ended(report)
 
     def plan(self, tokens: int = 1024) -> Plan:
         """Measure what it costs to hold ``tokens`` older tokens in each form of ``residual``; it may take minutes.
@@ -277,7 +280,9 @@ class Session:
         """
         ctx = self._open()
         with self._lock.request():
-            return planner.plan(ctx.adapter, tokens)
+            work = Planning(ctx.adapter, tokens)
+            plan = work.plan(ctx.carry_out(work))
+        return self._lock.ended(plan)
 
     # looking and switching
 

@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 from nbkv.inference.run import RequestRun
 from nbkv.result import Result
 from nbkv.session.lock import SessionLock
+from nbkv.stopping import interruption
 
 T = TypeVar("T")
 
@@ -64,10 +65,10 @@ class Stream:
         try:
             with self._lock.working():
                 return work()
-        except KeyboardInterrupt as error:  # the second one: a store operation may have been cut in two
+        except KeyboardInterrupt:  # the second one: a store operation may have been cut in two
             self._run.ctx.store.clear()
             self._end()
-            raise self._interrupt(error) from None
+            raise self._interrupt() from None
         except BaseException:
             self._end()
             raise
@@ -75,7 +76,7 @@ class Stream:
     def _over(self) -> None:
         self._end()
         if self._lock.interrupted:
-            raise self._interrupt(KeyboardInterrupt()) from None
+            raise self._interrupt() from None
 
     def close(self) -> None:
         """End the answer here; what was decoded stays in ``result``."""
@@ -94,6 +95,7 @@ class Stream:
             self._on_end(self.result)
         self._lock.leave()
 
-    def _interrupt(self, error: KeyboardInterrupt) -> KeyboardInterrupt:
-        error.result = self.result  # type: ignore[attr-defined]
-        return error
+    def _interrupt(self) -> KeyboardInterrupt:
+        result = self.result
+        told = "stopped before the first token" if result is None else f"stopped after {len(result.token_ids)} tokens"
+        return interruption(result, told)

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import warnings
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -13,7 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-from nbkv.events import Token
+from nbkv.events import Advanced, Token
 from nbkv.magics.options import split_words
 from nbkv.magics.stream_output import TerminalLive
 from nbkv.models.sampling import Chooser
@@ -363,7 +362,7 @@ def test_an_interrupted_comparison_leaves_the_session_usable(shell, monkeypatch)
     with capture_output():
         done = shell.run_cell("%%kvcompare prefix -n 9\nhello", store_history=False)
     assert isinstance(done.error_in_exec, KeyboardInterrupt)
-    assert isinstance(shell.user_ns["_kv"], Result)
+    assert shell.user_ns["_kv"].stopped == "stopped after 0 of 9 steps"
     assert run(shell, "%%kvgen -n 3\nhello").token_ids == before.token_ids
 
 
@@ -403,23 +402,21 @@ def quiet(shell, cell):
     return shell.run_cell(cell, store_history=False)
 
 
-def test_a_notebook_streams_into_one_output_that_makes_way_for_the_result(shell, front_end, monkeypatch):
-    monkeypatch.setattr(type(shell.displayhook), "__call__", lambda *_: None)
+def test_a_notebook_streams_into_one_output_that_becomes_the_result(shell, front_end):
     quiet(shell, "%%kvgen -n 6\nhello")
     kinds = [kind for kind, _ in front_end]
     assert kinds[0] == "display"
-    assert set(kinds[1:-1]) == {"update"}
-    assert front_end[-1] == ("clear", True)
-    texts = [data["text/plain"] for kind, data in front_end if kind != "clear"]
-    assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
-    assert texts[-1].strip() == shell.user_ns["_kv"].text.strip()
+    assert set(kinds[1:]) == {"update"}
+    texts = [data["text/plain"] for _, data in front_end]
+    assert all(later.startswith(earlier) for earlier, later in pairwise(texts[:-1]))
+    assert texts[-1] == repr(shell.user_ns["_kv"])
+    assert "nbkv-result" in front_end[-1][1]["text/html"]
 
 
 def test_a_notebook_is_not_flooded(shell, front_end, monkeypatch):
-    monkeypatch.setattr(type(shell.displayhook), "__call__", lambda *_: None)
     monkeypatch.setattr("nbkv.magics.stream_output.INTERVAL", 60.0)
     quiet(shell, "%%kvgen -n 12\nhello")
-    assert [kind for kind, _ in front_end] == ["display", "clear"]
+    assert [kind for kind, _ in front_end] == ["display", "update"]
 
 
 def test_streamed_text_is_escaped(shell, front_end):
@@ -440,17 +437,100 @@ def test_an_interrupt_in_a_notebook_shows_the_partial_result(shell, session, fro
     assert "nbkv-result" in data["text/html"]
 
 
-def test_warnings_survive_the_clearing_of_the_output(shell, front_end):
-    from nbkv.magics.stream_output import NotebookLive
+OTHER_OUTPUT = {
+    "a table": "from IPython.display import display, HTML\ndisplay(HTML('<table></table>'))\n",
+    "a print": "print('seen')\n",
+    "earlier turns": "get_ipython().run_cell_magic('kvgen', '-n 2', 'one')\n",
+    "a comparison": "get_ipython().run_cell_magic('kvcompare', 'full -n 2 --repeat 1', 'one')\n",
+}
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with NotebookLive() as view:
-            view.add("text")
-            warnings.warn("damaged", stacklevel=1)
-            assert not caught
-        assert [str(one.message) for one in caught] == ["damaged"]
-    assert front_end[-1] == ("clear", True)
+
+@pytest.mark.parametrize("before", OTHER_OUTPUT.values(), ids=OTHER_OUTPUT)
+@pytest.mark.parametrize(
+    "last", ["'kvgen', '-n 2'", "'kvcompare', 'full -n 2 --repeat 1'", "'kvgen', '--compare -n 2'"]
+)
+def test_what_the_cell_has_shown_before_survives(shell, front_end, before, last):
+    quiet(shell, f"{before}get_ipython().run_cell_magic({last}, 'two')")
+    kinds = [kind for kind, _ in front_end]
+    assert "clear" not in kinds
+    assert kinds.count("display") == (1 if "print" in before else 2)
+    # the last output alone is drawn anew once it has begun
+    begun = max(at for at, kind in enumerate(kinds) if kind == "display")
+    assert set(kinds[begun + 1 :]) == {"update"}
+
+
+LONG = {  # and what their steps begin with
+    "%%kvcompare full,prefix -n 2 --repeat 2\nhello": "compare: ",
+    "%kvverify full": "verify: ",
+    "%kvplan -n 8": "plan: ",
+}
+
+
+@pytest.fixture
+def few_forms(monkeypatch):
+    from nbkv.families.residual import planner
+    from nbkv.families.residual.bandwidth import Bandwidths
+
+    given = Bandwidths(memory=1e10, host=5e9, disk=1e9, gemm=1e11, rows=64)
+    monkeypatch.setattr(planner, "rates", lambda adapter, rows: given)
+    monkeypatch.setattr(planner, "_pure", lambda adapter: ["ids", "layers", "host"])
+    monkeypatch.setattr("nbkv.magics.progress.INTERVAL", 0.0)
+
+
+@pytest.mark.parametrize("cell", LONG)
+def test_long_work_shows_its_steps_and_then_what_it_found(shell, front_end, few_forms, cell):
+    quiet(shell, cell)
+    kinds = [kind for kind, _ in front_end]
+    assert kinds[0] == "display"
+    assert set(kinds[1:]) == {"update"}
+    *steps, last = (data["text/plain"] for _, data in front_end)
+    assert len(steps) >= 4
+    assert all(step.startswith(LONG[cell]) and " steps, " in step for step in steps)
+    assert not last.startswith(LONG[cell])
+    assert "<table" in front_end[-2][1]["text/html"]
+
+
+@pytest.mark.parametrize("cell", LONG)
+def test_an_interrupt_keeps_what_was_found_and_is_one_quiet_line(shell, front_end, few_forms, cell, capsys):
+    def listener(event):
+        if isinstance(event, Advanced) and event.done == 2 and not event.over:
+            signal.raise_signal(signal.SIGINT)
+
+    with heard_by(shell.magics_manager.registry["KVMagics"].sessions.current, listener):
+        done = quiet(shell, cell)
+    assert isinstance(done.error_in_exec, KeyboardInterrupt)
+    told = capsys.readouterr()
+    (line,) = [line for line in (told.out + told.err).splitlines() if line.strip()]
+    assert re.fullmatch(r"KeyboardInterrupt: stopped after 2 of \d+ steps; _kv has what there was", line)
+    kept = shell.user_ns["_kv"]
+    assert kept.stopped
+    assert front_end[-1][1]["text/plain"] == repr(kept)
+
+
+@pytest.mark.parametrize("cell", ["%kvload tiny", "%kvstore clear", "%%kvchunk notes\nhello"])
+def test_an_interrupt_of_any_magic_is_one_quiet_line(shell, session, monkeypatch, cell, capsys):
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nbkv.load", pressed, raising=False)
+    monkeypatch.setattr(type(session.store), "clear", pressed)
+    monkeypatch.setattr(type(session), "chunk", pressed)
+    done = quiet(shell, cell)
+    assert isinstance(done.error_in_exec, KeyboardInterrupt)
+    told = capsys.readouterr()
+    (line,) = [line for line in (told.out + told.err).splitlines() if line.strip()]
+    assert re.fullmatch(r"KeyboardInterrupt: %%?kv\w+ was interrupted", line)
+
+
+def test_python_in_a_notebook_shows_long_work_too(shell, front_end, monkeypatch):
+    cell = "get_ipython().magics_manager.registry['KVMagics'].sessions.current.compare('one', 'full', repeat=1);"
+    monkeypatch.setattr("nbkv.magics.progress.DELAY", 1e9)
+    quiet(shell, cell)
+    assert not front_end  # what is over soon is not shown
+    monkeypatch.setattr("nbkv.magics.progress.DELAY", 0.0)
+    quiet(shell, cell)
+    assert front_end[0][0] == "display"
+    assert re.fullmatch(r"compare: \d+ steps in .*s", front_end[-1][1]["text/plain"])
 
 
 def test_sessions_are_opened_switched_and_closed_by_name(shell, magics, session):
@@ -618,6 +698,8 @@ def _what_can_be_added(shell):
         list(shell.input_transformers_cleanup),
         dict(shell.display_formatter.formatters["text/plain"].deferred_printers),
         dict(shell.display_formatter.formatters["text/plain"].type_printers),
+        dict(shell.display_formatter.ipython_display_formatter.deferred_printers),
+        dict(shell.display_formatter.ipython_display_formatter.type_printers),
     )
 
 
