@@ -50,6 +50,14 @@ export interface Now {
   tokens_per_s: number;
 }
 
+/** Long work of many steps, such as a comparison. */
+export interface Work {
+  work: string;
+  doing: string;
+  done: number;
+  total: number;
+}
+
 export interface Session {
   id: number;
   name: string;
@@ -62,6 +70,7 @@ export interface Session {
   tiers: Tier[];
   recent: Past[];
   now: Now | null;
+  work: Work | null;
   stopping: boolean;
   clearing: boolean;
 }

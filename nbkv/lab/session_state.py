@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import NbkvError
-from nbkv.events import Event, Evicted, Fallback, Finished, Layer, Started, Stored, Token
+from nbkv.events import Advanced, Event, Evicted, Fallback, Finished, Layer, Started, Stored, Token
 from nbkv.show.columns import columns
 from nbkv.show.tokenmap import segments
 
@@ -38,6 +38,7 @@ class SessionState:
         self._ttft: deque[float] = deque(maxlen=POINTS)
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._now: dict[str, Any] | None = None
+        self._work: dict[str, Any] | None = None
         self._first_token_at = 0.0
         self._tiers: list[dict[str, Any]] = []
         self._tiers_changed = True
@@ -54,6 +55,8 @@ class SessionState:
             self._now |= {"layer": 0, "layers": 0, "tokens": 0, "tokens_per_s": 0.0}
         elif isinstance(event, Finished):
             self._finished(event)
+        elif isinstance(event, Advanced):
+            self._advanced(event)
         elif isinstance(event, (Stored, Evicted)):
             self._tiers_changed = True
         elif isinstance(event, Fallback):
@@ -65,7 +68,7 @@ class SessionState:
 
     def rest(self) -> None:
         """Take note that nothing runs."""
-        self._now, self.stopping = None, False
+        self._now, self._work, self.stopping = None, None, False
 
     def read_tiers(self) -> None:
         """Look at the store again if it may have changed."""
@@ -91,6 +94,7 @@ class SessionState:
             "tiers": self._tiers,
             "recent": list(self._recent),
             "now": self._now and dict(self._now),
+            "work": self._work and dict(self._work),
             "stopping": self.stopping,
             "clearing": self.clearing,
         }
@@ -108,6 +112,14 @@ class SessionState:
     def _layer(self, event: Layer) -> None:
         if self._now is not None and not self._now["tokens"]:
             self._now["layer"], self._now["layers"] = event.index + 1, event.n_layers
+
+    def _advanced(self, event: Advanced) -> None:
+        if event.over:
+            self.rest()
+            return
+        if event.done == 0:
+            self.stopping = False
+        self._work = {"work": event.work, "doing": event.doing, "done": event.done, "total": event.total}
 
     def _finished(self, event: Finished) -> None:
         result = event.result

@@ -29,11 +29,8 @@ class CellOutput:
         """Draw how far the work is, if it is time to, or one line that it is over."""
         now = time.monotonic()
         took, begun = now - self._began, self._handle is not None
-        if event.over:
-            wanted = begun
-        else:
-            wanted = now - self._drawn_at >= INTERVAL if begun else self._at_once or took >= DELAY
-        if wanted:
+        due = now - self._drawn_at >= INTERVAL if begun else self._at_once or took >= DELAY
+        if begun if event.over else due:
             told = event.to_dict()
             self.draw({"text/html": progress_html(told, took), "text/plain": progress_text(told, took)}, {})
 
