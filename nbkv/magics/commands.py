@@ -17,7 +17,7 @@ from nbkv.magics.listing import Listing, listing
 from nbkv.magics.options import command, option
 from nbkv.magics.progress import CellOutput, CellProgress
 from nbkv.magics.sessions import Sessions
-from nbkv.magics.stream_output import Live, live
+from nbkv.magics.stream_output import Live, live, shown_result, shown_turn
 from nbkv.magics.template import fill, prompt_of
 from nbkv.magics.views import Views
 from nbkv.show.units import plural
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from nbkv.families.residual.planner import Plan
     from nbkv.lab import Lab
     from nbkv.result import Chunk, Comparison, Result
+    from nbkv.session.chat import Chat
     from nbkv.session.session import Session
+    from nbkv.session.stream import Stream
     from nbkv.session.verify import Report
     from nbkv.show import Plot
 
@@ -58,6 +60,7 @@ class KVMagics(Magics):
         self.sessions = Sessions()
         self.shown = Views(shell)
         self.progress = CellProgress(shell)
+        self.chats: dict[str, Chat] = {}  # by the name of their session
         self.on_screen: object = None  # what the running cell has shown already: it need not be shown again
         self.matcher = matcher(self)
         self.lab: Lab | None = None  # the panel's other end, where there is a front end
@@ -105,6 +108,43 @@ class KVMagics(Magics):
             raise BadOption(message)
         names = ",".join(filter(None, (args.compare, args.strategy)))
         return self._compare(args, text, names, repeat=1)
+
+    @line_cell_magic
+    @command(
+        option("--new", action="store_true", help="begin a new conversation"),
+        option("--system", metavar="TEXT", help="what the model is told before a new conversation"),
+        option("--edit", type=int, metavar="TURN", help="ask the cell in place of this turn and all after it"),
+        STRATEGY,
+        MAX_NEW,
+        option("-t", "--temperature", type=float, help="0 is greedy (default: %%config KVMagics.temperature, 0)"),
+        cell="optional",
+    )
+    def kvchat(self, args: Namespace, text: str | None) -> Chat:
+        """Ask the cell as the next turn of a conversation; as a line magic show all turns and what reuse has saved.
+
+        Each turn says how much of its prompt was reused and how much sooner the answer began.
+        """
+        session = self.sessions.current
+        chat = self.chats.get(session.name)
+        if chat is None or args.new or args.system is not None:
+            chat = self.chats[session.name] = session.chat(args.system)
+        if text is None:
+            return chat
+        parts = fill(text, self._variables(), session.chunks)
+        prompt_of(parts, chat=False)  # says so if there is nothing to ask
+        if args.edit is not None:
+            chat.rewind(args.edit)
+        asked: Any = parts if len(parts) > 1 else parts[0]
+        with live(self.shell) as view:
+            result = self._streamed(chat.stream(asked, **self._sampling(args)), view)
+            if result.finish_reason == "interrupted":  # no turn of the conversation
+                view.end(shown_result(result))
+            else:
+                chat.keep(asked, result)
+                view.end(shown_turn(chat))
+        self.on_screen = chat
+        self._keep(result, None)
+        return chat
 
     @line_cell_magic
     @command(option("name", metavar="NAME", help="what the chunk is called in {{ }}"), cell=True)
@@ -228,6 +268,7 @@ class KVMagics(Magics):
         """Close a session and free its model and KV."""
         self.sessions.current  # noqa: B018  (says so if nothing is open)
         name = args.name or self.sessions.current_name
+        self.chats.pop(self.sessions.get(name).name, None)
         self.sessions.close(name)
         now = self.sessions.current_name
         sys.stdout.write(f"closed {name}{f'; the current session is now {now}' if now else ''}\n")
@@ -239,21 +280,26 @@ class KVMagics(Magics):
 
     def _generate(self, args: Namespace, text: str) -> Result:
         session, prompt = self._prepare(args, text)
-        temperature = self.temperature if args.temperature is None else args.temperature
-        options = {"strategy": args.strategy, "temperature": temperature, "max_new_tokens": self._max_new(args)}
-        options["unmask"] = args.unmask
+        options = self._sampling(args) | {"unmask": args.unmask}
         with live(self.shell) as view:
-            stream = session.stream(prompt, **options)
-            try:
-                for piece in stream:
-                    view.add(piece)
-            except KeyboardInterrupt:
-                stream.close()  # it may have come between two pieces, while one was drawn
-                raise self._broken_off(stream.result, view) from None
-            result = cast("Result", stream.result)
-            view.end(result)
+            result = self._streamed(session.stream(prompt, **options), view)
+            view.end(shown_result(result))
         self.on_screen = result
         return self._keep(result, args.out)
+
+    def _sampling(self, args: Namespace) -> dict[str, Any]:
+        temperature = self.temperature if args.temperature is None else args.temperature
+        return {"strategy": args.strategy, "temperature": temperature, "max_new_tokens": self._max_new(args)}
+
+    def _streamed(self, stream: Stream, view: Live) -> Result:
+        """Draw an answer while it comes; an interrupt keeps and shows it as far as it came."""
+        try:
+            for piece in stream:
+                view.add(piece)
+        except KeyboardInterrupt:
+            stream.close()  # it may have come between two pieces, while one was drawn
+            raise self._broken_off(stream.result, view) from None
+        return cast("Result", stream.result)
 
     def _compare(self, args: Namespace, text: str, names: str, repeat: int) -> Comparison:
         session, prompt = self._prepare(args, text)
@@ -288,9 +334,11 @@ class KVMagics(Magics):
         if args.chat and not session.has_template:
             message = f"--chat: the tokenizer of {session.model_name} has no chat template (leave --chat out)"
             raise BadOption(message)
-        variables = {name: value for name, value in self.shell.user_ns.items() if name not in {"In", "Out"}}
-        parts = fill(text, variables, session.chunks)
+        parts = fill(text, self._variables(), session.chunks)
         return session, prompt_of(parts, chat=session.has_template and not args.raw)
+
+    def _variables(self) -> dict[str, object]:
+        return {name: value for name, value in self.shell.user_ns.items() if name not in {"In", "Out"}}
 
     def _max_new(self, args: Namespace) -> int:
         return int(self.max_new if args.max_new is None else args.max_new)
@@ -305,7 +353,7 @@ class KVMagics(Magics):
         """Keep and show what an interrupted answer has come to; what is raised keeps queued cells from starting."""
         if result is None:
             return interruption(None, "stopped before the first token")
-        view.end(self._keep(result, None))
+        view.end(shown_result(self._keep(result, None)))
         return interruption(result, f"stopped after {plural(len(result.token_ids), 'token')}; {LAST} has them")
 
 

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 _NAME = KVMagics.__name__
-_RESULT = ("nbkv.result", "Result")
+_RESULT, _CHAT = ("nbkv.result", "Result"), ("nbkv.session.chat", "Chat")
 _SHOWN_WHILE_MADE = (
     _RESULT,
     ("nbkv.result", "Comparison"),
+    _CHAT,
     ("nbkv.session.verification.report", "Report"),
     ("nbkv.families.residual.planner", "Plan"),
 )
@@ -34,7 +35,8 @@ def register(shell: InteractiveShell) -> None:
     shell.input_transformers_cleanup.insert(0, help_without_cell)
     shell.events.register("post_run_cell", magics.after_cell)
     screen.shown_by = magics.progress
-    _plain_text(shell).for_type_by_name(*_RESULT, _printer(magics))
+    for name in (_RESULT, _CHAT):
+        _plain_text(shell).for_type_by_name(*name, _printer(magics))
     for name in _SHOWN_WHILE_MADE:
         _displays(shell).for_type_by_name(*name, _unless_on_screen(magics))
     if has_front_end(shell) and os.environ.get("NBKV_PANEL") != "off":
@@ -57,7 +59,8 @@ def unregister(shell: InteractiveShell) -> None:
     shell.configurables.remove(magics)  # IPython has put it there, for %config
     shell.Completer.custom_matchers.remove(magics.matcher)
     shell.input_transformers_cleanup.remove(help_without_cell)
-    _plain_text(shell).pop(".".join(_RESULT), None)
+    for name in (_RESULT, _CHAT):
+        _plain_text(shell).pop(".".join(name), None)
     for name in _SHOWN_WHILE_MADE:
         _displays(shell).pop(".".join(name), None)
     if magics.lab is not None:
@@ -103,10 +106,14 @@ def _unless_on_screen(magics: KVMagics) -> Any:  # noqa: ANN401  (as IPython cal
 
 def _printer(magics: KVMagics) -> Any:  # noqa: ANN401  (IPython's pretty printers are untyped)
     def show(result: Any, printer: Any, cycle: bool) -> None:  # noqa: ANN401, ARG001, FBT001  (as IPython calls a printer)
-        from nbkv.show import result_summary  # noqa: PLC0415  (a result exists, so it is imported)
+        from nbkv.result import Result  # noqa: PLC0415  (a result exists, so it is imported)
+        from nbkv.show import result_summary  # noqa: PLC0415  (as above)
 
         stands_above = result is magics.on_screen and not has_front_end(magics.shell)
         magics.on_screen = None
-        printer.text(f"[{result_summary(result.to_dict())}]" if stands_above else repr(result))
+        summary = (
+            f"[{result_summary(result.to_dict())}]" if isinstance(result, Result) else f"<{type(result).__name__}>"
+        )
+        printer.text(summary if stands_above else repr(result))
 
     return show

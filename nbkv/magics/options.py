@@ -7,7 +7,7 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from inspect import cleandoc
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from IPython.core.error import UsageError
 from IPython.core.magic import no_var_expand
@@ -44,7 +44,9 @@ def option(*names: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any
 
 
 def command(
-    *options: tuple[tuple[str, ...], dict[str, Any]], exclusive: tuple[str, ...] = (), cell: bool = False
+    *options: tuple[tuple[str, ...], dict[str, Any]],
+    exclusive: tuple[str, ...] = (),
+    cell: bool | Literal["optional"] = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Turn a method that takes parsed arguments (and the cell's text) into a magic.
 
@@ -72,7 +74,7 @@ def command(
                 if set(HELP) & set(words):
                     sys.stdout.write(parser.format_help())
                     return None
-                if cell and body is None:
+                if cell is True and body is None:
                     parser.error(f"the text stands in the cell, below a first line that begins with {prog}")
                 arguments = parser.parse_args(words)
                 return method(self, arguments, body) if cell else method(self, arguments)

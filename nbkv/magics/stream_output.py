@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass, field
 from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -14,10 +15,42 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from nbkv.result import Result
+    from nbkv.session.chat import Chat
 
 INTERVAL = 0.1  # seconds between two updates
 _STYLE = "white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:0;background:none;color:inherit"
 _PRE = f'<pre style="{_STYLE}">{{}}</pre>'
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What takes the place of a streamed text: as HTML, as text, and as further data by MIME type.
+
+    ``below`` is what a terminal, where the text stands already, has below it.
+    """
+
+    html: str
+    text: str
+    data: dict[str, Any] = field(default_factory=dict)
+    below: str = ""
+
+
+def shown_result(result: Result) -> Ending:
+    """Return a Result as the end of its text; a whole one is returned, and then says itself what it cost."""
+    from nbkv.show import result_summary  # noqa: PLC0415  (a result exists, so it is imported)
+
+    below = result_summary(result.to_dict()) if result.finish_reason == "interrupted" else ""
+    return Ending(result._repr_html_(), repr(result), result._repr_mimebundle_(), below)
+
+
+def shown_turn(chat: Chat) -> Ending:
+    """Return the last turn of a conversation as the end of its text."""
+    from nbkv.show.chat import saved_words, turn_html, turn_words  # noqa: PLC0415  (as above)
+
+    told = chat.to_dict()
+    last = told["turns"][-1]
+    below = f"{turn_words(last)}; {saved_words(told)}"
+    return Ending(turn_html(told), f"{last['answer']['text'].strip()}\n[{below}]", below=below)
 
 
 class Live(Protocol):
@@ -32,7 +65,7 @@ class Live(Protocol):
     def add(self, piece: str) -> None:
         """Append ``piece``."""
 
-    def end(self, result: Result) -> None:
+    def end(self, shown: Ending) -> None:
         """Show what it came to."""
 
 
@@ -70,9 +103,9 @@ class NotebookLive:
         if time.monotonic() - self._shown_at >= INTERVAL:
             self._draw(_PRE.format(escape(self._text, quote=False)), self._text)
 
-    def end(self, result: Result) -> None:
-        """Put the Result, which may be partial, in place of the text."""
-        self._draw(result._repr_html_(), repr(result), result._repr_mimebundle_())
+    def end(self, shown: Ending) -> None:
+        """Put it in place of the text."""
+        self._draw(shown.html, shown.text, shown.data)
         self._text = ""
 
     def _draw(self, html: str, text: str, data: dict[str, Any] | None = None) -> None:
@@ -106,9 +139,7 @@ class TerminalLive:
         sys.stdout.flush()
         self._last = piece or self._last
 
-    def end(self, result: Result) -> None:
-        """Say below the text what a partial Result cost; a whole one is returned, and then says so itself."""
-        from nbkv.show import result_summary  # noqa: PLC0415  (only when something was broken off)
-
-        if result.finish_reason == "interrupted":
-            self.add(f"\n[{result_summary(result.to_dict())}]\n")
+    def end(self, shown: Ending) -> None:
+        """Write what belongs below the text."""
+        if shown.below:
+            self.add(f"\n[{shown.below}]\n")

@@ -181,6 +181,13 @@ class Session:
         run = self._run(LaterRun, prompt, options, **given)
         return Stream(run, self._lock, self._remember)
 
+    def full_ttft_s(self, tokens: int) -> float | None:
+        """Return about the seconds to the first token that ``full`` takes for ``tokens``, from requests so far.
+
+        None before a prompt of a quarter of that length or more was computed whole.
+        """
+        return self._meter.full_ttft_s(tokens)
+
     def chat(self, system: str | None = None) -> Chat:
         """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result."""
         self._open()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nbkv.show.bundle import MIME, comparison_bundle, result_bundle
 from nbkv.show.certificate import certificate_html, certificate_text
+from nbkv.show.chat import chat_html, chat_text
 from nbkv.show.chunk import chunk_html, chunk_text
 from nbkv.show.comparison import comparison_html, comparison_text
 from nbkv.show.figures import Plot, comparison_figure, comparison_plot, history_figure, history_plot
@@ -19,6 +20,8 @@ __all__ = [
     "Plot",
     "certificate_html",
     "certificate_text",
+    "chat_html",
+    "chat_text",
     "chunk_html",
     "chunk_text",
     "comparison_bundle",

@@ -22,6 +22,7 @@ from nbkv.session.verify import Report
 MAGICS = {
     "kvload",
     "kvgen",
+    "kvchat",
     "kvchunk",
     "kvcompare",
     "kvuse",
@@ -724,3 +725,46 @@ def test_kvplan_shows_what_older_tokens_cost(shell, monkeypatch):
     plan = run(shell, "%kvplan -n 16")
     assert plan.tokens == 16
     assert plan.pick in {"ids", "layers", "first(4)"}
+
+
+def test_a_chat_goes_on_and_a_turn_can_be_edited(shell, session):
+    chat = run(shell, "%%kvchat -n 3\nMarta has 3 apples . Jonas has 4 .")
+    assert run.stdout.count("turn") <= 1
+    run(shell, "%%kvchat -n 3\nwho ?")
+    assert "reused" in run.stdout
+    assert run(shell, "%kvchat") is chat
+    assert [turn["asked"] for turn in chat.to_dict()["turns"]] == ["Marta has 3 apples . Jonas has 4 .", "who ?"]
+    run(shell, "%%kvchat -n 3 --edit 2\nhow many ?")
+    assert [turn["asked"] for turn in chat.to_dict()["turns"]][1:] == ["how many ?"]
+    assert shell.user_ns["_kv"] is chat.results[-1]
+    assert chat.results[-1].tokens.reused > 0
+    assert run(shell, "%%kvchat --new -n 1\nhello") is not chat
+    assert "no turn 5" in refused(shell, "%%kvchat --edit 5\nhello")
+    assert "holds no prompt" in refused(shell, "%%kvchat\n  ")
+
+
+def test_a_chat_takes_chunks_and_a_system_text(shell, session):
+    chunk = run(shell, "%%kvchunk notes\nMarta has 3 apples .")
+    chat = run(shell, "%%kvchat -n 1 --system 'you are terse'\n{{ notes }} who ?")
+    assert chat.to_dict()["system"] == "you are terse"
+    assert chat.results[0].chunks[0][0] == "notes"
+    assert len(chunk) == chat.results[0].chunks[0][2] - chat.results[0].chunks[0][1]
+
+
+def test_an_interrupted_turn_is_none(shell, session):
+    chat = run(shell, "%%kvchat --new -n 1\nhello")
+    with interrupt_at(session, 3), capture_output():
+        done = shell.run_cell("%%kvchat -n 12\nhello", store_history=False)
+    assert isinstance(done.error_in_exec, KeyboardInterrupt)
+    assert len(chat.results) == 1
+    assert shell.user_ns["_kv"].finish_reason == "interrupted"
+
+
+def test_a_turn_in_a_notebook_is_one_output_with_its_bar(shell, front_end):
+    quiet(shell, "%%kvchat --new -n 4\nhello")
+    quiet(shell, "%%kvchat -n 4\nhello again")
+    assert [kind for kind, _ in front_end].count("display") == 2
+    last = front_end[-1][1]["text/html"]
+    assert "nbkv-chat" in last
+    assert "turn 2: " in last
+    assert "so far" in last

@@ -16,7 +16,7 @@ export function Running({ now, work, stopping }: Props): React.JSX.Element {
   return (
     <section className="nbkv-lab-now" aria-label="Under way" data-running={Boolean(under)}>
       <div className="nbkv-lab-pair">
-        <span className="nbkv-lab-cut" title={work ? named(work) : undefined}>
+        <span>
           {now ? `Request ${now.request}` : work ? named(work) : 'No request running'}
         </span>
         <span className="nbkv-lab-number">{under ? (stopping ? 'stopping…' : now ? doing(now) : steps(work)) : ''}</span>
