@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 
-from nbkv.context import Context
+from nbkv.context import Context, LongWork
 from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
 from nbkv.families.residual.planner import Plan, Planning
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
 
+Work = TypeVar("Work", bound=LongWork)
+Found = TypeVar("Found")
 _numbers = count(1)
 
 
@@ -285,11 +287,18 @@ class Session:
 
         Raises ``BadOption`` and ``UnsupportedModel``.
         """
-        ctx = self._open()
+        return self.carry_out(lambda ctx: Planning(ctx.adapter, tokens), Planning.plan)
+
+    def carry_out(self, make: Callable[[Context], Work], found: Callable[[Work, str], Found]) -> Found:
+        """Return what is ``found`` by the long work that ``make`` gives, told step by step, stopped as all others are.
+
+        ``found`` also gets how far it came where it was stopped, else "".
+        """
+        ctx = self._open().for_request()
         with self._lock.request():
-            work = Planning(ctx.adapter, tokens)
-            plan = work.plan(ctx.carry_out(work))
-        return self._lock.ended(plan)
+            work = make(ctx)
+            made = found(work, ctx.carry_out(work))
+        return self._lock.ended(made)
 
     # looking and switching
 

@@ -14,6 +14,7 @@ from nbkv.show.plan import plan_html, plan_text
 from nbkv.show.report import report_html, report_text
 from nbkv.show.result import result_html, result_summary, result_text
 from nbkv.show.stats import stats_html, stats_text
+from nbkv.show.tour import tour_html, tour_reason, tour_text
 
 __all__ = [
     "MIME",
@@ -45,4 +46,7 @@ __all__ = [
     "stats_text",
     "table_html",
     "table_text",
+    "tour_html",
+    "tour_reason",
+    "tour_text",
 ]

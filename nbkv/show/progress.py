@@ -13,6 +13,7 @@ from nbkv.show.comparison import comparison_html
 from nbkv.show.page import view
 from nbkv.show.plan import plan_html
 from nbkv.show.report import report_html
+from nbkv.show.tour import tour_html
 from nbkv.show.units import plural, seconds
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _VIEWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "comparison": comparison_html,
     "plan": plan_html,
     "report": report_html,
+    "tour": tour_html,
 }
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nbkv.context import Context
 from nbkv.errors import BadPrompt
+from nbkv.events import Bus
 from nbkv.models.sampling import Sampling
 from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Result
@@ -22,6 +23,7 @@ from nbkv.stores.base import Scratch
 from nbkv.stores.memory import MemoryStore
 from nbkv.strategy import Strategy
 from nbkv.tasks.items import Item
+from nbkv.timing import settle, timed
 
 Question = Item | PromptLike
 
@@ -60,7 +62,7 @@ class Calibration:
             in_play = [step for each in self.tried.ladders for step in each.in_play(max_kl, self.allowed)]
             steps = [*self.tried.exact, *in_play]
             yield f"prompt {number} of {len(self.prompts)}, {plural(len(steps), 'strategy', 'strategies')}"
-            rows = _rows(prompt, [known[step.spec] for step in steps], self._sink, self._ctx)
+            rows = first_requests(prompt, [known[step.spec] for step in steps], self._sink, self._ctx).rows
             for step in steps:
                 row = rows[step.spec]
                 step.add(row["kl"], row["compute_share"], row["ttft_s"])
@@ -81,17 +83,31 @@ def build(questions: Iterable[Question], sink: str, ctx: Context) -> list[Prompt
     return [_built(question, number, sink, ctx) for number, question in enumerate(listed, start=1)]
 
 
-def _rows(prompt: Prompt, strategies: Sequence[Strategy], sink: str, ctx: Context) -> dict[str, dict[str, Any]]:
-    """Return what ``strategies`` and full did on ``prompt``, in a store that holds only the chunks of it."""
+@dataclass(frozen=True)
+class FirstRequests:
+    """What strategies did on a prompt that no store had seen: rows of a comparison by strategy, ``full`` among them.
+
+    Its chunks took ``encode_s`` seconds to be encoded, and their KV ``nbytes``.
+    """
+
+    rows: dict[str, dict[str, Any]]
+    encode_s: float
+    nbytes: int
+
+
+def first_requests(prompt: Prompt, strategies: Sequence[Strategy], sink: str, ctx: Context) -> FirstRequests:
+    """Run ``strategies`` and full on ``prompt``, in a store that holds only the chunks of it."""
     with closing(MemoryStore(limit=_NO_LIMIT)) as store:
-        own = replace(ctx, store=store, scratch=Scratch())
+        own, clock = replace(ctx, store=store, scratch=Scratch(), bus=Bus()), timed()
         if own.adapter.capabilities.prefix:
             for chunk, _, _ in prompt.chunks:
                 encode_chunk(chunk, sink, own)
+        settle(own.adapter)
+        encode_s, nbytes = clock(), sum(int(tier["bytes"]) for tier in store.figures())
         run = ComparisonRun(own, strategies, prompt, Sampling(max_new_tokens=1), repeat=1)
         for _ in run.steps():  # one prompt is one step of the whole
             pass
-    return {row["strategy"]: row for row in run.table().rows}
+    return FirstRequests({row["strategy"]: row for row in run.table().rows}, encode_s, nbytes)
 
 
 def _built(question: object, number: int, sink: str, ctx: Context) -> Prompt:
