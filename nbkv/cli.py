@@ -27,6 +27,17 @@ _LONGEST = 48  # characters of a cell
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+_EXAMPLES = {
+    "demo": "demo",
+    "run": "run experiment.ipynb -p strategy prefix --grid grid.yaml -o runs",
+    "report": "report runs",
+    "bench": "bench ttft.prefix --rounds 3 --json figures.json",
+    "verify": "verify smollm2 -s prefix -s 'cacheblend(budget=0.2)'",
+    "certify": "certify smollm2 --prompts questions.jsonl --max-kl 0.1",
+    "doctor": "doctor --plan smollm2",
+    "list": "list --markdown",
+}
+
 # What the quickstart records, as the demo shows it; anything else it records is shown as it is.
 _DEMO = {
     "hit_rate": ("hit rate", "{:.1%}"),
@@ -244,6 +255,8 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("list", help="the strategies there are")
     one.add_argument("--markdown", action="store_true", help="as the table in the README")
     one.set_defaults(command=list_strategies)
+    for name, told in _EXAMPLES.items():
+        commands.choices[name].epilog = f"example: nbkv {told}"
     return parser
 
 

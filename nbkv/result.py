@@ -112,7 +112,8 @@ class Chunk:
     def __repr__(self) -> str:
         """Return name, size and the beginning of the text."""
         text = " ".join(self.text.split())
-        return f"<Chunk {self.name!r}: {len(self)} tokens, {text[:60]!r}{'…' if len(text) > 60 else ''}>"  # noqa: PLR2004
+        shown = f"{text[:60]!r}{'…' if len(text) > 60 else ''}"  # noqa: PLR2004
+        return f"<Chunk {self.name!r}: {'; '.join((f'{len(self)} tokens, {shown}', *self.notes))}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the chunk as JSON-able data."""

@@ -155,7 +155,9 @@ class KVMagics(Magics):
 
     @line_cell_magic
     @command(
-        option("strategies", nargs="+", metavar="S,S", kind="strategies", help="strategies, separated by commas"),
+        option(
+            "strategies", nargs="+", metavar="S,S", kind="strategies", help="strategies, separated by commas or spaces"
+        ),
         MAX_NEW,
         option("--repeat", type=int, default=3, help="runs of each, of which the median counts (default: 3)"),
         UNMASK,
@@ -167,7 +169,8 @@ class KVMagics(Magics):
     )
     def kvcompare(self, args: Namespace, text: str) -> Comparison:
         """Run the cell's prompt under several strategies; returns a Comparison with full as the reference."""
-        return self._compare(args, text, " ".join(args.strategies), repeat=args.repeat)
+        names = ",".join(filter(None, (word.strip(",") for word in args.strategies)))
+        return self._compare(args, text, names, repeat=args.repeat)
 
     @line_magic
     @command(
@@ -190,14 +193,16 @@ class KVMagics(Magics):
     @command(option("action", nargs="?", metavar="SPEC | clear | ls", kind="store", help="what to do with the store"))
     def kvstore(self, args: Namespace) -> pd.DataFrame:
         """Show the tiers of the store; with SPEC replace it, with clear empty it, with ls list what it holds."""
+        from nbkv.magics.store_table import StoreTable  # noqa: PLC0415  (pandas comes late)
+
         session = self.sessions.current
         if args.action == "ls":
-            return session.store.ls()
+            return StoreTable(session.store.ls())
         if args.action == "clear":
             session.store.clear()
         elif args.action is not None:
             session.use_store(args.action)
-        return session.store.tiers
+        return StoreTable(session.store.tiers)
 
     @line_magic
     @command(
@@ -332,7 +337,10 @@ class KVMagics(Magics):
             _check_name("--out", args.out)
         session = self.sessions.current
         if args.chat and not session.has_template:
-            message = f"--chat: the tokenizer of {session.model_name} has no chat template (leave --chat out)"
+            message = (
+                f"--chat: the tokenizer of {session.model_name} has no chat template "
+                "(leave --chat out, and the cell is sent as it stands; %kvload smollm2 loads a model that has one)"
+            )
             raise BadOption(message)
         parts = fill(text, self._variables(), session.chunks)
         return session, prompt_of(parts, chat=session.has_template and not args.raw)

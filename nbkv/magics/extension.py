@@ -69,11 +69,16 @@ def unregister(shell: InteractiveShell) -> None:
 
 
 def help_without_cell(lines: list[str]) -> list[str]:
-    """Let ``%%kvgen -h`` work without a text below it, which IPython would ask for."""
+    """Let ``%%kvgen -h`` work without a text below it, and the magic itself say what an empty cell lacks.
+
+    IPython would refuse both, and propose the line magic.
+    """
     first, *rest = lines or [""]
-    if first.startswith("%%kv") and set(HELP) & set(first.split()) and not "".join(rest).strip():
+    if not first.startswith("%%kv") or "".join(rest).strip():
+        return lines
+    if set(HELP) & set(first.split()):
         return [first[1:]]
-    return lines
+    return [f"{first.rstrip()}\n", "\n"]
 
 
 def _open_lab(shell: InteractiveShell) -> Lab:

@@ -14,6 +14,7 @@ from IPython.core.magic import no_var_expand
 from IPython.core.magic_arguments import MagicArgumentParser
 
 from nbkv.errors import NbkvError
+from nbkv.magics.examples import example
 from nbkv.magics.template import fill
 from nbkv.stopping import quiet
 
@@ -57,7 +58,8 @@ def command(
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         prog = f"{'%%' if cell else '%'}{method.__name__}"
         text = cleandoc(method.__doc__ or "")
-        parser = Parser(prog, description=text, formatter_class=Layout)  # type: ignore[no-untyped-call]
+        epilog = example(method.__name__)
+        parser = Parser(prog, description=text, epilog=epilog, formatter_class=Layout)  # type: ignore[no-untyped-call]
         group = parser.add_mutually_exclusive_group() if exclusive else parser
         for names, settings in options:
             place = group if set(names) & set(exclusive) else parser

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import ParamSpec, TypeVar
 
 from nbkv.context import Context
 from nbkv.errors import BadOption, UnsupportedModel
@@ -10,6 +13,31 @@ from nbkv.models.sampling import Sampling, sampling
 from nbkv.prompts.prompt import Prompt, PromptLike, build, matched
 from nbkv.result import Chunk
 from nbkv.strategy import Strategy, parse
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def spells_out_sampling(method: Callable[P, R]) -> Callable[P, R]:
+    """Write the options of sampling into the signature of ``method`` in place of its ``**options``.
+
+    So completion and ``?`` show them; they are read by ``wanted_sampling`` all the same.
+    """
+    written = inspect.signature(method)
+    own = [each for each in written.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    known = {each.name for each in own}
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if field.name == "stop" else field.default,
+            annotation=field.type,
+        )
+        for field in fields(Sampling)
+        if field.name not in known
+    ]
+    method.__signature__ = written.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return method
 
 
 def chosen_strategy(strategy: str | Strategy, ctx: Context, *, force: bool = False) -> Strategy:

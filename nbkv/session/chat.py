@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nbkv import show
 from nbkv.errors import BadOption, BadPrompt
 from nbkv.result import Chunk, Result
+from nbkv.session.arguments import spells_out_sampling
 from nbkv.session.stream import Stream
 from nbkv.show.units import plural
 
@@ -49,6 +50,7 @@ class Chat:
         self._messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
         self.results: list[Result] = []
 
+    @spells_out_sampling
     def send(self, prompt: Content | Sequence[Content], **options: Any) -> Result:  # noqa: ANN401  (as ``generate`` takes them)
         """Ask ``prompt`` (text, a chunk, or a list of them) with the whole conversation before it; return the Result.
 
@@ -59,6 +61,7 @@ class Chat:
             self.keep(prompt, result)
         return result
 
+    @spells_out_sampling
     def stream(self, prompt: Content | Sequence[Content], **options: Any) -> Stream:  # noqa: ANN401  (as above)
         """Ask ``prompt`` like ``send``, for an answer that comes piece by piece; ``keep`` makes it part of the chat."""
         if not prompt:

@@ -21,7 +21,13 @@ from nbkv.models.loading import Loaded, load_model
 from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.roster import roster
-from nbkv.session.arguments import built_prompt, chosen_strategy, verdict_name, wanted_sampling
+from nbkv.session.arguments import (
+    built_prompt,
+    chosen_strategy,
+    spells_out_sampling,
+    verdict_name,
+    wanted_sampling,
+)
 from nbkv.session.certificates.calibration import Question
 from nbkv.session.certificates.certificate import Certificate, certify
 from nbkv.session.certificates.guarantee import Guarantee
@@ -128,6 +134,7 @@ class Session:
 
     # asking
 
+    @spells_out_sampling
     def generate(
         self,
         prompt: PromptLike,
@@ -161,6 +168,7 @@ class Session:
         run = self._run(RequestRun, prompt, options, **given)
         return Stream(run, self._lock, self._remember).exhaust()
 
+    @spells_out_sampling
     def stream(
         self,
         prompt: PromptLike,
@@ -214,6 +222,7 @@ class Session:
         self.chunks[name] = made
         return made
 
+    @spells_out_sampling
     def compare(
         self,
         prompt: PromptLike,

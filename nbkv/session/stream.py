@@ -27,6 +27,12 @@ class Stream:
         """Return the Result once the answer has ended."""
         return self._run.result
 
+    def __repr__(self) -> str:
+        """Return whether it runs, and how far it came."""
+        if self.result is not None:
+            return f"<Stream: ended ({self.result.finish_reason}), {len(self.result.token_ids)} tokens; see .result>"
+        return f"<Stream: {'running' if self._pieces else 'not begun: iterate it'}>"
+
     def __iter__(self) -> Self:
         """Return itself."""
         return self

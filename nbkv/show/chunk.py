@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from nbkv.show.page import pre, view
+from nbkv.show.page import notes_html, pre, view
 from nbkv.show.units import plural
 
 MAX_TEXT = 20_000  # bytes
@@ -13,14 +13,14 @@ MAX_TEXT = 20_000  # bytes
 
 def chunk_text(chunk: dict[str, Any]) -> str:
     """Return name, length and how the chunk was encoded in one line."""
-    return f"chunk {chunk['name']}: {_facts(chunk)}"
+    return "; ".join([f"chunk {chunk['name']}: {_facts(chunk)}", *chunk["notes"]])
 
 
 def chunk_html(chunk: dict[str, Any]) -> str:
     """Return the line and, folded, the text."""
     text = pre(chunk["text"], MAX_TEXT)
     body = f"chunk <b>{escape(chunk['name'])}</b>: {escape(_facts(chunk))}"
-    return view(f"<details><summary>{body}</summary>{text}</details>", "chunk")
+    return view(f"<details><summary>{body}</summary>{text}</details>{notes_html(chunk['notes'])}", "chunk")
 
 
 def _facts(chunk: dict[str, Any]) -> str:

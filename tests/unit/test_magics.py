@@ -239,16 +239,22 @@ def test_compare_takes_names_with_options_and_spaces(shell, session, monkeypatch
     asked = []
     monkeypatch.setattr(session, "compare", lambda prompt, names, **_: asked.append(names))
     run(shell, "%%kvcompare full, a(budget=0.2, b=1) prefix\nhello")
+    run(shell, "%%kvcompare full prefix\nhello")
+    run(shell, "%%kvcompare full , prefix,\nhello")
     run(shell, "%%kvgen --compare full,a(x=1)\nhello")
     run(shell, "%%kvgen --compare -s full\nhello")
-    assert asked == ["full, a(budget=0.2, b=1) prefix", "full,a(x=1)", "full"]
+    assert asked == ["full,a(budget=0.2, b=1),prefix", "full,prefix", "full,prefix", "full,a(x=1)", "full"]
 
 
 @pytest.mark.parametrize(
     ("cell", "told"),
     [
         ("%%kvgen\n{{ nothing }}", "unknown name {{ nothing }}"),
-        ("%%kvgen\n \n", "holds no prompt"),
+        ("%%kvgen\n \n", "holds no prompt (write it below the first line, in the same cell)"),
+        ("%%kvgen", "holds no prompt (write it below"),
+        ("%%kvgen -n 3 --raw", "holds no prompt (write it below"),
+        ("%%kvcompare full, prefix", "holds no prompt (write it below"),
+        ("%%kvchunk notes", "chunk"),
         ("%%kvgen -n many\nhello", "invalid int value: 'many'"),
         ("%%kvgen -n 0\nhello", "max_new_tokens"),
         ("%%kvgen -t -1\nhello", "temperature"),
@@ -670,6 +676,93 @@ def test_completion(shell, magics, typed, completed):
     assert wanted in found
     if not typed.startswith("%kvl"):  # IPython's own completion of magics and of folders
         assert found == {wanted}
+
+
+@pytest.mark.parametrize(
+    ("typed", "among", "none_of"),
+    [
+        ("%kvload tiny ", {"--strategy", "--store"}, {"abs", "tiny"}),
+        ("%kvstats ", {"--help"}, {"abs"}),
+        ("%%kvgen -n ", {"64"}, {"abs"}),
+        ("%%kvgen -s bl", {"blend", "blockdiff"}, {"blob"}),
+        ("%%kvgen --out a", set(), {"abs", "all"}),
+        ("%kvload tiny --dtype ", {"bfloat16"}, {"abs"}),
+        ("%kvload tiny --as pr", set(), {"print", "prefix"}),
+        ("%kvuse prefix ", {"--session"}, {"abs", "prefix"}),
+        ("%kvuse zzz", set(), {"zip"}),
+        ("%kvverify full ", {"prefix"}, {"abs"}),
+        ("%%kvgen\nhello {{ zz", set(), {"zip"}),
+    ],
+)
+def test_completion_offers_what_fits_and_nothing_else(shell, typed, among, none_of):
+    with provisionalcompleter():
+        found = {one.text for one in shell.Completer.completions(typed, len(typed))}
+    assert among <= found
+    assert not none_of & found
+    assert len(found) <= 30
+    assert among or not found
+
+
+@pytest.mark.parametrize("name", sorted(MAGICS))
+def test_each_help_has_an_example_that_can_be_typed(shell, name):
+    from nbkv.magics.examples import EXAMPLES
+
+    run(shell, f"%{name} -h")
+    *_, shown = run.stdout.partition("example:\n")
+    lines = [line.removeprefix("  ") for line in shown.rstrip().splitlines()]
+    assert "\n".join(lines) == EXAMPLES[name]
+    first, *cell = lines
+    magic = getattr(shell.magics_manager.registry["KVMagics"], name)
+    magic.parser.parse_args(split_words(first.lstrip("%").removeprefix(name)))
+    assert bool(cell) == first.startswith("%%")
+
+
+@pytest.mark.parametrize("function", ["generate", "stream", "compare", "chat().send"])
+@pytest.mark.parametrize("option", ["max_new_tokens", "temperature", "top_k"])
+def test_the_options_of_sampling_are_completed(shell, session, function, option):
+    shell.user_ns["session"] = session
+    shell.user_ns["ask"] = session.chat().send if "chat" in function else getattr(session, function)
+    typed = f"ask('hello', {option[:4]}"
+    with provisionalcompleter():
+        assert f"{option}=" in {one.text for one in shell.Completer.completions(typed, len(typed))}
+
+
+def test_sizes_in_a_stores_table_are_read_and_stay_numbers(shell, session):
+    run(shell, "%kvstore memory?device=5800000000")
+    table = run(shell, "%kvstore")
+    assert "5.80 GB" in repr(table)
+    assert "5.80 GB" in table._repr_html_()
+    assert table["limit"].tolist() == [5_800_000_000]
+    run(shell, "%%kvchunk notes\nMarta has 3 apples .")
+    listed = run(shell, "%kvstore ls")
+    assert re.search(r"\d kB|\d MB", repr(listed))
+    assert listed["bytes"].dtype.kind == "i"
+    assert not any(digits in repr(table) for digits in ("5800000000", "5,800,000,000"))
+
+
+def test_a_replaced_chunk_is_said(shell):
+    run(shell, "%%kvchunk notes\nMarta has 3 apples .")
+    assert "replaces" not in run.stdout
+    chunk = run(shell, "%%kvchunk notes\nJonas has 4 .")
+    for shown in (run.stdout, repr(chunk), chunk._repr_html_().replace("&#x27;", "'")):
+        assert "replaces another chunk named 'notes'" in shown
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("cacheblend", "cacheblend(budget=0.15)"),
+        ("cacheblend(budget=0.2)", "cacheblend(budget=0.2)"),
+        ("cacheblend(check_layers=(0,))", "cacheblend(budget=0.15, check_layers=(0,))"),
+        ("prefix", "prefix"),
+    ],
+)
+def test_a_report_says_at_which_budget(spec, told):
+    from nbkv.session.verify import with_amount
+    from nbkv.strategy import parse
+
+    assert with_amount(parse(spec)) == told
+    assert parse(told) == parse(spec)
 
 
 def test_completion_keeps_out_of_other_code(shell):
