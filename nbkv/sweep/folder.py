@@ -15,7 +15,7 @@ from nbkv.sweep.values import unpacked
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-log = logging.getLogger("nbkv.sweep")
+log = logging.getLogger(__name__)
 
 
 def report(folder: str | Path) -> Sweep:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from nbkv.session.chunks import settled_sink
 from nbkv.session.session import Session, load
 from nbkv.session.tours.documents import made_prompts, read_documents
 from nbkv.strategy import Strategy, parse, split
+from nbkv.tasks.items import Item
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,8 +98,8 @@ def tour(
     ``n`` prompts of up to ``tokens`` tokens are made of some documents each, in places that change, as where text is
     retrieved; longer documents are cut. They are asked ``questions`` in turn (None: one of ours). ``strategies``: those
     to try (None: ``prefix``, and the best chunk strategy by nbkv's own tables at three budgets). ``model`` is what
-    ``nbkv.load`` takes, with its ``options``, or an open session. Nothing is kept in its store. It takes a minute or
-    more on a CPU; stopped, it returns what it has. Raises ``BadOption``, ``BadPrompt``, ``LoadError``, ``UnknownName``,
+    ``nbkv.load`` takes, with its ``options``, or an open session. Nothing is kept in its store. It takes some
+    minutes on a CPU; stopped, it returns what it has. Raises ``BadOption``, ``BadPrompt``, ``LoadError``, ``UnknownName``,
     ``UnsupportedModel``.
     """
     if not is_whole(n, 1) or not is_whole(tokens, 1):
@@ -130,7 +131,7 @@ class _Touring:
     def __init__(
         self,
         ctx: Context,
-        cut: Sequence[tuple[Any, bool]],
+        cut: Sequence[tuple[Item, bool]],
         strategies: str | Sequence[str | Strategy] | None,
         documents: int,
         max_kl: float,
@@ -142,7 +143,9 @@ class _Touring:
         self._asked_ours = strategies is None
         self._tried = _usual(ctx) if strategies is None else [chosen_strategy(one, ctx) for one in split(strategies)]
         self._steps = {one.spec: Step(one.spec) for one in self._tried if one.spec != "full"}
-        self._full, self._encoded, self._bytes = Step("full"), [0.0][:0], [0.0][:0]
+        self._full = Step("full")
+        self._encoded: list[float] = []
+        self._bytes: list[float] = []
         self.total = len(self._prompts) + 1
 
     def steps(self) -> Generator[str]:
@@ -244,13 +247,12 @@ def _usual(ctx: Context) -> list[Strategy]:
     return fit
 
 
-def _cut(item: Any, tokens: int, ctx: Context) -> tuple[Any, bool]:  # noqa: ANN401  (an Item, given back as one)
+def _cut(item: Item, tokens: int, ctx: Context) -> tuple[Item, bool]:
     """Return ``item`` with documents of at most their share of ``tokens``, and whether any was longer."""
     known = ctx.adapter.capabilities
     room = min(tokens, known.context // 2, known.stable_context // 2) // len(item.chunks)
-    cut = [_beginning(text, room, ctx) for text in item.chunks]
-    changed = cut != item.chunks
-    return type(item)(cut, item.question, item.answers, item.kind, instruction=item.instruction), changed
+    chunks = [_beginning(text, room, ctx) for text in item.chunks]
+    return replace(item, chunks=chunks), chunks != item.chunks
 
 
 def _beginning(text: str, tokens: int, ctx: Context) -> str:
