@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from nbkv.result import Chunk, Comparison, Provenance, Result
     from nbkv.session.session import Session, load
+    from nbkv.session.tours.tour import tour
     from nbkv.strategy import Strategy
     from nbkv.sweep import record
 
@@ -60,6 +61,7 @@ __all__ = [
     "record",
     "strategies",
     "tasks",
+    "tour",
 ]
 
 _HOME = {
@@ -71,6 +73,7 @@ _HOME = {
     "Strategy": "nbkv.strategy",
     "load": "nbkv.session",
     "record": "nbkv.sweep",
+    "tour": "nbkv.session.tours.tour",
 }
 _MODULES = {"fidelity", "strategies", "tasks"}
 

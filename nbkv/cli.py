@@ -6,7 +6,10 @@ import argparse
 import ast
 import json
 import logging
+import math
+import shutil
 import sys
+import textwrap
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,20 @@ if TYPE_CHECKING:
 
 _QUICKSTART = "00_quickstart.ipynb"
 
+_LONGEST = 48  # characters of a cell
+
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+_EXAMPLES = {
+    "demo": "demo",
+    "run": "run experiment.ipynb -p strategy prefix --grid grid.yaml -o runs",
+    "report": "report runs",
+    "bench": "bench ttft.prefix --rounds 3 --json figures.json",
+    "verify": "verify smollm2 -s prefix -s 'cacheblend(budget=0.2)'",
+    "certify": "certify smollm2 --prompts questions.jsonl --max-kl 0.1",
+    "doctor": "doctor --plan smollm2",
+    "list": "list --markdown",
+}
 
 # What the quickstart records, as the demo shows it; anything else it records is shown as it is.
 _DEMO = {
@@ -47,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NbkvError as error:
         sys.stderr.write(f"nbkv: {error}\n")
         code = USAGE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        if (found := getattr(stop, "result", None)) is not None:
+            _say(repr(found))
         sys.stderr.write("nbkv: interrupted\n")
         code = INTERRUPTED
     finally:
@@ -157,7 +175,7 @@ def list_strategies(options: argparse.Namespace) -> int:
     import nbkv
 
     frame = nbkv.strategies()
-    _say(markdown(frame) if options.markdown else frame.to_string(index=False))
+    _say(markdown(frame) if options.markdown else _entries(frame))
     return OK
 
 
@@ -237,6 +255,8 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("list", help="the strategies there are")
     one.add_argument("--markdown", action="store_true", help="as the table in the README")
     one.set_defaults(command=list_strategies)
+    for name, told in _EXAMPLES.items():
+        commands.choices[name].epilog = f"example: nbkv {told}"
     return parser
 
 
@@ -262,9 +282,36 @@ def _add_certify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.set_defaults(command=certify)
 
 
+def _entries(frame: Any) -> str:  # noqa: ANN401  (a DataFrame; pandas is imported where it is used)
+    """Return one entry a strategy, its words wrapped to the terminal."""
+    lines = []
+    for name, family, paper, exact, given, told in frame.itertuples(index=False):
+        about = filter(None, (family, "exact" if exact else "approximate", paper))
+        lines += textwrap.wrap(f"{name}  ({', '.join(about)})", _width(), subsequent_indent="    ")
+        for words in filter(None, (told, given and f"options: {given}")):
+            lines += textwrap.wrap(words, _width(), initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
+def _width() -> int:
+    return max(40, shutil.get_terminal_size().columns)
+
+
 def _table(sweep: Sweep) -> str:
+    """Return what differs between the runs, in columns that are folded where the terminal is too narrow."""
     frame = sweep.to_frame().drop(columns=["notebook", "error"])
-    return str(frame.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    frame["run"] = [Path(name).stem for name in frame["run"]]
+    frame = frame.map(_cell)
+    return str(frame.to_string(index=False, line_width=_width(), na_rep="", max_colwidth=_LONGEST))
+
+
+def _cell(value: Any) -> Any:  # noqa: ANN401  (any value of a notebook)
+    """Return what stands in a table for ``value``: of lists and dicts how many values they have."""
+    from nbkv.show.units import plural
+
+    if isinstance(value, (list, tuple, dict)):
+        return plural(len(value), "value")
+    return f"{value:.4g}" if isinstance(value, float) and not math.isnan(value) else value
 
 
 def _demo_table(records: dict[str, Any]) -> str:

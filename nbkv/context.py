@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbkv.errors import BadPrompt
-from nbkv.events import Bus, Event, Layer
+from nbkv.events import Advanced, Bus, Event, Layer
 from nbkv.kv import Space
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.identity.verdicts import Verdicts
@@ -16,8 +17,27 @@ from nbkv.models.work import Work
 from nbkv.prompts.prompt import Prompt
 from nbkv.prompts.tokenizer import Codec
 from nbkv.result import Chunk
-from nbkv.stopping import Stopper
+from nbkv.stopping import Stopped, Stopper
 from nbkv.stores.base import Scratch, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+class LongWork(Protocol):
+    """Work of many steps, such as a comparison: what ``Context.carry_out`` does, tells of and stops."""
+
+    work: str  # its name, such as ``compare``
+
+    @property
+    def total(self) -> int:
+        """Return about how many steps it takes."""
+
+    def steps(self) -> Generator[str]:
+        """Do the work: before each step yield what it is, in a few words."""
+
+    def found(self) -> dict[str, Any]:
+        """Return what there is so far as JSON-able data; empty where there is nothing."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +121,23 @@ class Context:
         """Let whoever listens hear an event of ``kind`` about this request."""
         if self.bus.heard:
             self.bus.emit(kind(session=self.session, request=self.request, **fields))
+
+    def carry_out(self, work: LongWork) -> str:
+        """Do ``work``, telling each step before it is done; return "", or where a stop ended it how far it came."""
+        done = 0
+
+        def told(**last: Any) -> None:  # noqa: ANN401  (fields of the event)
+            if self.bus.heard:
+                self.tell(Advanced, work=work.work, done=done, total=max(done, work.total), found=work.found(), **last)
+
+        try:
+            with closing(work.steps()) as steps:
+                for done, doing in enumerate(steps):  # noqa: B007  (told of)
+                    told(doing=doing)
+                    self.stopper.check()
+            done = work.total
+        except Stopped:
+            return f"stopped after {done} of {max(done, work.total)} steps"
+        finally:
+            told(over=True)
+        return ""

@@ -112,6 +112,22 @@ class BatchProgress(Event):
     generated: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Advanced(Event):
+    """Long ``work`` (such as ``compare``) has done ``done`` of about ``total`` steps and begins what ``doing`` names.
+
+    ``found`` is what there is so far, as ``to_dict`` of what will be returned gives it; empty where there is nothing.
+    The last event of a work is ``over``, also where it was stopped or failed.
+    """
+
+    work: str
+    done: int
+    total: int
+    doing: str = ""
+    found: dict[str, Any] = field(default_factory=dict)
+    over: bool = False
+
+
 Listener = Callable[[Event], None]
 
 

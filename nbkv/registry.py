@@ -43,10 +43,10 @@ class Registry:
             raise UnknownName(message)
         return self._found[name]
 
-    def names(self) -> list[str]:
-        """Return every registered name, sorted."""
+    def names(self, *, aliases: bool = False) -> list[str]:
+        """Return every registered name, sorted, if asked also other words for them."""
         self._discover()
-        return sorted(self._found)
+        return sorted({*self._found, *(self._aliases if aliases else ())})
 
     def _discover(self) -> None:
         if self._complete:

@@ -112,8 +112,8 @@ class Chunk:
     def __repr__(self) -> str:
         """Return name, size and the beginning of the text."""
         text = " ".join(self.text.split())
-        said = "".join(f"; {note}" for note in self.notes)
-        return f"<Chunk {self.name!r}: {len(self)} tokens, {text[:60]!r}{'…' if len(text) > 60 else ''}{said}>"  # noqa: PLR2004
+        shown = f"{text[:60]!r}{'…' if len(text) > 60 else ''}"  # noqa: PLR2004
+        return f"<Chunk {self.name!r}: {'; '.join((f'{len(self)} tokens, {shown}', *self.notes))}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the chunk as JSON-able data."""
@@ -255,6 +255,7 @@ class Comparison:
     ``rows`` holds one dict a strategy: ``strategy``, medians of the timings in seconds (``ttft_s``, ``load_s``,
     ``select_s``, ``prefill_s``, ``decode_s``, ``tpot_s``), ``speedup`` (full's TTFT over its own), ``hit_rate``,
     ``reused``, ``recomputed``, ``fresh``, ``compute_share``, ``kl``, ``top1``, ``same_text``, ``text`` and ``notes``.
+    Where it was ``stopped`` (how far it came; else "") rows may be missing, rest on fewer runs, or have no ``kl``.
     """
 
     model: str
@@ -262,6 +263,7 @@ class Comparison:
     repeat: int
     rows: tuple[dict[str, Any], ...]
     results: tuple[Result, ...]
+    stopped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the results as JSON-able data."""
@@ -271,6 +273,7 @@ class Comparison:
             "prompt_tokens": self.prompt_tokens,
             "repeat": self.repeat,
             "rows": [dict(row) | more for row, more in zip_longest(self.rows, self._exact, fillvalue={})],
+            "stopped": self.stopped,
         }
 
     @property

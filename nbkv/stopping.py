@@ -13,6 +13,23 @@ class Stopped(Exception):
     """Raised at the next safe point after the flag was set."""
 
 
+def interruption(found: object, told: str) -> KeyboardInterrupt:
+    """Return what a Ctrl-C raises: ``result`` is what had been ``found``, and a notebook shows one line with ``told``.
+
+    IPython asks an exception for ``_render_traceback_``: where exactly it struck is no news to whoever pressed the key.
+    """
+    stop = KeyboardInterrupt(told)
+    stop.result = found  # type: ignore[attr-defined]
+    return quiet(stop, told)
+
+
+def quiet(stop: KeyboardInterrupt, told: str) -> KeyboardInterrupt:
+    """Let a notebook show ``stop`` as one line that says ``told``."""
+    line = f"KeyboardInterrupt: {told}" if told else "KeyboardInterrupt"
+    stop._render_traceback_ = lambda: [line]  # type: ignore[attr-defined]
+    return stop
+
+
 class Stopper:
     """The flag of one session. ``by_signal`` tells a Ctrl-C from ``stop()``."""
 

@@ -28,9 +28,9 @@ export class Choice {
     return sessions.find(each => each.id === wanted) ?? sessions.at(-1) ?? null;
   }
 
-  /** Whether a request of the shown session runs. */
+  /** Whether a request or long work of the shown session runs. */
   get running(): boolean {
-    return this.link?.status === 'busy' && Boolean(this.session?.now);
+    return this.link?.status === 'busy' && Boolean(this.session?.now ?? this.session?.work);
   }
 
   pick(session: Session): void {

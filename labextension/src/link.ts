@@ -43,12 +43,12 @@ export class Link implements IDisposable {
   }
 
   async stop(session: Session): Promise<void> {
-    const request = session.now?.request;
+    const running = underWay(session);
     await this.say({ event: 'stop', session: session.id });
     // Comm messages wait for the cell to end where the kernel has no subshells, or they are switched off.
     window.setTimeout(() => {
       const now = this._state?.sessions.find(each => each.id === session.id);
-      if (!this._isDisposed && this.status === 'busy' && now?.now && now.now.request === request && !now.stopping) {
+      if (!this._isDisposed && this.status === 'busy' && now && running && underWay(now) === running && !now.stopping) {
         void this.kernel.interrupt();
       }
     }, PATIENCE);
@@ -128,4 +128,9 @@ export class Link implements IDisposable {
   private _control: Kernel.IComm | null = null;
   private _isDisposed = false;
   private _changed = new Signal<this, void>(this);
+}
+
+/** What a session does, by a name that another request or work does not have; empty if nothing. */
+function underWay({ now, work }: Session): string {
+  return now ? `request ${now.request}` : (work?.work ?? '');
 }

@@ -43,6 +43,14 @@ export interface Now {
   tokens_per_s: number;
 }
 
+/** Long work of many steps, such as a comparison. */
+export interface Work {
+  work: string;
+  doing: string;
+  done: number;
+  total: number;
+}
+
 export interface Session {
   id: number;
   name: string;
@@ -56,6 +64,7 @@ export interface Session {
   recent: Past[];
   now: Now | null;
   said: string[];
+  work: Work | null;
   stopping: boolean;
   clearing: boolean;
 }

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import NbkvError
-from nbkv.events import Event, Evicted, Fallback, Finished, Layer, NotKept, Started, Stored, Token, Waiting
+from nbkv.events import Advanced, Event, Evicted, Fallback, Finished, Layer, NotKept, Started, Stored, Token, Waiting
 from nbkv.show.badge import badge
 from nbkv.show.columns import outline
 
@@ -38,6 +38,7 @@ class SessionState:
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._now: dict[str, Any] | None = None
         self._said: list[str] = []
+        self._work: dict[str, Any] | None = None
         self._first_token_at = 0.0
         self._tiers: list[dict[str, Any]] = []
         self._tiers_changed = True
@@ -54,6 +55,8 @@ class SessionState:
             self._now |= {"layer": 0, "layers": 0, "tokens": 0, "tokens_per_s": 0.0}
         elif isinstance(event, Finished):
             self._finished(event)
+        elif isinstance(event, Advanced):
+            self._advanced(event)
         elif isinstance(event, (Stored, Evicted)):
             self._tiers_changed = True
         elif isinstance(event, Fallback):
@@ -67,7 +70,7 @@ class SessionState:
 
     def rest(self) -> None:
         """Take note that nothing runs."""
-        self._now, self.stopping = None, False
+        self._now, self._work, self.stopping = None, None, False
 
     def read_tiers(self) -> None:
         """Look at the store again if it may have changed."""
@@ -94,6 +97,7 @@ class SessionState:
             "recent": list(self._recent),
             "now": self._now and dict(self._now),
             "said": list(self._said),
+            "work": self._work and dict(self._work),
             "stopping": self.stopping,
             "clearing": self.clearing,
         }
@@ -111,6 +115,14 @@ class SessionState:
     def _layer(self, event: Layer) -> None:
         if self._now is not None and not self._now["tokens"]:
             self._now["layer"], self._now["layers"] = event.index + 1, event.n_layers
+
+    def _advanced(self, event: Advanced) -> None:
+        if event.over:
+            self.rest()
+            return
+        if event.done == 0:
+            self.stopping = False
+        self._work = {"work": event.work, "doing": event.doing, "done": event.done, "total": event.total}
 
     def _finished(self, event: Finished) -> None:
         result = event.result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -14,10 +15,13 @@ from nbkv.errors import BadOption
 from nbkv.magics.complete import matcher
 from nbkv.magics.listing import Listing, listing
 from nbkv.magics.options import command, option
+from nbkv.magics.progress import CellOutput, CellProgress
 from nbkv.magics.sessions import Sessions
-from nbkv.magics.stream_output import has_front_end, live
+from nbkv.magics.stream_output import Live, live, shown_result, shown_turn
 from nbkv.magics.template import fill, prompt_of, spelled, template_kwargs
 from nbkv.magics.views import Views
+from nbkv.show.units import plural
+from nbkv.stopping import interruption
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +30,9 @@ if TYPE_CHECKING:
     from nbkv.families.residual.planner import Plan
     from nbkv.lab import Lab
     from nbkv.result import Chunk, Comparison, Result
+    from nbkv.session.chat import Chat
     from nbkv.session.session import Session
+    from nbkv.session.stream import Stream
     from nbkv.session.verify import Report
     from nbkv.show import Plot
 
@@ -61,7 +67,9 @@ class KVMagics(Magics):
         self.shell: InteractiveShell = shell
         self.sessions = Sessions()
         self.shown = Views(shell)
-        self.streamed: Result | None = None  # its text stands in the terminal already
+        self.progress = CellProgress(shell)
+        self.chats: dict[str, Chat] = {}  # by the name of their session
+        self.on_screen: object = None  # what the running cell has shown already: it need not be shown again
         self.matcher = matcher(self)
         self.lab: Lab | None = None  # the panel's other end, where there is a front end
 
@@ -112,6 +120,43 @@ class KVMagics(Magics):
         return self._compare(args, text, names, repeat=1)
 
     @line_cell_magic
+    @command(
+        option("--new", action="store_true", help="begin a new conversation"),
+        option("--system", metavar="TEXT", help="what the model is told before a new conversation"),
+        option("--edit", type=int, metavar="TURN", help="ask the cell in place of this turn and all after it"),
+        STRATEGY,
+        MAX_NEW,
+        option("-t", "--temperature", type=float, help="0 is greedy (default: %%config KVMagics.temperature, 0)"),
+        cell="optional",
+    )
+    def kvchat(self, args: Namespace, text: str | None) -> Chat:
+        """Ask the cell as the next turn of a conversation; as a line magic show all turns and what reuse has saved.
+
+        Each turn says how much of its prompt was reused and how much sooner the answer began.
+        """
+        session = self.sessions.current
+        chat = self.chats.get(session.name)
+        if chat is None or args.new or args.system is not None:
+            chat = self.chats[session.name] = session.chat(args.system)
+        if text is None:
+            return chat
+        parts = fill(text, self._variables(), session.chunks)
+        prompt_of(parts, chat=False)  # says so if there is nothing to ask
+        if args.edit is not None:
+            chat.rewind(args.edit)
+        asked: Any = parts if len(parts) > 1 else parts[0]
+        with live(self.shell) as view:
+            result = self._streamed(chat.stream(asked, **self._sampling(args)), view)
+            if result.finish_reason == "interrupted":  # no turn of the conversation
+                view.end(shown_result(result))
+            else:
+                chat.keep(asked, result)
+                view.end(shown_turn(chat))
+        self.on_screen = chat
+        self._keep(result, None)
+        return chat
+
+    @line_cell_magic
     @command(option("name", metavar="NAME", help="what the chunk is called in {{ }}"), cell=True)
     def kvchunk(self, args: Namespace, text: str) -> Chunk:
         """Encode the cell's text once and keep it as a chunk, for use at any place of a prompt."""
@@ -120,7 +165,9 @@ class KVMagics(Magics):
 
     @line_cell_magic
     @command(
-        option("strategies", nargs="+", metavar="S,S", kind="strategies", help="strategies, separated by commas"),
+        option(
+            "strategies", nargs="+", metavar="S,S", kind="strategies", help="strategies, separated by commas or spaces"
+        ),
         MAX_NEW,
         option("--repeat", type=int, default=3, help="runs of each, of which the median counts (default: 3)"),
         UNMASK,
@@ -134,7 +181,8 @@ class KVMagics(Magics):
     )
     def kvcompare(self, args: Namespace, text: str) -> Comparison:
         """Run the cell's prompt under several strategies; returns a Comparison with full as the reference."""
-        return self._compare(args, text, " ".join(args.strategies), repeat=args.repeat)
+        names = ",".join(filter(None, (word.strip(",") for word in args.strategies)))
+        return self._compare(args, text, names, repeat=args.repeat)
 
     @line_magic
     @command(
@@ -157,14 +205,16 @@ class KVMagics(Magics):
     @command(option("action", nargs="?", metavar="SPEC | clear | ls", kind="store", help="what to do with the store"))
     def kvstore(self, args: Namespace) -> pd.DataFrame:
         """Show the tiers of the store; with SPEC replace it, with clear empty it, with ls list what it holds."""
+        from nbkv.magics.store_table import StoreTable  # noqa: PLC0415  (pandas comes late)
+
         session = self.sessions.current
         if args.action == "ls":
-            return session.store.ls()
+            return StoreTable(session.store.ls())
         if args.action == "clear":
             session.store.clear()
         elif args.action is not None:
             session.use_store(args.action)
-        return session.store.tiers
+        return StoreTable(session.store.tiers)
 
     @line_magic
     @command(
@@ -177,13 +227,13 @@ class KVMagics(Magics):
         from nbkv.strategy import split  # noqa: PLC0415  (it brings torch)
 
         wanted = [spec for word in args.strategies for spec in split(word)]
-        return self.sessions.current.verify(wanted or None)
+        return self._long(lambda: self.sessions.current.verify(wanted or None))
 
     @line_magic
     @command(option("-n", "--tokens", type=int, default=1024, help="how many older tokens are held (default: 1024)"))
     def kvplan(self, args: Namespace) -> Plan:
         """Measure what older tokens cost in each form of residual: bytes a token, time to restore; returns a Plan."""
-        return self.sessions.current.plan(args.tokens)
+        return self._long(lambda: self.sessions.current.plan(args.tokens))
 
     @line_magic
     @command()
@@ -235,39 +285,65 @@ class KVMagics(Magics):
         """Close a session and free its model and KV."""
         self.sessions.current  # noqa: B018  (says so if nothing is open)
         name = args.name or self.sessions.current_name
+        self.chats.pop(self.sessions.get(name).name, None)
         self.sessions.close(name)
         now = self.sessions.current_name
         sys.stdout.write(f"closed {name}{f'; the current session is now {now}' if now else ''}\n")
 
+    def after_cell(self, _: object = None) -> None:
+        """Bring views up to date; what the cell has shown may be shown again from now on."""
+        self.on_screen = None
+        self.shown.after_cell()
+
     def _generate(self, args: Namespace, text: str) -> Result:
         session, prompt, asked = self._prepare(args, text)
-        temperature = self.temperature if args.temperature is None else args.temperature
-        options = {"strategy": args.strategy, "temperature": temperature, "max_new_tokens": self._max_new(args)}
-        options |= asked | {"unmask": args.unmask}
+        options = self._sampling(args) | asked | {"unmask": args.unmask}
         with live(self.shell) as view:
-            stream = session.stream(prompt, **options)
-            view.markdown = stream.markdown
-            try:
-                for piece in stream:
-                    view.add(piece)
-            except KeyboardInterrupt as stop:
-                stream.close()  # it may have come between two pieces, while one was drawn
-                stop.result = stream.result  # type: ignore[attr-defined]
-                view.stop(self._broken_off(stop, session))
-                raise
-        if not has_front_end(self.shell):
-            self.streamed = stream.result
-        return self._keep(cast("Result", stream.result), args.out)
+            result = self._streamed(session.stream(prompt, **options), view)
+            view.end(shown_result(result))
+        self.on_screen = result
+        return self._keep(result, args.out)
+
+    def _sampling(self, args: Namespace) -> dict[str, Any]:
+        temperature = self.temperature if args.temperature is None else args.temperature
+        return {"strategy": args.strategy, "temperature": temperature, "max_new_tokens": self._max_new(args)}
+
+    def _streamed(self, stream: Stream, view: Live) -> Result:
+        """Draw an answer while it comes; an interrupt keeps and shows it as far as it came."""
+        view.markdown = stream.markdown
+        try:
+            for piece in stream:
+                view.add(piece)
+        except KeyboardInterrupt:
+            stream.close()  # it may have come between two pieces, while one was drawn
+            raise self._broken_off(stream.result, view) from None
+        return cast("Result", stream.result)
 
     def _compare(self, args: Namespace, text: str, names: str, repeat: int) -> Comparison:
         session, prompt, asked = self._prepare(args, text)
-        try:
-            options = asked | {"max_new_tokens": self._max_new(args), "unmask": args.unmask}
-            found = session.compare(prompt, names or [session.strategy], repeat=repeat, **options)
-        except KeyboardInterrupt as stop:
-            self._broken_off(stop, session)
-            raise
-        return self._keep(found, args.out)
+        options = asked | {"max_new_tokens": self._max_new(args), "unmask": args.unmask}
+        given = names or [session.strategy]
+        return self._keep(self._long(lambda: session.compare(prompt, given, repeat=repeat, **options)), args.out)
+
+    def _long(self, work: Callable[[], Kept]) -> Kept:
+        """Do long work with its progress in view; what it has found takes the place of that, also at an interrupt."""
+        with self.progress.asked() as output:
+            try:
+                found = work()
+            except KeyboardInterrupt as stop:
+                if (partial := getattr(stop, "result", None)) is not None:
+                    self._keep(partial, None)
+                    self._show(partial, output)
+                    raise interruption(partial, f"{stop}; {LAST} has what there was") from None
+                raise
+            self._show(found, output)
+        return found
+
+    def _show(self, found: object, output: CellOutput | None) -> None:
+        if output is not None:
+            data, metadata = self.shell.display_formatter.format(found)  # type: ignore[union-attr]  # every shell has one
+            output.draw(data, metadata)
+            self.on_screen = found
 
     def _prepare(self, args: Namespace, text: str) -> tuple[Session, Any, dict[str, Any]]:
         """Return the session, the cell's prompt for it, and what is asked of the chat template."""
@@ -275,9 +351,12 @@ class KVMagics(Magics):
             args.out = _checked_name("--out", args.out)
         session = self.sessions.current
         if args.chat and not session.has_template:
-            message = f"--chat: the tokenizer of {session.model_name} has no chat template (leave --chat out)"
+            message = (
+                f"--chat: the tokenizer of {session.model_name} has no chat template "
+                "(leave --chat out, and the cell is sent as it stands; %kvload smollm2 loads a model that has one)"
+            )
             raise BadOption(message)
-        variables = {name: value for name, value in self.shell.user_ns.items() if name not in {"In", "Out"}}
+        variables = self._variables()
         parts, chat = fill(text, variables, session.chunks), session.has_template and not args.raw
         prompt = prompt_of(parts, chat=chat)
         asked: dict[str, Any] = {"template_kwargs": template_kwargs(args.template_kwargs, variables)}
@@ -289,6 +368,9 @@ class KVMagics(Magics):
             asked["continue_final_message"] = True
         return session, prompt, asked
 
+    def _variables(self) -> dict[str, object]:
+        return {name: value for name, value in self.shell.user_ns.items() if name not in {"In", "Out"}}
+
     def _max_new(self, args: Namespace) -> int:
         return int(self.max_new if args.max_new is None else args.max_new)
 
@@ -298,13 +380,12 @@ class KVMagics(Magics):
             self.shell.push({name: found})
         return found
 
-    def _broken_off(self, stop: KeyboardInterrupt, session: Session) -> Result | None:
-        """Keep what an interrupted run has come to; it is raised again, so that queued cells do not start."""
-        result: Result | None = getattr(stop, "result", None)
-        last = result or session.last
-        if last is not None:
-            self._keep(last, None)
-        return result
+    def _broken_off(self, result: Result | None, view: Live) -> KeyboardInterrupt:
+        """Keep and show what an interrupted answer has come to; what is raised keeps queued cells from starting."""
+        if result is None:
+            return interruption(None, "stopped before the first token")
+        view.end(shown_result(self._keep(result, None)))
+        return interruption(result, f"stopped after {plural(len(result.token_ids), 'token')}; {LAST} has them")
 
 
 def _checked_name(what: str, name: str) -> str:

@@ -16,6 +16,24 @@ if TYPE_CHECKING:
 
     from nbkv.magics.sessions import Sessions
 
+# what an option may be given, by its name: values that make sense, of more that are accepted
+_USUAL = {
+    "block_size": ("4", "8", "16", "32"),
+    "device": ("auto", "cpu", "cuda"),
+    "dtype": ("auto", "bfloat16", "float16", "float32"),
+    "max_new": ("16", "64", "256"),
+    "repeat": ("1", "3", "5"),
+    "temperature": ("0", "0.7", "1"),
+    "tokens": ("512", "1024", "4096"),
+    "unmask": ("dynamic(threshold=0.9)", "entropy(bound=0.1)", "sequential", "static(steps=4)"),
+}
+_OTHERS = {  # IPython's matchers, but for that of files
+    f"IPCompleter.{name}_matcher"
+    for name in (
+        "_jedi", "custom_completer", "dict_key", "fwd_unicode", "latex_name", "magic", "magic_color", "magic_config",
+        "python", "python_func_kw", "unicode_name",
+    )
+}  # fmt: skip
 _LINE = re.compile(r"\s*%%?(kv\w+)[ \t]+(.*)$", re.DOTALL)
 _FIELD = re.compile(r"\{\{[ \t]*([^\s{}]*)$")
 
@@ -44,7 +62,7 @@ def matcher(magics: Completed) -> Matcher:
         if field:
             return _answer(_starting(_names(magics), field[1]), field[1])
         if line is None or not hasattr(magics, line[1]):
-            return _answer([], "")
+            return {"completions": [], "suppress": False}
         return _match_line(magics, getattr(magics, line[1]).parser, line[2])
 
     return match  # type: ignore[no-any-return]
@@ -57,28 +75,36 @@ def _match_line(magics: Completed, parser: Any, line: str) -> SimpleMatcherResul
         names = [name for action in actions for name in action.option_strings]
         return _answer(_starting(names, token), token)
     wanted = _expected(actions, words)
-    if wanted is None:
-        return _answer([], token)
+    if wanted is None:  # all arguments are there: only options can follow
+        options = [action.option_strings for action in actions if action.option_strings]
+        names = [spelled[-1] for spelled in options if not set(spelled) & set(words)]
+        return _answer(_starting(names, token), token)
     kind = getattr(wanted, "kind", "")
     fragment = token.rpartition(",")[2] if kind == "strategies" else token
+    values = _values(magics, kind) or list(_USUAL.get(wanted.dest, ()))
     # folders are models too, and IPython knows how to complete them
-    return _answer(_starting(_values(magics, kind), fragment), fragment, alone=kind != "model")
+    return _answer(_starting(values, fragment), fragment, files=kind == "model")
 
 
 def _expected(actions: list[Action], words: list[str]) -> Action | None:
-    """Return the action whose value comes next: that of the option before, else the positional one."""
+    """Return the action whose value comes next: that of the option before, else a positional one that is not there."""
     last = words[-1] if words else ""
-    for action in actions:
-        if last in action.option_strings and action.nargs != 0:
-            return action
-    return next((action for action in actions if not action.option_strings), None)
+    options = {name: action for action in actions for name in action.option_strings}
+    if last in options and options[last].nargs != 0:
+        return options[last]
+    valued = {at + 1 for at, word in enumerate(words) if word in options and options[word].nargs != 0}
+    given = [word for at, word in enumerate(words) if at not in valued and word not in options]
+    positional = next((action for action in actions if not action.option_strings), None)
+    if positional is None or (given and positional.nargs not in {"+", "*"}):
+        return None
+    return positional
 
 
 def _values(magics: Completed, kind: str) -> list[str]:
     from nbkv import registry  # noqa: PLC0415  (strategies and models bring torch)
 
     if kind in {"strategy", "strategies"}:
-        return registry.strategies.names()
+        return registry.strategies.names(aliases=True)
     if kind == "model":
         from nbkv.models.pretrained.source import known_models  # noqa: PLC0415
 
@@ -99,6 +125,15 @@ def _starting(names: list[str], start: str) -> list[str]:
     return sorted(name for name in names if name.startswith(start))
 
 
-def _answer(names: list[str], fragment: str, *, alone: bool = True) -> SimpleMatcherResult:
-    completions = [SimpleCompletion(name, type="magic argument") for name in names]
-    return {"completions": completions, "suppress": alone and bool(completions), "matched_fragment": fragment}
+def _answer(names: list[str], fragment: str, *, files: bool = False) -> SimpleMatcherResult:
+    """Answer for all matchers, of which only that of ``files`` may add something; nothing is an answer, too."""
+    found = Completions(SimpleCompletion(name, type="magic argument") for name in names)
+    return {"completions": found, "suppress": _OTHERS if files else True, "matched_fragment": fragment}
+
+
+class Completions(list[SimpleCompletion]):
+    """Completions that stand, also where there are none: IPython lets an answer that is empty suppress nothing."""
+
+    def __len__(self) -> int:
+        """Return at least 1."""
+        return max(1, super().__len__())

@@ -11,13 +11,21 @@ from nbkv.magics.commands import KVMagics
 from nbkv.magics.options import HELP
 from nbkv.magics.sessions import Sessions
 from nbkv.magics.stream_output import has_front_end
+from nbkv.show.progress import ProgressBars, screen
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 _set_aside: WeakKeyDictionary[InteractiveShell, Sessions] = WeakKeyDictionary()
 _NAME = KVMagics.__name__
-_RESULT = ("nbkv.result", "Result")
+_RESULT, _CHAT = ("nbkv.result", "Result"), ("nbkv.session.chat", "Chat")
+_SHOWN_WHILE_MADE = (
+    _RESULT,
+    ("nbkv.result", "Comparison"),
+    _CHAT,
+    ("nbkv.session.verification.report", "Report"),
+    ("nbkv.families.residual.planner", "Plan"),
+)
 
 
 def register(shell: InteractiveShell) -> None:
@@ -29,8 +37,12 @@ def register(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.Completer.custom_matchers.append(magics.matcher)
     shell.input_transformers_cleanup.insert(0, help_without_cell)
-    shell.events.register("post_run_cell", magics.shown.after_cell)
-    _plain_text(shell).for_type_by_name(*_RESULT, _printer(magics))
+    shell.events.register("post_run_cell", magics.after_cell)
+    screen.shown_by = magics.progress
+    for name in (_RESULT, _CHAT):
+        _plain_text(shell).for_type_by_name(*name, _printer(magics))
+    for name in _SHOWN_WHILE_MADE:
+        _displays(shell).for_type_by_name(*name, _unless_on_screen(magics))
     if has_front_end(shell) and os.environ.get("NBKV_PANEL") != "off":
         magics.lab = _open_lab(shell)
 
@@ -43,8 +55,9 @@ def unregister(shell: InteractiveShell) -> None:
     magics = shell.magics_manager.registry.pop(_NAME, None)
     if magics is None:
         return
-    shell.events.unregister("post_run_cell", magics.shown.after_cell)
+    shell.events.unregister("post_run_cell", magics.after_cell)
     magics.shown.close()
+    screen.shown_by = ProgressBars()
     _close_later(shell, magics.sessions)
     for kind, names in magics.magics.items():
         for name in names:
@@ -52,7 +65,10 @@ def unregister(shell: InteractiveShell) -> None:
     shell.configurables.remove(magics)  # IPython has put it there, for %config
     shell.Completer.custom_matchers.remove(magics.matcher)
     shell.input_transformers_cleanup.remove(help_without_cell)
-    _plain_text(shell).pop(".".join(_RESULT), None)
+    for name in (_RESULT, _CHAT):
+        _plain_text(shell).pop(".".join(name), None)
+    for name in _SHOWN_WHILE_MADE:
+        _displays(shell).pop(".".join(name), None)
     if magics.lab is not None:
         shell.events.unregister("pre_run_cell", magics.lab.before_cell)
         magics.lab.close()
@@ -71,11 +87,16 @@ def _close_later(shell: InteractiveShell, sessions: Sessions) -> None:
 
 
 def help_without_cell(lines: list[str]) -> list[str]:
-    """Let ``%%kvgen -h`` work without a text below it, which IPython would ask for."""
+    """Let ``%%kvgen -h`` work without a text below it, and the magic itself say what an empty cell lacks.
+
+    IPython would refuse both, and propose the line magic.
+    """
     first, *rest = lines or [""]
-    if first.startswith("%%kv") and set(HELP) & set(first.split()) and not "".join(rest).strip():
+    if not first.startswith("%%kv") or "".join(rest).strip():
+        return lines
+    if set(HELP) & set(first.split()):
         return [first[1:]]
-    return lines
+    return [f"{first.rstrip()}\n", "\n"]
 
 
 def _open_lab(shell: InteractiveShell) -> Lab:
@@ -90,12 +111,32 @@ def _plain_text(shell: InteractiveShell) -> Any:  # noqa: ANN401  (IPython's for
     return shell.display_formatter.formatters["text/plain"]  # type: ignore[union-attr]  # every shell has one
 
 
+def _displays(shell: InteractiveShell) -> Any:  # noqa: ANN401  (IPython's formatters are untyped)
+    return shell.display_formatter.ipython_display_formatter  # type: ignore[union-attr]  # every shell has one
+
+
+def _unless_on_screen(magics: KVMagics) -> Any:  # noqa: ANN401  (as IPython calls a display function)
+    """Let what a cell returns be, where its magic has shown it already; ``display`` shows it all the same."""
+
+    def show(found: object) -> None:
+        returned = getattr(magics.shell.displayhook, "msg", None) is not None
+        if not (returned and found is magics.on_screen):
+            raise NotImplementedError  # IPython's word for: show it in the usual way
+        magics.on_screen = None
+
+    return show
+
+
 def _printer(magics: KVMagics) -> Any:  # noqa: ANN401  (IPython's pretty printers are untyped)
     def show(result: Any, printer: Any, cycle: bool) -> None:  # noqa: ANN401, ARG001, FBT001  (as IPython calls a printer)
-        from nbkv.show import result_summary  # noqa: PLC0415  (a result exists, so it is imported)
+        from nbkv.result import Result  # noqa: PLC0415  (a result exists, so it is imported)
+        from nbkv.show import result_summary  # noqa: PLC0415  (as above)
 
-        stands_above = result is magics.streamed
-        magics.streamed = None
-        printer.text(f"[{result_summary(result.to_dict())}]" if stands_above else repr(result))
+        stands_above = result is magics.on_screen and not has_front_end(magics.shell)
+        magics.on_screen = None
+        summary = (
+            f"[{result_summary(result.to_dict())}]" if isinstance(result, Result) else f"<{type(result).__name__}>"
+        )
+        printer.text(summary if stands_above else repr(result))
 
     return show

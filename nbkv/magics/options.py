@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from inspect import cleandoc
 from numbers import Real
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from IPython.core.error import UsageError
 from IPython.core.magic import no_var_expand
 from IPython.core.magic_arguments import MagicArgumentParser
 
 from nbkv.errors import NbkvError
+from nbkv.magics.examples import example
 from nbkv.magics.template import fill
+from nbkv.stopping import quiet
 
 HELP = ("-h", "--help")
 _OPEN, _CLOSE, _QUOTES = "([{", ")]}", "'\""
@@ -44,7 +46,9 @@ def option(*names: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any
 
 
 def command(
-    *options: tuple[tuple[str, ...], dict[str, Any]], exclusive: tuple[str, ...] = (), cell: bool = False
+    *options: tuple[tuple[str, ...], dict[str, Any]],
+    exclusive: tuple[str, ...] = (),
+    cell: bool | Literal["optional"] = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Turn a method that takes parsed arguments (and the cell's text) into a magic.
 
@@ -55,7 +59,8 @@ def command(
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         prog = f"{'%%' if cell else '%'}{method.__name__}"
         text = cleandoc(method.__doc__ or "")
-        parser = Parser(prog, description=text, formatter_class=Layout)  # type: ignore[no-untyped-call]
+        epilog = example(method.__name__)
+        parser = Parser(prog, description=text, epilog=epilog, formatter_class=Layout)  # type: ignore[no-untyped-call]
         group = parser.add_mutually_exclusive_group() if exclusive else parser
         for names, settings in options:
             place = group if set(names) & set(exclusive) else parser
@@ -72,14 +77,14 @@ def command(
                 if set(HELP) & set(words):
                     sys.stdout.write(parser.format_help())
                     return None
-                if cell and body is None:
+                if cell is True and body is None:
                     parser.error(f"the text stands in the cell, below a first line that begins with {prog}")
                 arguments = parser.parse_args(words)
                 return method(self, arguments, body) if cell else method(self, arguments)
             except NbkvError as error:
                 raise UsageError(str(error)) from None
-            except KeyboardInterrupt as stop:  # where exactly it struck is no news to whoever pressed the key
-                raise stop.with_traceback(None) from None
+            except KeyboardInterrupt as stop:
+                raise quiet(stop, str(stop) or f"{prog} was interrupted").with_traceback(None) from None
 
         magic.__doc__ = parser.format_help()
         magic.parser = parser  # type: ignore[attr-defined]  # completion reads the options here

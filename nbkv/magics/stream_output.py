@@ -4,18 +4,50 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from IPython.display import clear_output, display
+from IPython.display import display
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from nbkv.result import Result
+    from nbkv.session.chat import Chat
 
 INTERVAL = 0.1  # seconds between two updates
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What takes the place of a streamed text: as HTML, as text, and as further data by MIME type.
+
+    ``below`` is what a terminal, where the text stands already, has below it.
+    """
+
+    html: str
+    text: str
+    data: dict[str, Any] = field(default_factory=dict)
+    below: str = ""
+
+
+def shown_result(result: Result) -> Ending:
+    """Return a Result as the end of its text; a whole one is returned, and then says itself what it cost."""
+    from nbkv.show import result_summary  # noqa: PLC0415  (a result exists, so it is imported)
+
+    below = result_summary(result.to_dict()) if result.finish_reason == "interrupted" else ""
+    return Ending(result._repr_html_(), repr(result), result._repr_mimebundle_(), below)
+
+
+def shown_turn(chat: Chat) -> Ending:
+    """Return the last turn of a conversation as the end of its text."""
+    from nbkv.show.chat import saved_words, turn_html, turn_words  # noqa: PLC0415  (as above)
+
+    told = chat.to_dict()
+    last = told["turns"][-1]
+    below = f"{turn_words(last)}; {saved_words(told)}"
+    return Ending(turn_html(told), f"{last['answer']['text'].strip()}\n[{below}]", below=below)
 
 
 class Live(Protocol):
@@ -32,8 +64,8 @@ class Live(Protocol):
     def add(self, piece: str) -> None:
         """Append ``piece``."""
 
-    def stop(self, result: Result | None) -> None:
-        """Show how far it came: the run was broken off, and nothing will be returned that could show itself."""
+    def end(self, shown: Ending) -> None:
+        """Show what it came to."""
 
 
 def live(shell: InteractiveShell) -> Live:
@@ -47,10 +79,7 @@ def has_front_end(shell: InteractiveShell) -> bool:
 
 
 class NotebookLive:
-    """One output, updated at most ten times a second; the Result that is returned in the end takes its place.
-
-    Taking its place means clearing the cell's outputs, so warnings wait until after that.
-    """
+    """One output, updated at most ten times a second; the Result takes its place, and no other output is touched."""
 
     def __init__(self) -> None:
         """Show nothing yet."""
@@ -58,22 +87,15 @@ class NotebookLive:
         self._text = ""
         self._handle: Any = None
         self._shown_at = 0.0
-        self._catch = warnings.catch_warnings(record=True)
-        self._caught: list[warnings.WarningMessage] = []
 
     def __enter__(self) -> Self:
-        """Hold warnings back."""
-        caught = self._catch.__enter__()
-        self._caught = [] if caught is None else caught
+        """Show nothing before the first piece."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Clear the output as soon as the next one comes, if that will be the Result; let the warnings out."""
-        self._catch.__exit__(kind, error, at)
-        if kind is None and self._handle is not None:
-            clear_output(wait=True)
-        for held in self._caught:
-            warnings.warn_explicit(held.message, held.category, held.filename, held.lineno)
+        """Draw the last pieces, where nothing has taken their place."""
+        if self._text:
+            self._draw_text()
 
     def add(self, piece: str) -> None:
         """Append ``piece``; it is drawn at once or with one of the next."""
@@ -81,12 +103,10 @@ class NotebookLive:
         if time.monotonic() - self._shown_at >= INTERVAL:
             self._draw_text()
 
-    def stop(self, result: Result | None) -> None:
-        """Put the partial Result in place of the text, or draw the last pieces of text."""
-        if result is not None:
-            self._draw(result._repr_html_(), repr(result), result._repr_mimebundle_())
-        elif self._text:
-            self._draw_text()
+    def end(self, shown: Ending) -> None:
+        """Put it in place of the text."""
+        self._draw(shown.html, shown.text, shown.data)
+        self._text = ""
 
     def _draw_text(self) -> None:
         """Draw the text with the very elements that the complete answer begins with."""
@@ -127,9 +147,7 @@ class TerminalLive:
         sys.stdout.flush()
         self._last = piece or self._last
 
-    def stop(self, result: Result | None) -> None:
-        """Say below the text what the partial Result cost."""
-        from nbkv.show import result_summary  # noqa: PLC0415  (only when something was broken off)
-
-        if result is not None:
-            self.add(f"\n[{result_summary(result.to_dict())}]\n")
+    def end(self, shown: Ending) -> None:
+        """Write what belongs below the text."""
+        if shown.below:
+            self.add(f"\n[{shown.below}]\n")

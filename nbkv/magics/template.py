@@ -100,7 +100,7 @@ def _joined(parts: Iterable[Part]) -> Iterator[Part]:
 def prompt_of(parts: list[Part], *, chat: bool) -> Any:  # noqa: ANN401  (one of the forms a session takes)
     """Return the prompt: one user message, or the plain text, or the parts where chunks are among them."""
     if not any(isinstance(part, Chunk) or part.strip() for part in parts):
-        message = "the cell holds no prompt (write it below the first line)"
+        message = "the cell holds no prompt (write it below the first line, in the same cell)"
         raise BadPrompt(message)
     content = parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts
     return [{"role": "user", "content": content}] if chat else content

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from nbkv.context import Context
 from nbkv.errors import BadOption, UnsupportedModel
@@ -15,7 +17,32 @@ from nbkv.prompts.prompt import Prompt, PromptLike, build, matched
 from nbkv.result import Chunk
 from nbkv.strategy import Strategy, parse
 
-TEMPLATE = ("template_kwargs", "continue_final_message")
+TEMPLATE = {
+    "template_kwargs": (None, "Mapping[str, object] | None"),
+    "continue_final_message": (False, "bool"),
+}
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def spells_out_sampling(method: Callable[P, R]) -> Callable[P, R]:
+    """Write the options of sampling into the signature of ``method`` in place of its ``**options``.
+
+    So completion and ``?`` show them, and those of the chat template; they are read by ``wanted_sampling`` and
+    ``built_prompt`` all the same.
+    """
+    written = inspect.signature(method)
+    own = [each for each in written.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    known = {each.name for each in own}
+    defaults = {field.name: (None if field.name == "stop" else field.default, field.type) for field in fields(Sampling)}
+    defaults |= TEMPLATE
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (default, kind) in defaults.items()
+        if name not in known
+    ]
+    method.__signature__ = written.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return method
 
 
 class RequestArguments(NamedTuple):

@@ -7,10 +7,14 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nbkv import show
 from nbkv.errors import BadOption, BadPrompt
 from nbkv.prompts.chat_template import template_options
 from nbkv.result import Chunk, Result
-from nbkv.scalars import kind_of
+from nbkv.scalars import is_whole, kind_of
+from nbkv.session.arguments import spells_out_sampling
+from nbkv.session.stream import Stream
+from nbkv.show.units import plural
 
 if TYPE_CHECKING:
     from nbkv.models.adapter import ModelAdapter
@@ -31,8 +35,11 @@ class Answering(Protocol):
     def has_template(self) -> bool:
         """Return whether prompts can be messages."""
 
-    def generate(self, prompt: Any, **options: Any) -> Result:  # noqa: ANN401  (as sessions have it)
-        """Run ``prompt`` and return the answer."""
+    def stream(self, prompt: Any, **options: Any) -> Stream:  # noqa: ANN401  (as sessions have it)
+        """Run ``prompt`` and give the answer piece by piece."""
+
+    def full_ttft_s(self, tokens: int) -> float | None:
+        """Return the seconds to the first token that ``full`` takes for so many prompt tokens."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,16 @@ class Turn:
 
     role: str
     parts: tuple[Any, ...]
+
+    @property
+    def text(self) -> str:
+        """Return it as text."""
+        return "".join(part if isinstance(part, str) else part.text for part in self.parts)
+
+    @property
+    def results(self) -> list[Result]:
+        """Return what the model said."""
+        return [part for part in self.parts if self.role == "assistant" and isinstance(part, Result)]
 
 
 class Chat:
@@ -58,8 +75,13 @@ class Chat:
         if self._variables and not session.has_template:
             message = "template_kwargs are for the chat template, and this tokenizer has none (leave them out)"
             raise BadOption(message)
-        self.results: list[Result] = []
 
+    @property
+    def results(self) -> list[Result]:
+        """Return the answers; one that was gone on with is two."""
+        return [result for turn in self._turns for result in turn.results]
+
+    @spells_out_sampling
     def send(
         self,
         prompt: Content | None = None,
@@ -76,19 +98,85 @@ class Chat:
         A turn that fails or is interrupted leaves the conversation as it was. Other options are those of ``generate``.
         """
         turns = self._asked(prompt, prefill, continue_final_message)
-        said = turns[-1].role == "assistant"
+        result = self._stream(turns, template_kwargs, options).exhaust()
+        if result.finish_reason != "interrupted":
+            self._keep(turns, result)
+        return result
+
+    @spells_out_sampling
+    def stream(
+        self,
+        prompt: Content,
+        *,
+        prefill: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,  # noqa: ANN401  (as above)
+    ) -> Stream:
+        """Ask ``prompt`` like ``send``, for an answer that comes piece by piece; ``keep`` makes it part of the chat."""
+        return self._stream(self._asked(prompt, prefill, more=False), template_kwargs, options)
+
+    def keep(self, prompt: Content, result: Result, *, prefill: str | None = None) -> None:
+        """Make ``prompt`` and its answer a turn, with which all later ones begin."""
+        self._keep(self._asked(prompt, prefill, more=False), result)
+
+    def rewind(self, turn: int) -> None:
+        """Forget turn ``turn``, counted from 1, and all after it: what is asked next takes its place.
+
+        Raises ``BadOption`` where there is no such turn.
+        """
+        asked = [at for at, each in enumerate(self._turns) if each.role == "user"]
+        if not is_whole(turn, 1) or turn > len(asked):
+            message = f"no turn {turn!r:.60} (this chat has {plural(len(asked), 'turn')}, the first is 1)"
+            raise BadOption(message)
+        self._turns = self._turns[: asked[turn - 1]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the conversation as JSON-able data; ``turns`` has one dict a turn.
+
+        ``asked`` is its text, ``answer`` the Result (the last one, with the whole text, of an answer that was gone on
+        with), ``full_s`` about the seconds to the first token that ``full`` would take for the same prompts, in
+        proportion to the longest one that this session has computed whole, and ``saved_s`` what reuse spared of them;
+        None where none is long enough, ``saved_s`` 0 where nothing was reused.
+        """
+        system = next((turn.text for turn in self._turns if turn.role == "system"), None)
+        said = [turn for turn in self._turns if turn.role != "system"]
+        turns = [self._told(asked, answer) for asked, answer in zip(said[::2], said[1::2], strict=True)]
+        return {"kind": "chat", "system": system, "turns": turns}
+
+    def __repr__(self) -> str:
+        """Return the conversation as text, with what reuse has saved."""
+        return show.chat_text(self.to_dict())
+
+    def _repr_html_(self) -> str:
+        return show.chat_html(self.to_dict())
+
+    def _told(self, asked: Turn, answer: Turn) -> dict[str, Any]:
+        full = [self._session.full_ttft_s(len(result.prompt_ids)) for result in answer.results]
+        saved = [
+            0.0 if not result.tokens.reused else None if full_s is None else full_s - result.timing.ttft_s
+            for result, full_s in zip(answer.results, full, strict=True)
+        ]
+        return {
+            "asked": asked.text,
+            "answer": answer.results[-1].to_dict() | {"text": answer.text},
+            "exact": all(result.lineage == "exact" for result in answer.results),
+            "full_s": _sum(full),
+            "saved_s": _sum(saved),
+        }
+
+    def _stream(self, turns: Sequence[Turn], template_kwargs: Any, options: dict[str, Any]) -> Stream:  # noqa: ANN401  (unread)
         if self._session.has_template:
             given = template_options(template_kwargs, continue_final_message=False).variables
+            said = turns[-1].role == "assistant"
             options |= {"template_kwargs": self._variables | dict(given), "continue_final_message": said}
         elif template_kwargs is not None:
             options["template_kwargs"] = template_kwargs  # which is refused there, in the same words
-        result = self._session.generate(self._prompt(turns), **options)
-        if result.finish_reason != "interrupted":
-            before = turns[-1].parts if said else ()
-            answer = Turn("assistant", (*before, result))
-            self._turns = (*(turns[:-1] if said else turns), answer)
-            self.results.append(result)
-        return result
+        return self._session.stream(self._prompt(turns), **options)
+
+    def _keep(self, turns: tuple[Turn, ...], result: Result) -> None:
+        said = turns[-1].role == "assistant"
+        answer = Turn("assistant", (*(turns[-1].parts if said else ()), result))
+        self._turns = (*(turns[:-1] if said else turns), answer)
 
     def _asked(self, prompt: object, prefill: object, more: object) -> tuple[Turn, ...]:
         """Return the turns with what is asked now: the last one is the user's, or what the answer goes on with."""
@@ -144,6 +232,11 @@ def _parts(content: object, what: str) -> tuple[Part, ...]:
             message = f"a part of {what} is {kind_of(part)} (accepted: {_ACCEPTED})"
             raise BadPrompt(message)
     return tuple(str(part["text"]) if isinstance(part, Mapping) else part for part in content)
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _verbatim(part: Part, model: str, turn: Turn) -> Part:

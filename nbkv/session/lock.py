@@ -6,15 +6,16 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from nbkv.errors import NbkvError
 from nbkv.events import Bus, Waiting
 from nbkv.shortage import memory_limits
-from nbkv.stopping import Stopped, Stopper
+from nbkv.stopping import Stopped, Stopper, interruption
 from nbkv.torch_mode import usual_mode
 
 _NO_MEMORY = "there is not enough memory: shorten the prompt, clear the store, or give it a smaller limit"
+Found = TypeVar("Found")
 PATIENCE_S = 3.0  # whoever waits longer is told for whom
 
 
@@ -108,8 +109,14 @@ class SessionLock:
                 yield
         except Stopped:
             if self.interrupted:
-                raise KeyboardInterrupt from None
+                raise interruption(None, "nothing was kept of it") from None
             message = "stopped before it was done; nothing was kept of it"
             raise NbkvError(message) from None
         finally:
             self.leave()
+
+    def ended(self, found: Found) -> Found:
+        """Return what long work has found; where a Ctrl-C ended it, raise ``KeyboardInterrupt`` that has it."""
+        if self.interrupted:
+            raise interruption(found, getattr(found, "stopped", "") or "it had just ended") from None
+        return found

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import atexit
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 
-from nbkv.context import Context
+from nbkv.context import Context, LongWork
 from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
-from nbkv.families.residual import planner
+from nbkv.families.residual.planner import Plan, Planning
 from nbkv.inference.run import LaterRun, RequestRun
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.loading import Loaded, load_model
@@ -23,7 +23,14 @@ from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.roster import roster
 from nbkv.scalars import is_whole
-from nbkv.session.arguments import RequestArguments, built_prompt, chosen_strategy, verdict_name, wanted_sampling
+from nbkv.session.arguments import (
+    RequestArguments,
+    built_prompt,
+    chosen_strategy,
+    spells_out_sampling,
+    verdict_name,
+    wanted_sampling,
+)
 from nbkv.session.batches.batch import BatchJob
 from nbkv.session.batches.results import BatchResults
 from nbkv.session.certificates.calibration import Question
@@ -37,6 +44,7 @@ from nbkv.session.measure import FidelityMeter
 from nbkv.session.stats import Meter, Stats
 from nbkv.session.stream import Stream
 from nbkv.session.verify import Report, verify
+from nbkv.show.progress import screen
 from nbkv.stopping import Stopper
 from nbkv.stores.base import Scratch, Store
 from nbkv.stores.spec import check_spec, open_store
@@ -46,8 +54,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
 
-    from nbkv.families.residual.planner import Plan
-
+Work = TypeVar("Work", bound=LongWork)
+Found = TypeVar("Found")
 _numbers = count(1)
 
 
@@ -109,6 +117,7 @@ class Session:
         self._stopper = Stopper()
         self._meter = Meter()
         self.events.add(self._meter)
+        self.events.add(screen)
         opened, scratch = open_store(store, self.events, *loaded.adapter.devices), Scratch()
         self._lent = opened is store
         opened.scratch_spaces.add(scratch)
@@ -131,6 +140,7 @@ class Session:
 
     # asking
 
+    @spells_out_sampling
     def generate(
         self,
         prompt: PromptLike,
@@ -165,6 +175,7 @@ class Session:
         run = self._run(RequestRun, prompt, options, asked)
         return Stream(run, self._lock, self._remember).exhaust()
 
+    @spells_out_sampling
     def stream(
         self,
         prompt: PromptLike,
@@ -183,6 +194,7 @@ class Session:
         run = self._run(LaterRun, prompt, options, asked)
         return Stream(run, self._lock, self._remember)
 
+    @spells_out_sampling
     def generate_batch(
         self,
         prompts: Iterable[PromptLike],
@@ -211,6 +223,13 @@ class Session:
             return job.run(prompts, self._lock)
         finally:
             self.last = job.results
+
+    def full_ttft_s(self, tokens: int) -> float | None:
+        """Return about the seconds to the first token that ``full`` takes for ``tokens``, from requests so far.
+
+        None before a prompt of a quarter of that length or more was computed whole.
+        """
+        return self._meter.full_ttft_s(tokens)
 
     def chat(self, system: Content | None = None, *, template_kwargs: dict[str, Any] | None = None) -> Chat:
         """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result.
@@ -241,6 +260,7 @@ class Session:
             self.chunks[name] = made
         return made
 
+    @spells_out_sampling
     def compare(
         self,
         prompt: PromptLike,
@@ -255,7 +275,8 @@ class Session:
         """Run one prompt under several strategies, in turns, ``repeat`` times each, and measure all against ``full``.
 
         Every run finds the store as it is and leaves it so, and none counts in ``stats`` or ``history``. Options are
-        those of ``generate``.
+        those of ``generate``. Stopped, it returns the rows of what had run; Ctrl-C raises ``KeyboardInterrupt`` with
+        them as its ``result``. So do ``certify``, ``verify`` and ``plan``.
         """
         ctx = self._open().for_request()
         if not is_whole(repeat, 1):
@@ -265,9 +286,8 @@ class Session:
         ids = built_prompt(prompt, match, self.chunks, ctx, options, order=order)
         chosen = [chosen_strategy(one, ctx) for one in split(strategies)]
         with self._lock.request():
-            table = compare(replace(ctx, bus=Bus()), chosen, ids, wanted, int(repeat))
-        self.last = table
-        return table
+            self.last = table = compare(ctx, chosen, ids, wanted, int(repeat))
+        return self._lock.ended(table)
 
     def certify(
         self,
@@ -289,7 +309,8 @@ class Session:
         """
         ctx, guarantee = self._open().for_request(), Guarantee(max_kl, rate, alpha)
         with self._lock.request():
-            return certify(prompts, guarantee, strategies, sink, ctx)
+            certificate = certify(prompts, guarantee, strategies, sink, ctx)
+        return self._lock.ended(certificate)
 
     def verify(self, strategy: str | Strategy | Sequence[str | Strategy] | None = None) -> Report:
         """Check this model's walk, cache, relocation and ``strategy`` against its own plain forward; return the table.
@@ -305,17 +326,28 @@ class Session:
         with self._lock.request():
             report = verify(ctx, chosen, tuple(self.chunks.values()))
         for one in chosen:
-            ctx.verdicts.put(verdict_name(one, ctx), report.failed(one.spec))
-        return report
+            failed = report.failed(one.spec)
+            if failed or not report.stopped:
+                ctx.verdicts.put(verdict_name(one, ctx), failed)
+        return self._lock.ended(report)
 
     def plan(self, tokens: int = 1024) -> Plan:
         """Measure what it costs to hold ``tokens`` older tokens in each form of ``residual``; it may take minutes.
 
         Raises ``BadOption`` and ``UnsupportedModel``.
         """
-        ctx = self._open()
+        return self.carry_out(lambda ctx: Planning(ctx.adapter, tokens), Planning.plan)
+
+    def carry_out(self, make: Callable[[Context], Work], found: Callable[[Work, str], Found]) -> Found:
+        """Return what is ``found`` by the long work that ``make`` gives, told step by step, stopped as all others are.
+
+        ``found`` also gets how far it came where it was stopped, else "".
+        """
+        ctx = self._open().for_request()
         with self._lock.request():
-            return planner.plan(ctx.adapter, tokens)
+            work = make(ctx)
+            made = found(work, ctx.carry_out(work))
+        return self._lock.ended(made)
 
     # looking and switching
 

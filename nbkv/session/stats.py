@@ -13,6 +13,7 @@ from nbkv.events import Event, Fallback, Finished, NotKept
 if TYPE_CHECKING:
     import pandas as pd
 
+_FARTHEST = 4  # times as many tokens as were measured, of which a time is told
 _COLUMNS = (
     "request", "strategy", "prompt", "reused", "recomputed", "fresh", "hit_rate", "compute_share", "ttft_s", "tpot_s",
     "total_s", "generated", "finish_reason", "kl", "kl_max", "top1", "diverges_at", "floor", "notes",
@@ -62,6 +63,18 @@ class Meter:
             self.fallbacks += 1
         elif isinstance(event, NotKept):
             self.not_kept.append(event.why)
+
+    def full_ttft_s(self, tokens: int) -> float | None:
+        """Return about the seconds to the first token of a prompt of ``tokens`` that is computed whole.
+
+        In proportion to the longest prompt that was; None where that is too short to say: short passes take longer a
+        token, longer ones meet more keys.
+        """
+        whole = [row for row in self.rows if row["generated"] and row["compute_share"] == 1 and not row["reused"]]
+        longest = max(whole, key=lambda row: row["prompt"], default=None)
+        if longest is None or _FARTHEST * longest["prompt"] < tokens:
+            return None
+        return float(longest["ttft_s"] * tokens / longest["prompt"])
 
     def _by_strategy(self) -> dict[str, list[dict[str, Any]]]:
         grouped: dict[str, list[dict[str, Any]]] = {}

@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 from nbkv.inference.run import RequestRun
 from nbkv.result import Result
 from nbkv.session.lock import SessionLock
+from nbkv.stopping import interruption
 
 T = TypeVar("T")
 
@@ -42,6 +43,12 @@ class Stream:
     def markdown(self) -> bool:
         """Return whether a chat model writes the answer."""
         return self._run.prompt.chat
+
+    def __repr__(self) -> str:
+        """Return whether it runs, and how far it came."""
+        if self.result is not None:
+            return f"<Stream: ended ({self.result.finish_reason}), {len(self.result.token_ids)} tokens; see .result>"
+        return f"<Stream: {'running' if self._pieces else 'not begun: iterate it'}>"
 
     def __iter__(self) -> Self:
         """Return itself."""
@@ -91,7 +98,7 @@ class Stream:
             if made is None:
                 self._end()
         if made is None and by_signal:
-            raise self._interrupt(KeyboardInterrupt()) from None
+            raise self._interrupt() from None
         if self._unwanted or self._lock.stopped:  # said while the piece was made; the next may never be asked for
             self.end_if_idle()
         return made
@@ -111,10 +118,10 @@ class Stream:
         try:
             with self._lock.working():
                 return work(pieces)
-        except KeyboardInterrupt as error:  # the second one: a store operation may have been cut in two
+        except KeyboardInterrupt:  # the second one: a store operation may have been cut in two
             self._run.ctx.store.clear()
             self._end()
-            raise self._interrupt(error) from None
+            raise self._interrupt() from None
         except BaseException:
             self._end()
             raise
@@ -135,6 +142,7 @@ class Stream:
             self._on_end(self.result)
         self._lock.leave()
 
-    def _interrupt(self, error: KeyboardInterrupt) -> KeyboardInterrupt:
-        error.result = self.result  # type: ignore[attr-defined]
-        return error
+    def _interrupt(self) -> KeyboardInterrupt:
+        result = self.result
+        told = "stopped before the first token" if result is None else f"stopped after {len(result.token_ids)} tokens"
+        return interruption(result, told)

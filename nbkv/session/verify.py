@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from nbkv.context import Context
 from nbkv.errors import BadOption, NbkvError, UnsupportedModel
+from nbkv.families.options import is_number
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Chunk
 from nbkv.session.verification.exact_checks import ExactChecks
@@ -29,50 +31,93 @@ def verify(ctx: Context, strategies: Sequence[Strategy], chunks: Sequence[Chunk]
     """Return the checks of ``ctx``'s model and of ``strategies`` on it, on made-up prompts in stores of their own.
 
     Of ``chunks``, those of the session, what its store holds is compared with what the model makes of them. A strategy
-    the model cannot serve is a row that says why; it fails nothing.
+    the model cannot serve is a row that says why; it fails nothing. A stop ends it early: the rows are those of the
+    checks there were, and ``stopped`` says how far it came.
     """
-    adapter, known = ctx.adapter, ctx.adapter.capabilities
-    answers = ModelAnswers(in_store_of_its_own(ctx))
-    prompts = plain_prompts(adapter.config.vocab_size, adapter.capabilities)
-    first = next(iter(prompts.values()))
-    # rounding grows with length: the longest prompt that fits tells its own share
-    longest = max((first, *(given.prompt.ids for given in chunk_prompts(answers.ctx))), key=len)
-    allowed = limits(answers, first)
-    if adapter.dtype != torch.float32 and len(longest) + STEPS < min(known.context, known.stable_context):
-        other = limits(answers, longest)
-        allowed = Limits(max(allowed.logits, other.logits), max(allowed.kv, other.kv))
-    rows = list(check_model(ctx, answers, first, allowed, chunks).rows.values())
-    for strategy in strategies:
-        rows.extend(_StrategyChecks(ctx, answers, allowed, strategy).run(prompts).rows.values())
-    return Report(adapter.name, ", ".join(strategy.spec for strategy in strategies), tuple(rows))
+    work = _SelfCheck(ctx, strategies, chunks)
+    return work.report(ctx.carry_out(work))
+
+
+class _SelfCheck:
+    """A self-check under way."""
+
+    work = "verify"
+
+    def __init__(self, ctx: Context, strategies: Sequence[Strategy], chunks: Sequence[Chunk]) -> None:
+        self._ctx, self._strategies, self._chunks = ctx, strategies, chunks
+        self._done: list[Checks] = []
+        self.total = 2 + len(_StrategyChecks.PARTS) * len(strategies)
+
+    def steps(self) -> Generator[str]:
+        ctx, adapter, known = self._ctx, self._ctx.adapter, self._ctx.adapter.capabilities
+        yield "the model's own answers"
+        answers = ModelAnswers(in_store_of_its_own(ctx))
+        prompts = plain_prompts(adapter.config.vocab_size, adapter.capabilities)
+        first = next(iter(prompts.values()))
+        # rounding grows with length: the longest prompt that fits tells its own share
+        longest = max((first, *(given.prompt.ids for given in chunk_prompts(answers.ctx))), key=len)
+        allowed = limits(answers, first)
+        if adapter.dtype != torch.float32 and len(longest) + STEPS < min(known.context, known.stable_context):
+            other = limits(answers, longest)
+            allowed = Limits(max(allowed.logits, other.logits), max(allowed.kv, other.kv))
+        yield "the model through nbkv"
+        self._done.append(check_model(ctx, answers, first, allowed, self._chunks))
+        for strategy in self._strategies:
+            one = _StrategyChecks(ctx, answers, allowed, strategy)
+            self._done.append(one.checks)
+            yield from one.steps(prompts)
+
+    def report(self, stopped: str = "") -> Report:
+        rows = tuple(row for checks in self._done for row in checks.rows.values())
+        return Report(self._ctx.adapter.name, ", ".join(map(with_amount, self._strategies)), rows, stopped)
+
+    def found(self) -> dict[str, Any]:
+        return self.report().to_dict()
+
+
+def with_amount(strategy: Strategy) -> str:
+    """Return the specification of ``strategy`` with what it spends, which a specification leaves out as a default."""
+    for name in ("budget", "keep"):
+        value = getattr(strategy, name, None)
+        if is_number(value) and name not in strategy.spec:
+            head, _, rest = strategy.spec.partition("(")
+            return f"{head}({name}={value:g}{f', {rest}' if rest else ')'}"
+    return strategy.spec
 
 
 class _StrategyChecks:
     """The checks of one strategy, in a store of its own."""
 
+    PARTS = ("as full", "as full, with chunks", "at its budget", "what is in the store")
+
     def __init__(self, ctx: Context, answers: ModelAnswers, allowed: Limits, strategy: Strategy) -> None:
         self.ctx, self.answers, self.limits = in_store_of_its_own(ctx), answers, allowed
         self.strategy, self.checks = strategy, Checks(strategy.spec)
 
-    def run(self, prompts: dict[str, tuple[int, ...]]) -> Checks:
+    def steps(self, prompts: dict[str, tuple[int, ...]]) -> Generator[str]:
         strategy = self.strategy
+        parts = (f"{strategy.spec}: {part}" for part in self.PARTS)
+        yield next(parts)
         try:
             strategy.check(self.ctx.adapter)
         except (UnsupportedModel, BadOption) as refusal:
             self.checks.unchecked(strategy.spec, f"refused: {refusal}")
-            return self.checks
+            yield from parts
+            return
         full = strategy if strategy.exact else strategy.at_full_budget()
         if full is None:
             self.checks.unchecked(strategy.spec, "has no full budget at which it would equal full")
         else:
             self._guarded(full.spec, lambda: self._exact(full, prompts))
+        yield next(parts)
         with_chunks = self._chunk_prompts()
         if full is not None:
             self._guarded(f"{full.spec} with chunks", lambda: self._exact_with_chunks(full, with_chunks))
+        yield next(parts)
         if not strategy.exact and strategy != full:
             self._guarded(f"{strategy.spec} with chunks", lambda: self._at_its_budget(with_chunks))
+        yield next(parts)
         self._kept([*prompts.values(), *(given.prompt.ids for given in with_chunks)], with_chunks)
-        return self.checks
 
     def _chunk_prompts(self) -> tuple[ChunkPrompt, ...]:
         known, made = self.ctx.adapter.capabilities, chunk_prompts(self.ctx)

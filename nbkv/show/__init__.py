@@ -7,6 +7,7 @@ from nbkv.show.badge import badge
 from nbkv.show.batch import batch_html, batch_text
 from nbkv.show.bundle import MIME, answer_bundle, comparison_bundle, result_bundle
 from nbkv.show.certificate import certificate_html, certificate_text
+from nbkv.show.chat import chat_html, chat_text
 from nbkv.show.chunk import chunk_html, chunk_text
 from nbkv.show.comparison import comparison_html, comparison_text
 from nbkv.show.figures import Plot, comparison_figure, comparison_plot, history_figure, history_plot
@@ -16,6 +17,7 @@ from nbkv.show.plan import plan_html, plan_text
 from nbkv.show.report import report_html, report_text
 from nbkv.show.result import coming_html, result_html, result_summary, result_text
 from nbkv.show.stats import stats_html, stats_text
+from nbkv.show.tour import tour_html, tour_reason, tour_text
 
 __all__ = [
     "MIME",
@@ -27,6 +29,8 @@ __all__ = [
     "batch_text",
     "certificate_html",
     "certificate_text",
+    "chat_html",
+    "chat_text",
     "chunk_html",
     "chunk_text",
     "coming_html",
@@ -51,4 +55,7 @@ __all__ = [
     "stats_text",
     "table_html",
     "table_text",
+    "tour_html",
+    "tour_reason",
+    "tour_text",
 ]

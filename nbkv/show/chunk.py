@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from nbkv.show.answer import answer_html
-from nbkv.show.page import view
+from nbkv.show.page import notes_html, view
 from nbkv.show.units import plural
 
 MAX_TEXT = 20_000  # bytes
@@ -14,14 +14,14 @@ MAX_TEXT = 20_000  # bytes
 
 def chunk_text(chunk: dict[str, Any]) -> str:
     """Return name, length and how the chunk was encoded in one line."""
-    return f"chunk {chunk['name']}: {_facts(chunk)}"
+    return "; ".join([f"chunk {chunk['name']}: {_facts(chunk)}", *chunk["notes"]])
 
 
 def chunk_html(chunk: dict[str, Any]) -> str:
     """Return the line and, folded, the text."""
     text = answer_html(chunk["text"], markdown=False, most=MAX_TEXT)
     body = f"chunk <b>{escape(chunk['name'])}</b>: {escape(_facts(chunk))}"
-    return view(f"<details><summary>{body}</summary>{text}</details>", "chunk")
+    return view(f"<details><summary>{body}</summary>{text}</details>{notes_html(chunk['notes'])}", "chunk")
 
 
 def _facts(chunk: dict[str, Any]) -> str:

@@ -38,7 +38,9 @@ def comparison_html(comparison: dict[str, Any]) -> str:
 def headline(comparison: dict[str, Any]) -> str:
     """Return model, prompt length and number of runs."""
     runs = f"median of {comparison['repeat']} runs" if comparison["repeat"] > 1 else "one run"
-    return f"{comparison['model']}, {plural(comparison['prompt_tokens'], 'prompt token')}, {runs} each"
+    about = f"{comparison['model']}, {plural(comparison['prompt_tokens'], 'prompt token')}, {runs} each"
+    stopped = comparison.get("stopped")
+    return f"{about}; {stopped}, the rows are of what had run" if stopped else about
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -74,6 +76,8 @@ def _notes(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _answers(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
     by_text: dict[str, list[str]] = {}
     for row in rows:
         by_text.setdefault(str(row.get("text", "")), []).append(str(row["strategy"]))

@@ -33,11 +33,15 @@ def plan_html(plan: dict[str, Any]) -> str:
 
 def _headline(plan: dict[str, Any]) -> str:
     kv = f"K/V {count(plan['kv_bytes'])} bytes a token"
-    return f"{plan['model']} ({plan['dtype']}, {plan['device']}): {kv}, {plural(plan['tokens'], 'older token')}"
+    about = f"{plan['model']} ({plan['dtype']}, {plan['device']}): {kv}, {plural(plan['tokens'], 'older token')}"
+    stopped = plan.get("stopped")
+    return f"{about}; {stopped}, nothing is picked" if stopped else about
 
 
 def _rates(plan: dict[str, Any]) -> str:
     rates = plan["rates"]
+    if rates is None:
+        return "measured: nothing yet"
     links = ", ".join(
         f"{what} {size(rates[name])}/s"
         for name, what in (("memory", "device memory"), ("host", "host to device"), ("disk", "disk"))

@@ -22,7 +22,10 @@ def report_html(report: dict[str, Any]) -> str:
 
 
 def _headline(report: dict[str, Any]) -> str:
-    return f"{report['strategy']} on {report['model']}: {'passed' if report['ok'] else 'FAILED'}"
+    stopped = report.get("stopped")
+    failed = not all(row["ok"] for row in report["rows"])
+    verdict = "FAILED" if failed else f"{stopped}, no verdict" if stopped else "passed"
+    return f"{report['strategy']} on {report['model']}: {verdict}"
 
 
 def _rows(report: dict[str, Any]) -> list[tuple[str, ...]]:

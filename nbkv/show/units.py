@@ -84,9 +84,9 @@ def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def plural(n: int, noun: str) -> str:
-    """Return ``1 token``, ``2,048 tokens``."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+def plural(n: int, noun: str, many: str = "") -> str:
+    """Return ``1 token``, ``2,048 tokens``; ``many`` is a plural that is not made with an s."""
+    return f"{n:,} {noun if n == 1 else many or f'{noun}s'}"
 
 
 def _three_digits(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,12 @@ from nbkv.errors import LoadError
 from nbkv.sweep.html_report import page
 from nbkv.sweep.records import recorded
 from nbkv.sweep.runs import FAILED, OK, Run, Sweep
+from nbkv.sweep.values import unpacked
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+
+log = logging.getLogger(__name__)
 
 
 def report(folder: str | Path) -> Sweep:
@@ -34,12 +38,19 @@ def report(folder: str | Path) -> Sweep:
 
 
 def executed(folder: Path) -> list[tuple[Path, NotebookNode]]:
-    """Return the notebooks in ``folder`` that ``run`` executed, in the order they were started."""
+    """Return the notebooks in ``folder`` that ``run`` executed, in the order they were started.
+
+    One that cannot be read is left out with a warning.
+    """
     import nbformat  # noqa: PLC0415  (`record` must not pay for it)
 
     found = []
     for path in sorted(folder.glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
+        try:
+            notebook = nbformat.read(path, as_version=4)
+        except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+            log.warning("%s cannot be read and is left out: %s", path.name, " ".join(str(error).split())[:200])
+            continue
         if "nbkv" in notebook.metadata:
             found.append((path, notebook))
     return sorted(found, key=lambda pair: str(pair[1].metadata["nbkv"]["started"]))
@@ -51,7 +62,7 @@ def read(path: Path, notebook: NotebookNode) -> Run:
     return Run(
         path=path,
         notebook=note["notebook"],
-        parameters=dict(note["parameters"]),
+        parameters={name: unpacked(value) for name, value in note["parameters"]},
         records=recorded(notebook),
         duration_s=note["duration_s"],
         status=FAILED if note["error"] else OK,

@@ -128,7 +128,7 @@ def _section(run: Run, notebook: NotebookNode) -> str:
 
 
 def _table(sweep: Sweep) -> str:
-    rows = [run.to_dict() for run in sweep.runs]
+    rows = sweep.rows()
     columns = [name for name in sweep.to_frame().columns if name != "error" or sweep.failed]
     texts = {name for name in columns if any(isinstance(row.get(name), str) for row in rows)}
     head = "".join(f"<th{_kind(name in texts)}>{html.escape(name)}</th>" for name in columns)

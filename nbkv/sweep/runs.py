@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PATH = "path"
+COLUMNS = ("run", "notebook", "duration_s", "status", "error")  # a run's own
 OK, FAILED = "ok", "failed"
 
 
@@ -26,11 +28,17 @@ class Run:
     status: str = OK
     error: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the run as one flat row: parameters and records under their own names."""
-        head = {"run": self.path.name, "notebook": self.notebook}
-        tail = {"duration_s": self.duration_s, "status": self.status, "error": self.error}
-        return head | self.parameters | self.records | tail
+    def to_dict(self, apart: Collection[str] = ()) -> dict[str, Any]:
+        """Return the run as one flat row: parameters and records under their own names.
+
+        Where such a name is that of a column of the run's own, or of both a parameter and a record (here, or in one of
+        the runs beside it: ``apart``), it is ``parameter.name`` or ``record.name``.
+        """
+        taken = {*apart, *COLUMNS, *(self.parameters.keys() & self.records.keys())}
+        row = {"run": self.path.name, "notebook": self.notebook}
+        for kind, values in (("parameter", self.parameters), ("record", self.records)):
+            row |= {f"{kind}.{name}" if name in taken else name: value for name, value in values.items()}
+        return row | {"duration_s": self.duration_s, "status": self.status, "error": self.error}
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,17 @@ class Sweep:
         """Return the runs that did not reach their end."""
         return tuple(run for run in self.runs if run.status != OK)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one flat row a run; a name that is a parameter of one and a record of another stays apart in all."""
+        parameters = {name for run in self.runs for name in run.parameters}
+        apart = parameters & {name for run in self.runs for name in run.records}
+        return [run.to_dict(apart) for run in self.runs]
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row a run: parameters, records, duration, status."""
         from nbkv.show.frame import Frame  # noqa: PLC0415  (only for tables)
 
-        rows = [run.to_dict() for run in self.runs]
+        rows = self.rows()
         tail = ["duration_s", "status", "error"]
         columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in tail]
         return Frame(rows, columns=[*columns, *tail])

@@ -74,16 +74,39 @@ def outputs(told):
     return [(kind, content) for kind, content in told if kind in kinds]
 
 
-def test_streaming_updates_one_display_and_ends_with_the_result(loaded):
-    reply, told = loaded.run("%%kvgen -n 40\nWho paid for the lamp?")
+@pytest.mark.parametrize(
+    ("cell", "view"),
+    [
+        ("%%kvgen -n 40\nWho paid for the lamp?", "nbkv-result"),
+        ("%%kvcompare full,prefix -n 4\nWho paid for the lamp?", "nbkv-comparison"),
+        ("%kvverify full", "nbkv-report"),
+    ],
+)
+def test_one_display_grows_and_becomes_what_is_returned(loaded, cell, view):
+    reply, told = loaded.run(cell)
     assert reply["status"] == "ok"
     kinds = [kind for kind, _ in outputs(told)]
     assert kinds[0] == "display_data"
-    assert kinds[-2:] == ["clear_output", "execute_result"]
-    assert set(kinds[1:-2]) <= {"update_display_data"}
+    assert set(kinds[1:]) == {"update_display_data"}
     names = {content["transient"]["display_id"] for kind, content in outputs(told) if kind.endswith("display_data")}
     assert len(names) == 1
-    assert "nbkv-result" in outputs(told)[-1][1]["data"]["text/html"]
+    assert view in outputs(told)[-1][1]["data"]["text/html"]
+    again = outputs(loaded.run("_")[1])
+    assert [kind for kind, _ in again] == ["execute_result"]
+    assert view in again[0][1]["data"]["text/html"]
+
+
+def test_what_stands_above_in_the_cell_survives(loaded):
+    loop = "for who in 'ab': get_ipython().run_cell_magic('kvgen', '-n 3', who)"
+    reply, told = loaded.run(f"print('before')\n{loop}\nget_ipython().run_cell_magic('kvgen', '-n 3', 'c')")
+    assert reply["status"] == "ok"
+    kinds = [kind for kind, _ in outputs(told)]
+    assert "clear_output" not in kinds
+    assert kinds.count("stream") == 1
+    assert kinds.count("display_data") == 3
+    reply, told = loaded.run("result = get_ipython().run_cell_magic('kvgen', '-n 3', 'd')\ndisplay(result)")
+    kinds = [kind for kind, _ in outputs(told)]
+    assert kinds.count("display_data") == 2
 
 
 def test_an_error_is_one_line_and_fails_the_cell(loaded):
@@ -105,8 +128,9 @@ def test_the_stop_button_keeps_the_text_and_stops_the_queue(loaded):
     assert stopped["status"] == "error"
     assert stopped["ename"] == "KeyboardInterrupt"
     assert aborted["status"] == "aborted"
-    kinds = [kind for kind, _ in outputs(told)]
-    assert kinds[-1] == "error"
+    assert [kind for kind, _ in outputs(told)][-1] == "error"
+    assert stopped["traceback"] == [f"KeyboardInterrupt: {stopped['evalue']}"]
+    assert stopped["evalue"].endswith("; _kv has them")
     last = next(content for kind, content in reversed(outputs(told)) if kind == "update_display_data")
     assert "interrupted" in last["data"]["text/plain"]
     loaded.drain()
@@ -115,3 +139,31 @@ def test_the_stop_button_keeps_the_text_and_stops_the_queue(loaded):
     assert outputs(told)[0][1]["text"] == "interrupted True\n"
     reply, _ = loaded.run("%%kvgen -n 2\nWho paid for the lamp?")
     assert reply["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%%kvcompare full,prefix -n 600 --repeat 20\nWho paid for the lamp?",
+        "%kvverify full prefix full prefix full prefix",
+        "session.compare('Who paid for the lamp?', 'full,prefix', repeat=500)",
+        "session.generate('Who paid for the lamp?', max_new_tokens=2000)",
+    ],
+)
+def test_an_interrupt_of_long_work_is_one_line_and_keeps_it(loaded, cell):
+    speak = "session.events.add(lambda event: print('.', flush=True))\n"  # so that it is known to run
+    number = loaded.start(cell if cell.startswith("%") else speak + cell)
+    loaded.told(number, until=lambda kind: kind in {"update_display_data", "stream"})
+    loaded.manager.interrupt_kernel()
+    told = loaded.told(number)
+    (stopped,) = loaded.replies(number)
+    assert stopped["ename"] == "KeyboardInterrupt"
+    (line,) = stopped["traceback"]
+    assert line.startswith("KeyboardInterrupt: stopped after ")
+    loaded.drain()
+    loaded.run("session.events._listeners = session.events._listeners[:3]")
+    if cell.startswith("%"):
+        last = next(content for kind, content in reversed(outputs(told)) if kind == "update_display_data")
+        assert "stopped after" in last["data"]["text/plain"]
+        _, told = loaded.run("print(bool(_kv.stopped), 0 < len(_kv.rows))")
+        assert outputs(told)[0][1]["text"] == "True True\n"

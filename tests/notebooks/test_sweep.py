@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
 from nbkv import cli
 from nbkv.errors import LoadError
-from nbkv.sweep import report, run
+from nbkv.show.progress import screen
+from nbkv.sweep import execute, report, run
+from nbkv.sweep.plan import plan, settings
 from nbkv.sweep.records import recorded
 
 PLOT = """import plotly.graph_objects as go
@@ -34,7 +37,10 @@ def test_a_grid_becomes_one_row_a_setting(write, tmp_path):
     assert table["note"].tolist() == ["bb", "bb"]
     assert (table["duration_s"] > 0).all()
     assert set(table["status"]) == {"ok"}
-    assert len(list((tmp_path / "out").glob("square-*.ipynb"))) == 2
+    assert [path.stem for path in sorted((tmp_path / "out").glob("*.ipynb"))] == [
+        "square-label=b-n=2",
+        "square-label=b-n=5",
+    ]
 
 
 def test_running_again_replaces_and_a_new_setting_joins(write, tmp_path):
@@ -98,6 +104,76 @@ def test_a_failed_notebook_is_told_and_kept(write, tmp_path, capsys, source, lin
     assert table.loc["good.ipynb", "reached"]
     kept = nbformat.read(tmp_path / "out" / "bad.ipynb", as_version=4)
     assert any(source in cell.source for cell in kept.cells)
+
+
+def test_parameters_reach_the_notebook_as_they_are_shown(write, tmp_path):
+    given = {"size": (3, (4, np.int8(5))), "at": Path("a/b"), "n": range(2), "x": np.float32(0.5), "keys": {1: np.nan}}
+    assigned = "size = at = n = x = keys = None"
+    look = "import nbkv\nnbkv.record(seen=[size, at, n, x, keys], types=[type(v).__name__ for v in (size, at, n, x)])"
+    (done,) = run(write("given", assigned, look), given, out_dir=tmp_path / "out").runs
+
+    assert repr(list(done.parameters.values())) == repr([(3, (4, 5)), "a/b", [0, 1], 0.5, {1: float("nan")}])
+    assert repr(done.records["seen"]) == repr(list(done.parameters.values()))
+    assert done.records["types"] == ["tuple", "str", "list", "float"]
+
+
+def test_parameters_records_and_the_runs_own_columns_stay_apart(write, tmp_path, capsys):
+    names = ("run", "status", "seed", "error", "duration_s")
+    source = "import nbkv, math\n" + "".join(f"nbkv.record({name}={name!r})\n" for name in names)
+    numbers = "nbkv.record(nothing=math.nan, everything=-math.inf, deep={'a': [math.inf]})"
+    notebook = write("names", "\n".join(f"{name} = 0" for name in names), source, numbers)
+    code = cli.main(["run", str(notebook), *("-p status 5 -p seed 7 -p run 8".split()), "-o", str(tmp_path / "out")])
+
+    assert code == 0
+    (done,) = report(tmp_path / "out").runs
+    (row,) = report(tmp_path / "out").rows()
+    assert (row["status"], row["error"]) == ("ok", "")
+    assert row["duration_s"] > 0
+    assert {name: row[f"parameter.{name}"] for name in ("run", "status", "seed")} == {"run": 8, "status": 5, "seed": 7}
+    assert {name: row[f"record.{name}"] for name in names} == {name: name for name in names}
+    assert repr(done.records["nothing"]) == "nan"
+    assert done.records["everything"] == -float("inf")
+    assert done.records["deep"] == {"a": [float("inf")]}
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert table["everything"].tolist() == [-float("inf")]
+    assert table["parameter.seed"].tolist() == [7]
+    shown = capsys.readouterr().out
+    assert "{" not in shown
+    assert "1 value" in shown
+    assert "names-run=8-seed=7-status=5" in shown
+
+
+def test_one_bad_job_never_ends_the_others(write, tmp_path, monkeypatch):
+    good = write("good {n}", "n = 1", "import nbkv\nnbkv.record(seen=n)")
+    jobs = plan([good], {}, settings({"n": [1, 2, 3, 4]}), tmp_path / "out")
+    broken = {2: OSError("no space left"), 3: ValueError("papermill found\nsomething odd")}
+    run_one = execute._executed
+
+    def strikes(job, *given):
+        if job.parameters["n"] in broken:
+            raise broken[job.parameters["n"]]
+        return run_one(job, *given)
+
+    monkeypatch.setattr(execute, "_executed", strikes)
+    jobs[-1].output.mkdir()  # so that nothing can be written there
+    (tmp_path / "out" / "torn.ipynb").write_text("{")
+    sweep = run(good, {}, {"n": [1, 2, 3, 4]}, tmp_path / "out")
+
+    assert [one.status for one in sweep.runs] == ["ok", "failed", "failed", "failed"]
+    assert [one.error for one in sweep.runs[1:3]] == ["OSError: no space left", "something odd"]
+    assert sweep.runs[0].records == {"seen": 1}
+    assert pd.read_csv(sweep.results)["n"].tolist() == [1, 2, 3]
+    assert sweep.report.is_file()
+
+
+def test_each_cell_is_told_before_it_runs(write, tmp_path, monkeypatch):
+    notebook, told = write("cells", "n = 1", "n", "import nbkv\nnbkv.record(n=n)"), []
+    monkeypatch.setattr(screen, "shown_by", told.append)
+    run(notebook, {}, {"n": [1, 2]}, tmp_path / "out")
+    assert [event.doing for event in told[:4]] == [f"cells-n=1, cell {cell} of 4" for cell in (1, 2, 3, 4)]
+    assert [event.done for event in told[:-1]] == list(range(8))
+    assert {event.total for event in told} == {8}
+    assert told[-1].over
 
 
 def test_report_makes_the_same_page_again(write, tmp_path, capsys):

@@ -75,6 +75,46 @@ def test_panel_follows_a_busy_cell_and_stop_ends_it(lab, notebook):
     lab.shot("long_name_280", lab.panel)
 
 
+COMPARE = (
+    "%%kvcompare full, prefix, epic, cacheblend, prophet -n 200 --repeat 40 --out table\n{{ notes }}{{ question }}"
+)
+# Takes down what a cell and the panel show while the comparison runs.
+ROWS = """(cell) => {
+    const node = document.querySelectorAll('.jp-Notebook .jp-CodeCell')[cell];
+    window.rows = []; window.named = [];
+    new MutationObserver(() => {
+        const now = document.querySelector('#nbkv-panel .nbkv-lab-now');
+        window.rows.push(node.querySelectorAll('.nbkv-progress tbody tr').length);
+        if (now?.dataset.running === 'true') window.named.push(now.innerText);
+    }).observe(document.body, { subtree: true, childList: true, characterData: true });
+}"""
+
+
+def test_a_comparison_shows_rows_as_they_finish_and_stop_keeps_them(lab, notebook):
+    show = "print(table.stopped if 'table' in dir() else _kv.stopped, [row['strategy'] for row in _kv.rows])"
+    lab.open(notebook(COMPARE, show)).run(0)
+    lab.page.evaluate(ROWS, 1)
+    lab.run(1, wait=False)
+    stop = lab.panel.get_by_role("button", name="Stop")
+    lab.wait("window.rows.some(n => n >= 3) && window.named.length > 3", 60000)
+    expect(stop).to_be_enabled()
+    lab.shot("comparing")
+    seen = [n for n in lab.page.evaluate("window.rows") if n]
+    assert seen == sorted(seen)
+    assert any("compare: " in text and " of 206" in text for text in lab.page.evaluate("window.named"))
+    stop.click()
+    lab.done()
+    expect(lab.panel.locator(".nbkv-lab-now")).to_have_attribute("data-running", "false")
+    lab.run(2)
+    said = output(lab, 2)
+    assert said.startswith("stopped after ")
+    assert "'full', 'prefix'" in said
+    cell = lab.page.locator(".jp-Notebook .jp-CodeCell").nth(1)
+    expect(cell).to_contain_text("stopped after")
+    expect(cell.locator(".jp-OutputArea-output")).to_have_count(1)
+    lab.shot("compared")
+
+
 def test_reload_clear_and_restart(lab, notebook):
     name = notebook(SHORT)
     lab.open(name).run(0, 1)

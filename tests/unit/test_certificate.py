@@ -126,7 +126,7 @@ def test_prompts_that_repeat_are_told(session, items):
 
 
 def test_what_cannot_be_is_refused_before_anything_runs(session, items, monkeypatch):
-    monkeypatch.setattr("nbkv.session.certificates.calibration.compare", None)
+    monkeypatch.setattr("nbkv.session.certificates.calibration.ComparisonRun", None)
     with pytest.raises(BadOption, match=r"^8 prompts are too few: "):
         session.certify(items, max_kl=1)
     with pytest.raises(BadOption, match="no prompt has chunks"):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 
 import pytest
 
+import nbkv
 from nbkv import cli
 
 
@@ -117,3 +119,41 @@ def test_too_few_prompts_are_one_line(prompts, capsys):
         "nbkv: 5 prompts are too few: 45 are needed (with none above max_kl) for rate=0.05, alpha=0.1 and 1 strategy "
         "(give more prompts, a larger rate or alpha, or fewer strategies)\n"
     )
+
+
+def test_every_command_has_an_example_that_can_be_typed(capsys):
+    from nbkv.cli import _EXAMPLES, _parser
+
+    parser = _parser()
+    (commands,) = [action for action in parser._actions if action.choices]
+    assert set(_EXAMPLES) == set(commands.choices)
+    for name, told in _EXAMPLES.items():
+        parser.parse_args(shlex.split(told))
+        with pytest.raises(SystemExit):
+            cli.main([name, "-h"])
+        assert "example: nbkv " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_list_fits_the_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert cli.main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= columns
+    for name in nbkv.strategies()["name"]:
+        assert f"\n{name}  (" in f"\n{shown}"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_the_table_of_runs_has_no_dicts_and_fits(tmp_path, monkeypatch, columns):
+    from nbkv.cli import _table
+    from nbkv.sweep import Run, Sweep
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    records = {"deep": {"a": 1, "b": [2]}, "many": [1, 2, 3], "pair": (1, 2), "rate": 0.123456789, "none": float("nan")}
+    one = Run(path=tmp_path / "a-n=1.ipynb", notebook="a.ipynb", parameters={"n": 1}, records=records)
+    shown = _table(Sweep(tmp_path, (one,)))
+    assert max(map(len, shown.splitlines())) <= columns
+    assert not set("{}[]") & set(shown)
+    for told in ("2 values", "3 values", "0.1235", "a-n=1"):
+        assert told in shown

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import comm
 import pytest
 
-from nbkv.events import Token, Waiting
+from nbkv.events import Advanced, Token, Waiting
 from nbkv.lab import Lab
 from nbkv.lab.comm import INTERVAL
 from nbkv.roster import Roster, roster
@@ -314,3 +314,34 @@ def test_what_was_not_kept_and_who_waits_is_said_until_the_next_request(front_en
     session.use_store("memory")
     session.generate(words(90), max_new_tokens=2)
     until(lambda: not shown(front_end)["said"])
+
+
+WORKS = {
+    "compare": lambda session, words: session.compare(words(8), "full,prefix", max_new_tokens=2, repeat=2),
+    "verify": lambda session, words: session.verify("prefix"),
+    "certify": lambda session, words: session.certify(
+        [words(8, seed=i) for i in range(4)], max_kl=9, rate=0.5, alpha=0.5, strategies="prefix"
+    ),
+}
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_long_work_is_named_and_can_be_stopped(front_end, lab, session, words, work):
+    front_end.control({"event": "sync"})
+    number, seen = lab._state()["sessions"][-1]["id"], []
+
+    def look(event):
+        if isinstance(event, Advanced):
+            seen.append(lab._state()["sessions"][-1])
+            if event.done == 2 and not event.over:
+                lab.receive({"event": "stop", "session": number})
+
+    session.events.add(look)
+    found = WORKS[work](session, words)
+    assert [state["work"]["done"] for state in seen[:-1]] == [0, 1, 2]
+    assert {state["work"]["work"] for state in seen[:-1]} == {work}
+    assert all(state["work"]["doing"] and state["work"]["total"] >= 3 for state in seen[:-1])
+    assert seen[-1]["work"] is None
+    assert found.stopped.startswith("stopped after 2 of")
+    assert lab._state()["sessions"][-1]["requests"] == 0
+    assert not lab._state()["sessions"][-1]["stopping"]

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import warnings
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -13,7 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-from nbkv.events import Token
+from nbkv.events import Advanced, Token
 from nbkv.magics.options import split_words
 from nbkv.magics.stream_output import TerminalLive
 from nbkv.models.sampling import Chooser
@@ -23,6 +22,7 @@ from nbkv.session.verify import Report
 MAGICS = {
     "kvload",
     "kvgen",
+    "kvchat",
     "kvchunk",
     "kvcompare",
     "kvuse",
@@ -239,16 +239,22 @@ def test_compare_takes_names_with_options_and_spaces(shell, session, monkeypatch
     asked = []
     monkeypatch.setattr(session, "compare", lambda prompt, names, **_: asked.append(names))
     run(shell, "%%kvcompare full, a(budget=0.2, b=1) prefix\nhello")
+    run(shell, "%%kvcompare full prefix\nhello")
+    run(shell, "%%kvcompare full , prefix,\nhello")
     run(shell, "%%kvgen --compare full,a(x=1)\nhello")
     run(shell, "%%kvgen --compare -s full\nhello")
-    assert asked == ["full, a(budget=0.2, b=1) prefix", "full,a(x=1)", "full"]
+    assert asked == ["full,a(budget=0.2, b=1),prefix", "full,prefix", "full,prefix", "full,a(x=1)", "full"]
 
 
 @pytest.mark.parametrize(
     ("cell", "told"),
     [
         ("%%kvgen\n{{ nothing }}", "unknown name {{ nothing }}"),
-        ("%%kvgen\n \n", "holds no prompt"),
+        ("%%kvgen\n \n", "holds no prompt (write it below the first line, in the same cell)"),
+        ("%%kvgen", "holds no prompt (write it below"),
+        ("%%kvgen -n 3 --raw", "holds no prompt (write it below"),
+        ("%%kvcompare full, prefix", "holds no prompt (write it below"),
+        ("%%kvchunk notes", "chunk"),
         ("%%kvgen -n many\nhello", "invalid int value: 'many'"),
         ("%%kvgen -n 0\nhello", "max_new_tokens"),
         ("%%kvgen -t -1\nhello", "temperature"),
@@ -372,7 +378,7 @@ def test_an_interrupted_comparison_leaves_the_session_usable(shell, monkeypatch)
     with capture_output():
         done = shell.run_cell("%%kvcompare prefix -n 9\nhello", store_history=False)
     assert isinstance(done.error_in_exec, KeyboardInterrupt)
-    assert isinstance(shell.user_ns["_kv"], Result)
+    assert shell.user_ns["_kv"].stopped == "stopped after 0 of 9 steps"
     assert run(shell, "%%kvgen -n 3\nhello").token_ids == before.token_ids
 
 
@@ -412,23 +418,21 @@ def quiet(shell, cell):
     return shell.run_cell(cell, store_history=False)
 
 
-def test_a_notebook_streams_into_one_output_that_makes_way_for_the_result(shell, front_end, monkeypatch):
-    monkeypatch.setattr(type(shell.displayhook), "__call__", lambda *_: None)
+def test_a_notebook_streams_into_one_output_that_becomes_the_result(shell, front_end):
     quiet(shell, "%%kvgen -n 6\nhello")
     kinds = [kind for kind, _ in front_end]
     assert kinds[0] == "display"
-    assert set(kinds[1:-1]) == {"update"}
-    assert front_end[-1] == ("clear", True)
-    texts = [data["text/plain"] for kind, data in front_end if kind != "clear"]
-    assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
-    assert texts[-1].strip() == shell.user_ns["_kv"].text.strip()
+    assert set(kinds[1:]) == {"update"}
+    texts = [data["text/plain"] for _, data in front_end]
+    assert all(later.startswith(earlier) for earlier, later in pairwise(texts[:-1]))
+    assert texts[-1] == repr(shell.user_ns["_kv"])
+    assert "nbkv-result" in front_end[-1][1]["text/html"]
 
 
 def test_a_notebook_is_not_flooded(shell, front_end, monkeypatch):
-    monkeypatch.setattr(type(shell.displayhook), "__call__", lambda *_: None)
     monkeypatch.setattr("nbkv.magics.stream_output.INTERVAL", 60.0)
     quiet(shell, "%%kvgen -n 12\nhello")
-    assert [kind for kind, _ in front_end] == ["display", "clear"]
+    assert [kind for kind, _ in front_end] == ["display", "update"]
 
 
 def test_streamed_text_is_escaped(shell, front_end):
@@ -449,17 +453,100 @@ def test_an_interrupt_in_a_notebook_shows_the_partial_result(shell, session, fro
     assert "nbkv-result" in data["text/html"]
 
 
-def test_warnings_survive_the_clearing_of_the_output(shell, front_end):
-    from nbkv.magics.stream_output import NotebookLive
+OTHER_OUTPUT = {
+    "a table": "from IPython.display import display, HTML\ndisplay(HTML('<table></table>'))\n",
+    "a print": "print('seen')\n",
+    "earlier turns": "get_ipython().run_cell_magic('kvgen', '-n 2', 'one')\n",
+    "a comparison": "get_ipython().run_cell_magic('kvcompare', 'full -n 2 --repeat 1', 'one')\n",
+}
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with NotebookLive() as view:
-            view.add("text")
-            warnings.warn("damaged", stacklevel=1)
-            assert not caught
-        assert [str(one.message) for one in caught] == ["damaged"]
-    assert front_end[-1] == ("clear", True)
+
+@pytest.mark.parametrize("before", OTHER_OUTPUT.values(), ids=OTHER_OUTPUT)
+@pytest.mark.parametrize(
+    "last", ["'kvgen', '-n 2'", "'kvcompare', 'full -n 2 --repeat 1'", "'kvgen', '--compare -n 2'"]
+)
+def test_what_the_cell_has_shown_before_survives(shell, front_end, before, last):
+    quiet(shell, f"{before}get_ipython().run_cell_magic({last}, 'two')")
+    kinds = [kind for kind, _ in front_end]
+    assert "clear" not in kinds
+    assert kinds.count("display") == (1 if "print" in before else 2)
+    # the last output alone is drawn anew once it has begun
+    begun = max(at for at, kind in enumerate(kinds) if kind == "display")
+    assert set(kinds[begun + 1 :]) == {"update"}
+
+
+LONG = {  # and what their steps begin with
+    "%%kvcompare full,prefix -n 2 --repeat 2\nhello": "compare: ",
+    "%kvverify full": "verify: ",
+    "%kvplan -n 8": "plan: ",
+}
+
+
+@pytest.fixture
+def few_forms(monkeypatch):
+    from nbkv.families.residual import planner
+    from nbkv.families.residual.bandwidth import Bandwidths
+
+    given = Bandwidths(memory=1e10, host=5e9, disk=1e9, gemm=1e11, rows=64)
+    monkeypatch.setattr(planner, "rates", lambda adapter, rows: given)
+    monkeypatch.setattr(planner, "_pure", lambda adapter: ["ids", "layers", "host"])
+    monkeypatch.setattr("nbkv.magics.progress.INTERVAL", 0.0)
+
+
+@pytest.mark.parametrize("cell", LONG)
+def test_long_work_shows_its_steps_and_then_what_it_found(shell, front_end, few_forms, cell):
+    quiet(shell, cell)
+    kinds = [kind for kind, _ in front_end]
+    assert kinds[0] == "display"
+    assert set(kinds[1:]) == {"update"}
+    *steps, last = (data["text/plain"] for _, data in front_end)
+    assert len(steps) >= 4
+    assert all(step.startswith(LONG[cell]) and " steps, " in step for step in steps)
+    assert not last.startswith(LONG[cell])
+    assert "<table" in front_end[-2][1]["text/html"]
+
+
+@pytest.mark.parametrize("cell", LONG)
+def test_an_interrupt_keeps_what_was_found_and_is_one_quiet_line(shell, front_end, few_forms, cell, capsys):
+    def listener(event):
+        if isinstance(event, Advanced) and event.done == 2 and not event.over:
+            signal.raise_signal(signal.SIGINT)
+
+    with heard_by(shell.magics_manager.registry["KVMagics"].sessions.current, listener):
+        done = quiet(shell, cell)
+    assert isinstance(done.error_in_exec, KeyboardInterrupt)
+    told = capsys.readouterr()
+    (line,) = [line for line in (told.out + told.err).splitlines() if line.strip()]
+    assert re.fullmatch(r"KeyboardInterrupt: stopped after 2 of \d+ steps; _kv has what there was", line)
+    kept = shell.user_ns["_kv"]
+    assert kept.stopped
+    assert front_end[-1][1]["text/plain"] == repr(kept)
+
+
+@pytest.mark.parametrize("cell", ["%kvload tiny", "%kvstore clear", "%%kvchunk notes\nhello"])
+def test_an_interrupt_of_any_magic_is_one_quiet_line(shell, session, monkeypatch, cell, capsys):
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nbkv.load", pressed, raising=False)
+    monkeypatch.setattr(type(session.store), "clear", pressed)
+    monkeypatch.setattr(type(session), "chunk", pressed)
+    done = quiet(shell, cell)
+    assert isinstance(done.error_in_exec, KeyboardInterrupt)
+    told = capsys.readouterr()
+    (line,) = [line for line in (told.out + told.err).splitlines() if line.strip()]
+    assert re.fullmatch(r"KeyboardInterrupt: %%?kv\w+ was interrupted", line)
+
+
+def test_python_in_a_notebook_shows_long_work_too(shell, front_end, monkeypatch):
+    cell = "get_ipython().magics_manager.registry['KVMagics'].sessions.current.compare('one', 'full', repeat=1);"
+    monkeypatch.setattr("nbkv.magics.progress.DELAY", 1e9)
+    quiet(shell, cell)
+    assert not front_end  # what is over soon is not shown
+    monkeypatch.setattr("nbkv.magics.progress.DELAY", 0.0)
+    quiet(shell, cell)
+    assert front_end[0][0] == "display"
+    assert re.fullmatch(r"compare: \d+ steps in .*s", front_end[-1][1]["text/plain"])
 
 
 def test_sessions_are_opened_switched_and_closed_by_name(shell, magics, session):
@@ -600,6 +687,93 @@ def test_completion(shell, magics, typed, completed):
         assert found == {wanted}
 
 
+@pytest.mark.parametrize(
+    ("typed", "among", "none_of"),
+    [
+        ("%kvload tiny ", {"--strategy", "--store"}, {"abs", "tiny"}),
+        ("%kvstats ", {"--help"}, {"abs"}),
+        ("%%kvgen -n ", {"64"}, {"abs"}),
+        ("%%kvgen -s bl", {"blend", "blockdiff"}, {"blob"}),
+        ("%%kvgen --out a", set(), {"abs", "all"}),
+        ("%kvload tiny --dtype ", {"bfloat16"}, {"abs"}),
+        ("%kvload tiny --as pr", set(), {"print", "prefix"}),
+        ("%kvuse prefix ", {"--session"}, {"abs", "prefix"}),
+        ("%kvuse zzz", set(), {"zip"}),
+        ("%kvverify full ", {"prefix"}, {"abs"}),
+        ("%%kvgen\nhello {{ zz", set(), {"zip"}),
+    ],
+)
+def test_completion_offers_what_fits_and_nothing_else(shell, typed, among, none_of):
+    with provisionalcompleter():
+        found = {one.text for one in shell.Completer.completions(typed, len(typed))}
+    assert among <= found
+    assert not none_of & found
+    assert len(found) <= 30
+    assert among or not found
+
+
+@pytest.mark.parametrize("name", sorted(MAGICS))
+def test_each_help_has_an_example_that_can_be_typed(shell, name):
+    from nbkv.magics.examples import EXAMPLES
+
+    run(shell, f"%{name} -h")
+    *_, shown = run.stdout.partition("example:\n")
+    lines = [line.removeprefix("  ") for line in shown.rstrip().splitlines()]
+    assert "\n".join(lines) == EXAMPLES[name]
+    first, *cell = lines
+    magic = getattr(shell.magics_manager.registry["KVMagics"], name)
+    magic.parser.parse_args(split_words(first.lstrip("%").removeprefix(name)))
+    assert bool(cell) == first.startswith("%%")
+
+
+@pytest.mark.parametrize("function", ["generate", "stream", "compare", "chat().send"])
+@pytest.mark.parametrize("option", ["max_new_tokens", "temperature", "top_k"])
+def test_the_options_of_sampling_are_completed(shell, session, function, option):
+    shell.user_ns["session"] = session
+    shell.user_ns["ask"] = session.chat().send if "chat" in function else getattr(session, function)
+    typed = f"ask('hello', {option[:4]}"
+    with provisionalcompleter():
+        assert f"{option}=" in {one.text for one in shell.Completer.completions(typed, len(typed))}
+
+
+def test_sizes_in_a_stores_table_are_read_and_stay_numbers(shell, session):
+    run(shell, "%kvstore memory?device=5800000000")
+    table = run(shell, "%kvstore")
+    assert "5.80 GB" in repr(table)
+    assert "5.80 GB" in table._repr_html_()
+    assert table["limit"].tolist() == [5_800_000_000]
+    run(shell, "%%kvchunk notes\nMarta has 3 apples .")
+    listed = run(shell, "%kvstore ls")
+    assert re.search(r"\d kB|\d MB", repr(listed))
+    assert listed["bytes"].dtype.kind == "i"
+    assert not any(digits in repr(table) for digits in ("5800000000", "5,800,000,000"))
+
+
+def test_a_replaced_chunk_is_said(shell):
+    run(shell, "%%kvchunk notes\nMarta has 3 apples .")
+    assert "replaces" not in run.stdout
+    chunk = run(shell, "%%kvchunk notes\nJonas has 4 .")
+    for shown in (run.stdout, repr(chunk), chunk._repr_html_().replace("&#x27;", "'")):
+        assert "replaces another chunk named 'notes'" in shown
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("cacheblend", "cacheblend(budget=0.15)"),
+        ("cacheblend(budget=0.2)", "cacheblend(budget=0.2)"),
+        ("cacheblend(check_layers=(0,))", "cacheblend(budget=0.15, check_layers=(0,))"),
+        ("prefix", "prefix"),
+    ],
+)
+def test_a_report_says_at_which_budget(spec, told):
+    from nbkv.session.verify import with_amount
+    from nbkv.strategy import parse
+
+    assert with_amount(parse(spec)) == told
+    assert parse(told) == parse(spec)
+
+
 def test_completion_keeps_out_of_other_code(shell):
     assert not any("prefix" in one for one in complete(shell, "pref"))
     assert not any("--compare" in one for one in complete(shell, "%timeit --comp"))
@@ -627,6 +801,8 @@ def _what_can_be_added(shell):
         list(shell.input_transformers_cleanup),
         dict(shell.display_formatter.formatters["text/plain"].deferred_printers),
         dict(shell.display_formatter.formatters["text/plain"].type_printers),
+        dict(shell.display_formatter.ipython_display_formatter.deferred_printers),
+        dict(shell.display_formatter.ipython_display_formatter.type_printers),
     )
 
 
@@ -651,3 +827,46 @@ def test_kvplan_shows_what_older_tokens_cost(shell, monkeypatch):
     plan = run(shell, "%kvplan -n 16")
     assert plan.tokens == 16
     assert plan.pick in {"ids", "layers", "first(4)"}
+
+
+def test_a_chat_goes_on_and_a_turn_can_be_edited(shell, session):
+    chat = run(shell, "%%kvchat -n 3\nMarta has 3 apples . Jonas has 4 .")
+    assert run.stdout.count("turn") <= 1
+    run(shell, "%%kvchat -n 3\nwho ?")
+    assert "reused" in run.stdout
+    assert run(shell, "%kvchat") is chat
+    assert [turn["asked"] for turn in chat.to_dict()["turns"]] == ["Marta has 3 apples . Jonas has 4 .", "who ?"]
+    run(shell, "%%kvchat -n 3 --edit 2\nhow many ?")
+    assert [turn["asked"] for turn in chat.to_dict()["turns"]][1:] == ["how many ?"]
+    assert shell.user_ns["_kv"] is chat.results[-1]
+    assert chat.results[-1].tokens.reused > 0
+    assert run(shell, "%%kvchat --new -n 1\nhello") is not chat
+    assert "no turn 5" in refused(shell, "%%kvchat --edit 5\nhello")
+    assert "holds no prompt" in refused(shell, "%%kvchat\n  ")
+
+
+def test_a_chat_takes_chunks_and_a_system_text(shell, session):
+    chunk = run(shell, "%%kvchunk notes\nMarta has 3 apples .")
+    chat = run(shell, "%%kvchat -n 1 --system 'you are terse'\n{{ notes }} who ?")
+    assert chat.to_dict()["system"] == "you are terse"
+    assert chat.results[0].chunks[0][0] == "notes"
+    assert len(chunk) == chat.results[0].chunks[0][2] - chat.results[0].chunks[0][1]
+
+
+def test_an_interrupted_turn_is_none(shell, session):
+    chat = run(shell, "%%kvchat --new -n 1\nhello")
+    with interrupt_at(session, 3), capture_output():
+        done = shell.run_cell("%%kvchat -n 12\nhello", store_history=False)
+    assert isinstance(done.error_in_exec, KeyboardInterrupt)
+    assert len(chat.results) == 1
+    assert shell.user_ns["_kv"].finish_reason == "interrupted"
+
+
+def test_a_turn_in_a_notebook_is_one_output_with_its_bar(shell, front_end):
+    quiet(shell, "%%kvchat --new -n 4\nhello")
+    quiet(shell, "%%kvchat -n 4\nhello again")
+    assert [kind for kind, _ in front_end].count("display") == 2
+    last = front_end[-1][1]["text/html"]
+    assert "nbkv-chat" in last
+    assert "turn 2: " in last
+    assert "so far" in last

@@ -5,16 +5,28 @@ import json
 import pytest
 
 from nbkv.errors import BadOption, LoadError
-from nbkv.sweep.plan import plan, read_grid, settings
+from nbkv.sweep.plan import inject, plan, read_grid, settings
+
+
+def write(path, *sources, tag="parameters"):
+    cells = [
+        {
+            "cell_type": "code",
+            "id": f"c{i}",
+            "execution_count": None,
+            "outputs": [],
+            "source": source,
+            "metadata": {"tags": [tag]},
+        }
+        for i, source in enumerate(sources)
+    ]
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    return path
 
 
 @pytest.fixture
 def notebook(tmp_path):
-    cell = {"cell_type": "code", "id": "a", "execution_count": None, "outputs": [], "source": "n, m = 1, 2\nk: int = 3"}
-    cell["metadata"] = {"tags": ["parameters"]}
-    path = tmp_path / "some.ipynb"
-    path.write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
-    return path
+    return write(tmp_path / "some.ipynb", "n, m = 1, 2\nk: int = 3")
 
 
 def test_settings_are_combinations_or_a_list():
@@ -73,3 +85,60 @@ def test_grid_files(tmp_path):
     path.write_text("just text")
     with pytest.raises(BadOption, match="a grid is"):
         read_grid(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("%matplotlib inline\nn = 1", {"n"}),
+        ("!ls\nfiles = !ls\nn = 1", {"files", "n"}),
+        ("n = 1\nlen?\n?len\nlen??", {"n"}),
+        ("%%time\nn, m = 1, 2", {"n", "m"}),
+        ("now = %pwd\nif True:\n    n = 1", {"now", "n"}),
+    ],
+)
+def test_a_parameters_cell_is_read_as_ipython_reads_it(tmp_path, source, names):
+    path = write(tmp_path / "magic.ipynb", source)
+    (job,) = plan(path, dict.fromkeys(names, 7), [{}], tmp_path / "out")
+    assert set(job.parameters) == names
+    with pytest.raises(BadOption, match=f"they have: {', '.join(sorted(names))}"):
+        plan(path, {"none_such": 1}, [{}], tmp_path / "out")
+
+
+@pytest.mark.parametrize("source", ["n = = 1", "def", "n = (1"])
+def test_a_parameters_cell_that_is_no_python_is_one_line(tmp_path, source):
+    with pytest.raises(LoadError, match=r"^a parameters cell of bad.ipynb is no Python: .*\(line 1\)$"):
+        plan(write(tmp_path / "bad.ipynb", source), {}, [{}], tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", len, 3 + 4j, [object()], {"a": {1}}])
+def test_what_no_notebook_can_be_given_is_refused_before_anything_runs(notebook, tmp_path, value):
+    for asked in ({"n": value}, {}):
+        with pytest.raises(BadOption, match=r"^n is an? \w+ \(accepted: "):
+            plan(notebook, asked, settings([{"n": value}]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_say_the_parameters(notebook, tmp_path):
+    grid = [{"n": 2, "k": "full"}, {"n": "2"}, {"n": (1, 2)}, {"n": "a/b c"}, {"n": "x" * 200}, {"n": "a_b_c"}]
+    names = [job.output.stem for job in plan(notebook, {}, settings(grid), tmp_path)]
+    assert names[0] == "some-k=full-n=2"
+    assert names[-1] == "some-n=a_b_c"
+    assert len(set(names)) == len(grid)
+    assert max(map(len, names)) <= 90
+    assert all(name.startswith("some-n=") for name in names[1:])
+    assert not any(set(name) & set("/ ?(){}'\"") for name in names)
+    again = [job.output.stem for job in plan(notebook, {}, settings(grid), tmp_path)]
+    assert again == names
+
+
+def test_parameters_are_assigned_behind_the_cells_that_declare_them(tmp_path):
+    import nbformat
+
+    path = write(tmp_path / "two.ipynb", "n = 1", "m = 2")
+    book = nbformat.read(path, as_version=4)
+    for value in (3, (4, "five")):  # a notebook that has run is run again
+        inject({"n": value}, book)
+    assert [cell.source for cell in book.cells] == ["n = 1", "m = 2", "# Parameters\nn = (4, 'five')"]
+    inject({}, book)
+    assert len(book.cells) == 2

@@ -1,23 +1,35 @@
-// The request under way.
+// The request or long work under way.
 
 import * as React from 'react';
 
-import { Now } from '../protocol';
+import { Now, Work } from '../protocol';
 import { plural, rate } from '../units';
 
-export function Running({ now, stopping }: { now: Now | null; stopping: boolean }): React.JSX.Element {
-  const share = now && !now.tokens && now.layers ? now.layer / now.layers : now?.tokens ? 1 : 0;
+interface Props {
+  now: Now | null;
+  work: Work | null;
+  stopping: boolean;
+}
+
+export function Running({ now, work, stopping }: Props): React.JSX.Element {
+  const under = now ?? work;
   return (
-    <section className="nbkv-lab-now" aria-label="Request under way" data-running={Boolean(now)}>
+    <section className="nbkv-lab-now" aria-label="Under way" data-running={Boolean(under)}>
       <div className="nbkv-lab-pair">
-        <span className="nbkv-lab-cut">{now ? `Request ${now.request}` : 'No request running'}</span>
-        <span className="nbkv-lab-number">{now ? (stopping ? 'stopping…' : doing(now)) : ''}</span>
+        <span>
+          {now ? `Request ${now.request}` : work ? named(work) : 'No request running'}
+        </span>
+        <span className="nbkv-lab-number">{under ? (stopping ? 'stopping…' : now ? doing(now) : steps(work)) : ''}</span>
       </div>
       <div className="nbkv-lab-bar nbkv-lab-progress" data-busy={Boolean(now?.tokens)}>
-        <span style={{ width: `${100 * share}%` }} />
+        <span style={{ width: `${100 * (now ? read(now) : work ? work.done / Math.max(1, work.total) : 0)}%` }} />
       </div>
     </section>
   );
+}
+
+function read(now: Now): number {
+  return now.tokens ? 1 : now.layers ? now.layer / now.layers : 0;
 }
 
 function doing(now: Now): string {
@@ -26,4 +38,12 @@ function doing(now: Now): string {
   }
   const layers = now.layers ? `, layer ${now.layer} of ${now.layers}` : '';
   return `reading ${plural(now.prompt, 'token')}${layers}`;
+}
+
+function named(work: Work): string {
+  return `${work.work}: ${work.doing}`;
+}
+
+function steps(work: Work | null): string {
+  return work ? `${work.done} of ${work.total}` : '';
 }

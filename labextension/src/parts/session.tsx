@@ -33,14 +33,14 @@ export function SessionView({ session, running, onStop, onClear }: Props): React
         <Figure name="TTFT" title="Time to first token of the last request" value={seconds(last)} />
         <Figure name="Requests" title={plural(session.fallbacks, 'fallback')} value={count(session.requests)} />
       </dl>
-      <Running now={running ? session.now : null} stopping={session.stopping} />
+      <Running now={running ? session.now : null} work={running ? session.work : null} stopping={session.stopping} />
       {session.said.map(line => (
         <div key={line} className="nbkv-lab-dim" role="status">
           {line}
         </div>
       ))}
       <div className="nbkv-lab-buttons">
-        <button className="jp-Button" disabled={!running} title="End the request; what was generated is kept" onClick={onStop}>
+        <button className="jp-Button" disabled={!running} title="End what runs; what there is of it is kept" onClick={onStop}>
           Stop
         </button>
         <button

@@ -9,8 +9,8 @@ projects some layers while those between them are loaded, as many as lets both f
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ _FINALISTS = 3  # pure forms that are timed again beside the mixtures
 class FormCost:
     """One form: bytes a token takes in all and on the device, and the seconds to restore every layer once.
 
-    ``seconds`` is None where the form is ``refused``, with the reason.
+    ``seconds`` is None where the form is ``refused``, with the reason, or was not timed yet.
     """
 
     form: str
@@ -50,7 +50,8 @@ class FormCost:
 class Plan:
     """What it costs to hold ``tokens`` older tokens in each form, and the ``pick``.
 
-    ``kv_bytes`` are those of one token's K/V. Every decoded token waits for a restoration, besides its own pass.
+    ``kv_bytes`` are those of one token's K/V. Every decoded token waits for a restoration, besides its own pass. Where
+    it was ``stopped`` (how far it came; else "") ``rates`` may be None, ``seconds`` missing, and nothing is picked.
     """
 
     model: str
@@ -58,9 +59,10 @@ class Plan:
     dtype: str
     tokens: int
     kv_bytes: int
-    rates: Bandwidths
+    rates: Bandwidths | None
     ways: tuple[FormCost, ...]
     pick: str
+    stopped: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-able data."""
@@ -76,24 +78,64 @@ class Plan:
 
 def plan(adapter: ModelAdapter, tokens: int = 1024) -> Plan:
     """Measure every form on ``tokens`` made-up older tokens, and pick. Raises ``UnsupportedModel``, ``BadOption``."""
-    _check(adapter, tokens)
-    whole = adapter.token_bytes
-    ways = measured(adapter, [form_cost(adapter, spec) for spec in _pure(adapter)], tokens)
-    best = sorted(eligible(ways, whole), key=lambda each: each.seconds or 0.0)[:_FINALISTS]
-    # what is compared must have been timed in turns: on a busy machine one minute is not like the next
-    last = measured(adapter, [*best, *(form_cost(adapter, spec) for spec in _mixed(adapter, ways))], tokens)
-    ways = [*(each for each in ways if each not in best), *last]
-    device = torch.cuda.get_device_name(adapter.device) if adapter.device.type == "cuda" else "CPU"
-    return Plan(
-        model=adapter.name,
-        device=f"{device}, {torch.get_num_threads()} threads" if device == "CPU" else device,
-        dtype=str(adapter.dtype).removeprefix("torch."),
-        tokens=tokens,
-        kv_bytes=whole,
-        rates=rates(adapter, tokens),
-        ways=tuple(ways),
-        pick=pick(last, whole),
-    )
+    work = Planning(adapter, tokens)
+    for _ in work.steps():
+        pass
+    return work.plan()
+
+
+class Planning:
+    """A plan in the making: ``steps`` measures, ``plan`` is what there is so far."""
+
+    work = "plan"
+
+    def __init__(self, adapter: ModelAdapter, tokens: int = 1024) -> None:
+        """Measure nothing yet. Raises ``UnsupportedModel`` and ``BadOption``."""
+        _check(adapter, tokens)
+        self._adapter, self._tokens = adapter, tokens
+        self._pure = TimedForms(adapter, [form_cost(adapter, spec) for spec in _pure(adapter)], tokens)
+        self._last: TimedForms | None = None
+        self._rates: Bandwidths | None = None
+
+    @property
+    def total(self) -> int:
+        """Return the number of steps, or about as many before it is known which forms are timed again."""
+        return 1 + self._pure.total + (self._last.total if self._last else (1 + _REPEAT) * (_FINALISTS + 2))
+
+    def steps(self) -> Generator[str]:
+        """Measure rates, then the pure forms in turns, then the best of them beside mixtures."""
+        yield "how fast memory and links are"
+        self._rates = rates(self._adapter, self._tokens)
+        yield from self._pure.steps()
+        ways, whole = self._pure.ways(), self._adapter.token_bytes
+        best = sorted(eligible(ways, whole), key=lambda each: each.seconds or 0.0)[:_FINALISTS]
+        # what is compared must have been timed in turns: on a busy machine one minute is not like the next
+        mixed = [form_cost(self._adapter, spec) for spec in _mixed(self._adapter, ways)]
+        self._last = TimedForms(self._adapter, [*best, *mixed], self._tokens)
+        yield from self._last.steps()
+
+    def plan(self, stopped: str = "") -> Plan:
+        """Return the plan; where it was ``stopped`` nothing is picked."""
+        adapter, whole = self._adapter, self._adapter.token_bytes
+        device = torch.cuda.get_device_name(adapter.device) if adapter.device.type == "cuda" else "CPU"
+        last = self._last.ways() if self._last else []
+        again = {each.form: each for each in last if each.seconds is not None or each.refused}
+        ways = [each for each in self._pure.ways() if each.form not in again]
+        return Plan(
+            model=adapter.name,
+            device=f"{device}, {torch.get_num_threads()} threads" if device == "CPU" else device,
+            dtype=str(adapter.dtype).removeprefix("torch."),
+            tokens=self._tokens,
+            kv_bytes=whole,
+            rates=self._rates,
+            ways=(*ways, *again.values()),
+            pick="" if stopped else pick(last, whole),
+            stopped=stopped,
+        )
+
+    def found(self) -> dict[str, Any]:
+        """Return what has been timed so far."""
+        return self.plan("not done yet").to_dict()
 
 
 def form_cost(adapter: ModelAdapter, spec: str) -> FormCost:
@@ -120,28 +162,44 @@ def pick(ways: Sequence[FormCost], whole: int) -> str:
     return min(eligible(ways, whole), key=lambda each: each.seconds or 0.0).form
 
 
-def measured(adapter: ModelAdapter, ways: Sequence[FormCost], tokens: int) -> list[FormCost]:
-    """Return ``ways`` with the least seconds of a restoration each; forms take turns, since load only adds time."""
-    made: dict[str, BoundedSequence] = {}
-    refused = {each.form: each.refused for each in ways}
-    for each in ways:
-        if not each.refused:
-            try:
-                made[each.form] = random_sequence(adapter, parse(each.form, adapter.n_layers), tokens)
-            except UnsupportedModel as reason:
-                refused[each.form] = str(reason)
-    seconds: dict[str, list[float]] = {spec: [] for spec in made}
-    for number in range(1 + _REPEAT):
-        for spec, sequence in made.items():
-            took = restore_seconds(sequence)
-            if number:
-                seconds[spec].append(took)
-    return [
-        FormCost(**asdict(each) | {"seconds": min(seconds[each.form])})
-        if each.form in made
-        else FormCost(**asdict(each) | {"refused": refused[each.form]})
-        for each in ways
-    ]
+class TimedForms:
+    """Forms that are timed in turns, and the least seconds of a restoration each: load only adds time."""
+
+    def __init__(self, adapter: ModelAdapter, ways: Sequence[FormCost], tokens: int) -> None:
+        """Time nothing yet."""
+        self._adapter, self._ways, self._tokens = adapter, ways, tokens
+        self._refused = {each.form: each.refused for each in ways}
+        self._seconds: dict[str, list[float]] = {each.form: [] for each in ways}
+
+    @property
+    def total(self) -> int:
+        """Return the number of steps, before any form is found not to fit the model."""
+        return (1 + _REPEAT) * sum(not each.refused for each in self._ways)
+
+    def steps(self) -> Generator[str]:
+        """Restore a sequence in each form once unmeasured, then ``_REPEAT`` times measured."""
+        made: dict[str, BoundedSequence] = {}
+        for each in self._ways:
+            if not each.refused:
+                yield f"{each.form}, warm-up"
+                try:
+                    form = parse(each.form, self._adapter.n_layers)
+                    made[each.form] = random_sequence(self._adapter, form, self._tokens)
+                except UnsupportedModel as reason:
+                    self._refused[each.form] = str(reason)
+                else:
+                    restore_seconds(made[each.form])
+        for number in range(1, _REPEAT + 1):
+            for spec, sequence in made.items():
+                yield f"{spec}, restoration {number} of {_REPEAT}"
+                self._seconds[spec].append(restore_seconds(sequence))
+
+    def ways(self) -> list[FormCost]:
+        """Return the forms with what was measured of each so far."""
+        return [
+            replace(each, seconds=min(self._seconds[each.form], default=None), refused=self._refused[each.form])
+            for each in self._ways
+        ]
 
 
 def restore_seconds(sequence: BoundedSequence) -> float:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
-
-from tqdm.auto import tqdm
 
 from nbkv.context import Context
 from nbkv.errors import BadPrompt
@@ -19,11 +17,13 @@ from nbkv.session.arguments import built_prompt
 from nbkv.session.certificates.candidates import CandidateSet
 from nbkv.session.certificates.guarantee import Guarantee
 from nbkv.session.chunks import encode_chunk, tokenised_chunk
-from nbkv.session.compare import compare
+from nbkv.session.compare import ComparisonRun
+from nbkv.show.units import plural
 from nbkv.stores.base import Scratch
 from nbkv.stores.memory import MemoryStore
 from nbkv.strategy import Strategy
 from nbkv.tasks.items import Item
+from nbkv.timing import settle, timed
 
 Question = Item | PromptLike
 
@@ -31,12 +31,43 @@ Question = Item | PromptLike
 _NO_LIMIT = 2**40  # bytes: of one prompt's chunks
 
 
-@dataclass(frozen=True)
 class Calibration:
-    """What the prompts showed of full: its time to first token (s) on each, and the noise of the model (nats)."""
+    """The prompts run one after another: ``tried`` learns of its steps, and what full did is kept here.
 
-    ttfts: tuple[float, ...]
-    floor: float
+    ``ttfts`` are full's times to first token (s), ``floor`` is the noise of the model (nats). What a session has in its
+    store does not help: a prompt it has seen would be no sample of those to come.
+    """
+
+    def __init__(
+        self, prompts: Sequence[Prompt], tried: CandidateSet, guarantee: Guarantee, sink: str, ctx: Context
+    ) -> None:
+        """Run nothing yet."""
+        self.prompts, self.tried, self.guarantee = prompts, tried, guarantee
+        self._sink, self._ctx = sink, ctx
+        self.ttfts: list[float] = []
+        self.floor = 0.0
+
+    @property
+    def allowed(self) -> int:
+        """Return how many prompts may be above the bound."""
+        return self.guarantee.allowed(len(self.prompts), len(self.tried.ladders))
+
+    def steps(self) -> Generator[str]:
+        """Run each prompt under all that is tried; a step that cannot be certified any more is left out from there on.
+
+        Before each yield which prompt it is.
+        """
+        known, max_kl = {one.spec: one for one in self.tried.strategies}, self.guarantee.max_kl
+        for number, prompt in enumerate(self.prompts, start=1):
+            in_play = [step for each in self.tried.ladders for step in each.in_play(max_kl, self.allowed)]
+            steps = [*self.tried.exact, *in_play]
+            yield f"prompt {number} of {len(self.prompts)}, {plural(len(steps), 'strategy', 'strategies')}"
+            rows = first_requests(prompt, [known[step.spec] for step in steps], self._sink, self._ctx).rows
+            for step in steps:
+                row = rows[step.spec]
+                step.add(row["kl"], row["compute_share"], row["ttft_s"])
+            self.ttfts.append(rows["full"]["ttft_s"])
+            self.floor = max(self.floor, rows["full"]["floor"])
 
 
 def build(questions: Iterable[Question], sink: str, ctx: Context) -> list[Prompt]:
@@ -53,36 +84,31 @@ def build(questions: Iterable[Question], sink: str, ctx: Context) -> list[Prompt
     return [_built(question, number, sink, ctx) for number, question in enumerate(listed, start=1)]
 
 
-def calibrate(
-    prompts: Sequence[Prompt], tried: CandidateSet, guarantee: Guarantee, sink: str, ctx: Context
-) -> Calibration:
-    """Run every prompt under all that is ``tried``; a step that cannot be certified any more is left out from there on.
+@dataclass(frozen=True)
+class FirstRequests:
+    """What strategies did on a prompt that no store had seen: rows of a comparison by strategy, ``full`` among them.
 
-    What a session has in its store does not help: a prompt it has seen would be no sample of those to come.
+    Its chunks took ``encode_s`` seconds to be encoded, and their KV ``nbytes``.
     """
-    allowed = guarantee.allowed(len(prompts), len(tried.ladders))
-    known, full, floor = {one.spec: one for one in tried.strategies}, [], 0.0
-    for prompt in tqdm(prompts, desc="calibration", unit="prompt"):
-        in_play = [step for ladder in tried.ladders for step in ladder.in_play(guarantee.max_kl, allowed)]
-        steps = [*tried.exact, *in_play]
-        rows = _rows(prompt, [known[step.spec] for step in steps], sink, ctx)
-        for step in steps:
-            row = rows[step.spec]
-            step.add(row["kl"], row["compute_share"], row["ttft_s"])
-        full.append(rows["full"]["ttft_s"])
-        floor = max(floor, rows["full"]["floor"])
-    return Calibration(tuple(full), floor)
+
+    rows: dict[str, dict[str, Any]]
+    encode_s: float
+    nbytes: int
 
 
-def _rows(prompt: Prompt, strategies: Sequence[Strategy], sink: str, ctx: Context) -> dict[str, dict[str, Any]]:
-    """Return what ``strategies`` and full did on ``prompt``, in a store that holds only the chunks of it."""
+def first_requests(prompt: Prompt, strategies: Sequence[Strategy], sink: str, ctx: Context) -> FirstRequests:
+    """Run ``strategies`` and full on ``prompt``, in a store that holds only the chunks of it."""
     with closing(MemoryStore(limit=_NO_LIMIT)) as store:
-        own = replace(ctx, store=store, bus=Bus(), scratch=Scratch())
+        own, clock = replace(ctx, store=store, scratch=Scratch(), bus=Bus()), timed()
         if own.adapter.capabilities.prefix:
             for chunk, _, _ in prompt.chunks:
                 encode_chunk(chunk, sink, own)
-        table = compare(own, strategies, prompt, Sampling(max_new_tokens=1), repeat=1)
-    return {row["strategy"]: row for row in table.rows}
+        settle(own.adapter)
+        encode_s, nbytes = clock(), sum(int(tier["bytes"]) for tier in store.figures())
+        run = ComparisonRun(own, strategies, prompt, Sampling(max_new_tokens=1), repeat=1)
+        for _ in run.steps():  # one prompt is one step of the whole
+            pass
+    return FirstRequests({row["strategy"]: row for row in run.table().rows}, encode_s, nbytes)
 
 
 def _built(question: object, number: int, sink: str, ctx: Context) -> Prompt:

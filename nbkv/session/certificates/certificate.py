@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,8 +11,8 @@ from nbkv import show
 from nbkv.context import Context
 from nbkv.families.routing import binomial
 from nbkv.models.adapter import ModelAdapter
-from nbkv.session.certificates.calibration import Calibration, Question, build, calibrate
-from nbkv.session.certificates.candidates import CandidateSet, candidates
+from nbkv.session.certificates.calibration import Calibration, Question, build
+from nbkv.session.certificates.candidates import candidates
 from nbkv.session.certificates.guarantee import Guarantee
 from nbkv.session.certificates.ladder import Step, cheapest, wanting
 from nbkv.session.chunks import settled_sink
@@ -52,6 +52,7 @@ class Certificate:
     promised of it, or what it would take. ``n`` prompts were given, ``needed`` are the fewest that certify anything,
     ``allowed`` of ``n`` may be above. ``floor`` is the model's own noise (nats). It is about the model with
     ``fingerprint`` in ``dtype`` and chunks encoded behind ``sinks`` (token ids; ``sink`` is what was asked for).
+    Where it was ``stopped`` (how far it came; else "") nothing is certified, whatever the prompts before showed.
     """
 
     model: str
@@ -70,6 +71,7 @@ class Certificate:
     chosen: str | None
     why: str
     notes: tuple[str, ...] = ()
+    stopped: str = ""
 
     @property
     def ok(self) -> bool:
@@ -119,44 +121,66 @@ def certify(
     prompts = build(questions, kind, ctx)
     tried = candidates(strategies, ctx, chunks=any(prompt.chunks for prompt in prompts))
     guarantee.check(len(prompts), len(tried.ladders))
-    full = calibrate(prompts, tried, guarantee, kind, ctx)
-    table = _Table(tried, guarantee, full)
-    return Certificate(
-        model=ctx.adapter.name,
-        fingerprint=ctx.model,
-        dtype=str(ctx.adapter.dtype),
-        sink=sink,
-        sinks=tuple(sorted({chunk.sink for prompt in prompts for chunk, _, _ in prompt.chunks})),
-        **asdict(guarantee),
-        n=len(prompts),
-        needed=guarantee.needed(len(tried.ladders)),
-        allowed=table.allowed,
-        floor=full.floor,
-        rows=tuple(table.rows()),
-        chosen=None if table.best is None else table.best.spec,
-        why=table.why(),
-        notes=tuple(table.notes(repeated=len(prompts) - len({prompt.ids for prompt in prompts}))),
-    )
+    work = _Certifying(Calibration(prompts, tried, guarantee, kind, ctx), sink, ctx)
+    return work.certificate(ctx.carry_out(work))
+
+
+class _Certifying:
+    """A certificate in the making."""
+
+    work = "certify"
+
+    def __init__(self, full: Calibration, sink: str, ctx: Context) -> None:
+        self._full, self._sink, self._ctx = full, sink, ctx
+        self.total = len(full.prompts)
+
+    def steps(self) -> Generator[str]:
+        return self._full.steps()
+
+    def certificate(self, stopped: str = "") -> Certificate:
+        full, ctx = self._full, self._ctx
+        table, prompts = _Table(full, stopped), full.prompts
+        return Certificate(
+            model=ctx.adapter.name,
+            fingerprint=ctx.model,
+            dtype=str(ctx.adapter.dtype),
+            sink=self._sink,
+            sinks=tuple(sorted({chunk.sink for prompt in prompts for chunk, _, _ in prompt.chunks})),
+            **asdict(full.guarantee),
+            n=len(prompts),
+            needed=full.guarantee.needed(len(full.tried.ladders)),
+            allowed=full.allowed,
+            floor=full.floor,
+            rows=tuple(table.rows()),
+            chosen=None if table.best is None else table.best.spec,
+            why=f"{stopped}: nothing is certified" if stopped else table.why(),
+            notes=tuple(table.notes(repeated=len(prompts) - len({prompt.ids for prompt in prompts}))),
+            stopped=stopped,
+        )
+
+    def found(self) -> dict[str, Any]:
+        return self.certificate(f"{len(self._full.ttfts)} of {self.total} prompts run").to_dict()
 
 
 class _Table:
-    """What was tried and measured, as the certificate tells it."""
+    """What was tried and measured, as the certificate tells it; of one that was stopped, without a verdict."""
 
-    def __init__(self, tried: CandidateSet, guarantee: Guarantee, full: Calibration) -> None:
-        self._tried, self._guarantee, self._full, self._n = tried, guarantee, full, len(full.ttfts)
-        self.allowed = guarantee.allowed(self._n, len(tried.ladders))
-        stand = [ladder.certified(guarantee.max_kl, self.allowed) for ladder in tried.ladders]
+    def __init__(self, full: Calibration, stopped: str) -> None:
+        self._tried, self._guarantee, self._full = full.tried, full.guarantee, full
+        self._n, self._stopped = len(full.prompts), stopped
+        ladders = () if stopped else self._tried.ladders
+        stand = [ladder.certified(self._guarantee.max_kl, full.allowed) for ladder in ladders]
         self._certified = [step for steps in stand for step in steps]
-        self.best = cheapest([*tried.exact, *self._certified])
+        self.best = None if stopped else cheapest([*self._tried.exact, *self._certified])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows, exact strategies first, then each ladder from its safest step down."""
         for step in self._tried.exact:
             yield self._row(step, "exact")
         for ladder in self._tried.ladders:
-            stand = ladder.certified(self._guarantee.max_kl, self.allowed)
+            stand = ladder.certified(self._guarantee.max_kl, self._full.allowed)
             for at, step in enumerate(ladder.steps):
-                yield self._row(step, _VERDICTS[min(max(0, at - len(stand) + 1), 2)])
+                yield self._row(step, _VERDICTS[2 if self._stopped else min(max(0, at - len(stand) + 1), 2)])
 
     def why(self) -> str:
         """Return what is promised of the best, or what it would take."""
@@ -184,7 +208,7 @@ class _Table:
 
     def _row(self, step: Step, verdict: str) -> dict[str, Any]:
         given, n, above = self._guarantee, self._n, step.above(self._guarantee.max_kl)
-        done = len(step.kls) == n
+        done = len(step.kls) == (len(self._full.ttfts) if self._stopped else n) > 0
         tested = done and verdict in {"certified", "refused"}
         level = given.level(len(self._tried.ladders))
         return {

@@ -16,17 +16,19 @@ class Report:
     """What was checked.
 
     Rows of ``strategy`` (empty: the model itself), ``check``, ``error`` (the largest scaled difference; None if there
-    is nothing to measure), ``limit``, ``ok`` and ``note``.
+    is nothing to measure), ``limit``, ``ok`` and ``note``. Where it was ``stopped`` (how far it came; else "") checks
+    are missing, and nothing has passed.
     """
 
     model: str
     strategy: str
     rows: tuple[dict[str, Any], ...]
+    stopped: str = ""
 
     @property
     def ok(self) -> bool:
-        """Return whether everything passed."""
-        return all(row["ok"] for row in self.rows)
+        """Return whether everything was checked and passed."""
+        return not self.stopped and all(row["ok"] for row in self.rows)
 
     def failed(self, spec: str) -> str:
         """Return the first check of the model or of strategy ``spec`` that failed; empty if none did."""
@@ -44,7 +46,8 @@ class Report:
             "model": self.model,
             "strategy": self.strategy,
             "ok": self.ok,
-            "rows": list(self.rows),
+            "rows": [dict(row) for row in self.rows],
+            "stopped": self.stopped,
         }
 
     def to_frame(self) -> pd.DataFrame:
