@@ -98,9 +98,9 @@ def tour(
     ``n`` prompts of up to ``tokens`` tokens are made of some documents each, in places that change, as where text is
     retrieved; longer documents are cut. They are asked ``questions`` in turn (None: one of ours). ``strategies``: those
     to try (None: ``prefix``, and the best chunk strategy by nbkv's own tables at three budgets). ``model`` is what
-    ``nbkv.load`` takes, with its ``options``, or an open session. Nothing is kept in its store. It takes some
-    minutes on a CPU; stopped, it returns what it has. Raises ``BadOption``, ``BadPrompt``, ``LoadError``,
-    ``UnknownName``, ``UnsupportedModel``.
+    ``nbkv.load`` takes, with its ``options``, or an open session. Nothing is kept in its store. It takes some minutes
+    on a CPU; stopped, it returns what it has. Raises ``BadOption``, ``BadPrompt``, ``LoadError``, ``UnknownName``,
+    ``UnsupportedModel``.
     """
     if not is_whole(n, 1) or not is_whole(tokens, 1):
         message = f"n={n!r}, tokens={tokens!r} are not accepted: whole numbers >= 1"
