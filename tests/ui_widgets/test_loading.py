@@ -9,7 +9,7 @@ import nbkv
 
 BUNDLED = Path(nbkv.__file__).parent / "models" / "bundled" / "tiny"
 CELLS = [
-    "%load_ext nbkv\nfrom nbkv.models.pretrained import bars\nbars.DELAY = 0",
+    "%load_ext nbkv\nfrom nbkv.models.pretrained import reading_bar\nreading_bar.DELAY = 0",
     "%kvload reader",
     "import nbkv\nother = nbkv.load('reader')",
 ]
