@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from nbkv.errors import BadOption, LoadError, NbkvError, UnsupportedModel, closest
+from nbkv.errors import BadOption, LoadError, NbkvError, UnsupportedModel, closest, lacks_memory, memory_limits
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.intercept import implementation
 from nbkv.models.diffusion.canvas import Encoder, is_canvas_model
@@ -24,12 +24,11 @@ from nbkv.models.identity.devices import input_device, without_data
 from nbkv.models.identity.fingerprint import fingerprint
 from nbkv.models.identity.record import Record
 from nbkv.models.identity.verdicts import Verdicts
-from nbkv.models.pretrained.bars import own_bars
+from nbkv.models.pretrained.reading_bar import own_bars
 from nbkv.models.pretrained.gguf_file import read_tokenizer, read_weights
 from nbkv.models.pretrained.source import Source, bundled, known_models, names, source
 from nbkv.models.probing.probe import adapt, probe
 from nbkv.prompts.tokenizer import Codec
-from nbkv.shortage import lacks_memory, memory_limits
 from nbkv.scalars import kind_of
 from nbkv.torch_mode import usual_mode
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from nbkv.errors import NbkvError
+from nbkv.errors import NbkvError, memory_limits
 from nbkv.events import Bus, Waiting
-from nbkv.shortage import memory_limits
 from nbkv.stopping import Stopped, Stopper, interruption
 from nbkv.torch_mode import usual_mode
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nbkv.context import Context, Request
-from nbkv.errors import BadOption
+from nbkv.errors import BadOption, lacks_memory
 from nbkv.events import Bus
 from nbkv.families.routing.kl_history import learn_kl
 from nbkv.fidelity import fidelity, kl_rows
@@ -19,7 +19,6 @@ from nbkv.models.sampling import Sampling
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Provenance, Result
 from nbkv.scalars import is_whole
-from nbkv.shortage import lacks_memory
 from nbkv.stopping import Stopped
 from nbkv.strategy import Prefilled, Strategy, parse
 

@@ -175,7 +175,7 @@ def test_what_we_import_is_declared():
 
 CROWDED = 12  # modules a room
 WIDE = {"strategies", "bench", "show"}  # a leaf a paper, a benchmark, a view
-AT_THE_ROOT = 18  # modules in the root of the package: as many as there are
+AT_THE_ROOT = 20  # modules in the root of the package: as many as there are
 LEAST = 20  # characters of a module's sentence in docs/structure.md
 
 
@@ -363,7 +363,7 @@ TESTED_ELSEWHERE = {
     "unit/test_reader.py": "training/batch_scoring",
     "unit/test_real_text.py": "studies/answers studies/real_text/table",
     "unit/test_rope.py": "models/probing/rotary",
-    "unit/test_session.py": "errors events inference/by_token session/compare",
+    "unit/test_session.py": "events inference/by_token session/compare",
     "unit/test_show.py": "show/bars show/columns show/comparison show/figures show/stats show/units",
     "unit/test_speedup.py": "timing",
     "unit/test_strategy.py": "registry",

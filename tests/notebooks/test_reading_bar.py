@@ -12,7 +12,7 @@ import pytest
 import nbkv
 
 BUNDLED = Path(nbkv.__file__).parent / "models" / "bundled" / "tiny"
-AT_ONCE = "from nbkv.models.pretrained import bars\nbars.DELAY = {delay}\n"
+AT_ONCE = "from nbkv.models.pretrained import reading_bar\nreading_bar.DELAY = {delay}\n"
 HIDDEN = "from transformers.utils import logging; logging.disable_progress_bar()\n"
 CELLS = {
     "magic": "%load_ext nbkv\n%kvload {folder}",

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import nbkv
-from nbkv.errors import LoadError, OutOfMemory
+from nbkv.errors import LoadError, OutOfMemory, lacks_memory, memory_limits
 from nbkv.models import loading
-from nbkv.shortage import lacks_memory, memory_limits
 
 LACKS = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
