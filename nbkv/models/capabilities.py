@@ -23,7 +23,7 @@ class Capabilities:
     - ``attention_chunk``: the length of the chunks that layers of chunked attention attend within
     - ``kv_heads``, ``key_dim``, ``value_dim``: of each layer, as cached; ``groups``: query heads per K/V head
     - ``shared_kv``: its last layers use the K/V of earlier ones
-    - ``context``: the longest prompt plus answer in tokens
+    - ``context``: the longest prompt plus answer in tokens; with dynamic NTK its factor times the trained length
     - ``stable_context``: up to how many tokens K/V do not depend on the length of the whole sequence (shorter than
       ``context`` for longrope and dynamic NTK); ``rope_switch``: from which position on longrope takes other angles
     - ``block``: so many tokens are decoded together and attend to each other, also where KV is made (None: causal);
@@ -123,7 +123,7 @@ def read(config: Any, model: nn.Module, kv: KV | None, block: int | None = None)
     heads = int(config_value(config, "num_attention_heads", 0) or 0)
     kv_heads = tuple(int(k.shape[0]) for k in kv.keys) if kv else ()
     rope = rope_kind(config)
-    context, stable = _context(config), _stable_context(config, rope)
+    context, stable = _context(config, rope), _stable_context(config, rope)
     if block is not None:
         context = stable = min(context, stable) // block * block
     return Capabilities(
@@ -170,18 +170,32 @@ def rope_kind(config: Any) -> str | None:  # noqa: ANN401  (a transformers confi
     return "+".join(sorted(kinds)) or "default"
 
 
+def grows(rope: str | None) -> bool:
+    """Return whether rotary angles of kind ``rope`` change with every token beyond the trained length."""
+    return rope is not None and "dynamic" in rope.split("+")
+
+
 def _window(config: Any, kind: str, layer: int) -> int | None:  # noqa: ANN401  (a transformers config)
     return config_value(config, "sliding_window", layer=layer) if "sliding" in kind else None
 
 
-def _context(config: Any) -> int:  # noqa: ANN401  (a transformers config)
+def _context(config: Any, rope: str | None) -> int:  # noqa: ANN401  (a transformers config)
     told = int(config_value(config, "max_position_embeddings", 0) or config_value(config, "n_positions") or 0)
-    return told if told > 0 else 2**31
+    if told <= 0:
+        return 2**31
+    return int(told * _stretched(config)) if grows(rope) else told
+
+
+def _stretched(config: Any) -> float:  # noqa: ANN401  (a transformers config)
+    """Return how many times the trained length dynamic NTK serves: its least factor, where layer types differ."""
+    parameters = config.rope_parameters
+    of_types = [parameters] if "rope_type" in parameters else [each for each in parameters.values() if each]
+    return min(float(each.get("factor") or 1.0) for each in of_types if each.get("rope_type") == "dynamic")
 
 
 def _stable_context(config: Any, rope: str | None) -> int:  # noqa: ANN401  (a transformers config)
     if rope is None or not {"longrope", "dynamic"} & set(rope.split("+")):
-        return _context(config)
+        return _context(config, rope)
     parameters = config.rope_parameters
     original = parameters.get("original_max_position_embeddings")
     original = original or config_value(config, "original_max_position_embeddings") or config.max_position_embeddings
