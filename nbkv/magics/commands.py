@@ -16,7 +16,7 @@ from nbkv.magics.listing import Listing, listing
 from nbkv.magics.options import command, option
 from nbkv.magics.sessions import Sessions
 from nbkv.magics.stream_output import has_front_end, live
-from nbkv.magics.template import fill, prompt_of
+from nbkv.magics.template import fill, prompt_of, spelled, template_kwargs
 from nbkv.magics.views import Views
 
 if TYPE_CHECKING:
@@ -37,6 +37,14 @@ MAX_NEW = option("-n", "--max-new", type=int, help="most tokens to generate (def
 UNMASK = option("--unmask", metavar="RULE", help="how a block-diffusion model fills a block: dynamic(threshold=0.9), …")
 CHAT = option("--chat", action="store_true", help="send the prompt through the chat template (default if there is one)")
 RAW = option("--raw", action="store_true", help="send the prompt as it stands")
+TEMPLATE = option(
+    "--template-kwargs",
+    action="append",
+    default=[],
+    metavar="NAME=VALUE",
+    help="a variable of the chat template: enable_thinking=False, tools=MY_TOOLS; may be repeated",
+)
+PREFILL = option("--prefill", metavar="TEXT", help="what the answer begins with (continue_final_message)")
 OUT = option("--out", metavar="VAR", help="also keep what is returned in this variable")
 
 
@@ -70,7 +78,7 @@ class KVMagics(Magics):
     def kvload(self, args: Namespace) -> Session:
         """Load a model and make it the current session; without --as the former one is closed afterwards."""
         if args.name is not None:
-            _check_name("--as", args.name)
+            args.name = _checked_name("--as", args.name)
         given = {key: getattr(args, key) for key in ("strategy", "store", "device", "dtype", "block_size")}
         options = {key: value for key, value in given.items() if value is not None}
         return self.sessions.load(args.model, args.name, **options)
@@ -81,6 +89,8 @@ class KVMagics(Magics):
         MAX_NEW,
         option("-t", "--temperature", type=float, help="0 is greedy (default: %%config KVMagics.temperature, 0)"),
         UNMASK,
+        TEMPLATE,
+        PREFILL,
         CHAT,
         RAW,
         option("--compare", nargs="?", const="", metavar="S,S", kind="strategies", help="compare strategies with full"),
@@ -105,8 +115,8 @@ class KVMagics(Magics):
     @command(option("name", metavar="NAME", help="what the chunk is called in {{ }}"), cell=True)
     def kvchunk(self, args: Namespace, text: str) -> Chunk:
         """Encode the cell's text once and keep it as a chunk, for use at any place of a prompt."""
-        _check_name("a chunk", args.name)
-        return self.sessions.current.chunk(text.removesuffix("\n"), name=args.name)
+        name = _checked_name("a chunk", args.name)
+        return self.sessions.current.chunk(text.removesuffix("\n"), name=name)
 
     @line_cell_magic
     @command(
@@ -114,6 +124,8 @@ class KVMagics(Magics):
         MAX_NEW,
         option("--repeat", type=int, default=3, help="runs of each, of which the median counts (default: 3)"),
         UNMASK,
+        TEMPLATE,
+        PREFILL,
         CHAT,
         RAW,
         OUT,
@@ -228,10 +240,10 @@ class KVMagics(Magics):
         sys.stdout.write(f"closed {name}{f'; the current session is now {now}' if now else ''}\n")
 
     def _generate(self, args: Namespace, text: str) -> Result:
-        session, prompt = self._prepare(args, text)
+        session, prompt, asked = self._prepare(args, text)
         temperature = self.temperature if args.temperature is None else args.temperature
         options = {"strategy": args.strategy, "temperature": temperature, "max_new_tokens": self._max_new(args)}
-        options["unmask"] = args.unmask
+        options |= asked | {"unmask": args.unmask}
         with live(self.shell) as view:
             stream = session.stream(prompt, **options)
             try:
@@ -247,25 +259,34 @@ class KVMagics(Magics):
         return self._keep(cast("Result", stream.result), args.out)
 
     def _compare(self, args: Namespace, text: str, names: str, repeat: int) -> Comparison:
-        session, prompt = self._prepare(args, text)
+        session, prompt, asked = self._prepare(args, text)
         try:
-            options = {"max_new_tokens": self._max_new(args), "unmask": args.unmask}
+            options = asked | {"max_new_tokens": self._max_new(args), "unmask": args.unmask}
             found = session.compare(prompt, names or [session.strategy], repeat=repeat, **options)
         except KeyboardInterrupt as stop:
             self._broken_off(stop, session)
             raise
         return self._keep(found, args.out)
 
-    def _prepare(self, args: Namespace, text: str) -> tuple[Session, Any]:
+    def _prepare(self, args: Namespace, text: str) -> tuple[Session, Any, dict[str, Any]]:
+        """Return the session, the cell's prompt for it, and what is asked of the chat template."""
         if args.out is not None:
-            _check_name("--out", args.out)
+            args.out = _checked_name("--out", args.out)
         session = self.sessions.current
         if args.chat and not session.has_template:
             message = f"--chat: the tokenizer of {session.model_name} has no chat template (leave --chat out)"
             raise BadOption(message)
         variables = {name: value for name, value in self.shell.user_ns.items() if name not in {"In", "Out"}}
-        parts = fill(text, variables, session.chunks)
-        return session, prompt_of(parts, chat=session.has_template and not args.raw)
+        parts, chat = fill(text, variables, session.chunks), session.has_template and not args.raw
+        prompt = prompt_of(parts, chat=chat)
+        asked: dict[str, Any] = {"template_kwargs": template_kwargs(args.template_kwargs, variables)}
+        if args.prefill is not None:
+            if not chat:
+                message = "--prefill begins the answer of a chat template (without one, end the cell with it)"
+                raise BadOption(message)
+            prompt = [*prompt, {"role": "assistant", "content": args.prefill}]
+            asked["continue_final_message"] = True
+        return session, prompt, asked
 
     def _max_new(self, args: Namespace) -> int:
         return int(self.max_new if args.max_new is None else args.max_new)
@@ -285,7 +306,9 @@ class KVMagics(Magics):
         return result
 
 
-def _check_name(what: str, name: str) -> None:
-    if not name.isidentifier() or iskeyword(name):
+def _checked_name(what: str, name: str) -> str:
+    """Return ``name`` as Python spells it."""
+    if not name.isidentifier() or iskeyword(spelled(name)):
         message = f"{what} needs a plain name of letters, digits and underscores, not {name!r}"
         raise BadOption(message)
+    return spelled(name)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nbkv.magics.sessions import Sessions
 
 _LINE = re.compile(r"\s*%%?(kv\w+)[ \t]+(.*)$", re.DOTALL)
-_FIELD = re.compile(r"\{\{[ \t]*(\w*)$")
+_FIELD = re.compile(r"\{\{[ \t]*([^\s{}]*)$")
 
 Matcher = Callable[[CompletionContext], SimpleMatcherResult]
 

@@ -7,6 +7,7 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from inspect import cleandoc
+from numbers import Real
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
@@ -89,7 +90,7 @@ def command(
 
 def filled(word: str, variables: Mapping[str, object]) -> str:
     """Put the text or number that ``{{ name }}`` in an option stands for in its place, as notebooks have parameters."""
-    parts = fill(word, {name: value for name, value in variables.items() if isinstance(value, (str, int, float))}, {})
+    parts = fill(word, {name: value for name, value in variables.items() if isinstance(value, (str, Real))}, {})
     return "".join(str(part) for part in parts)
 
 

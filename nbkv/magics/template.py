@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Real
 from typing import Any
+from unicodedata import normalize
 
-from nbkv.errors import BadPrompt, closest
+from nbkv.errors import BadOption, BadPrompt, closest
 from nbkv.result import Chunk, Result
+from nbkv.scalars import kind_of, plain
 
 Part = str | Chunk
 MOST_LISTED = 30
 ACCEPTED = "str, int, float, chunk, Result, or a list or tuple of these"
-_FIELD = re.compile(r"\\\{\{|\{\{[ \t]*([^\W\d]\w*)[ \t]*\}\}")
+_FIELD = re.compile(r"\\\{\{|\{\{[ \t]*([^\s{}]+)[ \t]*\}\}")
 _MISSING = object()
 
 
@@ -36,13 +41,16 @@ def _parts(text: str, variables: Mapping[str, object], chunks: Mapping[str, Chun
         name = field[1]
         if name is None:
             yield "{{"
-        else:
+        elif name.isidentifier():
             yield from _values(name, _find(name, variables, chunks))
+        else:
+            yield field[0]
     yield text[at:]
 
 
 def _find(name: str, variables: Mapping[str, object], chunks: Mapping[str, Chunk]) -> object:
-    value, chunk = variables.get(name, _MISSING), chunks.get(name)
+    own = spelled(name)
+    value, chunk = variables.get(own, _MISSING), chunks.get(own, chunks.get(name))
     if value is _MISSING and chunk is None:
         known = known_names(variables, chunks)
         listed = ", ".join(known[:MOST_LISTED]) + (", …" if len(known) > MOST_LISTED else "")
@@ -52,7 +60,7 @@ def _find(name: str, variables: Mapping[str, object], chunks: Mapping[str, Chunk
         return chunk
     if chunk is not None and not (isinstance(value, Chunk) and value == chunk):
         message = (
-            f"{{{{ {name} }}}} is both a variable ({_kind(value)}) and a different chunk of this session;"
+            f"{{{{ {name} }}}} is both a variable ({kind_of(value)}) and a different chunk of this session;"
             " rename one of them"
         )
         raise BadPrompt(message)
@@ -66,11 +74,11 @@ def _values(name: str, value: object) -> Iterator[Part]:
             yield item.chunk("answer")
         elif isinstance(item, (str, Chunk)):
             yield item
-        elif isinstance(item, (int, float)):
-            yield str(item)
+        elif isinstance(item, (bool, Real)):
+            yield str(plain(item))
         else:
             where = "" if item is value else "an item of "
-            message = f"{where}{{{{ {name} }}}} is {_kind(item)} (accepted: {ACCEPTED})"
+            message = f"{where}{{{{ {name} }}}} is {kind_of(item)} (accepted: {ACCEPTED})"
             raise BadPrompt(message)
 
 
@@ -98,16 +106,41 @@ def prompt_of(parts: list[Part], *, chat: bool) -> Any:  # noqa: ANN401  (one of
     return [{"role": "user", "content": content}] if chat else content
 
 
+def spelled(name: str) -> str:
+    """Return ``name`` as Python reads it in code: letters that are variants of others are those (NFKC)."""
+    return normalize("NFKC", name)
+
+
+def template_kwargs(words: Iterable[str], variables: Mapping[str, object]) -> dict[str, object]:
+    """Return what words such as ``enable_thinking=False`` give the chat template.
+
+    A value is a plain Python or JSON one, or the name of one of ``variables``, or else the text itself. Raises
+    ``BadOption`` for a word without a name.
+    """
+    found: dict[str, object] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not (sign and name.isidentifier()):
+            message = f"--template-kwargs {word!r} is not accepted: NAME=VALUE, such as enable_thinking=False"
+            raise BadOption(message)
+        found[name] = _value(value, variables)
+    return found
+
+
+def _value(text: str, variables: Mapping[str, object]) -> object:
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            pass
+    return variables.get(spelled(text), text)
+
+
 def known_names(variables: Mapping[str, object], chunks: Mapping[str, Chunk]) -> list[str]:
     """Return the names that ``{{ }}`` can stand for: chunks, and variables of an accepted type."""
     fitting = {
         name
         for name, value in variables.items()
-        if isinstance(value, (str, int, float, Chunk, Result, list, tuple)) and not name.startswith("_")
+        if isinstance(value, (str, Real, Chunk, Result, list, tuple)) and not name.startswith("_")
     }
     return sorted(fitting | set(chunks))
-
-
-def _kind(value: object) -> str:
-    name = type(value).__name__
-    return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"

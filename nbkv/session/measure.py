@@ -91,9 +91,11 @@ class _SplitPrefill(Strategy):
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Run the first half of the prompt, then the rest on the cache it left."""
         adapter, n, rows = ctx.adapter, len(request.ids), ctx.work()
-        cache, half = adapter.new_cache(n + request.max_new_tokens), adapter.capabilities.whole(n // 2)
+        cache, known = adapter.new_cache(n + request.max_new_tokens), adapter.capabilities
+        # KV that depends on the prompt's length cannot be made in parts: there is no other way to split it
+        half = known.whole(n // 2) if n <= known.stable_context else known.whole(n)
         logits = adapter.prefill(request.ids[:half], cache, work=rows)
-        if adapter.capabilities.whole(n) > half:
+        if known.whole(n) > half:
             logits = adapter.prefill(request.ids, cache, start=half, work=rows)
         fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
         return Prefilled(cache=cache, logits=logits, provenance=fresh, rows=rows)
