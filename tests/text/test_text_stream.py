@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from transformers import LogitsProcessorList
 
 import nbkv
 from nbkv.prompts.text_stream import TextStream
@@ -80,3 +82,34 @@ def test_a_session_serves_every_kind(make_model, tokenizer):
 
         assert warm.token_ids == tuple(expected[0, asked.shape[1] :].tolist())
         assert warm.tokens.reused >= (len(chunk) if Codec(tokenizer).bos_ids else 0)
+
+
+class Speak:
+    """Has an answer say </s>, which does not end it, behind ``at`` tokens."""
+
+    def __init__(self, at, end):
+        self.at, self.end = at, end
+
+    def __call__(self, ids, scores):
+        if ids.shape[1] == self.at:
+            scores[:] = -float("inf")
+            scores[:, self.end] = 0.0
+        return scores
+
+
+@pytest.mark.parametrize("kind", ["byte level", "sentencepiece bpe"])
+def test_a_special_token_stops_where_transformers_stops(make_model, tokenizer):
+    end = tokenizer.convert_tokens_to_ids("</s>")
+    model = make_model("llama", vocab_size=max(len(tokenizer), 64), num_hidden_layers=2)
+    with nbkv.load(model, tokenizer=tokenizer) as session:
+        n = len(session.generate(COVERED, max_new_tokens=1).prompt_ids)
+        for at in (0, 3, 11):
+            ask = {"logits_processor": LogitsProcessorList([Speak(n + at, end)]), "max_new_tokens": 20}
+            stopped = session.generate(COVERED, stop=["</s>"], **ask)
+            ids = torch.tensor([stopped.prompt_ids])
+            ask |= {"do_sample": False, "pad_token_id": 1, "stop_strings": ["</s>"], "tokenizer": tokenizer}
+            expected = model.generate(ids, attention_mask=torch.ones_like(ids), **ask)
+
+            assert list(stopped.token_ids) == expected[0, n:].tolist()
+            assert (stopped.finish_reason, stopped.token_ids[-1]) == ("stop", end)
+            assert "</s>" not in stopped.text

@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import re
+import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+
+import numpy as np
 import pytest
 
 from nbkv.errors import BadPrompt
@@ -162,3 +169,64 @@ def test_a_template_that_refuses_says_why_in_one_line(make_tokenizer):
 
     with pytest.raises(BadPrompt, match="only user and assistant"):
         ids(codec, [{"role": "system", "content": "w1"}])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        (None, "the prompt is None"),
+        (5, "the prompt is an int"),
+        (PurePosixPath("a"), "the prompt is a PurePosixPath"),
+        (b"text", "the prompt is a bytes"),
+        ({"w1", "w2"}, "the prompt is a set"),
+        ({"role": "user", "content": "w1"}, "the prompt is a dict: one message goes into a list"),
+        (np.array([1, 2]), "the prompt is a ndarray"),
+        (iter(["w1"]), "the prompt is a list_iterator"),
+        ([1, 2, 3], "a part of the prompt is an int: a prompt is text, not token ids"),
+        ([np.int64(1)], "a part of the prompt is an int64: a prompt is text"),
+        ([["w1"]], "a part of the prompt is a list"),
+        ([None], "a part of the prompt is None"),
+        (["w1", {"role": "user", "content": "w1"}], "a part of the prompt is a dict"),
+    ],
+    ids=str,
+)
+def test_what_is_no_prompt_is_named_before_anything_is_read(codec, prompt, says):
+    with pytest.raises(BadPrompt, match=re.escape(says)) as caught:
+        ids(codec, prompt)
+
+    assert "accepted" in str(caught.value)
+
+
+def test_what_a_tokenizer_gives_is_no_prompt(codec, tokenizer):
+    with pytest.raises(BadPrompt, match="a BatchEncoding: give the text itself"):
+        ids(codec, tokenizer("w1 w2"))
+
+
+@pytest.mark.parametrize("kind", [tuple, deque, list])
+def test_every_sequence_of_parts_is_a_list(codec, kind):
+    assert ids(codec, kind(["w1", np.str_("w2")])) == [0, 4, 5]
+
+
+def test_six_threads_share_a_tokenizer(make_tokenizer):
+    """Whether special tokens are split is a setting of the tokenizer: a text must not get another thread's."""
+    tokenizer = make_tokenizer(bos=False, template=CHATML)
+    codecs = [Codec(tokenizer) for _ in range(3)]
+    text = "w1 </s> w2"
+    forms = (text, [text], [{"role": "w1", "content": text}])
+    expected = [ids(codecs[0], form) for form in forms]
+
+    def wrong(number):
+        return sum(
+            ids(codecs[(number + turn) % 3], form) != right
+            for turn in range(80)
+            for form, right in zip(forms, expected, strict=True)
+        )
+
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            assert sum(pool.map(wrong, range(6))) == 0
+    finally:
+        sys.setswitchinterval(switch)
+    assert expected[0] != expected[1]
