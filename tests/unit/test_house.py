@@ -170,7 +170,7 @@ def test_what_we_import_is_declared():
 
 CROWDED = 12  # modules a room
 WIDE = {"strategies", "bench", "show"}  # a leaf a paper, a benchmark, a view
-AT_THE_ROOT = 18  # modules in the root of the package: as many as there are
+AT_THE_ROOT = 20  # modules in the root of the package: as many as there are
 LEAST = 20  # characters of a module's sentence in docs/structure.md
 
 
@@ -400,7 +400,7 @@ REACHED = {
     "unit/test_ranges.py": "models/attention/positions",
     "unit/test_reader.py": "training/initial_weights",
     "unit/test_session.py": (
-        "inference/loop session/arguments session/chat session/chunks session/lock session/stats session/stream"
+        "inference/loop session/arguments session/chunks session/lock session/stats session/stream"
     ),
     "unit/test_show.py": "show/bundle show/chunk show/dashboard show/health show/report show/scatter show/tokenmap",
     "unit/test_store_eviction.py": "stores/eviction",
