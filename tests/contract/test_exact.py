@@ -170,3 +170,23 @@ def test_rope_kinds_that_depend_on_length(make_model, tokenizer, words, strategy
             assert list(result.token_ids) == generated(model, list(result.prompt_ids), len(result.token_ids))
             assert result.tokens.reused == 0 or n < 40
     assert found(result, strategy) == 30 or registry.get(strategy).family != "prefix"
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+@pytest.mark.parametrize("factor", [1.5, 2.0, 4.0])
+def test_dynamic_ntk_is_served_in_full_beyond_the_trained_length(make_model, tokenizer, words, strategy, factor):
+    """By the very angles of a first request: the model's own rotary module keeps those of the longest so far."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": factor}
+    model = make_model("llama", rope_parameters=rope, max_position_embeddings=40)
+    with nbkv.load(model, tokenizer=tokenizer, strategy=strategy) as session:
+        context = session.adapter.capabilities.context
+        for n in (36, 38, 39, 40, context - 4, 45, 45, 39, 30):
+            result = session.generate(words(n), max_new_tokens=8)
+            model(torch.tensor([[1]]))  # makes its angles those of the trained length again
+
+            assert list(result.token_ids) == generated(model, list(result.prompt_ids), len(result.token_ids))
+            assert result.tokens.reused == 0 or len(result.prompt_ids) < 40
+            assert len(result.prompt_ids) + len(result.token_ids) <= context
+        assert context == int(40 * factor)
+        with pytest.raises(nbkv.BadPrompt, match=f"context is {context}"):
+            session.generate(words(context))

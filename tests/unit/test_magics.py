@@ -155,6 +155,32 @@ def test_a_prompt_is_chat_unless_raw(shell, session):
     assert chat.prompt_ids != raw.prompt_ids
 
 
+@pytest.mark.parametrize("line", ["--prefill who", "--prefill 'who are'", "--prefill hello --template-kwargs deep=[1]"])
+def test_an_answer_may_begin_with_given_words(shell, session, line):
+    prefill = re.search(r"--prefill ('(.*)'|(\w+))", line)
+    text = prefill[2] or prefill[3]
+    for cell in ("%%kvgen", "%%kvcompare full"):
+        run(shell, f"{cell} -n 2 {line} --out got\nwho are you ?")
+        found = shell.user_ns["got"]
+        found = found if cell == "%%kvgen" else found.results[0]
+        messages = [{"role": "user", "content": "who are you ?"}, {"role": "assistant", "content": text}]
+        assert found.prompt_ids == session.generate(messages, continue_final_message=True, max_new_tokens=1).prompt_ids
+    assert "chat template" in refused(shell, f"%%kvgen --raw {line}\nwho are you ?")
+
+
+def test_the_chat_template_has_variables(shell, session, monkeypatch):
+    template = session.tokenizer.chat_template
+    monkeypatch.setattr(session.tokenizer, "chat_template", "{% if deep %}who who{% endif %} " + template)
+    shell.user_ns["REALLY"] = [1]
+    plain = run(shell, "%%kvgen -n 1\nhello").prompt_ids
+    deep = session.generate([{"role": "user", "content": "hello"}], template_kwargs={"deep": 1}, max_new_tokens=1)
+    for word in ("deep=True", "deep=true", "deep=REALLY", "'deep=[1, 2]'"):
+        assert run(shell, f"%%kvgen -n 1 --template-kwargs {word}\nhello").prompt_ids == deep.prompt_ids != plain
+    assert run(shell, "%%kvgen -n 1 --template-kwargs deep=\nhello").prompt_ids == plain
+    assert "NAME=VALUE" in refused(shell, "%%kvgen --template-kwargs deep\nhello")
+    assert "nbkv sees to that" in refused(shell, "%%kvgen --template-kwargs tokenize=True\nhello")
+
+
 def test_without_a_template_prompts_are_raw_and_chat_is_refused(shell, session, monkeypatch):
     monkeypatch.setattr(type(session), "has_template", False)
     raw = run(shell, "%%kvgen -n 1\nwho are you ?")

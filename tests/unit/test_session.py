@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
+import numpy as np
 import pytest
 import torch
 
@@ -453,3 +456,79 @@ def test_verify_passes_and_can_fail(own_session):
 
     assert not report.ok
     assert "FAILED" in repr(report)
+
+
+REFUSED = {
+    "generate a number": lambda s: s.generate(5),
+    "generate a dict": lambda s: s.generate({"role": "user", "content": "w1"}),
+    "stream a set": lambda s: s.stream({"w1"}),
+    "compare nothing": lambda s: s.compare(None),
+    "compare by a number": lambda s: s.compare("w1", 5),
+    "compare a number of strategies": lambda s: s.compare("w1", [5]),
+    "repeat": lambda s: s.compare("w1", repeat=np.float64(2)),
+    "chunk of bytes": lambda s: s.chunk(b"w1"),
+    "chunk of parts": lambda s: s.chunk(["w1"]),
+    "name of a chunk": lambda s: s.chunk("w1", name=5),
+    "sink": lambda s: s.chunk("w1", sink=5),
+    "verify a number": lambda s: s.verify(5),
+    "certify a text": lambda s: s.certify("w1", max_kl=1),
+    "certify a dict": lambda s: s.certify({"w1": "w2"}, max_kl=1),
+    "certify nothing": lambda s: s.certify(None, max_kl=1),
+    "match": lambda s: s.generate("w1", match=["auto"]),
+    "force": lambda s: s.generate("w1", force="yes"),
+    "fidelity": lambda s: s.generate("w1", fidelity=1),
+    "strategy": lambda s: s.generate("w1", strategy=5),
+    "use": lambda s: s.use(None),
+    "use_store": lambda s: s.use_store(5),
+    "stop": lambda s: s.generate("w1", stop={"w1"}),
+    "template_kwargs": lambda s: s.generate([{"role": "user", "content": "w1"}], template_kwargs=[1]),
+    "template_kwargs of a text": lambda s: s.generate("w1", template_kwargs={"deep": 1}),
+    "continue_final_message": lambda s: s.stream(["w1"], continue_final_message=True),
+    "system": lambda s: s.chat(5).send("w1"),
+    "load a number": lambda s: nbkv.load(5),
+    "load with a store": lambda s: nbkv.load(s.adapter.model, tokenizer=s.tokenizer, store=5),
+    "load with a tokenizer": lambda s: nbkv.load(s.adapter.model, tokenizer="tiny"),
+    "load with kwargs": lambda s: nbkv.load("tiny", model_kwargs=[1]),
+    "load with a dtype": lambda s: nbkv.load("tiny", dtype=["float32"]),
+    "load with a device": lambda s: nbkv.load("tiny", device=["cpu"]),
+    "fidelity_every": lambda s: nbkv.load(s.adapter.model, tokenizer=s.tokenizer, fidelity_every=1.0),
+}
+
+
+@pytest.mark.parametrize("asked", REFUSED)
+def test_what_cannot_be_is_one_line_that_names_it(session_of, asked):
+    session = session_of()
+    with pytest.raises((nbkv.BadPrompt, nbkv.BadOption, nbkv.UnsupportedModel)) as caught:
+        REFUSED[asked](session)
+
+    assert "\n" not in str(caught.value)
+    assert session.generate("w1", max_new_tokens=np.int64(1), temperature=np.float32(0)).finish_reason == "length"
+
+
+def test_six_threads_ask_one_session(session_of, words):
+    """Also under names that are found for chunks, and with numbers of requests that nobody else has."""
+    session, alone = session_of(), session_of()
+    prompts = [f"w{n} </s> w{n + 1}" for n in range(6)]
+    expected = [alone.generate(prompt, max_new_tokens=3).token_ids for prompt in prompts]
+    texts = [[prompt] for prompt in prompts]
+    split = [alone.generate(prompt, max_new_tokens=3).token_ids for prompt in texts]
+    numbers = []
+    session.events.add(lambda event: numbers.append(event.request) if type(event).__name__ == "Started" else None)
+
+    def wrong(n):
+        session.chunk(words(4, seed=n))
+        return sum(
+            (session.generate(prompts[n], max_new_tokens=3).token_ids != expected[n])
+            + (session.generate(texts[n], max_new_tokens=3).token_ids != split[n])
+            for _ in range(5)
+        )
+
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            assert sum(pool.map(wrong, range(6))) == 0
+    finally:
+        sys.setswitchinterval(switch)
+    assert sorted(numbers) == list(range(1, 61))
+    assert sorted(session.chunks) == [f"chunk{n}" for n in range(1, 7)]

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from nbkv.errors import BadPrompt
-from nbkv.magics.template import fill, prompt_of
+from nbkv.errors import BadOption, BadPrompt
+from nbkv.magics.template import fill, prompt_of, spelled, template_kwargs
 from nbkv.result import Chunk, Compute, Result, Timing
 
 
@@ -107,3 +107,37 @@ def test_the_form_of_the_prompt(parts, chat, prompt):
 def test_an_empty_cell_is_refused(parts):
     with pytest.raises(BadPrompt, match="no prompt"):
         prompt_of(parts, chat=True)
+
+
+@pytest.mark.parametrize("name", ["हिंदी", "ภาษาไทยที่", "தமிழ்", "ﬁx", "été"])
+def test_names_are_what_python_takes_for_names(name):
+    assert name.isidentifier()
+    for known in (name, spelled(name)):
+        assert fill(f"a {{{{ {name} }}}} b", {spelled(name): "X"}, {}) == ["a X b"]
+        assert fill(f"{{{{{known}}}}}", {}, {known: NOTES}) == [NOTES]
+
+
+@pytest.mark.parametrize("value", [np.int64(3), np.float32(0.5), np.float64(0.5)], ids=repr)
+def test_numbers_of_numpy_are_numbers(value):
+    assert fill("{{ x }}", {"x": value}, {}) == [str(value.item())]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["enable_thinking=False", "depth=3"], {"enable_thinking": False, "depth": 3}),
+        (["enable_thinking=false", "x=null"], {"enable_thinking": False, "x": None}),
+        (["tools=TOOLS"], {"tools": [len]}),
+        (["date=26 Jul", "names=['a', 'b']"], {"date": "26 Jul", "names": ["a", "b"]}),
+        (["a=b=c"], {"a": "b=c"}),
+    ],
+    ids=str,
+)
+def test_words_give_the_chat_template_what_it_knows_by_name(words, found):
+    assert template_kwargs(words, {"TOOLS": [len]}) == found
+
+
+@pytest.mark.parametrize("word", ["enable_thinking", "=3", "a b=3"])
+def test_a_word_without_a_name_is_refused(word):
+    with pytest.raises(BadOption, match="NAME=VALUE"):
+        template_kwargs([word], {})
