@@ -1,5 +1,6 @@
 import re
 from html import unescape
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def result(provenance, chunks=(), dropped=(), word="w{} "):
         "tokens": {"prompt": len(provenance)},
         "provenance": [
             {"source": Provenance(int(provenance[start])).name, "start": start, "stop": stop}
-            for start, stop in zip(edges, edges[1:], strict=False)
+            for start, stop in pairwise(edges)
         ],
         "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in chunks],
         "dropped": [list(span) for span in dropped],
@@ -68,12 +69,12 @@ def test_what_is_left_out_is_said_with_its_sources(n, seed):
     sources = [Provenance(int(source)).name for source in provenance]
     assert all(sources[at] == source for at, source in found.items())
     gaps = [LEFT_OUT.search(text) for text in texts]
-    left = {name: 0 for name in MEANING.values()}
+    left = dict.fromkeys(MEANING.values(), 0)
     for gap in filter(None, gaps):
         for number, meaning in re.findall(r"([\d,]+) ([a-z ]+)", gap[2]):
             left[MEANING[meaning]] += int(number.replace(",", ""))
-    for name in left:
-        assert left[name] == sources.count(name) - list(found.values()).count(name)
+    for name, number in left.items():
+        assert number == sources.count(name) - list(found.values()).count(name)
 
 
 @pytest.mark.parametrize("n", [2_000, 9_000, 100_000])
