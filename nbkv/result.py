@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -272,13 +272,13 @@ class Comparison:
             "model": self.model,
             "prompt_tokens": self.prompt_tokens,
             "repeat": self.repeat,
-            "rows": [dict(row) | more for row, more in zip_longest(self.rows, self._exact, fillvalue={})],
+            "rows": [row | self._exact.get(at, {}) for at, row in enumerate(self.rows)],
             "stopped": self.stopped,
         }
 
     @property
-    def _exact(self) -> list[dict[str, bool]]:
-        return [{"exact": result.lineage == "exact"} for result in self.results]
+    def _exact(self) -> dict[int, dict[str, bool]]:
+        return {at: {"exact": result.lineage == "exact"} for at, result in enumerate(self.results)}
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a strategy as a DataFrame."""

@@ -8,6 +8,7 @@ such as those that were run elsewhere. Every view has the classes at which MathJ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -91,7 +92,7 @@ def table_text(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left
 
 def _broken(text: str) -> str:
     """Return ``text`` escaped, with places where ``name(option=value, …)`` may be broken."""
-    return escape(text).replace("(", "(<wbr>")
+    return re.sub(r"\((?=\w+=)", "(<wbr>", escape(text))
 
 
 def notes_html(notes: Sequence[str], limit: int = 20, length: int = 300) -> str:

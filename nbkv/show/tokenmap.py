@@ -152,9 +152,9 @@ def map_html(result: dict[str, Any]) -> str:
     if not n or len(pieces) != n:
         return ""
     pieces = [escape(piece, quote=False) for piece in pieces]
-    writer = _Writer(result, pieces)
-    ranges = shown(writer.runs, [len(piece.encode()) for piece in pieces], MOST, TAG)
-    marks = writer.each_token() if n <= EACH_TOKEN else f"{_STYLE}{writer.ranges(ranges)}"
+    marked = MarkedPrompt(result, pieces)
+    ranges = shown(marked.runs, [len(piece.encode()) for piece in pieces], MOST, TAG)
+    marks = marked.each_token() if n <= EACH_TOKEN else f"{_STYLE}{marked.ranges(ranges)}"
     left_out = n - sum(stop - start for start, stop in ranges)
     title = f"Token map of the prompt ({plural(n, 'token')}{f', {left_out:,} of them left out' if left_out else ''})"
     text = f'<div class="nbkv-map" style="{MAP}">{marks}</div>'
@@ -212,7 +212,7 @@ def _fitting(sizes: Sequence[int], room: int) -> int:
     return bisect_right(list(accumulate(sizes)), room)
 
 
-class _Writer:
+class MarkedPrompt:
     """Writes the text of one result's prompt; ``pieces`` are its tokens, escaped."""
 
     def __init__(self, result: dict[str, Any], pieces: Sequence[str]) -> None:
@@ -249,8 +249,8 @@ class _Writer:
         text = "".join(self.pieces[run.start : run.stop])
         body = f"<s>{text}</s>" if run.dropped else text
         tag = SOURCES[run.source].tag
-        marked = body if run.source == "FRESH" else f"<{tag}>{body}</{tag}>"
-        return self._label(run, first=first) + marked
+        shown = body if run.source == "FRESH" else f"<{tag}>{body}</{tag}>"
+        return self._label(run, first=first) + shown
 
     def _label(self, run: TokenRun, *, first: bool) -> str:
         """Return the name of a chunk where it begins or goes on after a gap, and the letter of a long run."""

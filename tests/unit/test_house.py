@@ -413,7 +413,7 @@ REACHED = {
     "unit/test_session.py": (
         "inference/loop session/arguments session/chunks session/lock session/stats session/stream"
     ),
-    "unit/test_show.py": "show/bundle show/chunk show/dashboard show/health show/report show/scatter show/tokenmap",
+    "unit/test_show.py": "show/bundle show/chunk show/dashboard show/health show/report show/scatter",
     "unit/test_store_eviction.py": "stores/eviction",
     "unit/test_store_protocol.py": "stores/base",
     "unit/test_store_spec.py": "stores/spec",

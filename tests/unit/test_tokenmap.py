@@ -1,6 +1,6 @@
-import itertools
 import re
 from html import unescape
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def result(provenance, chunks=(), dropped=(), word="w{} "):
         "tokens": {"prompt": len(provenance)},
         "provenance": [
             {"source": Provenance(int(provenance[start])).name, "start": start, "stop": stop}
-            for start, stop in itertools.pairwise(edges)
+            for start, stop in pairwise(edges)
         ],
         "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in chunks],
         "dropped": [list(span) for span in dropped],
@@ -73,8 +73,8 @@ def test_what_is_left_out_is_said_with_its_sources(n, seed):
     for gap in filter(None, gaps):
         for number, meaning in re.findall(r"([\d,]+) ([a-z ]+)", gap[2]):
             left[MEANING[meaning]] += int(number.replace(",", ""))
-    for name, count in left.items():
-        assert count == sources.count(name) - list(found.values()).count(name)
+    for name, number in left.items():
+        assert number == sources.count(name) - list(found.values()).count(name)
 
 
 @pytest.mark.parametrize("n", [2_000, 9_000, 100_000])
