@@ -9,8 +9,8 @@ from nbkv.errors import LoadError
 
 TEXT = (
     "The mill stands where the river leaves the hills. It was built by two sisters, Anna and Clara, who had come from "
-    "the coast. Anna kept the books; Clara kept the wheel. In the third year a flood took the bridge, and for a winter "
-    "the village could be reached by boat only. "
+    "the coast. Anna kept the books; Clara kept the wheel. In the third year a flood took the bridge: that winter the "
+    "village could be reached by boat only. "
 )
 QUESTIONS = ("Who kept the books?", "What took the bridge, and when?", "Where does the mill stand?")
 
