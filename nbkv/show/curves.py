@@ -72,7 +72,7 @@ class CurveLook(NamedTuple):
     symbol: str
 
 
-def curves(title: str, *panels: Panel, columns: int = 3, alike: bool = False) -> Drawing:
+def curves(title: str, *panels: Panel, columns: int = 2, alike: bool = False) -> Drawing:
     """Return the panels beside each other, ``columns`` in a row; a name has the same colour in all of them.
 
     ``alike``: all panels have the same axes, so that heights can be compared.

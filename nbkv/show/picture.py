@@ -41,12 +41,11 @@ def png(figure: Figure) -> bytes:
     ink, size = layout["font"]["color"], layout["font"]["size"]
     panels = {name: _axes(sheet, layout, name, ink) for name in layout if re.fullmatch(r"xaxis\d*", name)}
     for trace in drawn["data"]:
-        axes = panels[f"xaxis{trace['xaxis'][1:]}"]
         draw = {"scatter": _scatter, "bar": _bar}.get(trace["type"])
         if draw is None:
             message = f"a picture of {trace['type']!r} is not known: scatter, bar"
             raise ValueError(message)
-        draw(axes, trace)
+        draw(panels[f"xaxis{trace['xaxis'][1:]}"], trace)
     for note in layout.get("annotations", ()):
         _write(sheet, panels, note, {"color": ink, "size": size} | note.get("font", {}))
     held = io.BytesIO()

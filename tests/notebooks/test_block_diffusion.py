@@ -46,3 +46,7 @@ def test_the_report_shows_a_figure_for_each_measure(sweep):
         "sparse pass",
     ):
         assert title in page
+
+
+def test_outputs_are_pictures_and_a_sentence(sweep, shown_well):
+    shown_well(sweep, 4)

@@ -61,3 +61,7 @@ def test_the_report_shows_memory_loss_and_time(told):
     titles = ("held after each turn", "Distance to full by turn", "Time of a token of the answer")
     assert all(title in page for title in titles)
     assert page.count("<figure>") >= 6
+
+
+def test_outputs_are_pictures_and_a_sentence(told, shown_well):
+    shown_well(told, 6)

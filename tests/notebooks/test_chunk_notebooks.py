@@ -21,7 +21,7 @@ def reuse(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory):
-    chosen = {"ratios": [0.3, 1.0], "seeds": [0, 1]}
+    chosen = {"ratios": [0.0, 0.3, 1.0], "seeds": [0, 1]}
     return run(NOTEBOOKS / "11_masks.ipynb", SMALL | chosen, out_dir=tmp_path_factory.mktemp("masks"))
 
 
@@ -49,7 +49,7 @@ def test_accuracies_are_shares_for_every_method_and_sink(reuse):
 
 def test_the_report_shows_a_figure_for_each_measure(reuse):
     page = reuse.report.read_text(encoding="utf-8")
-    titles = ("Right answers", "Distance to full", "Computed, choosing included", "Time to first token")
+    titles = ("Right answers", "Distance to full, in nats", "Computed, choosing included", "Time to first token")
     assert all(title in page for title in titles)
     assert page.count("<figure>") >= len(titles)
 
@@ -59,16 +59,25 @@ def test_masks_differ_in_nothing_but_what_is_seen(masks):
     assert found["questions"] == 4
     assert found["same_rows"]
     assert 0 < found["future_keys"] < 1
-    assert found["whole_kl"] < 1e-6
+    assert found["logit_change"]["0.3"] > 1e-3
+    assert max(found["logit_change"][end] for end in ("0", "1")) < 1e-4  # where both see the same
+    assert found["kl_bottom_right"]["1"] < 1e-6
 
 
 def test_what_the_mask_costs_has_an_interval(masks):
     found = records(masks)
-    assert all(0 <= found[name] <= 1 for name in ("full", "naive", "right_true", "right_bottom_right"))
-    for name in ("right", "kl"):
-        difference, low, high = found[f"{name}_difference"]
+    assert all(0 <= found[name] <= 1 for name in ("same_true", "same_bottom_right"))
+    for figures, name in (("kl_difference", "kl"), ("same_difference", "same")):
+        difference, low, high = found[figures]
         assert low <= difference <= high
-        assert difference == pytest.approx(found[f"{name}_bottom_right"] - found[f"{name}_true"], abs=1e-9)
+        ends = (found[f"{name}_{mask}"] for mask in ("bottom_right", "true"))
+        wrong, right = (end["0.3"] if isinstance(end, dict) else end for end in ends)
+        assert difference == pytest.approx(wrong - right, abs=1e-9)
+
+
+def test_outputs_are_pictures_and_sentences(reuse, masks, shown_well):
+    for sweep, figures in ((reuse, 4), (masks, 1)):
+        shown_well(sweep, figures)
 
 
 def test_the_other_mask_is_no_strategy_of_the_package():

@@ -60,3 +60,7 @@ def test_the_report_shows_every_figure(sweep):
     titles = ("Tokens computed in each turn", "Time to first token", "Bytes held", "Share of prompt tokens computed")
     assert all(title in page for title in titles)
     assert page.count("<figure>") >= len(titles)
+
+
+def test_outputs_are_pictures_and_a_sentence(sweep, shown_well):
+    shown_well(sweep, 4)

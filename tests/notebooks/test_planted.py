@@ -1,0 +1,307 @@
+"""An experiment that cannot come out otherwise is none: notebooks and tables react to what is planted under them.
+
+A notebook's own cells are run in this process, with small parameters, once as they are and once with a fault in the
+package; what it reports must differ, or it must end with an error. The faults sit where attention, caches and stores
+really work, and are there only after the notebook has loaded its model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+import nbkv
+from nbkv.families.attention.context_attention import ContextAttention
+from nbkv.families.blend.layerwise import LayerwisePlacement
+from nbkv.families.evict.base import Evict
+from nbkv.models import loading
+from nbkv.models.attention import masks, ranges
+from nbkv.models.attention.positions import PassAttention
+from nbkv.models.caches.evicting import EvictingCache
+from nbkv.models.caches.recurrent import StateLayer
+from nbkv.models.caches.restoring import RestoringLayer
+from nbkv.models.probing.probe import probe
+from nbkv.stores.memory import MemoryStore
+from nbkv.strategies.flashblock import FlashBlock
+from nbkv.studies import answers, divergence, eviction, flashblock, foresight, reasoning
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+# what is planted
+
+
+def a_row_sees_the_next_one(patch):
+    own = masks.edges
+
+    def edges(rows, *reach):
+        lower, upper = own(rows, *reach)
+        return lower, upper + 1
+
+    for module in (masks, ranges):
+        patch.setattr(module, "edges", edges)
+
+
+def the_mask_is_bottom_right(patch):
+    own = PassAttention.by_position
+
+    def by_position(self, rows, n_keys):
+        return own(self, torch.arange(n_keys - len(rows), n_keys), n_keys)
+
+    patch.setattr(PassAttention, "by_position", by_position)
+
+
+def keys_keep_their_old_positions(patch):
+    def put(self, layer, keys, values, piece):
+        self.cache.put(layer, piece.start, keys, values)
+
+    patch.setattr(LayerwisePlacement, "_put", put)
+
+
+def kept_attention_counts_half(patch):
+    own = ContextAttention._reuse
+
+    def reuse(self, attention, *, rows, heads):
+        if (kept := self._kept.get(attention.layer)) is not None:
+            self._kept[attention.layer] = (kept[0] / 2, kept[1])
+        return own(self, attention, rows=rows, heads=heads)
+
+    patch.setattr(ContextAttention, "_reuse", reuse)
+
+
+def nothing_is_ever_refreshed(patch):
+    patch.setattr(FlashBlock, "reuses", lambda self, block, answer: True)
+
+
+def the_least_worthy_are_kept(patch):
+    own = Evict._evict
+
+    def evict(self, layer, room, window):
+        worth = self.worth
+        self.worth = lambda *given: -worth(*given)
+        try:
+            own(self, layer, room, window)
+        finally:
+            del self.worth
+
+    patch.setattr(Evict, "_evict", evict)
+
+
+def held_bytes_count_twice(patch):
+    own = EvictingCache.held_bytes
+    patch.setattr(EvictingCache, "held_bytes", lambda self: 2 * own(self))
+
+
+def restored_values_are_halved(patch):
+    own = RestoringLayer.restore
+    patch.setattr(RestoringLayer, "restore", lambda self, start, keys, values: own(self, start, keys, values / 2))
+
+
+def states_come_back_halved(patch):
+    own = StateLayer.put
+    patch.setattr(StateLayer, "put", lambda self, states: own(self, {k: state / 2 for k, state in states.items()}))
+
+
+def a_known_prefix_has_other_values(patch):
+    own = MemoryStore.take
+
+    def take(self, *given, **options):
+        lease = own(self, *given, **options)
+        for layer in lease.buffer.layers if lease.matched else ():
+            layer.values[:, :, : lease.matched] *= -1
+        return lease
+
+    patch.setattr(MemoryStore, "take", take)
+
+
+# notebooks
+
+
+def proved_once(patch):
+    """Prove each model at its first load only, before anything is planted: later loads would refuse it."""
+    own, known = loading.adapt, {}
+
+    def adapt(model, name, record=None, recipe=None):
+        about = (id(model), recipe)
+        known[about] = record or known.get(about) or probe(model, name, recipe)
+        return own(model, name, known[about], recipe)
+
+    patch.setattr(loading, "adapt", adapt)
+
+
+def told(name, parameters, plants, patch):
+    """Run the notebook's code cells with ``parameters``, ``plants`` behind the first load; its records and names."""
+    found = {}
+    space = {"__name__": "__main__"}
+    with patch.context() as planted:
+        proved_once(planted)
+        planted.setattr(nbkv, "record", lambda **values: found.update(values))
+        for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells:
+            if cell.cell_type != "code":
+                continue
+            exec(compile(cell.source, f"{name}/{cell.id}", "exec"), space)  # noqa: S102  (our own notebooks)
+            if "parameters" in cell.metadata.get("tags", ()):
+                space |= parameters
+            elif cell.id == BEHIND.get(name, "load"):
+                for plant in plants:
+                    plant(planted)
+    return found, space
+
+
+REUSE = {"n": 2, "chunks": 3, "lines": 3, "strategies": ["epic"], "budgets": [0.3, 1.0], "sinks": ["bos"]}
+MASKS = {"n": 1, "chunks": 3, "lines": 3, "ratios": [0.0, 0.3, 1.0]}
+BLOCKS = {"n": 1, "followed": 1, "chunks": 3, "lines": [4], "blocks": [4], "taus": [1, 2], "unmasks": ["static"]}
+BLOCKS |= {"thresholds": [0.9], "densities": [0.3]}
+MEMORY = {"turns": 6, "chunks": 2, "lines": 3, "conversations": 1, "strategies": ["h2o"], "forms": ["host"], "older": 8}
+STATES = {"families": ["qwen3_5_text"], "hidden": 64, "turns": 6, "lines": 6, "histories": [48], "repeat": 1}
+STATES |= {"users": 1, "segment": 64, "block": 16, "rooms": [0.3]}
+
+BEHIND = {"11_masks": "imports", "40_bounded_memory": "bounded-02", "41_state_checkpoints": "proof"}
+
+# name, parameters, what is planted all at once, and what of the notebook each of it must move
+NOTEBOOKS = [
+    (
+        "10_chunk_reuse",
+        REUSE,
+        (a_row_sees_the_next_one, keys_keep_their_old_positions),
+        lambda found, space: (
+            found["whole_kl"],
+            *space["cells"].set_index(["method", "budget"])["kl"][[("naive", 0.0), ("epic", 0.3)]],
+        ),
+    ),
+    (
+        "30_block_diffusion",
+        BLOCKS,
+        (kept_attention_counts_half, nothing_is_ever_refreshed),
+        lambda found, space: (found["kl_tau_two"], found["tau_one_kl"]),
+    ),
+    (
+        "40_bounded_memory",
+        MEMORY,
+        (the_least_worthy_are_kept, held_bytes_count_twice, restored_values_are_halved),
+        lambda found, space: (found["kl"]["h2o"], found["held"]["h2o"], found["kl"]["residual(form='host')"]),
+    ),
+    (
+        "41_state_checkpoints",
+        STATES,
+        (states_come_back_halved,),
+        lambda found, space: (found["worst_kl"],),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters", "plants", "figures"), NOTEBOOKS, ids=[each[0] for each in NOTEBOOKS])
+def test_a_notebook_reacts(name, parameters, plants, figures, monkeypatch, request):
+    if name.startswith("30"):
+        parameters = parameters | {"model": str(request.getfixturevalue("blockwise_reader"))}
+    before, after = (figures(*told(name, parameters, planted, monkeypatch)) for planted in ((), plants))
+    for sound, broken in zip(before, after, strict=True):
+        assert abs(broken - sound) > max(1e-5, 1e-3 * abs(sound))
+
+
+@pytest.mark.parametrize("broken", ["the injection is somewhere else", "the package has that mask itself"])
+def test_the_mask_experiment_fails_where_it_compares_a_mask_with_itself(broken, monkeypatch, capsys):
+    told("11_masks", MASKS, (), monkeypatch)
+    if broken.startswith("the package"):
+        with pytest.raises(RuntimeError, match="changes no logit at share"):
+            told("11_masks", MASKS, (the_mask_is_bottom_right,), monkeypatch)
+        return
+    read = nbformat.read
+
+    def elsewhere(path, **options):
+        notebook = read(path, **options)
+        (cell,) = (cell for cell in notebook.cells if "PassAttention.by_position = aligned" in cell.source)
+        cell.source = cell.source.replace("PassAttention.by_position = aligned", "PassAttention.nobody_calls = aligned")
+        return notebook
+
+    monkeypatch.setattr(nbformat, "read", elsewhere)
+    with pytest.raises(RuntimeError, match="changes no logit at share"):
+        told("11_masks", MASKS, (), monkeypatch)
+
+
+def test_the_quickstart_sees_a_prefix_with_other_values(monkeypatch):
+    item = nbkv.tasks.ledger(seed=0, n=1, chunks=4, lines=6)[0]
+
+    def same():
+        with nbkv.load("tiny") as session:
+            parts = [*(session.chunk(text) for text in item.chunks), item.question]
+            session.generate(parts, max_new_tokens=8)
+            full, prefix = session.compare(parts, ["full", "prefix"], repeat=1, max_new_tokens=8).rows
+            return prefix["same_text"], prefix["kl"] < 1e-6, full["kl"] < 1e-6
+
+    assert same() == (True, True, True)
+    a_known_prefix_has_other_values(monkeypatch)
+    assert same()[1:] == (False, True)
+
+
+# the studies behind the tables of docs/
+
+
+@pytest.fixture(scope="module")
+def session():
+    with nbkv.load("tiny", strategy="full") as made:
+        yield made
+
+
+def item():
+    return nbkv.tasks.ledger(seed=5, n=1, chunks=3, lines=3, distance=1)[0]
+
+
+def cells(session):
+    rows = ("cacheblend(budget=0)", "epic(budget=0.3)", "epic(budget=1.0)")
+    return {name: cell[0] for name, cell in answers.measure(session, item(), ["bos"], lambda _: rows)["cells"].items()}
+
+
+def evicted(session):
+    (asked,) = nbkv.tasks.report(seed=3, n=1, chunks=4, lines=4, distance=0)
+    rows = eviction.measure(session, [asked], ["h2o(keep=0.3)"])
+    return {"kl": rows[1]["kl"], "held": rows[1]["held"]}
+
+
+def chained(session):
+    given = {"question": "How much was the lamp ?", "answer": "#### 3"}
+    asked = reasoning.ChainQuestion(session, given, 12)
+    return {"kl": asked.forced("h2o(keep=0.3)")["kl"]}
+
+
+def foreseen(session):
+    (asked,) = nbkv.tasks.report(seed=3, n=1, chunks=4, lines=4, distance=0)
+    prompt, tokens, _ = eviction.answered(session, asked)
+    full = divergence.trace(session, prompt, tokens, "full")
+    seeing = foresight.Foresight(0.3).of(session, prompt, tokens)
+    return {"kl": divergence.trace(session, prompt, tokens, seeing).distance(full)}
+
+
+STUDIES = [
+    ("chunks, real text: naive", cells, keys_keep_their_old_positions, "bos cacheblend(budget=0)"),
+    ("chunks, real text: partly", cells, the_mask_is_bottom_right, "bos epic(budget=0.3)"),
+    ("chunks, real text: full budget", cells, a_row_sees_the_next_one, "bos epic(budget=1.0)"),
+    ("eviction: distance", evicted, the_least_worthy_are_kept, "kl"),
+    ("eviction: memory", evicted, held_bytes_count_twice, "held"),
+    ("reasoning", chained, the_least_worthy_are_kept, "kl"),
+    ("the oracle of eviction", foreseen, the_least_worthy_are_kept, "kl"),
+]
+
+
+@pytest.mark.parametrize(("_", "study", "plant", "figure"), STUDIES)
+def test_a_study_reacts(session, _, study, plant, figure, monkeypatch):
+    before = study(session)
+    plant(monkeypatch)
+    after = study(session)
+    assert abs(after[figure] - before[figure]) > max(1e-5, 1e-3 * abs(before[figure]))
+
+
+def test_the_study_of_block_diffusion_reacts(blockwise_reader, monkeypatch):
+    items = nbkv.tasks.report(seed=0, n=1, chunks=3, lines=4, distance=0)
+
+    def kl():
+        with nbkv.load(str(blockwise_reader), block_size=4, strategy="full") as made:
+            spec = "flashblock(tau=2, threshold=None, min_gain=0)"
+            return flashblock.measure(made, items, ["full", spec], "static", 1)[1]["kl"]
+
+    before = kl()
+    kept_attention_counts_half(monkeypatch)
+    assert kl() != pytest.approx(before, rel=1e-3)
