@@ -70,8 +70,9 @@ class Forward:
     ) -> torch.Tensor:
         """Call the model on tokens ``ids`` ``[n]`` at ``positions`` ``[n]``; return the last logits ``[keep, V]``.
 
-        What the other passes are made of. ``keep`` may be the rows ``[k]`` whose logits are wanted. A ``mask`` takes the place of the model's own; ``layers`` other than all need
-        the walk, and raise ``Halted`` where they end before the last.
+        What the other passes are made of. ``keep`` may be the rows ``[k]`` whose logits are wanted. A ``mask`` takes
+        the place of the model's own; ``layers`` other than all need the walk, and raise ``Halted`` where they end
+        before the last.
         """
         asked: dict[str, Any] = {"input_ids": ids[None], "use_cache": cache.used_by_model}
         if cache.used_by_model:
@@ -127,5 +128,5 @@ class Forward:
 
 
 def _among(rows: torch.Tensor, given: int) -> slice | torch.Tensor:
-    """Return where the logits of ``rows`` are among ``given`` ones: of all rows, or only of those that were asked for."""
+    """Return where the logits of ``rows`` are among ``given`` ones: of all rows, or only of those asked for."""
     return slice(None) if given == len(rows) else rows

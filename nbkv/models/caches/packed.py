@@ -98,9 +98,7 @@ class Bundle:
     def _moved(self, held: Pair | None, states: Pair) -> Pair:
         made = []
         for number, rows in enumerate(states):
-            side = allocate(
-                self._slots, rows.shape[1], self._room, rows.shape[2], dtype=rows.dtype, device=rows.device
-            )
+            side = allocate(self._slots, rows.shape[1], self._room, rows.shape[2], dtype=rows.dtype, device=rows.device)
             if held is None:
                 side.zero_()  # what a mask hides must still be a number
             else:
@@ -150,7 +148,8 @@ class PackedPass:
     def __post_init__(self) -> None:
         """Lay the rows out."""
         bundles = dict.fromkeys(feed.bundle for feed in self.feeds)
-        self.bundles = {bundle: [at for at, feed in enumerate(self.feeds) if feed.bundle is bundle] for bundle in bundles}
+        numbered = list(enumerate(self.feeds))
+        self.bundles = {bundle: [at for at, feed in numbered if feed.bundle is bundle] for bundle in bundles}
         counts = [len(feed.ids) for feed in self.feeds]
         self.ends = torch.tensor(counts).cumsum(0)
         begins = [feed.bundle.lengths[feed.slot] for feed in self.feeds]

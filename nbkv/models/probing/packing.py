@@ -32,7 +32,8 @@ def why_not_packed(adapter: ModelAdapter) -> str:
         feeds = [Feed(bundles[0], bundles[0].add(), own[:n]) for own, n in zip(owns, _OWN, strict=False)]
         feeds.append(Feed(bundles[1], bundles[1].add(), owns[3][:most]))
         first = adapter.packed(feeds)
-        then = adapter.packed([Feed(each.bundle, each.slot, owns[at][len(each.ids) :][:1]) for at, each in enumerate(feeds)])
+        later = [Feed(each.bundle, each.slot, owns[at][len(each.ids) :][:1]) for at, each in enumerate(feeds)]
+        then = adapter.packed(later)
         error = split = 0.0
         for at, feed in enumerate(feeds):
             before = shared if feed.bundle.base else ()
