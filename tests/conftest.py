@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gc
 import random
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,12 @@ def words(n: int, seed: int = 0) -> str:
     """Return ``n`` words the tokenizer knows, with a space before each."""
     draw = random.Random(seed)
     return "".join(f" w{draw.randrange(191)}" for _ in range(n))
+
+
+def pytest_configure():
+    """Heed SIGINT also where the tests were started in the background, whose processes ignore it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish():

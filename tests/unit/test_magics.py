@@ -363,15 +363,6 @@ def test_an_interrupt_keeps_the_partial_result_and_stops_the_queue(shell, sessio
     assert run(shell, "%%kvgen -n 12\nhello").token_ids == whole.token_ids
 
 
-@pytest.fixture
-def heeded():
-    """SIGINT raises, also where the tests were started in the background, which ignores it."""
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, former)
-
-
-@pytest.mark.usefixtures("heeded")
 def test_an_interrupt_while_a_piece_is_drawn_keeps_the_partial_result(shell, monkeypatch):
     add, drawn = TerminalLive.add, []
 
