@@ -119,7 +119,9 @@ class ModelAdapter:
     @property
     def whereabouts(self) -> str:
         """Return ``place``, and what it was when the model was proved where that has changed."""
-        return self.place + ("" if self.place == self._made_as else f", moved by its owner: it was proved as {self._made_as}")
+        return self.place + (
+            "" if self.place == self._made_as else f", moved by its owner: it was proved as {self._made_as}"
+        )
 
     def kv_bytes(self, layer: int) -> int:
         """Return the bytes of one token's K and V in ``layer``; 0 where it uses those of another layer."""
