@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nbkv.stores.base import Counts
-from nbkv.stores.tiers.entry import Entry
+from nbkv.stores.tiers.entry import Entry, EntryFacts
 from nbkv.stores.tiers.key import EntryKey
 
 
@@ -26,7 +26,8 @@ class TierRow:
     uses: int = 0
     priority: int = 0
     pinned: bool = False
-    expires: float = 0.0
+    made: float = 0.0
+    ttl: float = 0.0
 
 
 @dataclass(eq=False)
@@ -75,6 +76,21 @@ class Tier(ABC):
     def get_many(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
         """Return the entries of ``keys``."""
         return [self.get(key) for key in keys]
+
+    def use(self, keys: Sequence[EntryKey]) -> None:  # noqa: B027  (nothing to note where nothing is evicted)
+        """Note that the entries of ``keys`` were used, the last of them most recently."""
+
+    def keep(self, key: EntryKey, facts: EntryFacts) -> bool:  # noqa: ARG002
+        """Have the entry of ``key`` be kept as ``facts`` say; return whether this tier can, and has it."""
+        return False
+
+    def rows(self) -> Iterator[TierRow]:
+        """Yield a row for each entry."""
+        return (TierRow(key, 0) for key in self.keys())
+
+    def collect(self) -> tuple[int, int]:
+        """Remove what has expired and what killed processes have left; return how many entries, and their bytes."""
+        return 0, 0
 
     def __len__(self) -> int:
         """Return how many entries there are."""
