@@ -189,7 +189,7 @@ class Store(Protocol):
     def tiers(self) -> pd.DataFrame:
         """Return ``figures`` as a table, one row a tier."""
 
-    def figures(self) -> list[dict[str, int | str]]:
+    def figures(self) -> list[dict[str, int | float | str]]:
         """Return for each tier, as plain data: its name (``tier``), counts of entries, tokens, hits, misses, evictions,
         faults and checkpoints, its ``limit`` and ``bytes``, and ``state_bytes``, those of the checkpoints among these.
         """  # noqa: D205  (one sentence)

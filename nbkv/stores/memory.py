@@ -194,7 +194,7 @@ class MemoryStore:
 
         return pd.DataFrame(self.figures())
 
-    def figures(self) -> list[dict[str, int | str]]:
+    def figures(self) -> list[dict[str, int | float | str]]:
         """Return this tier's counts and bytes as plain data; entries are nodes of the tree."""
         with self._lock:
             nodes = list(self._nodes())

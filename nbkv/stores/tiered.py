@@ -16,18 +16,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nbkv.events import Bus, Loaded, Stored
+from nbkv.events import Bus, Stored, TierRead
 from nbkv.kv import KV, Space
 from nbkv.stores.base import Buffer, Lease, ScratchSpaces
 from nbkv.stores.memory import MemoryStore
+from nbkv.stores.search import FoundSpan, PathSearch
 from nbkv.stores.state_checkpoints import StateCheckpoint
 from nbkv.stores.tiers.base import Tier
 from nbkv.stores.tiers.entry import Entry, EntryFacts, Sealer, make_entry
-from nbkv.stores.tiers.forms import AsItIs, Form
+from nbkv.stores.tiers.forms import AsItIs, Form, error
 from nbkv.stores.tiers.guard import GuardedTier, out_of_memory
 from nbkv.stores.tiers.key import EntryKey, PathKeys
-from nbkv.stores.tiers.search import FoundSpan, PathSearch
-from nbkv.stores.tiers.writer import BackgroundWriter, SharedWork
+from nbkv.stores.writer import BackgroundWriter, SharedWork
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +80,7 @@ class TieredStore:
         self._writer = BackgroundWriter()
         self._loads: SharedWork[EntryKey, KV | None] = SharedWork()
         self._pending: Counter[tuple[Space, tuple[int, ...]]] = Counter()
+        self._error = 0.0  # the largest that the form has made of what was written or read
         self._stateful: set[str] = set()  # models whose KV is of no use without states that only memory holds
         self.front.on_evict = self._evicted
         weakref.finalize(self, self._writer.flush)
@@ -113,6 +114,7 @@ class TieredStore:
         lease = self.front.take(space, ids, limit, new, states_from=states_from, branch_at=branch_at)
         if states_from is not None:
             self._stateful.add(space.model)
+            lease.notes.append("only memory keeps KV of a model with recurrent layers: tiers hold no states")
             return lease
         try:
             self._load_into(lease, ids, limit)
@@ -194,9 +196,10 @@ class TieredStore:
 
         return pd.DataFrame(self.figures())
 
-    def figures(self) -> list[dict[str, int | str]]:
-        """Return the figures of memory, then those of each tier."""
-        return [*self.front.figures(), *(tier.figures() for tier in self._below)]
+    def figures(self) -> list[dict[str, int | float | str]]:
+        """Return the figures of memory, then those of each tier, there with its ``form`` and the ``error`` it makes."""
+        how: dict[str, int | float | str] = {"form": self.form.name, "error": self._error}
+        return [*self.front.figures(), *(tier.figures() | how for tier in self._below)]
 
     def ls(self) -> pd.DataFrame:
         """Return one row for each sequence in memory."""
@@ -224,10 +227,11 @@ class TieredStore:
             if kv is None:
                 break
             used.append(span)
+            self._error = max(self._error, span.entry.header.facts.error)
             own = kv[span.start - span.entry.header.start : span.stop - span.entry.header.start]
             if self.bus.heard:
                 seconds = time.perf_counter() - began
-                self.bus.emit(Loaded(tokens=own.length, nbytes=own.nbytes, tier=span.tier.name, seconds=seconds))
+                self.bus.emit(TierRead(tokens=own.length, nbytes=own.nbytes, tier=span.tier.name, seconds=seconds))
             yield LoadedSpan(span.start, span.stop, own, span.tier.name)
         self._used(used)
 
@@ -259,7 +263,8 @@ class TieredStore:
                     lease.notes.append(f"no memory for KV from {span.tier}: it was computed again")
                     return
                 lease.matched = lease.branch = span.start + within.length
-                lease.notes.append(f"{within.length} tokens of KV were read from {span.tier}")
+                lossy = f" ({self.form.name}, off by up to {self._error:.2%})" if self.form.name else ""
+                lease.notes.append(f"{within.length} tokens of KV were read from {span.tier}{lossy}")
 
     # writing to tiers
 
@@ -305,7 +310,10 @@ class TieredStore:
 
     def _write(self, tier: GuardedTier, span: UnwrittenSpan) -> None:
         def entry() -> Entry:
-            facts = replace(span.facts, made=self.clock())
+            layers = zip(span.kv.keys, span.kv.values, strict=True)
+            moved = max((error(self.form, keys, values) for keys, values in layers), default=0.0)
+            self._error = max(self._error, moved)
+            facts = replace(span.facts, made=self.clock(), error=moved)
             return make_entry(
                 span.space, span.ids, span.start, span.kv, form=self.form, sealer=self.sealer, facts=facts
             )

@@ -70,7 +70,7 @@ class GuardedTier:
         """Count a lookup that found nothing here."""
         self.tier.counts.misses += 1
 
-    def figures(self) -> dict[str, int | str]:
+    def figures(self) -> dict[str, int | float | str]:
         """Return the tier's figures; what it cannot say now is 0."""
         counts = self.tier.counts
         entries, nbytes, tokens = self._call(lambda: (len(self.tier), self.tier.nbytes, self.tier.tokens), (0, 0, 0))

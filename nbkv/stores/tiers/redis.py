@@ -119,7 +119,7 @@ class RedisTier(Tier):
             message = "its head is no text"
             raise Damaged(message)
         header = parse(head, self.sealer, key)
-        ahead: dict[int, bytes] = {}
+        ahead: dict[int, object] = {}
 
         def read(layer: int) -> bytes:
             if layer not in ahead:
