@@ -44,7 +44,7 @@ def test_the_defaults_go_by_the_five_methods():
     tier, made = DictTier(), [entry(ids_of(i, 70 + i)) for i in range(3)]
     for each in made:
         tier.put(each)
-    assert tier.find([*made[1].header.marks, "none"]) == dict.fromkeys(made[1].header.marks, [made[1].header.key])
+    assert tier.find([*made[1].header.marks, "none"]) == {mark: [made[1].header.key] for mark in made[1].header.marks}
     assert [each and each.header for each in tier.get_many([made[2].header.key, PathKeys(SPACE, [1]).entry(0, 1)])] == [
         made[2].header,
         None,
