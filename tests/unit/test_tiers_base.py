@@ -22,8 +22,8 @@ class DictTier(Tier):
         return self.entries.get(key)
 
     def put(self, entry):
-        blobs = [bytes(entry.blob(layer)) for layer in range(entry.n_layers)]
-        self.entries[entry.header.key] = replace(entry, read=blobs.__getitem__)
+        blobs = [[bytes(entry.blob(layer))] for layer in range(entry.n_layers)]
+        self.entries[entry.header.key] = replace(entry, read=blobs.__getitem__, made=False)
         return True
 
     def drop(self, key):

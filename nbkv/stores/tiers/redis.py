@@ -8,6 +8,7 @@ for all processes together. Times to live are the server's.
 from __future__ import annotations
 
 import contextlib
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -120,10 +121,14 @@ class RedisTier(Tier):
             raise Damaged(message)
         header = parse(head, self.sealer, key)
         ahead: dict[int, object] = {}
+        lock = threading.Lock()
 
-        def read(layer: int) -> bytes:
+        def read(layer: int) -> list[bytes]:
+            with lock:
+                return [ahead_of(layer)]
+
+        def ahead_of(layer: int) -> bytes:
             if layer not in ahead:
-                ahead.clear()
                 size, stop = header.sizes[layer], layer + 1
                 while stop < len(header.sizes) and size + header.sizes[stop] <= _AHEAD:
                     size, stop = size + header.sizes[stop], stop + 1
@@ -264,7 +269,7 @@ class RedisTier(Tier):
         self.client.hset(draft, "head", entry.head)
         self.client.expire(draft, _DRAFT_S)
         for layer in range(entry.n_layers):
-            self.client.hset(draft, str(layer), bytes(entry.blob(layer)))
+            self.client.hset(draft, str(layer), b"".join(entry.pieces(layer)))
 
     def _figure(self, name: str) -> int:
         with self._talking():
