@@ -12,13 +12,13 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from nbkv.events import Bus, Stored, TierRead
 from nbkv.kv import KV, Space
-from nbkv.stores.base import Buffer, Lease, ScratchSpaces
+from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.search import FoundSpan, PathSearch
 from nbkv.stores.state_checkpoints import StateCheckpoint
@@ -164,6 +164,16 @@ class TieredStore:
         for span in self._search(space, ids, known, len(ids), self._below):
             at = span.stop
         return max(known, at)
+
+    def keep(self, space: Space, ids: Sequence[int], how: Keeping) -> int:
+        """Have every entry along ``ids`` be kept as ``how`` says, in all tiers, once what waits is written."""
+        self.flush()
+        most, facts = self.front.keep(space, ids, how), replace(self.facts, **asdict(how))
+        for tier in self._below:
+            for span in self._search(space, ids, 0, len(ids), [tier]):
+                if tier.keep(span.entry.header.key, facts):
+                    most = max(most, span.stop)
+        return most
 
     def flush(self) -> None:
         """Wait until all that was given is written, and write what memory holds to tiers that are written back."""

@@ -186,3 +186,30 @@ def test_credentials_are_shown_nowhere(session_of):
     with pytest.raises(BadOption) as caught:
         nbkv.load("tiny", store="memory+redis://:secret@localhost?colour=red")
     assert "secret" not in str(caught.value)
+
+
+def test_what_is_pinned_stays_in_memory_and_on_disk(session_of, words, tmp_path):
+    session = session_of(store=f"memory?device=1MiB+disk:{tmp_path}?limit=400kB")
+    chunk = session.chunk(words(90, 1), name="a")
+    session.generate(words(60), max_new_tokens=1)
+    assert session.keep(chunk, pinned=True, priority=2) == len(chunk.sink) + 90
+    assert session.keep(words(60), pinned=False, ttl="1h") == 61
+    for number in range(2, 12):
+        session.generate(words(150, number), max_new_tokens=1)
+    session.store.flush()
+    space, path = session._ctx.for_request().space(), (*chunk.sink, *chunk.token_ids)
+    assert session.store.front.holds(space, path) == len(path)
+    (tier,) = session.store.below
+    kept = [row for row in tier.rows() if row.pinned]
+    assert [(row.key.stop, row.priority) for row in kept] == [(len(path), 2)]
+    assert tier.nbytes <= tier.limit
+    assert tier.counts.evictions > 0
+    assert session.keep(chunk, pinned=False) == len(path)
+    assert not any(row.pinned for row in tier.rows())
+    assert session.keep("w1 w2 w3 w4 never seen", pinned=True) <= 1
+
+
+@pytest.mark.parametrize("ttl", ["soon", "7 weeks", "-1s"])
+def test_a_time_that_is_none_is_refused(session_of, words, ttl):
+    with pytest.raises(BadOption, match="not a time"):
+        session_of().keep(words(5), ttl=ttl)

@@ -11,7 +11,7 @@ import torch
 from nbkv.events import Bus, StoreFault
 from nbkv.kv import KV
 from nbkv.stores.tiers.base import Tier
-from nbkv.stores.tiers.entry import Damaged, Entry
+from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts
 from nbkv.stores.tiers.key import EntryKey
 
 T = TypeVar("T")
@@ -65,6 +65,10 @@ class GuardedTier:
     def use(self, keys: Sequence[EntryKey]) -> None:
         """Note the use of ``keys``."""
         self._call(lambda: self.tier.use(keys), None)
+
+    def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
+        """Have the entry of ``key`` be kept as ``facts`` say; return whether it is."""
+        return self._call(lambda: self.tier.keep(key, facts), default=False)
 
     def missed(self) -> None:
         """Count a lookup that found nothing here."""
