@@ -152,6 +152,29 @@ def certify(options: argparse.Namespace) -> int:
     return OK if certificate.ok else FAILED
 
 
+def store(options: argparse.Namespace) -> int:
+    """List, check or clear up the tiers of a store."""
+    from nbkv.show.units import size
+    from nbkv.stores import listing
+
+    tiers = listing.open_tiers(options.spec)
+    if options.action == "ls":
+        rows = listing.listing(tiers)
+        total = f"{len(rows)} entries, {size(int(rows['bytes'].sum()))}"
+        _say(rows.assign(bytes=rows["bytes"].map(size)).to_string(index=False) if len(rows) else "no entries")
+        _say(total)
+        return OK
+    if options.action == "gc":
+        for name, entries, nbytes in listing.collect(tiers):
+            _say(f"{name}: {entries} removed, {size(nbytes)} freed")
+        return OK
+    wrong = listing.damaged(tiers)
+    for name, key, why in wrong:
+        _say(f"{name}: {key}: {why}")
+    _say(f"{sum(len(tier) for tier in tiers)} entries, {len(wrong)} damaged")
+    return FAILED if wrong else OK
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Show what nbkv finds here; with ``--plan`` what holding older tokens costs on a model, form by form."""
     from nbkv.doctor import health
@@ -251,6 +274,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
     one.add_argument("--json", metavar="FILE", help="also write the plan as JSON")
     one.set_defaults(command=doctor)
+
+    one = commands.add_parser("store", help="what a store on disk, Redis or elsewhere holds")
+    one.add_argument("action", choices=["ls", "verify", "gc"], help="list it, read every byte, or clear it up")
+    one.add_argument("spec", metavar="SPEC", help="disk:PATH, redis://HOST:PORT/DB, or any URL of fsspec")
+    one.set_defaults(command=store)
 
     one = commands.add_parser("list", help="the strategies there are")
     one.add_argument("--markdown", action="store_true", help="as the table in the README")

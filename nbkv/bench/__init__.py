@@ -22,6 +22,7 @@ _HOME = {
     "residual.restore": "nbkv.bench.residual_restore",
     "import": "nbkv.bench.import_time",
     "overhead": "nbkv.bench.overhead",
+    "store.io": "nbkv.bench.store_io",
     "store.scale": "nbkv.bench.store_scale",
     "views": "nbkv.bench.views",
     "panel": "nbkv.bench.panel",

@@ -46,8 +46,8 @@ from nbkv.session.stream import Stream
 from nbkv.session.verify import Report, verify
 from nbkv.show.progress import screen
 from nbkv.stopping import Stopper
-from nbkv.stores.base import Scratch, Store
-from nbkv.stores.spec import check_spec, open_store
+from nbkv.stores.base import Keeping, Scratch, Store
+from nbkv.stores.spec import check_spec, open_store, parse_seconds
 from nbkv.strategy import Strategy, parse, split
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def load(
     model: str | Path | PreTrainedModel,
     *,
     strategy: str | Strategy = "prefix",
-    store: str | Store = "memory",
+    store: str | Sequence[str] | Store = "memory",
     tenant: str = "default",
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
@@ -80,13 +80,13 @@ def load(
     ``tokenizer``.
 
     ``strategy`` is a registered name, ``"name(option=value)"`` or a Strategy object; ``store`` a specification such as
-    ``"memory?device=4GiB"``. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own on a GPU. ``model_kwargs``
-    go to ``from_pretrained``. ``fidelity_every=n`` measures every n-th request against full (0: none). ``block_size``
-    chooses the block of a block-diffusion model among those it was made for. Raises ``LoadError``, ``UnknownName``,
-    ``BadOption``, ``UnsupportedModel``.
+    ``"memory?device=4GiB"`` or ``"memory+disk:~/.cache/nbkv"`` (docs/stores.md). ``dtype="auto"`` is float32 on a CPU
+    and the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``. ``fidelity_every=n`` measures every
+    n-th request against full (0: none). ``block_size`` chooses the block of a block-diffusion model among those it was
+    made for. Raises ``LoadError``, ``UnknownName``, ``BadOption``, ``UnsupportedModel``.
     """
     chosen, fidelity_meter = parse(strategy), FidelityMeter(fidelity_every)
-    if isinstance(store, str):
+    if isinstance(store, (str, list, tuple)):
         check_spec(store)
     given: dict[str, Any] = {"device": device, "dtype": dtype, "model_kwargs": model_kwargs, "block_size": block_size}
     loaded = load_model(model, tokenizer=tokenizer, **given)
@@ -100,7 +100,7 @@ class Session:
         self,
         loaded: Loaded,
         strategy: Strategy,
-        store: str | Store,
+        store: str | Sequence[str] | Store,
         *,
         tenant: str,
         name: str | None,
@@ -260,6 +260,19 @@ class Session:
             self.chunks[name] = made
         return made
 
+    def keep(self, what: Chunk | PromptLike, *, pinned: bool = True, ttl: str | float = 0, priority: int = 0) -> int:
+        """Have the KV of a chunk, or of what a prompt begins with, be kept; return how many tokens that reached.
+
+        ``pinned`` KV is not evicted. On disk, Redis and elsewhere ``ttl`` (seconds, or text such as ``"7d"``) limits
+        its time, and ``priority`` comes before any policy: the lowest goes first, 0 is usual. ``pinned=False`` undoes
+        it. Raises ``BadPrompt`` and ``BadOption``.
+        """
+        ctx = self._open().for_request()
+        seconds = parse_seconds(ttl) if isinstance(ttl, str) else float(ttl)
+        path = (*what.sink, *what.token_ids) if isinstance(what, Chunk) else self._prompt(what).ids
+        with self._lock.request():
+            return ctx.store.keep(ctx.space(), path, Keeping(pinned, seconds, priority))
+
     @spells_out_sampling
     def compare(
         self,
@@ -366,7 +379,7 @@ class Session:
         """Return the store; ``store.tiers`` is its table."""
         return self._open().store
 
-    def use_store(self, store: str | Store) -> Store:
+    def use_store(self, store: str | Sequence[str] | Store) -> Store:
         """Replace the store: by an empty one, or by a store object, which stays open whatever the session does.
 
         Chunks keep their text and are encoded again when used.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbkv.kv import KV, Space
@@ -54,11 +54,24 @@ class Buffer(Protocol):
 
 @dataclass
 class Counts:
-    """Running counts of one tier: requests that hit or missed, and evictions."""
+    """Running counts of one tier: requests that hit or missed, evictions, and faults that became misses."""
 
     hits: int = 0
     misses: int = 0
     evictions: int = 0
+    faults: int = 0
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How K/V are kept: ``pinned`` ones are never evicted, others by ``priority``, the lowest first.
+
+    ``ttl`` is for how many seconds (0: as long as there is room). Memory knows pins only, tiers below it all three.
+    """
+
+    pinned: bool = False
+    ttl: float = 0.0
+    priority: int = 0
 
 
 @dataclass(eq=False)
@@ -69,7 +82,8 @@ class Lease:
     store, of which ``branch`` lie within the limit that the request set. Of a model with recurrent layers ``matched``
     is the position of the last ``checkpoint`` among those, and ``made`` are the checkpoints that the request's own
     prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease. ``too_large`` are the
-    bytes that all of it takes, of a lease that was given back and did not fit.
+    bytes that all of it takes, of a lease that was given back and did not fit. ``notes`` are what the store has to say
+    about it, ``seconds`` what computing the rest took (0: not measured).
     """
 
     space: Space
@@ -81,6 +95,8 @@ class Lease:
     checkpoint: StateCheckpoint | None = None
     made: tuple[StateCheckpoint, ...] = ()
     too_large: int = 0
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 class Scratch(dict[str, Any]):
@@ -113,13 +129,19 @@ class Store(Protocol):
     A prefix is *leased*: the request appends to the buffer that holds it, then gives the lease back or discards it.
     Chunks are *read*: as views, within a ``with`` block. Every method may be called from any thread.
 
-    ``name`` is the tier that events and results report, ``limit`` the most bytes to hold. ``scratch_spaces`` are
-    those of the sessions that use this store.
     """
 
-    name: str
-    limit: int
-    scratch_spaces: ScratchSpaces
+    @property
+    def name(self) -> str:
+        """Return the tier that events and results report."""
+
+    @property
+    def limit(self) -> int:
+        """Return the most bytes to hold in memory."""
+
+    @property
+    def scratch_spaces(self) -> ScratchSpaces:
+        """Return those of the sessions that use this store."""
 
     def take(
         self,
@@ -145,6 +167,12 @@ class Store(Protocol):
         the buffer belongs to the store. What does not fit is not kept, or not all of it: the lease says so.
         """
 
+    def put(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> int:
+        """Keep ``kv``, the K/V of ``ids[start:]``; return how many tokens of it are new.
+
+        The store copies what it keeps. Nothing is kept where tokens before ``start`` are not known.
+        """
+
     def discard(self, lease: Lease) -> None:
         """End ``lease``; what the request wrote is dropped, what was known before stays."""
 
@@ -161,8 +189,14 @@ class Store(Protocol):
     def clear(self) -> None:
         """Drop all KV and empty the scratch spaces; buffers on lease stay with their requests."""
 
+    def keep(self, space: Space, ids: Sequence[int], how: Keeping) -> int:
+        """Have the K/V of ``ids`` be kept as ``how`` says; return how many first tokens that reached."""
+
+    def flush(self) -> None:
+        """Wait until what was given is where other processes find it; nothing to do in a store of memory alone."""
+
     def close(self) -> None:
-        """Free the memory; what is stored outside the process stays there."""
+        """Flush, and free the memory; what is stored outside the process stays there."""
 
     @property
     def nbytes(self) -> int:
@@ -172,9 +206,9 @@ class Store(Protocol):
     def tiers(self) -> pd.DataFrame:
         """Return ``figures`` as a table, one row a tier."""
 
-    def figures(self) -> list[dict[str, int | str]]:
-        """Return for each tier, as plain data: its name (``tier``), counts of entries, tokens, hits, misses, evictions
-        and checkpoints, and its ``bytes``, ``state_bytes`` (those of the checkpoints, part of ``bytes``) and ``limit``.
+    def figures(self) -> list[dict[str, int | float | str]]:
+        """Return for each tier, as plain data: its name (``tier``), counts of entries, tokens, hits, misses, evictions,
+        faults and checkpoints, its ``limit`` and ``bytes``, and ``state_bytes``, those of the checkpoints among these.
         """  # noqa: D205  (one sentence)
 
     def ls(self) -> pd.DataFrame:

@@ -338,6 +338,8 @@ TESTED_ELSEWHERE = {
     "strategies/test_residual.py": (
         "families/residual/forms families/residual/latents families/residual/sequence models/caches/restoring"
     ),
+    "unit/test_disk.py": "stores/tiers/entry stores/tiers/index stores/tiers/policies",
+    "unit/test_tiered.py": "stores/tiers/host",
     "unit/test_bench.py": (
         "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
         "bench/measure "
@@ -424,6 +426,7 @@ REACHED = {
         "session/verification/reuse_checks session/verification/trials"
     ),
     "unit/test_widgets.py": "widgets/dashboard widgets/history widgets/playground",
+    "unit/test_tiered.py": "stores/search stores/tiers/guard",
 }
 
 # Circles of imports that are still there.

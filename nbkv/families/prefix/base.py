@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -48,17 +49,21 @@ class Prefix(Strategy):
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Lease the longest stored prefix, run the rest of the prompt behind it; discard the lease if that raises."""
         clock, ids = timed(), request.ids
-        lease = _take(ids, self.reusable(ids, ctx), ctx)
+        needed, most = len(ids) + request.max_new_tokens, ctx.adapter.capabilities.context
+
+        def room(base: int) -> int:
+            return min(needed + max(_ROOM, (needed - base) // 2), max(needed, most))
+
+        lease = _take(ids, self.reusable(ids, ctx), ctx, room(0))
         cache, matched = _leased(lease), lease.matched
-        needed = len(ids) + request.max_new_tokens
-        room = max(_ROOM, (needed - cache.base) // 2)
-        cache.reserve(min(needed + room, max(needed, ctx.adapter.capabilities.context)))
+        cache.reserve(room(cache.base))
         load_s = clock()
         if matched:
             ctx.tell(Reused, start=0, stop=matched, tier=ctx.store.name)
         rows = ctx.work()
         try:
             ran = self._run(request, lease, ctx, rows)
+            lease.seconds = clock() - load_s
         except BaseException:
             ctx.store.discard(lease)
             raise
@@ -100,16 +105,20 @@ class Prefix(Strategy):
 
 def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> list[str]:
     """Have the store hold the K/V of ``ids``; run what it lacks, and return what is to be said of it."""
+    return left_out(_encoded(ids, ctx, work or ctx.work()), ctx)
+
+
+def _encoded(ids: Sequence[int], ctx: Context, work: Work) -> Lease:
     lease = _take(ids, len(ids), ctx)
     cache, matched = _leased(lease), lease.matched
     try:
         if matched < len(ids):
-            ctx.adapter.prefill(ids, cache, start=matched, work=work or ctx.work())
+            ctx.adapter.prefill(ids, cache, start=matched, work=work)
     except BaseException:
         ctx.store.discard(lease)
         raise
     ctx.store.give(lease, ids, state_checkpoints.checkpoints([cache.release()], ctx.adapter))
-    return left_out(lease, ctx)
+    return lease
 
 
 def left_out(lease: Lease, ctx: Context) -> list[str]:
@@ -137,7 +146,7 @@ def held(ids: Sequence[int], ctx: Context, work: Work) -> Iterator[HeldPrefix]:
     Where the store has room it has them from the beginning, so that a longer prefix can go on from this one meanwhile.
     """
     fits = len(ids) * ctx.adapter.token_bytes <= ctx.store.limit
-    ran = encode(ids, ctx, work) if fits else 0
+    ran = len(ids) - _encoded(ids, ctx, work).matched if fits else 0
     lease = _take(ids, len(ids), ctx)
     cache = _leased(lease)
     try:
@@ -155,12 +164,16 @@ def held(ids: Sequence[int], ctx: Context, work: Work) -> Iterator[HeldPrefix]:
         ctx.store.give(lease, ids)
 
 
-def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:
-    """Lease the longest stored prefix of ``ids``; with recurrent layers, one that ends at a state checkpoint."""
+def _take(ids: Sequence[int], limit: int, ctx: Context, reserve: int = 0) -> Lease:
+    """Lease the longest stored prefix of ``ids``; with recurrent layers, one that ends at a state checkpoint.
+
+    A new buffer has room for ``reserve`` tokens.
+    """
     found = ctx.adapter.capabilities
     states_from = state_checkpoints.least(len(ids), found) if found.states else None
     branch_at = ctx.adapter.branch_at if found.branches else None
-    lease = ctx.store.take(ctx.space(), ids, limit, ctx.adapter.growing, states_from=states_from, branch_at=branch_at)
+    new = partial(ctx.adapter.growing, reserve)
+    lease = ctx.store.take(ctx.space(), ids, limit, new, states_from=states_from, branch_at=branch_at)
     try:
         _leased(lease).resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
     except BaseException:  # no memory for another clone
@@ -183,7 +196,7 @@ def _provenance(n: int, lease: Lease, ctx: Context) -> NDArray[np.uint8]:
 
 
 def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
-    found, notes = ctx.adapter.capabilities, []
+    found, notes = ctx.adapter.capabilities, list(lease.notes)
     if lease.copied:
         notes.append(f"copied {lease.copied} tokens of KV to branch off a shared prefix")
     if (cache := _leased(lease)).base:
