@@ -18,7 +18,7 @@ from nbkv.models.adapter import ModelAdapter
 from nbkv.models.sampling import Sampling
 from nbkv.prompts.prompt import Prompt
 from nbkv.prompts.text_stream import TextStream
-from nbkv.result import Compute, Provenance, Result, Timing
+from nbkv.result import Compute, Explains, Provenance, Result, Timing
 from nbkv.stopping import Stopped
 from nbkv.strategy import Prefilled, Strategy
 
@@ -28,7 +28,8 @@ class RequestRun:
     """One request under way: iterate ``pieces``, then read ``result`` (set also if it was interrupted or abandoned).
 
     ``ctx`` is that of the very request, which begins at once. ``after(run, strategy)`` is called when an answer is
-    complete, with the strategy that served it, and gives the result with what it adds.
+    complete, with the strategy that served it, and gives the result with what it adds. ``explains(run, prefilled,
+    tokens)`` gives what explains the result's misses, if anybody asks.
     """
 
     ctx: Context
@@ -37,6 +38,7 @@ class RequestRun:
     sampling: Sampling
     keep: bool = True
     after: Callable[[RequestRun, Strategy], Result] | None = None
+    explains: Callable[[RequestRun, Prefilled | None, tuple[int, ...]], Explains] | None = None
     result: Result | None = None
     _tokens: list[int] = field(default_factory=list)
     _marks: dict[str, float] = field(default_factory=dict)
@@ -127,6 +129,7 @@ class RequestRun:
             chunks=tuple((chunk.name, start, stop) for chunk, start, stop in self.prompt.chunks),
             lineage="exact" if served.exact else f"approx:{served.name}",
             decoding=None if prefilled is None or not prefilled.figures else prefilled.figures,
+            explain=None if self.explains is None else self.explains(self, prefilled, tuple(self._tokens)),
         )
         if self.after is not None and reason != "interrupted":
             self.result = self.after(self, served)

@@ -23,11 +23,15 @@ PromptLike = str | Chunk | Result | Sequence[Part] | Sequence[Message]
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids ``ids [n]``, the token spans ``(chunk, start, stop)`` of chunks in order, and notes for the result."""
+    """Token ids ``ids [n]``, the token spans ``(chunk, start, stop)`` of chunks in order, and notes for the result.
+
+    ``given`` are the token spans that the user wrote, where a chat template wrote the rest; None: all of it was given.
+    """
 
     ids: tuple[int, ...]
     chunks: tuple[tuple[Chunk, int, int], ...] = ()
     notes: tuple[str, ...] = ()
+    given: tuple[tuple[int, int], ...] | None = None
 
 
 def build(codec: Codec, prompt: PromptLike, model: str, eos: frozenset[int]) -> Prompt:
@@ -50,10 +54,10 @@ def build(codec: Codec, prompt: PromptLike, model: str, eos: frozenset[int]) -> 
     writer = _Writer(codec, model)
     if isinstance(parts[0], Mapping):
         _write_messages(writer, parts, eos)
-    else:
-        writer.ids.extend(codec.bos_ids)
-        for number, part in enumerate(parts):
-            writer.add(part, first=number == 0)
+        return Prompt(tuple(writer.ids), tuple(writer.chunks), given=tuple(writer.given))
+    writer.ids.extend(codec.bos_ids)
+    for number, part in enumerate(parts):
+        writer.add(part, first=number == 0)
     return Prompt(tuple(writer.ids), tuple(writer.chunks))
 
 
@@ -101,8 +105,14 @@ class _Writer:
         self.codec, self.model = codec, model
         self.ids: list[int] = []
         self.chunks: list[tuple[Chunk, int, int]] = []
+        self.given: list[tuple[int, int]] = []
 
     def add(self, part: object, *, first: bool) -> None:
+        start = len(self.ids)
+        self._write(part, first=first)
+        self.given.append((start, len(self.ids)))
+
+    def _write(self, part: object, *, first: bool) -> None:
         if isinstance(part, Result):
             part = part.chunk("answer")
         if isinstance(part, Chunk):

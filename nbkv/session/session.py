@@ -30,6 +30,7 @@ from nbkv.session.chunks import make_chunk
 from nbkv.session.compare import compare
 from nbkv.session.lock import SessionLock
 from nbkv.session.measure import FidelityMeter
+from nbkv.session.misses.journal import Journal
 from nbkv.session.stats import Meter, Stats
 from nbkv.session.stream import Stream
 from nbkv.session.verify import Report, verify
@@ -120,6 +121,7 @@ class Session:
             scratch,
         )
         self._lock = SessionLock(self.name, self._stopper)
+        self._journal = Journal(self._ctx, self._lock)
         self._fidelity = fidelity_meter
         self._count = 0
         roster.add(self)
@@ -196,7 +198,9 @@ class Session:
         """
         ctx, name = self._open().for_request(), name or f"chunk{len(self.chunks) + 1}"
         with self._lock.request():
+            self._journal.encoding(name)
             made = make_chunk(ctx, text, name, sink)
+        self._journal.chunk(made, ctx)
         known = self.chunks.get(name)
         if known == made:
             return known
@@ -304,6 +308,7 @@ class Session:
         with self._lock.request():
             ctx.store.close()
             self._ctx = replace(ctx, store=opened)
+            self._journal.use(self._ctx)
         return opened
 
     @property
@@ -356,6 +361,7 @@ class Session:
         device = self._ctx.adapter.device
         self._ctx.store.close()
         self._ctx = None
+        self._journal.close()
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -404,7 +410,7 @@ class Session:
         chosen = chosen_strategy(self._strategy if strategy is None else strategy, ctx, force=force)
         built = built_prompt(prompt, match, self.chunks.values(), ctx)
         self._count = number
-        return begun(ctx, chosen, built, wanted, after=after)
+        return begun(ctx, chosen, built, wanted, after=after, explains=self._journal.request)
 
     def _prompt(self, prompt: PromptLike, match: str | None = None) -> Prompt:
         return built_prompt(prompt, match, self.chunks.values(), self._open().for_request())

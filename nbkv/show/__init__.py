@@ -13,6 +13,7 @@ from nbkv.show.plan import plan_html, plan_text
 from nbkv.show.report import report_html, report_text
 from nbkv.show.result import result_html, result_summary, result_text
 from nbkv.show.stats import stats_html, stats_text
+from nbkv.show.why import why_html, why_text
 
 __all__ = [
     "MIME",
@@ -42,4 +43,6 @@ __all__ = [
     "stats_text",
     "table_html",
     "table_text",
+    "why_html",
+    "why_text",
 ]

@@ -9,6 +9,7 @@ from nbkv.show.bars import ttft_html
 from nbkv.show.page import notes_html, plots, pre, view
 from nbkv.show.tokenmap import legend_html, map_html, strip_html
 from nbkv.show.units import distance, nats, plural, rate, seconds, share, size
+from nbkv.show.why import why_section
 
 MAX_TEXT = 30_000  # bytes of the answer shown in HTML; ``result.text`` has all of it
 ENDS = {"stop": "stopped by itself", "length": "cut at the length limit", "interrupted": "interrupted"}
@@ -36,6 +37,7 @@ def result_html(result: dict[str, Any]) -> str:
         strip_html(result),
         legend_html(result),
         map_html(result),
+        why_section(result.get("why")),
         f"<details><summary>Timing, memory and model</summary>{bar}<p>{escape(details(result))}</p></details>",
         notes_html(result.get("notes", ())),
     ]

@@ -229,16 +229,16 @@ class MemoryStore:
 
     def _drop(self, node: Node[NodeStorage]) -> None:
         """Evict ``node`` with its checkpoint; of a node with children the checkpoint alone."""
-        tokens, nbytes = 0, self._checkpoints.drop(node)
+        tokens, nbytes, digest = 0, self._checkpoints.drop(node), None
         if not node.children:
-            tokens, nbytes = len(node.ids), nbytes + own_nbytes(node)
+            tokens, nbytes, digest = len(node.ids), nbytes + own_nbytes(node), hash(node.ids)
             parent = RadixTree.remove(node)
             self._leaves.discard(node)
             if parent.parent is not None:
                 self._leaves.add(parent)
             self._buffers.remove(node)
         self.counts.evictions += 1
-        self._emit(Evicted(tokens=tokens, nbytes=nbytes, tier=self.name))
+        self._emit(Evicted(tokens=tokens, nbytes=nbytes, tier=self.name, start=node.start, digest=digest))
 
     def _keep_checkpoint(self, tree: RadixTree[NodeStorage], ids: Sequence[int], checkpoint: StateCheckpoint) -> None:
         """Keep ``checkpoint`` behind the node that ends at its position, splitting one if need be."""
