@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbkv.kv import KV, Space
@@ -54,11 +54,12 @@ class Buffer(Protocol):
 
 @dataclass
 class Counts:
-    """Running counts of one tier: requests that hit or missed, and evictions."""
+    """Running counts of one tier: requests that hit or missed, evictions, and faults that became misses."""
 
     hits: int = 0
     misses: int = 0
     evictions: int = 0
+    faults: int = 0
 
 
 @dataclass(eq=False)
@@ -68,7 +69,8 @@ class Lease:
     The buffer holds the first ``matched`` tokens of the request already (the prefix hit). ``known`` tokens are in the
     store, of which ``branch`` lie within the limit that the request set. Of a model with recurrent layers ``matched``
     is the position of the last ``checkpoint`` among those, and ``made`` are the checkpoints that the request's own
-    prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease.
+    prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease. ``notes`` are what the store
+    has to say about it.
     """
 
     space: Space
@@ -79,6 +81,7 @@ class Lease:
     copied: int = 0
     checkpoint: StateCheckpoint | None = None
     made: tuple[StateCheckpoint, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 class Scratch(dict[str, Any]):
@@ -143,6 +146,12 @@ class Store(Protocol):
         the buffer belongs to the store.
         """
 
+    def put(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> int:
+        """Keep ``kv``, the K/V of ``ids[start:]``; return how many tokens of it are new.
+
+        The store copies what it keeps. Nothing is kept where tokens before ``start`` are not known.
+        """
+
     def discard(self, lease: Lease) -> None:
         """End ``lease``; what the request wrote is dropped, what was known before stays."""
 
@@ -159,8 +168,11 @@ class Store(Protocol):
     def clear(self) -> None:
         """Drop all KV and empty the scratch spaces; buffers on lease stay with their requests."""
 
+    def flush(self) -> None:
+        """Wait until what was given is where other processes find it; nothing to do in a store of memory alone."""
+
     def close(self) -> None:
-        """Free the memory; what is stored outside the process stays there."""
+        """Flush, and free the memory; what is stored outside the process stays there."""
 
     @property
     def nbytes(self) -> int:
@@ -171,8 +183,8 @@ class Store(Protocol):
         """Return ``figures`` as a table, one row a tier."""
 
     def figures(self) -> list[dict[str, int | str]]:
-        """Return for each tier, as plain data: its name (``tier``), counts of entries, tokens, hits, misses, evictions
-        and checkpoints, and its ``bytes``, ``state_bytes`` (those of the checkpoints, part of ``bytes``) and ``limit``.
+        """Return for each tier, as plain data: its name (``tier``), counts of entries, tokens, hits, misses, evictions,
+        faults and checkpoints, its ``limit`` and ``bytes``, and ``state_bytes``, those of the checkpoints among these.
         """  # noqa: D205  (one sentence)
 
     def ls(self) -> pd.DataFrame:

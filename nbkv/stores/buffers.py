@@ -190,6 +190,10 @@ class BufferLedger:
         self._leased.add(buffer)
         buffer.leased = True
 
+    def add(self, storage: NodeStorage) -> None:
+        """Count ``storage``, which holds a new node."""
+        self._count(storage)
+
     def release(self, buffer: PathBuffer) -> None:
         """End the lease of ``buffer``."""
         self._leased.discard(buffer)

@@ -19,7 +19,7 @@ from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space
 from nbkv.stores import prefix_sharing
 from nbkv.stores.base import Buffer, Counts, Lease, ScratchSpaces
-from nbkv.stores.buffers import BufferLedger, NodeStorage, own_nbytes
+from nbkv.stores.buffers import BufferLedger, CompactCopy, NodeStorage, own_nbytes
 from nbkv.stores.eviction import LRULeaves, lowest_scored
 from nbkv.stores.prefix_sharing import Holding
 from nbkv.stores.radix import Node, RadixTree
@@ -105,6 +105,24 @@ class MemoryStore:
                 self._keep_checkpoint(tree, ids, checkpoint)
             self._end(lease)
 
+    def put(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> int:
+        """Keep a copy of ``kv``, the K/V of ``ids[start:]``, unless tokens before ``start`` are not known."""
+        with self._lock:
+            tree, steps = self._tree(space), space.path(ids)
+            path = tree.match(steps)
+            known = _length(path)
+            if not start <= known < len(steps):
+                return 0
+            new = kv[known - start : len(steps) - start]
+            added = tree.insert(steps, None)  # type: ignore[arg-type]  # its payload is made of the node itself
+            assert added is not None  # noqa: S101
+            added.payload = CompactCopy(added, new)
+            self._buffers.add(added.payload)
+            self._leaves.add(added)
+            self._emit(Stored(tokens=new.length, nbytes=new.nbytes, tier=self.name))
+            self._evict()
+            return new.length
+
     def discard(self, lease: Lease) -> None:
         """End ``lease``; what the request wrote is dropped, what was known before stays."""
         with self._lock:
@@ -134,6 +152,9 @@ class MemoryStore:
             self._checkpoints.clear()
             self._leaves.clear()
             self._buffers.clear()
+
+    def flush(self) -> None:
+        """Do nothing: no other process reads this one's memory."""
 
     def close(self) -> None:
         """Free the memory."""
@@ -166,6 +187,7 @@ class MemoryStore:
                     "hits": self.counts.hits,
                     "misses": self.counts.misses,
                     "evictions": self.counts.evictions,
+                    "faults": self.counts.faults,
                     "checkpoints": len(self._checkpoints),
                     "state_bytes": self._checkpoints.nbytes,
                 }

@@ -43,12 +43,18 @@ class NoStore:
         self.open -= 1
         self.ended.append("discarded")
 
+    def put(self, space, ids, start, kv):
+        return 0
+
     @contextmanager
     def reading(self, space, ids, start=0):
         yield []
 
     def holds(self, space, ids):
         return 0
+
+    def flush(self):
+        self.ended.append("flushed")
 
     def clear(self):
         self.scratch_spaces.clear()
@@ -61,7 +67,18 @@ class NoStore:
         return pd.DataFrame(self.figures())
 
     def figures(self):
-        counts = ("entries", "tokens", "bytes", "limit", "hits", "misses", "evictions", "checkpoints", "state_bytes")
+        counts = (
+            "entries",
+            "tokens",
+            "bytes",
+            "limit",
+            "hits",
+            "misses",
+            "evictions",
+            "faults",
+            "checkpoints",
+            "state_bytes",
+        )
         return [{"tier": self.name} | dict.fromkeys(counts, 0)]
 
     def ls(self):
@@ -69,7 +86,9 @@ class NoStore:
 
 
 def test_the_protocol_has_what_is_leased_read_and_reported():
-    assert {"take", "give", "discard", "reading", "holds", "clear", "close", "figures", "ls"} == set(METHODS)
+    assert {"take", "give", "put", "discard", "reading", "holds", "flush", "clear", "close", "figures", "ls"} == set(
+        METHODS
+    )
     assert {"name", "limit", "scratch_spaces", "nbytes", "tiers"} == MEMBERS - set(METHODS)
 
 

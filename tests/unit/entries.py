@@ -1,0 +1,17 @@
+"""Entries of K/V that tell of which tokens they are, for the tests of tiers."""
+
+from __future__ import annotations
+
+from path_kv import truth
+
+from nbkv.kv import Space
+from nbkv.stores.tiers.entry import EntryFacts, Sealer, make_entry
+from nbkv.stores.tiers.forms import form_of
+
+SPACE = Space("model", "float32")
+
+
+def entry(ids, start=0, *, space=SPACE, sealer=None, form="", kv=None, **facts):
+    kv = truth(ids, start, len(ids)) if kv is None else kv
+    given = {"form": form_of(form), "sealer": sealer or Sealer(), "facts": EntryFacts(**facts)}
+    return make_entry(space, ids, start, kv, **given)
