@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nbkv.session.session import Session, load
     from nbkv.strategy import Strategy
     from nbkv.sweep import record
+    from nbkv.traces import replay
 
     strategies: Callable[[], pd.DataFrame]  # a package that answers a call
 
@@ -58,6 +59,7 @@ __all__ = [
     "fidelity",
     "load",
     "record",
+    "replay",
     "strategies",
     "tasks",
 ]
@@ -71,6 +73,7 @@ _HOME = {
     "Strategy": "nbkv.strategy",
     "load": "nbkv.session",
     "record": "nbkv.sweep",
+    "replay": "nbkv.traces",
 }
 _MODULES = {"fidelity", "strategies", "tasks"}
 

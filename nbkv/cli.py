@@ -134,6 +134,31 @@ def certify(options: argparse.Namespace) -> int:
     return OK if certificate.ok else FAILED
 
 
+def replay(options: argparse.Namespace) -> int:
+    """Replay a request log through simulated stores; show what caches of which size and policy would have hit."""
+    from contextlib import nullcontext
+
+    import nbkv
+    from nbkv.traces import LowerTier
+
+    given = {"device": options.device, "dtype": options.dtype}
+    named = options.model is not None
+    with nbkv.load(options.model, strategy="full", **given) if named else nullcontext() as session:
+        found = nbkv.replay(
+            options.log,
+            sizes=options.sizes or ["inf"],
+            policies=options.policies or ["lru"],
+            below=[LowerTier(name, size, rate) for name, size, rate in options.below],
+            session=session,
+        )
+    _say(repr(found))
+    if options.json:
+        Path(options.json).write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    if options.svg:
+        Path(options.svg).write_text(found.svg(), encoding="utf-8")
+    return OK
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Show what nbkv finds here; with ``--plan`` what holding older tokens costs on a model, form by form."""
     from nbkv.doctor import health
@@ -224,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(command=verify)
 
     _add_certify(commands)
+    _add_replay(commands)
 
     one = commands.add_parser("doctor", help="what nbkv finds on this machine; --plan: what forms of KV cost here")
     told = "measure every form older tokens can be held in, on this model (tiny)"
@@ -260,6 +286,25 @@ def _add_certify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
     one.add_argument("--json", metavar="FILE", help="also write the certificate as JSON")
     one.set_defaults(command=certify)
+
+
+def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = commands.add_parser("replay", help="what a cache of which size and policy would have hit, from a request log")
+    told = "JSON lines with hash_ids and input_length (Mooncake), with prompt_ids, or with prompt (then --model)"
+    one.add_argument("log", metavar="TRACE", help=told)
+    told = "tokens (200k), bytes (4GiB, with --model) or inf; may come again (inf)"
+    one.add_argument("--size", dest="sizes", action="append", default=[], metavar="SIZE", help=told)
+    told = "lru, lfu, cost or rank; may come again (lru)"
+    one.add_argument("--policy", dest="policies", action="append", default=[], metavar="POLICY", help=told)
+    told = "a tier below the first, read at so many bytes a second; may come again"
+    one.add_argument("--below", nargs=3, action="append", default=[], metavar=("NAME", "SIZE", "BYTES/S"), help=told)
+    told = "what reads prompts, says what a token takes, and is timed for the TTFT to expect"
+    one.add_argument("--model", metavar="MODEL", help=told)
+    one.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (%(default)s)")
+    one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
+    one.add_argument("--json", metavar="FILE", help="also write the table as JSON")
+    one.add_argument("--svg", metavar="FILE", help="also draw the hit rate over the size, a line a policy")
+    one.set_defaults(command=replay)
 
 
 def _table(sweep: Sweep) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from nbkv.context import Context
-from nbkv.errors import BadOption, NbkvError
+from nbkv.errors import BadOption, NbkvError, UnsupportedModel
 from nbkv.events import Bus
 from nbkv.families.residual import planner
 from nbkv.inference.run import LaterRun, RequestRun
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from nbkv.families.residual.planner import Plan
+    from nbkv.families.routing.cost_model import CostModel
 
 _numbers = count(1)
 
@@ -315,6 +316,19 @@ class Session:
     def adapter(self) -> ModelAdapter:
         """Return the model as nbkv runs it; ``adapter.model`` is the transformers model."""
         return self._open().adapter
+
+    @property
+    def costs(self) -> CostModel:
+        """Return what passes of prefill cost on this model and device; measured at the first call (a second or two).
+
+        Raises ``UnsupportedModel`` for a model whose KV cannot be continued.
+        """
+        self._open()
+        known = self._journal.costs(measure=True)
+        if known is None:
+            message = f"costs are measured on continued KV: {self.adapter.capabilities.why_not('prefix')}"
+            raise UnsupportedModel(message)
+        return known
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401  (as transformers names them)

@@ -10,6 +10,7 @@ from nbkv.show.figures import Plot, comparison_figure, comparison_plot, history_
 from nbkv.show.health import health_html, health_text
 from nbkv.show.page import table_html, table_text
 from nbkv.show.plan import plan_html, plan_text
+from nbkv.show.replay import replay_html, replay_svg, replay_text
 from nbkv.show.report import report_html, report_text
 from nbkv.show.result import result_html, result_summary, result_text
 from nbkv.show.stats import stats_html, stats_text
@@ -33,6 +34,9 @@ __all__ = [
     "history_plot",
     "plan_html",
     "plan_text",
+    "replay_html",
+    "replay_svg",
+    "replay_text",
     "report_html",
     "report_text",
     "result_bundle",
