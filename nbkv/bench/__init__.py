@@ -21,6 +21,7 @@ _HOME = {
     "residual.restore": "nbkv.bench.residual_restore",
     "import": "nbkv.bench.import_time",
     "overhead": "nbkv.bench.overhead",
+    "why.gain": "nbkv.bench.why_gain",
     "store.scale": "nbkv.bench.store_scale",
     "views": "nbkv.bench.views",
     "panel": "nbkv.bench.panel",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from nbkv.context import Context
-from nbkv.errors import BadOption, UnsupportedModel
+from nbkv.errors import BadOption, BadPrompt, UnknownName, UnsupportedModel, closest
 from nbkv.models.sampling import Sampling, sampling
 from nbkv.prompts.prompt import Prompt, PromptLike, build, matched
-from nbkv.result import Chunk
+from nbkv.result import Chunk, Result
 from nbkv.strategy import Strategy, parse
 
 
@@ -43,6 +43,26 @@ def wanted_sampling(stop: str | Sequence[str] | None, options: Mapping[str, obje
         message = f"unmask={wanted.unmask!r}: {adapter.name} decodes token by token, it masks nothing (leave it out)"
         raise BadOption(message)
     return wanted
+
+
+def known_chunk(chunk: str | Chunk, chunks: Mapping[str, Chunk]) -> Chunk:
+    """Return ``chunk``, or that of ``chunks`` which it names; raises ``UnknownName``."""
+    if isinstance(chunk, Chunk):
+        return chunk
+    if chunk not in chunks:
+        message = f"unknown chunk {chunk!r}{closest(chunk, list(chunks))} (known: {', '.join(chunks) or 'none yet'})"
+        raise UnknownName(message)
+    return chunks[chunk]
+
+
+def prefix_ids(prompt: PromptLike, ctx: Context) -> tuple[int, ...]:
+    """Return the ids of ``prompt``; of a Result those of its prompt and answer, as far as KV of them are exact."""
+    if isinstance(prompt, Result):
+        if prompt.fingerprint != ctx.model:
+            message = "this result was made by another model, or before its adapter was switched"
+            raise BadPrompt(message)
+        return (*prompt.prompt_ids, *prompt.token_ids[:-1])
+    return built_prompt(prompt, None, (), ctx).ids
 
 
 def built_prompt(prompt: PromptLike, match: str | None, chunks: Iterable[Chunk], ctx: Context) -> Prompt:

@@ -21,13 +21,16 @@ from nbkv.models.loading import Loaded, load_model
 from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.roster import roster
-from nbkv.session.arguments import built_prompt, chosen_strategy, verdict_name, wanted_sampling
+from nbkv.session.arguments import built_prompt, chosen_strategy, known_chunk, prefix_ids, verdict_name, wanted_sampling
 from nbkv.session.certificates.calibration import Question
 from nbkv.session.certificates.certificate import Certificate, certify
 from nbkv.session.certificates.guarantee import Guarantee
 from nbkv.session.chat import Chat
 from nbkv.session.chunks import make_chunk
 from nbkv.session.compare import compare
+from nbkv.session.exports.transfer import CacheFile
+from nbkv.session.exports.transfer import export as exported
+from nbkv.session.exports.transfer import import_ as imported
 from nbkv.session.lock import SessionLock
 from nbkv.session.measure import FidelityMeter
 from nbkv.session.misses.journal import Journal
@@ -257,6 +260,36 @@ class Session:
         ctx, guarantee = self._open().for_request(), Guarantee(max_kl, rate, alpha)
         with self._lock.request():
             return certify(prompts, guarantee, strategies, sink, ctx)
+
+    def export(
+        self, path: str | Path, chunks: Iterable[str | Chunk] | None = None, *, prefix: PromptLike | None = None
+    ) -> CacheFile:
+        """Write KV to a file that another session, process or machine can ``import_``: what was read once is there.
+
+        ``chunks`` are names or chunks (None: all of the session's, unless a ``prefix`` is given); ``prefix`` is what
+        ``generate`` takes, or a Result: its prompt and answer. Beside KV and ids the file has the model's fingerprint
+        and golden logits. Raises ``UnknownName``, ``BadPrompt``, ``UnsupportedModel``, ``LoadError``.
+        """
+        ctx = self._open().for_request()
+        every = self.chunks.values() if chunks is None and prefix is None else chunks or ()
+        wanted = [known_chunk(each, self.chunks) for each in every]
+        prefixes = [] if prefix is None else [("prefix", prefix_ids(prefix, ctx))]
+        with self._lock.request():
+            return exported(ctx, path, wanted, prefixes)
+
+    def import_(self, path: str | Path) -> CacheFile:
+        """Take in what ``export`` wrote, once a few golden rows, run again here, agree within this model's noise.
+
+        Chunks of the file are then this session's, by their names. Raises ``LoadError`` for a damaged file and
+        ``UnsupportedModel``, which names the check, where this model computes other KV; then nothing is taken in.
+        """
+        ctx = self._open().for_request()
+        with self._lock.request():
+            file, chunks = imported(ctx, path)
+        for chunk in chunks:
+            self.chunks[chunk.name] = chunk
+            self._journal.chunk(chunk, ctx)
+        return file
 
     def verify(self, strategy: str | Strategy | Sequence[str | Strategy] | None = None) -> Report:
         """Check this model's walk, cache, relocation and ``strategy`` against its own plain forward; return the table.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nbkv.show.bundle import MIME, comparison_bundle, result_bundle
+from nbkv.show.cache_file import cache_file_html, cache_file_text
 from nbkv.show.certificate import certificate_html, certificate_text
 from nbkv.show.chunk import chunk_html, chunk_text
 from nbkv.show.comparison import comparison_html, comparison_text
@@ -19,6 +20,8 @@ from nbkv.show.why import why_html, why_text
 __all__ = [
     "MIME",
     "Plot",
+    "cache_file_html",
+    "cache_file_text",
     "certificate_html",
     "certificate_text",
     "chunk_html",

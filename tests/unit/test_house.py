@@ -356,13 +356,14 @@ TESTED_ELSEWHERE = {
     "unit/test_projection.py": "models/projection/project",
     "unit/test_ranges.py": "models/attention/intercept models/attention/masks",
     "unit/test_reader.py": "training/batch_scoring",
-    "unit/test_replay.py": "traces/log traces/simulated_tier traces/simulation",
+    "unit/test_replay.py": "show/replay traces/log traces/simulated_tier traces/simulation",
     "unit/test_real_text.py": "studies/answers studies/real_text/table",
     "unit/test_rope.py": "models/probing/rotary",
     "unit/test_session.py": "errors events inference/by_token session/compare",
     "unit/test_show.py": "show/bars show/columns show/comparison show/figures show/stats show/units",
     "unit/test_speedup.py": "timing",
     "unit/test_strategy.py": "registry",
+    "unit/test_transfer.py": "session/exports/archive session/exports/golden",
     "unit/test_tasks.py": (
         "studies/oracle tasks/chat tasks/evaluate tasks/items tasks/ledger tasks/report tasks/vocabulary tasks/writer"
     ),
@@ -412,6 +413,7 @@ REACHED = {
     "unit/test_store_protocol.py": "stores/base",
     "unit/test_store_spec.py": "stores/spec",
     "unit/test_tasks.py": "tasks/questions",
+    "unit/test_transfer.py": "show/cache_file",
     "unit/test_verify.py": (
         "models/probing/own_pass session/verification/exact_checks session/verification/model_answers "
         "session/verification/model_checks session/verification/prompts session/verification/report "

@@ -11,6 +11,7 @@ import numpy as np
 from nbkv.context import Context, Request
 from nbkv.events import Fallback, Reused
 from nbkv.families.prefix import state_checkpoints
+from nbkv.kv import KV
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.work import Work
 from nbkv.result import Provenance
@@ -106,6 +107,18 @@ def encode(ids: Sequence[int], ctx: Context, work: Work | None = None) -> int:
         raise
     ctx.store.give(lease, ids, state_checkpoints.checkpoints([cache.release()], ctx.adapter))
     return len(ids) - matched
+
+
+def adopt(ids: Sequence[int], kv: KV, ctx: Context) -> None:
+    """Have the store hold ``kv``, the K/V of ``ids`` from elsewhere, as if this model had computed them just now."""
+    lease = _take(ids, len(ids), ctx)
+    try:
+        if lease.matched < len(ids):
+            _leased(lease).write(lease.matched, kv[lease.matched :])
+    except BaseException:
+        ctx.store.discard(lease)
+        raise
+    ctx.store.give(lease, ids)
 
 
 def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:

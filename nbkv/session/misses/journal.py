@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nbkv.context import Context
 from nbkv.families.routing.cost_model import CostModel, are_known, costs, pace
@@ -87,8 +87,7 @@ class Journal:
                 return None
             with self._lock.request():
                 costs(ctx)
-        known, slower = costs(ctx), pace(ctx, parse("prefix"))
-        return replace(known, overhead=known.overhead * slower, row=known.row * slower, pair=known.pair * slower)
+        return costs(ctx).scaled(pace(ctx, parse("prefix")))
 
     def _note(
         self,
@@ -148,9 +147,18 @@ class Explanation:
         )
         journal = self.journal()
         known = None if journal is None else journal.costs(measure=measure)
+        known = known and known.scaled(_pace(result, known))
         misses = priced(Diagnosis(asked, self.past, self.codec.pieces).misses(), asked, known)
         return Why(misses=misses, prompt=asked.length, ttft_s=result.timing.ttft_s)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Pickle as None: what is past stays in the process that it passed in."""
         return type(None), ()
+
+
+def _pace(result: Result, known: CostModel) -> float:
+    """Return how many times longer than expected ``result``'s own rows took: the machine as it was at that moment."""
+    n, timing = len(result.prompt_ids), result.timing
+    expected = known.run(round(result.compute.rows * n), n)
+    took = timing.ttft_s - timing.load_s - timing.select_s
+    return took / expected if expected > 0 and took > 0 else 1.0
