@@ -85,6 +85,24 @@ class Evicted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loaded(Event):
+    """KV of ``tokens`` tokens (``nbytes``) was brought to memory from ``tier`` in ``seconds``."""
+
+    tokens: int
+    nbytes: int
+    tier: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreFault(Event):
+    """An entry of ``tier``, or all of it, could not be used: a miss instead; ``why`` says so in one line."""
+
+    tier: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fallback(Event):
     """Something asked for was done another way; ``why`` says so in one line."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -43,6 +43,10 @@ class Space:
         blocks = (tuple(ids[at : at + self.block]) for at in range(0, len(ids) - self.block + 1, self.block))
         return [(place, block) for block in blocks for place in range(self.block)]
 
+    def ids(self, path: Sequence[Any]) -> Sequence[int]:
+        """Return the token ids that ``path`` was made of; those of whole blocks."""
+        return path if self.block is None else [block[place] for place, block in path]
+
 
 @dataclass(frozen=True, eq=False)
 class KV:
@@ -76,9 +80,26 @@ class KV:
             tuple(v.clone(memory_format=torch.contiguous_format) for v in self.values),
         )
 
+    def on_host(self) -> KV:
+        """Return a copy on the CPU that shares memory with nothing else."""
+        return KV(
+            tuple(k.detach().to("cpu", copy=True).contiguous() for k in self.keys),
+            tuple(v.detach().to("cpu", copy=True).contiguous() for v in self.values),
+        )
+
+    def on(self, devices: Sequence[str]) -> KV:
+        """Return each layer on its device, moved where need be; ``devices`` are one a layer, or one for all."""
+        each = list(devices) * (len(self.keys) if len(devices) == 1 else 1)
+        return KV(
+            tuple(k.to(device) for k, device in zip(self.keys, each, strict=True)),
+            tuple(v.to(device) for v, device in zip(self.values, each, strict=True)),
+        )
+
 
 def join(parts: Sequence[KV]) -> KV:
-    """Return ``parts`` one after another in memory of their own."""
+    """Return ``parts`` one after another: a single one as it is, several in memory of their own."""
+    if len(parts) == 1:
+        return parts[0]
     keys = tuple(torch.cat(layers, dim=-2) for layers in zip(*(part.keys for part in parts), strict=True))
     values = tuple(torch.cat(layers, dim=-2) for layers in zip(*(part.values for part in parts), strict=True))
     return KV(keys, values)

@@ -70,7 +70,7 @@ class Lease:
     store, of which ``branch`` lie within the limit that the request set. Of a model with recurrent layers ``matched``
     is the position of the last ``checkpoint`` among those, and ``made`` are the checkpoints that the request's own
     prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease. ``notes`` are what the store
-    has to say about it.
+    has to say about it, ``seconds`` what computing the rest took (0: not measured).
     """
 
     space: Space
@@ -82,6 +82,7 @@ class Lease:
     checkpoint: StateCheckpoint | None = None
     made: tuple[StateCheckpoint, ...] = ()
     notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 class Scratch(dict[str, Any]):
@@ -114,13 +115,19 @@ class Store(Protocol):
     A prefix is *leased*: the request appends to the buffer that holds it, then gives the lease back or discards it.
     Chunks are *read*: as views, within a ``with`` block. Every method may be called from any thread.
 
-    ``name`` is the tier that events and results report, ``limit`` the most bytes to hold. ``scratch_spaces`` are
-    those of the sessions that use this store.
     """
 
-    name: str
-    limit: int
-    scratch_spaces: ScratchSpaces
+    @property
+    def name(self) -> str:
+        """Return the tier that events and results report."""
+
+    @property
+    def limit(self) -> int:
+        """Return the most bytes to hold in memory."""
+
+    @property
+    def scratch_spaces(self) -> ScratchSpaces:
+        """Return those of the sessions that use this store."""
 
     def take(
         self,

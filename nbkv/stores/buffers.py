@@ -61,10 +61,10 @@ class NodeStorage(ABC):
 class CompactCopy(NodeStorage):
     """K/V of one node's own tokens in memory of their own, never written."""
 
-    def __init__(self, node: Node[NodeStorage], kv: KV) -> None:
-        """Copy ``kv``, the K/V of the tokens of ``node``."""
+    def __init__(self, node: Node[NodeStorage], kv: KV, *, owned: bool = False) -> None:
+        """Copy ``kv``, the K/V of the tokens of ``node``; with ``owned`` it is nobody else's, and is kept itself."""
         super().__init__(node)
-        self._start, self._kv = node.start, kv.compact()
+        self._start, self._kv = node.start, kv if owned else kv.compact()
 
     @property
     def nbytes(self) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nbkv.events import Bus, Evicted, Stored
-from nbkv.kv import KV, Space
+from nbkv.kv import KV, Space, join
 from nbkv.stores import prefix_sharing
 from nbkv.stores.base import Buffer, Counts, Lease, ScratchSpaces
 from nbkv.stores.buffers import BufferLedger, CompactCopy, NodeStorage, own_nbytes
@@ -31,13 +31,18 @@ if TYPE_CHECKING:
 _COLUMNS = ["tokens", "own_tokens", "bytes", "state_bytes", "in_buffer", "lineage", "tenant", "used"]
 
 
+# Called with the space, the ids of the whole path, and views of the K/V of its last node, which begins at a position.
+EvictionListener = Callable[[Space, Sequence[int], int, KV], None]
+
+
 @dataclass(eq=False)
 class MemoryStore:
     """K/V on the model's own devices, at most ``limit`` bytes; the least recently used leaves are evicted first.
 
     Where a model's recurrent layers left state checkpoints, the lowest eviction score goes first: recency + ``alpha`` x
     FLOPs saved per byte (``nbkv.stores.eviction``). What is on lease is never evicted, so requests that run may exceed
-    the limit. Implements ``nbkv.stores.base.Store``, where the methods are described.
+    the limit. ``on_evict`` is told of K/V before they go. Implements ``nbkv.stores.base.Store``, where the methods are
+    described.
     """
 
     limit: int
@@ -46,6 +51,7 @@ class MemoryStore:
     counts: Counts = field(default_factory=Counts)
     scratch_spaces: ScratchSpaces = field(default_factory=ScratchSpaces)
     alpha: float = 1.0
+    on_evict: EvictionListener | None = None
 
     def __post_init__(self) -> None:
         """Start empty."""
@@ -107,6 +113,10 @@ class MemoryStore:
 
     def put(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> int:
         """Keep a copy of ``kv``, the K/V of ``ids[start:]``, unless tokens before ``start`` are not known."""
+        return self.adopt(space, ids, start, kv.compact())
+
+    def adopt(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> int:
+        """Keep ``kv`` itself as ``put`` keeps a copy: nobody writes there any more."""
         with self._lock:
             tree, steps = self._tree(space), space.path(ids)
             path = tree.match(steps)
@@ -116,7 +126,7 @@ class MemoryStore:
             new = kv[known - start : len(steps) - start]
             added = tree.insert(steps, None)  # type: ignore[arg-type]  # its payload is made of the node itself
             assert added is not None  # noqa: S101
-            added.payload = CompactCopy(added, new)
+            added.payload = CompactCopy(added, new, owned=True)
             self._buffers.add(added.payload)
             self._leaves.add(added)
             self._emit(Stored(tokens=new.length, nbytes=new.nbytes, tier=self.name))
@@ -133,11 +143,22 @@ class MemoryStore:
     def reading(self, space: Space, ids: Sequence[int], start: int = 0) -> Iterator[list[tuple[int, KV]]]:
         """Give the known K/V of ``ids[start:]`` as views, in pairs of a position and the K/V from there on."""
         with self._lock:
-            begins = [(max(node.start, start), node) for node in self._path(space, ids) if node.stop > start]
-            found = [(begin, node.payload.read(begin, node.stop)) for begin, node in begins]
+            found = self._views(space, ids, start)
             self.counts.hits += bool(found)
             self.counts.misses += not found
             yield found
+
+    def copied(self, space: Space, ids: Sequence[int], start: int) -> KV | None:
+        """Return a copy on the CPU of the known K/V of ``ids[start:]``; counts neither as a hit nor as a miss."""
+        with self._lock:
+            parts = [kv.on_host() for _, kv in self._views(space, ids, start)]
+        return join(parts) if parts else None
+
+    def paths(self) -> list[tuple[Space, Sequence[int]]]:
+        """Return the token ids of every stored sequence with its space."""
+        with self._lock:
+            leaves = [(s, node) for s, tree in self._trees.items() for node in tree.nodes() if not node.children]
+            return [(space, space.ids([step for above in leaf.path for step in above.ids])) for space, leaf in leaves]
 
     def holds(self, space: Space, ids: Sequence[int]) -> int:
         """Return how many of the first tokens of ``ids`` are known in ``space``."""
@@ -223,6 +244,10 @@ class MemoryStore:
     def _path(self, space: Space, ids: Sequence[int]) -> list[Node[NodeStorage]]:
         return self._trees[space].match(space.path(ids)) if space in self._trees else []
 
+    def _views(self, space: Space, ids: Sequence[int], start: int) -> list[tuple[int, KV]]:
+        begins = [(max(node.start, start), node) for node in self._path(space, ids) if node.stop > start]
+        return [(begin, node.payload.read(begin, node.stop)) for begin, node in begins]
+
     def _nodes(self) -> Iterator[Node[NodeStorage]]:
         for tree in self._trees.values():
             yield from tree.nodes()
@@ -254,6 +279,8 @@ class MemoryStore:
         tokens, nbytes, digest = 0, self._checkpoints.drop(node), None
         if not node.children:
             tokens, nbytes, digest = len(node.ids), nbytes + own_nbytes(node), hash(node.ids)
+            if self.on_evict is not None:
+                self._tell_eviction(node, self.on_evict)
             parent = RadixTree.remove(node)
             self._leaves.discard(node)
             if parent.parent is not None:
@@ -261,6 +288,12 @@ class MemoryStore:
             self._buffers.remove(node)
         self.counts.evictions += 1
         self._emit(Evicted(tokens=tokens, nbytes=nbytes, tier=self.name, start=node.start, digest=digest))
+
+    def _tell_eviction(self, node: Node[NodeStorage], listener: EvictionListener) -> None:
+        path = node.path
+        space = next(space for space, tree in self._trees.items() if tree.root is path[0].parent)
+        steps = [step for above in path for step in above.ids]
+        listener(space, space.ids(steps), node.start, node.payload.read(node.start, node.stop))
 
     def _keep_checkpoint(self, tree: RadixTree[NodeStorage], ids: Sequence[int], checkpoint: StateCheckpoint) -> None:
         """Keep ``checkpoint`` behind the node that ends at its position, splitting one if need be."""

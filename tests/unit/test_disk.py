@@ -4,7 +4,7 @@ import random
 import sqlite3
 
 import pytest
-from entries import SPACE, entry
+from entries import SPACE, entry, ids_of
 from path_kv import same, truth
 from safetensors.torch import load_file
 
@@ -13,10 +13,6 @@ from nbkv.stores.tiers.disk import DiskTier
 from nbkv.stores.tiers.entry import Damaged, Sealer
 from nbkv.stores.tiers.key import PathKeys
 from nbkv.stores.tiers.policies import policy_of
-
-
-def ids_of(number, length=70):
-    return tuple(random.Random(number).randrange(1000) for _ in range(length))
 
 
 def size_of(ids):

@@ -28,7 +28,21 @@ def test_the_default_limit_fills_no_device_more_than_a_quarter(monkeypatch):
     assert open_store("memory", Bus(), "cuda:1").limit == 8 * 2**30
 
 
-@pytest.mark.parametrize("spec", ["disk:x", "memory?device=lots", "memory?policy=lfu", "memory?colour=red", ""])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "disk:",
+        "disk:x?limit=many",
+        "disk:x?form=int3",
+        "disk:x?colour=red",
+        "ftp",
+        "disk:x+memory",
+        "memory?device=lots",
+        "memory?policy=lfu",
+        "memory?colour=red",
+        "",
+    ],
+)
 def test_bad_specifications_say_what_is_accepted(spec):
     with pytest.raises(BadOption, match="accepted"):
         open_store(spec, Bus(), "cpu")

@@ -147,14 +147,11 @@ def test_float32_serves_half_precision_within_its_noise(make_model, tokenizer, w
     with wide, narrow:
         wide.chunk(words(70), name="text")
         wide.export(tmp_path / "cache")
-        try:
-            file = narrow.import_(tmp_path / "cache")
-        except UnsupportedModel as refused:
-            assert "is this model's own noise" in str(refused)  # noqa: PT017  (either is right, neither is silent)
-            assert narrow.store.figures()[0]["tokens"] == 0
-        else:
-            assert "made elsewhere" in file.notes[0]
-            assert narrow.store.figures()[0]["tokens"] == 71
+        file = narrow.import_(tmp_path / "cache")
+        assert all(finding.error > 0 for _, finding in file.findings)
+        assert "made elsewhere" in file.notes[0]
+        assert "float32 there, bfloat16 here" in file.notes[0]
+        assert narrow.store.figures()[0]["tokens"] == 71
 
 
 def perturbed(make_model, scale):
@@ -234,7 +231,7 @@ def test_a_key_keeps_out_who_has_another_or_none(session_of, words, tmp_path, mo
         monkeypatch.setenv("NBKV_STORE_KEY", sealed)
         session.export(tmp_path / "cache")
         monkeypatch.setenv("NBKV_STORE_KEY", opened)
-        with pytest.raises(LoadError, match="seal|changed"):
+        with pytest.raises(LoadError, match=r"seal|changed"):
             other.import_(tmp_path / "cache")
     assert other.store.figures()[0]["tokens"] == 0
     monkeypatch.setenv("NBKV_STORE_KEY", "one")
@@ -253,7 +250,7 @@ def test_a_member_whose_name_leads_elsewhere_is_refused(exported, session_of, tm
             new.writestr(member, old.read(member))
         new.writestr(zipfile.ZipInfo(name), b"x")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(LoadError, match="which no export has|not those it names"):
+    with pytest.raises(LoadError, match=r"which no export has|not those it names"):
         session_of().import_(forged)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -269,7 +266,7 @@ def test_packed_and_doubled_members_are_refused(exported, session_of, tmp_path):
             if how == "doubled":
                 with pytest.warns(UserWarning, match="Duplicate"):
                     new.writestr("manifest.json", b"{}")
-        with pytest.raises(LoadError, match="compressed|two members"):
+        with pytest.raises(LoadError, match=r"compressed|two members"):
             session_of().import_(forged)
 
 

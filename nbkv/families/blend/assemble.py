@@ -40,8 +40,10 @@ def assemble(
         known = ctx.store.holds(ctx.space(), ids[:upto])
         prefix = min(known, ctx.adapter.reusable(len(ids)))
         if prefix:
-            for at, kv in placement.views.enter_context(ctx.store.reading(ctx.space(), ids[:prefix])):
+            held = placement.views.enter_context(ctx.store.reading(ctx.space(), ids[:prefix]))
+            for at, kv in held:
                 placement.add(PlacedKV(kv, at, at))
+            prefix = sum(kv.length for _, kv in held)  # an entry may turn out damaged when it is read
         placed = []
         for chunk, start, stop in request.prompt.chunks:
             if stop <= prefix:

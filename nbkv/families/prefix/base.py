@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
@@ -46,17 +47,21 @@ class Prefix(Strategy):
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
         """Lease the longest stored prefix, run the rest of the prompt behind it; discard the lease if that raises."""
         clock, ids = timed(), request.ids
-        lease = _take(ids, self.reusable(ids, ctx), ctx)
+        needed, most = len(ids) + request.max_new_tokens, ctx.adapter.capabilities.context
+
+        def room(base: int) -> int:
+            return min(needed + max(_ROOM, (needed - base) // 2), max(needed, most))
+
+        lease = _take(ids, self.reusable(ids, ctx), ctx, room(0))
         cache, matched = _leased(lease), lease.matched
-        needed = len(ids) + request.max_new_tokens
-        room = max(_ROOM, (needed - cache.base) // 2)
-        cache.reserve(min(needed + room, max(needed, ctx.adapter.capabilities.context)))
+        cache.reserve(room(cache.base))
         load_s = clock()
         if matched:
             ctx.tell(Reused, start=0, stop=matched, tier=ctx.store.name)
         rows = ctx.work()
         try:
             ran = self._run(request, lease, ctx, rows)
+            lease.seconds = clock() - load_s
         except BaseException:
             ctx.store.discard(lease)
             raise
@@ -121,12 +126,16 @@ def adopt(ids: Sequence[int], kv: KV, ctx: Context) -> None:
     ctx.store.give(lease, ids)
 
 
-def _take(ids: Sequence[int], limit: int, ctx: Context) -> Lease:
-    """Lease the longest stored prefix of ``ids``; with recurrent layers, one that ends at a state checkpoint."""
+def _take(ids: Sequence[int], limit: int, ctx: Context, reserve: int = 0) -> Lease:
+    """Lease the longest stored prefix of ``ids``; with recurrent layers, one that ends at a state checkpoint.
+
+    A new buffer has room for ``reserve`` tokens.
+    """
     found = ctx.adapter.capabilities
     states_from = state_checkpoints.least(len(ids), found) if found.states else None
     branch_at = ctx.adapter.branch_at if found.branches else None
-    lease = ctx.store.take(ctx.space(), ids, limit, ctx.adapter.growing, states_from=states_from, branch_at=branch_at)
+    new = partial(ctx.adapter.growing, reserve)
+    lease = ctx.store.take(ctx.space(), ids, limit, new, states_from=states_from, branch_at=branch_at)
     try:
         _leased(lease).resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
     except BaseException:  # no memory for another clone
@@ -149,7 +158,7 @@ def _provenance(n: int, lease: Lease, ctx: Context) -> NDArray[np.uint8]:
 
 
 def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
-    found, notes = ctx.adapter.capabilities, []
+    found, notes = ctx.adapter.capabilities, list(lease.notes)
     if lease.copied:
         notes.append(f"copied {lease.copied} tokens of KV to branch off a shared prefix")
     if (cache := _leased(lease)).base:

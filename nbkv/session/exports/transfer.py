@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +19,10 @@ from nbkv.models.adapter import ModelAdapter
 from nbkv.result import Chunk
 from nbkv.session.exports import archive
 from nbkv.session.exports.golden import GoldenFinding, GoldenRows, check, golden_rows, placed
+from nbkv.stores.spec import sealer
 from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts, Sealer, make_entry
 from nbkv.stores.tiers.forms import form_of
 
-_KEY = "NBKV_STORE_KEY"  # as for stores: files are sealed with it where it is set
 _PROVENANCE = "exact"  # all KV in a store's exact space, chunks behind their sinks included
 
 
@@ -81,11 +80,11 @@ def export(
     if not named:
         message = "nothing to export: name chunks of this session, or a prefix (text, parts, messages, or a Result)"
         raise BadPrompt(message)
-    space, sealer = replace(ctx.space(), tenant=""), _sealer()  # whose it was is nobody's business
+    space, seals = replace(ctx.space(), tenant=""), sealer()  # whose it was is nobody's business
     entries: dict[str, Entry] = {}
     golden: dict[str, torch.Tensor] = {}
     for _, ids in dict.fromkeys(named):
-        entry, rows = _entry(ids, space, sealer, ctx)
+        entry, rows = _entry(ids, space, seals, ctx)
         name = str(entry.header.key)
         entries[name] = entry
         golden |= {f"{name}.logits": rows.logits, f"{name}.rows": torch.tensor(rows.positions, dtype=torch.int64)}
@@ -99,7 +98,7 @@ def export(
         "chunks": [asdict(replace(chunk, notes=())) for chunk in chunks],
     }
     at = Path(path).expanduser()
-    nbytes = archive.write(at, manifest, golden, list(entries.values()), sealer)
+    nbytes = archive.write(at, manifest, golden, list(entries.values()), seals)
     return CacheFile(str(at), nbytes, tuple((name, len(ids)) for name, ids in named), made)
 
 
@@ -111,7 +110,7 @@ def import_(ctx: Context, path: str | Path) -> tuple[CacheFile, tuple[Chunk, ...
     """
     _able(ctx.adapter)
     at = Path(path).expanduser()
-    found = archive.read(at, _sealer())
+    found = archive.read(at, sealer())
     try:
         made, listed = dict(found.manifest["made"]), list(found.manifest["sequences"])
         if found.manifest["provenance"] != _PROVENANCE:
@@ -249,7 +248,3 @@ def _able(adapter: ModelAdapter) -> None:
         why = known.why_not("prefix") if not known.prefix else known.why_not("per_token")
         message = f"{adapter.name} has nothing that a cache file could carry: {why}"
         raise UnsupportedModel(message)
-
-
-def _sealer() -> Sealer:
-    return Sealer(os.environ.get(_KEY, "").encode())

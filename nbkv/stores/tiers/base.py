@@ -32,10 +32,15 @@ class TierRow:
 
 @dataclass(eq=False)
 class Tier(ABC):
-    """Entries by key, at most ``limit`` bytes of them (0: as many as there is room for)."""
+    """Entries by key, at most ``limit`` bytes of them (0: as many as there is room for).
+
+    ``writes``: ``through`` has everything written that memory is given, ``back`` what memory evicts, and the rest when
+    the store is flushed.
+    """
 
     name: str
     limit: int = 0
+    writes: str = field(default="through", kw_only=True)
     counts: Counts = field(default_factory=Counts, kw_only=True)
 
     @abstractmethod
@@ -95,6 +100,11 @@ class Tier(ABC):
     def __len__(self) -> int:
         """Return how many entries there are."""
         return sum(1 for _ in self.keys())
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens of all entries."""
+        return sum(key.stop - key.start for key in self.keys())
 
     @abstractmethod
     def close(self) -> None:

@@ -114,6 +114,11 @@ class DiskTier(Tier):
         """Return the bytes of all files, with those that are being written."""
         return self.index.figure("bytes")
 
+    @property
+    def tokens(self) -> int:
+        """Return the tokens of all entries."""
+        return self.index.figure("tokens")
+
     def __len__(self) -> int:
         """Return how many entries there are."""
         return self.index.figure("entries")

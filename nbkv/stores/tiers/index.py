@@ -29,21 +29,23 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     key TEXT PRIMARY KEY, bytes INTEGER NOT NULL, uses INTEGER NOT NULL, tick INTEGER NOT NULL, score REAL NOT NULL,
     priority INTEGER NOT NULL, pinned INTEGER NOT NULL, made REAL NOT NULL, ttl REAL NOT NULL,
-    seconds REAL NOT NULL, rank REAL NOT NULL, ready INTEGER NOT NULL, writer TEXT NOT NULL
+    seconds REAL NOT NULL, rank REAL NOT NULL, tokens INTEGER NOT NULL, ready INTEGER NOT NULL, writer TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS next_to_go ON entries (pinned, ready, priority, score);
 CREATE TABLE IF NOT EXISTS marks (mark TEXT, key TEXT, PRIMARY KEY (mark, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS marks_of ON marks (key);
 CREATE TABLE IF NOT EXISTS figures (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
-INSERT OR IGNORE INTO figures VALUES ('bytes', 0), ('entries', 0), ('tick', 0), ('floor', 0);
+INSERT OR IGNORE INTO figures VALUES ('bytes', 0), ('entries', 0), ('tokens', 0), ('tick', 0), ('floor', 0);
 CREATE TRIGGER IF NOT EXISTS counted AFTER INSERT ON entries BEGIN
     UPDATE figures SET value = value + new.bytes WHERE name = 'bytes';
     UPDATE figures SET value = value + 1 WHERE name = 'entries';
+    UPDATE figures SET value = value + new.tokens WHERE name = 'tokens';
 END;
 CREATE TRIGGER IF NOT EXISTS discounted AFTER DELETE ON entries BEGIN
     DELETE FROM marks WHERE key = old.key;
     UPDATE figures SET value = value - old.bytes WHERE name = 'bytes';
     UPDATE figures SET value = value - 1 WHERE name = 'entries';
+    UPDATE figures SET value = value - old.tokens WHERE name = 'tokens';
 END;
 """
 _ROW = "key, bytes, tick, uses, priority, pinned, made, ttl"
@@ -102,7 +104,7 @@ class EntryIndex:
         return True, evicted
 
     def ready(self, header: EntryHeader) -> bool:
-        """Note that the entry of ``header`` is written, to be found from now on; False: somebody dropped it meanwhile."""
+        """Note that the entry of ``header`` is written, to be found from now on; False: it was dropped meanwhile."""
         with self._transaction(write=True) as db:
             known = db.execute("UPDATE entries SET ready = 1 WHERE key = ?", (str(header.key),)).rowcount > 0
             if known:
@@ -164,7 +166,7 @@ class EntryIndex:
         return (_row(row) for row in found)
 
     def figure(self, name: str) -> int:
-        """Return ``bytes`` or ``entries``: those of all entries, with those being written."""
+        """Return ``bytes``, ``entries`` or ``tokens``: those of all entries, with those being written."""
         with self._transaction(write=False) as db:
             return int(self._figure(db, name))
 
@@ -180,8 +182,8 @@ class EntryIndex:
     def _insert(self, db: sqlite3.Connection, header: EntryHeader, nbytes: int, *, ready: bool) -> None:
         facts = header.facts
         given = (str(header.key), nbytes, 0, 0, 0.0, facts.priority, int(facts.pinned), facts.made or self.clock())
-        more = (facts.ttl, facts.seconds, facts.rank, int(ready), _writer())
-        db.execute(f"INSERT INTO entries VALUES ({','.join('?' * 13)})", given + more)  # noqa: S608  (question marks)
+        more = (facts.ttl, facts.seconds, facts.rank, len(header.ids), int(ready), _writer())
+        db.execute(f"INSERT INTO entries VALUES ({','.join('?' * 14)})", given + more)  # noqa: S608  (question marks)
         self._use(db, [header.key])
 
     @staticmethod

@@ -1,0 +1,101 @@
+"""The host tier: what does not fit on a GPU any more, in memory of the host, pinned so that it comes back fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from time import time
+
+import torch
+
+from nbkv.stores.tiers.base import Tier, TierRow
+from nbkv.stores.tiers.entry import Entry, EntryFacts
+from nbkv.stores.tiers.index import EntryIndex
+from nbkv.stores.tiers.key import EntryKey
+from nbkv.stores.tiers.policies import Policy, policy_of
+
+
+@dataclass(eq=False)
+class HostTier(Tier):
+    """Entries in this process's memory, ``pinned`` where a GPU copies from it; written to when a GPU evicts."""
+
+    name: str = "host"
+    pinned: bool = field(default=False, kw_only=True)
+    policy: Policy = field(default_factory=lambda: policy_of("lru"), kw_only=True)
+    clock: Callable[[], float] = field(default=time, kw_only=True)
+    writes: str = field(default="back", kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Start empty."""
+        self._entries: dict[EntryKey, Entry] = {}
+        self.index = EntryIndex(None, self.policy, list, self._remove, self.clock)
+
+    def get(self, key: EntryKey) -> Entry | None:
+        """Return the entry of ``key``."""
+        return self._entries.get(key)
+
+    def put(self, entry: Entry) -> bool:
+        """Keep a copy of ``entry``."""
+        if self.limit and entry.nbytes > self.limit:
+            return False
+        wanted, evicted = self.index.reserve(entry.header, entry.nbytes, self.limit)
+        self.counts.evictions += len(evicted)
+        if wanted:
+            try:
+                copies = [self._copy(entry.blob(layer)) for layer in range(entry.n_layers)]
+            except BaseException:
+                self.index.forget(entry.header.key)
+                raise
+            self._entries[entry.header.key] = replace(entry, read=copies.__getitem__)
+            self.index.ready(entry.header)
+        return entry.header.key in self._entries
+
+    def drop(self, key: EntryKey) -> bool:
+        """Free the entry of ``key``."""
+        self._remove(key)
+        return self.index.forget(key)
+
+    def keys(self) -> Iterator[EntryKey]:
+        """Yield the key of every entry."""
+        return iter(tuple(self._entries))
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all entries."""
+        return self.index.figure("bytes")
+
+    def find(self, marks: Sequence[str]) -> dict[str, list[EntryKey]]:
+        """Return the keys of entries found by ``marks``."""
+        return self.index.find(marks)
+
+    def use(self, keys: Sequence[EntryKey]) -> None:
+        """Note the use of ``keys``."""
+        self.index.use(keys)
+
+    def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
+        """Have an entry be kept as ``facts`` say."""
+        return self.index.keep(key, facts)
+
+    def rows(self) -> Iterator[TierRow]:
+        """Yield a row for each entry."""
+        return self.index.rows()
+
+    def collect(self) -> tuple[int, int]:
+        """Free what has expired."""
+        gone = self.index.expire()
+        self.counts.evictions += len(gone)
+        return len(gone), sum(row.nbytes for row in gone)
+
+    def close(self) -> None:
+        """Free everything: it was this process's own."""
+        self._entries.clear()
+        self.index.close()
+
+    def _remove(self, key: EntryKey) -> None:
+        self._entries.pop(key, None)
+
+    def _copy(self, data: memoryview) -> memoryview:
+        copy = torch.empty(data.nbytes, dtype=torch.uint8, pin_memory=self.pinned)
+        view = memoryview(copy.numpy())  # type: ignore[arg-type]  # arrays are buffers
+        view[:] = data
+        return view

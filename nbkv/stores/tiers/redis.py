@@ -1,0 +1,281 @@
+"""The Redis tier: an entry is a hash with one field a layer, so that layers are read in pipelines, many at a time.
+
+A hash is written under a name of its own and renamed when it is whole; one that is never finished expires. The account
+of bytes and the order of eviction are kept on the server by scripts, each of which runs alone, so that the budget holds
+for all processes together. Times to live are the server's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from nbkv.stores.tiers.base import Tier, TierRow
+from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts, Sealer, parse
+from nbkv.stores.tiers.key import EntryKey
+from nbkv.stores.tiers.policies import EntryUse, Policy, policy_of
+
+_AHEAD = 2**25  # bytes of layers that are read at once
+_DRAFT_S = 600  # within which an entry must be written
+_PRIORITY = 1e13  # more than any score
+
+# Removes an entry with its marks, and takes it off the account. KEYS[1] is the prefix of all names.
+_FORGET = """
+local function forget(p, key)
+    local facts = redis.call('HMGET', p .. 'facts:' .. key, 'bytes', 'tokens', 'marks')
+    local there = redis.call('DEL', p .. 'entry:' .. key)
+    redis.call('ZREM', p .. 'used', key)
+    if facts[1] then
+        redis.call('DECRBY', p .. 'bytes', facts[1])
+        redis.call('DECRBY', p .. 'tokens', facts[2])
+        redis.call('DEL', p .. 'facts:' .. key)
+        redis.call('SREM', p .. 'keys', key)
+        for mark in string.gmatch(facts[3], '%S+') do redis.call('SREM', p .. 'mark:' .. mark, key) end
+    end
+    return there
+end
+"""
+# ARGV: key. Returns whether the entry was there.
+_DROP = _FORGET + "return forget(KEYS[1], ARGV[1])"
+# ARGV: bytes, limit. Evicts until there is room and books the bytes; returns how many were evicted, or -1: no room.
+_RESERVE = (
+    _FORGET
+    + """
+local p, need, limit, gone = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), 0
+while limit > 0 and tonumber(redis.call('GET', p .. 'bytes') or '0') + need > limit do
+    local lowest = redis.call('ZRANGE', p .. 'used', 0, 0, 'WITHSCORES')
+    if #lowest == 0 then return -1 - gone end
+    redis.call('SET', p .. 'floor', lowest[2])
+    forget(p, lowest[1])
+    gone = gone + 1
+end
+redis.call('INCRBY', p .. 'bytes', need)
+return gone
+"""
+)
+# ARGV: draft, key, bytes, tokens, ttl in ms, seconds, rank, priority, pinned, marks. The bytes are booked already.
+_COMMIT = """
+local p, draft, key = KEYS[1], ARGV[1], ARGV[2]
+if redis.call('EXISTS', p .. 'entry:' .. key) == 1 or redis.call('EXISTS', draft) == 0 then
+    redis.call('DEL', draft)
+    redis.call('DECRBY', p .. 'bytes', ARGV[3])
+    return 0
+end
+redis.call('RENAME', draft, p .. 'entry:' .. key)
+redis.call('PERSIST', p .. 'entry:' .. key)
+if tonumber(ARGV[5]) > 0 then redis.call('PEXPIRE', p .. 'entry:' .. key, ARGV[5]) end
+redis.call('INCRBY', p .. 'tokens', ARGV[4])
+redis.call('SADD', p .. 'keys', key)
+redis.call('HSET', p .. 'facts:' .. key, 'bytes', ARGV[3], 'tokens', ARGV[4], 'uses', 0, 'seconds', ARGV[6],
+    'rank', ARGV[7], 'priority', ARGV[8], 'pinned', ARGV[9], 'marks', ARGV[10])
+for mark in string.gmatch(ARGV[10], '%S+') do redis.call('SADD', p .. 'mark:' .. mark, key) end
+return 1
+"""
+
+
+@dataclass(eq=False)
+class RedisTier(Tier):
+    """Entries in the server at ``url``, which may hold a password and is shown nowhere; names begin with ``prefix``.
+
+    An answer that takes longer than ``timeout_s`` is none.
+    """
+
+    name: str = "redis"
+    url: str = field(kw_only=True, repr=False)
+    policy: Policy = field(default_factory=lambda: policy_of("lru"), kw_only=True)
+    sealer: Sealer = field(default_factory=Sealer, kw_only=True)
+    timeout_s: float = field(default=2.0, kw_only=True)
+    prefix: str = field(default="nbkv:", kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Connect."""
+        with self._talking():
+            self._db: Any = redis.Redis.from_url(
+                self.url,
+                socket_timeout=self.timeout_s,
+                socket_connect_timeout=self.timeout_s,
+                retry=Retry(NoBackoff(), 0),
+            )
+            scripts = [self._db.register_script(each) for each in (_DROP, _RESERVE, _COMMIT)]
+            self._drop, self._reserve, self._commit = scripts
+            self._db.ping()
+
+    def get(self, key: EntryKey) -> Entry | None:
+        """Return the entry of ``key``; its layers are read several at a time."""
+        name = f"{self.prefix}entry:{key}"
+        with self._talking():
+            head: Any = self._db.hget(name, "head")
+            if head is None:
+                self._drop(keys=[self.prefix], args=[str(key)])  # it has expired, or the server has evicted it itself
+                return None
+        if not isinstance(head, bytes):
+            message = "its head is no text"
+            raise Damaged(message)
+        header = parse(head, self.sealer, key)
+        ahead: dict[int, bytes] = {}
+
+        def read(layer: int) -> bytes:
+            if layer not in ahead:
+                ahead.clear()
+                size, stop = header.sizes[layer], layer + 1
+                while stop < len(header.sizes) and size + header.sizes[stop] <= _AHEAD:
+                    size, stop = size + header.sizes[stop], stop + 1
+                with self._talking():
+                    answers = self._db.hmget(name, [str(each) for each in range(layer, stop)])
+                    ahead.update(zip(range(layer, stop), answers, strict=True))
+            data = ahead.pop(layer)
+            if not isinstance(data, bytes):
+                message = f"layer {layer} is gone"
+                raise Damaged(message)
+            return data
+
+        return Entry(header, head, read)
+
+    def put(self, entry: Entry) -> bool:
+        """Write ``entry`` unless it is there."""
+        key, header, facts = str(entry.header.key), entry.header, entry.header.facts
+        if self.limit and entry.nbytes > self.limit:
+            return False
+        draft = f"{self.prefix}draft:{uuid.uuid4().hex}"
+        with self._talking():
+            if self._db.exists(f"{self.prefix}entry:{key}"):
+                self.use([header.key])
+                return True
+            evicted = int(self._reserve(keys=[self.prefix], args=[entry.nbytes, self.limit]))
+            self.counts.evictions += evicted if evicted >= 0 else -1 - evicted
+            if evicted < 0:
+                return False
+            try:
+                self._fill(draft, entry)
+            except BaseException:
+                with contextlib.suppress(redis.RedisError):
+                    self._db.decrby(f"{self.prefix}bytes", entry.nbytes)
+                    self._db.delete(draft)
+                raise
+            what = [draft, key, str(entry.nbytes), str(len(header.ids)), str(int(facts.ttl * 1000))]
+            kept = [facts.seconds, facts.rank, facts.priority, int(facts.pinned), " ".join(header.marks)]
+            new = self._commit(keys=[self.prefix], args=[*what, *map(str, kept)])
+            self.use([header.key])
+        return bool(new) or self._db.exists(f"{self.prefix}entry:{key}") == 1
+
+    def drop(self, key: EntryKey) -> bool:
+        """Delete the entry's hash and its marks."""
+        with self._talking():
+            return bool(self._drop(keys=[self.prefix], args=[str(key)]))
+
+    def keys(self) -> Iterator[EntryKey]:
+        """Yield the key of every entry."""
+        with self._talking():
+            names = [name.decode() for name in self._db.smembers(f"{self.prefix}keys")]
+        return (key for name in names if (key := EntryKey.read(name)) is not None)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all entries, with those being written."""
+        return self._figure("bytes")
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens of all entries."""
+        return self._figure("tokens")
+
+    def __len__(self) -> int:
+        """Return how many entries there are."""
+        with self._talking():
+            return int(self._db.scard(f"{self.prefix}keys"))
+
+    def find(self, marks: Sequence[str]) -> dict[str, list[EntryKey]]:
+        """Return the keys of entries found by ``marks``, all asked for at once."""
+        with self._talking(), self._db.pipeline(transaction=False) as pipeline:
+            for mark in marks:
+                pipeline.smembers(f"{self.prefix}mark:{mark}")
+            answers = pipeline.execute()
+            named = [[EntryKey.read(name.decode()) for name in names] for names in answers]
+            found = {mark: [key for key in keys if key] for mark, keys in zip(marks, named, strict=True)}
+        return {mark: keys for mark, keys in found.items() if keys}
+
+    def use(self, keys: Sequence[EntryKey]) -> None:
+        """Note the use of ``keys``, the last one as the most recent."""
+        with self._talking():
+            floor = float(self._db.get(f"{self.prefix}floor") or 0)
+            for key in keys:
+                name = f"{self.prefix}facts:{key}"
+                facts = self._db.hmget(name, ["bytes", "seconds", "rank", "priority", "pinned"])
+                if facts[0] is None or facts[4] == b"1":
+                    continue
+                uses, tick = self._db.hincrby(name, "uses", 1), self._db.incr(f"{self.prefix}tick")
+                use = EntryUse(tick, uses, int(facts[0]), float(facts[1]), float(facts[2]), floor % _PRIORITY)
+                score = self.policy.score(use) + int(facts[3]) * _PRIORITY
+                self._db.zadd(f"{self.prefix}used", {str(key): score})
+
+    def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
+        """Have an entry be kept as ``facts`` say."""
+        with self._talking():
+            name = f"{self.prefix}facts:{key}"
+            if not self._db.exists(name):
+                return False
+            kept = {"priority": facts.priority, "pinned": int(facts.pinned), "rank": facts.rank}
+            self._db.hset(name, mapping=kept)
+            self._db.zrem(f"{self.prefix}used", str(key))
+            if facts.ttl:
+                self._db.pexpire(f"{self.prefix}entry:{key}", int(facts.ttl * 1000))
+            else:
+                self._db.persist(f"{self.prefix}entry:{key}")
+            self.use([key])
+        return True
+
+    def rows(self) -> Iterator[TierRow]:
+        """Yield a row for each entry."""
+        for key in self.keys():
+            with self._talking():
+                facts = self._db.hmget(f"{self.prefix}facts:{key}", ["bytes", "uses", "priority", "pinned"])
+                used = self._db.zscore(f"{self.prefix}used", str(key)) or 0.0
+            if facts[0] is not None:
+                yield TierRow(key, int(facts[0]), used, int(facts[1]), int(facts[2]), facts[3] == b"1")
+
+    def collect(self) -> tuple[int, int]:
+        """Forget entries that have expired, and take off the account what was never finished."""
+        gone, freed, held = 0, 0, 0
+        for row in tuple(self.rows()):
+            with self._talking():
+                if self._db.exists(f"{self.prefix}entry:{row.key}"):
+                    held += row.nbytes
+                    continue
+                self._drop(keys=[self.prefix], args=[str(row.key)])
+            gone, freed = gone + 1, freed + row.nbytes
+        with self._talking():
+            if not any(True for _ in self._db.scan_iter(f"{self.prefix}draft:*", count=1000)):
+                self._db.set(f"{self.prefix}bytes", held)
+        return gone, freed
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._talking():
+            self._db.close()
+
+    def _fill(self, draft: str, entry: Entry) -> None:
+        self._db.hset(draft, "head", entry.head)
+        self._db.expire(draft, _DRAFT_S)
+        for layer in range(entry.n_layers):
+            self._db.hset(draft, str(layer), bytes(entry.blob(layer)))
+
+    def _figure(self, name: str) -> int:
+        with self._talking():
+            return int(self._db.get(self.prefix + name) or 0)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _talking() -> Iterator[None]:
+        """Within the block what goes wrong, also an answer without sense, is an ``OSError`` that names no URL."""
+        try:
+            yield
+        except (redis.RedisError, ValueError, TypeError, AttributeError, IndexError) as error:
+            message = f"Redis: {type(error).__name__}"
+            raise OSError(message) from None

@@ -1,0 +1,204 @@
+"""The remote tier: entries as objects in a folder of any file system that fsspec opens (S3, GCS, SFTP, …).
+
+Each process keeps an index of its own in memory: it lists the folder when it opens it, and again when something was not
+found and the last look is a while ago, and reads the heads of what it does not know yet. So entries of others appear
+with a delay, and ``limit`` holds for what this process has seen: there is no server that would count for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+
+from nbkv.stores.tiers.base import Tier, TierRow
+from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts, Sealer, head_size, parse
+from nbkv.stores.tiers.index import EntryIndex
+from nbkv.stores.tiers.key import EntryKey
+from nbkv.stores.tiers.policies import Policy, policy_of
+
+SUFFIX = ".safetensors"
+_FIRST = 2**16  # bytes that are read of an entry not known yet: most heads are shorter
+_OBJECTS = {"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oss", "memory"}  # there what is written appears at once
+
+
+@dataclass(eq=False)
+class RemoteTier(Tier):
+    """Entries below the URL ``url``, which may hold credentials and is shown nowhere.
+
+    The folder is listed again when something is not found ``refresh_s`` seconds after the last time.
+    """
+
+    name: str = ""
+    url: str = field(kw_only=True, repr=False)
+    policy: Policy = field(default_factory=lambda: policy_of("lru"), kw_only=True)
+    sealer: Sealer = field(default_factory=Sealer, kw_only=True)
+    clock: Callable[[], float] = field(default=time.time, kw_only=True)
+    refresh_s: float = field(default=30.0, kw_only=True)
+    options: dict[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        """Open the file system and list what is there."""
+        with self._talking():
+            self._fs, root = fsspec.core.url_to_fs(self.url, **self.options)
+            self._root = root.rstrip("/") + "/entries"
+        self.name = self.name or self.url.partition("://")[0]
+        self.index = EntryIndex(None, self.policy, list, self._remove, self.clock)
+        self._looked = -self.refresh_s
+        self.look()
+
+    def get(self, key: EntryKey) -> Entry | None:
+        """Return the entry of ``key``, of which each layer is one read."""
+        path = self._path(key)
+        with self._talking():
+            try:
+                first = self._fs.cat_file(path, start=0, end=_FIRST)
+            except FileNotFoundError:
+                self.index.forget(key)
+                return None
+            entry = self._entry(path, first, key)
+            size = self._fs.info(path)["size"]
+        if size != entry.nbytes:
+            message = f"the object has {size} bytes of {entry.nbytes}"
+            raise Damaged(message)
+        return entry
+
+    def put(self, entry: Entry) -> bool:
+        """Write ``entry`` unless it is there."""
+        key, path = entry.header.key, self._path(entry.header.key)
+        if self.limit and entry.nbytes > self.limit:
+            return False
+        wanted, evicted = self.index.reserve(entry.header, entry.nbytes, self.limit)
+        self.counts.evictions += len(evicted)
+        if not wanted:
+            return key in set(self.keys())
+        try:
+            data = b"".join([entry.head, *(entry.blob(layer) for layer in range(entry.n_layers))])
+            with self._talking():
+                self._write(path, data)
+        except BaseException:
+            self.index.forget(key)
+            raise
+        self.index.ready(entry.header)
+        return True
+
+    def drop(self, key: EntryKey) -> bool:
+        """Delete the object."""
+        known = self.index.forget(key)
+        with self._talking():
+            self._remove(key)
+        return known
+
+    def keys(self) -> Iterator[EntryKey]:
+        """Yield the keys of what this process has seen."""
+        return (row.key for row in self.index.rows())
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of what this process has seen."""
+        return self.index.figure("bytes")
+
+    def find(self, marks: Sequence[str]) -> dict[str, list[EntryKey]]:
+        """Return the keys of entries found by ``marks``; looks again if there are none and the last look is old."""
+        found = self.index.find(marks)
+        if not found and self.clock() - self._looked >= self.refresh_s:
+            self.look()
+            found = self.index.find(marks)
+        return found
+
+    def use(self, keys: Sequence[EntryKey]) -> None:
+        """Note the use of ``keys``, in this process."""
+        self.index.use(keys)
+
+    def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
+        """Have an entry be kept as ``facts`` say, by this process."""
+        return self.index.keep(key, facts)
+
+    def rows(self) -> Iterator[TierRow]:
+        """Yield a row for each entry."""
+        return self.index.rows()
+
+    def collect(self) -> tuple[int, int]:
+        """Delete what has expired and what is over the limit."""
+        self.look()
+        with self._talking():
+            gone = self.index.expire() + (self.index.shrink(self.limit) if self.limit else [])
+        self.counts.evictions += len(gone)
+        return len(gone), sum(row.nbytes for row in gone)
+
+    def look(self) -> None:
+        """List the folder, and read the heads of entries that are not known."""
+        self._looked = self.clock()
+        with self._talking():
+            self._fs.invalidate_cache()
+            there = {key: path for path in self._list() if (key := _key(path)) is not None}
+            known = set(self.keys())
+            for key in known - there.keys():
+                self.index.forget(key)
+            new = [(key, there[key]) for key in there.keys() - known]
+            firsts = self._fs.cat_ranges([path for _, path in new], 0, _FIRST, on_error="return") if new else []
+            for (key, path), first in zip(new, firsts, strict=True):
+                with contextlib.suppress(Damaged, FileNotFoundError):  # the next who asks for it will be told
+                    if isinstance(first, bytes):
+                        entry = self._entry(path, first, key)
+                        self.index.add(entry.header, entry.nbytes)
+
+    def close(self) -> None:
+        """Forget what was seen."""
+        self.index.close()
+
+    def _entry(self, path: str, first: bytes, key: EntryKey) -> Entry:
+        size = head_size(first[:8])
+        head = first[:size] if len(first) >= size else self._fs.cat_file(path, start=0, end=size)
+        header = parse(head, self.sealer, key)
+
+        def read(layer: int) -> bytes:
+            start = size + header.offsets[layer]
+            with self._talking():
+                return bytes(self._fs.cat_file(path, start=start, end=start + header.sizes[layer]))
+
+        return Entry(header, head, read)
+
+    def _write(self, path: str, data: bytes) -> None:
+        protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        if protocols & _OBJECTS:
+            self._fs.pipe_file(path, data)
+            return
+        draft = f"{path}.{uuid.uuid4().hex}.tmp"
+        self._fs.pipe_file(draft, data)
+        self._fs.mv(draft, path)
+
+    def _remove(self, key: EntryKey) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(key))
+
+    def _list(self) -> list[str]:
+        try:
+            return [path for path in self._fs.find(self._root) if path.endswith(SUFFIX)]
+        except FileNotFoundError:
+            return []
+
+    def _path(self, key: EntryKey) -> str:
+        return f"{self._root}/{key.digest[:2]}/{key}{SUFFIX}"
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _talking() -> Iterator[None]:
+        """Within the block what goes wrong is an ``OSError``, whatever a file system calls it; it names no URL."""
+        try:
+            yield
+        except (Damaged, MemoryError, ImportError):
+            raise
+        except Exception as error:  # noqa: BLE001  (each file system has errors of its own)
+            message = f"the file system says {type(error).__name__}"
+            raise OSError(message) from None
+
+
+def _key(path: str) -> EntryKey | None:
+    return EntryKey.read(path.rpartition("/")[2].removesuffix(SUFFIX))
