@@ -159,6 +159,29 @@ def replay(options: argparse.Namespace) -> int:
     return OK
 
 
+def export_store(options: argparse.Namespace) -> int:
+    """Encode text files as chunks, or as a prefix, and write their KV to a cache file."""
+    import nbkv
+    from nbkv.tasks.files.records import read_text
+
+    accepted = "a file of plain text"
+    with nbkv.load(options.model, store=options.store, device=options.device, dtype=options.dtype) as session:
+        for name, path in options.chunks:
+            session.chunk(read_text(path, accepted), name=name)
+        prefix = None if options.prefix is None else read_text(options.prefix, accepted)
+        _say(repr(session.export(options.file, [name for name, _ in options.chunks], prefix=prefix)))
+    return OK
+
+
+def import_store(options: argparse.Namespace) -> int:
+    """Take a cache file into a store that outlives this process, once its golden rows agree."""
+    import nbkv
+
+    with nbkv.load(options.model, store=options.store, device=options.device, dtype=options.dtype) as session:
+        _say(repr(session.import_(options.file)))
+    return OK
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Show what nbkv finds here; with ``--plan`` what holding older tokens costs on a model, form by form."""
     from nbkv.doctor import health
@@ -250,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_certify(commands)
     _add_replay(commands)
+    _add_store(commands)
 
     one = commands.add_parser("doctor", help="what nbkv finds on this machine; --plan: what forms of KV cost here")
     told = "measure every form older tokens can be held in, on this model (tiny)"
@@ -305,6 +329,31 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     one.add_argument("--json", metavar="FILE", help="also write the table as JSON")
     one.add_argument("--svg", metavar="FILE", help="also draw the hit rate over the size, a line a policy")
     one.set_defaults(command=replay)
+
+
+def _add_store(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    stores = commands.add_parser("store", help="cache files: KV of texts, to be used elsewhere")
+    actions = stores.add_subparsers(required=True, metavar="ACTION")
+    kept = "where KV are kept meanwhile, such as disk:PATH (%(default)s)"
+    for name, command, told, where in (
+        ("export", export_store, "read texts once and write their KV to a file", kept),
+        ("import", import_store, "take such a file into a store, once its golden rows agree", "such as disk:PATH"),
+    ):
+        one = actions.add_parser(name, help=told)
+        one.add_argument("model", metavar="MODEL", help="a known name, a hub id, a folder or a .gguf file")
+        one.add_argument("file", metavar="FILE", help="the cache file")
+        if name == "export":
+            again = "a text file as a chunk of that name; may come again"
+            one.add_argument(
+                "--chunk", dest="chunks", nargs=2, action="append", default=[], metavar=("NAME", "TEXT"), help=again
+            )
+            one.add_argument("--prefix", metavar="TEXT", help="a text file as the beginning of prompts")
+            one.add_argument("--store", default="memory", metavar="STORE", help=where)
+        else:
+            one.add_argument("--store", required=True, metavar="STORE", help=where)
+        one.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (%(default)s)")
+        one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
+        one.set_defaults(command=command)
 
 
 def _table(sweep: Sweep) -> str:

@@ -398,3 +398,21 @@ def test_a_cache_file_shows_itself(exported, session_of):
     assert "head" in repr(file)
     assert "<table" in file._repr_html_()
     assert "exported" in repr(session.export(path.with_name("other")))
+
+
+def test_the_commands_write_a_file_and_take_it_into_a_store_on_disk(tmp_path, capsys):
+    from nbkv.cli import main
+
+    text = "Alice bought a lamp. Bob sold a chair. " * 4
+    (tmp_path / "text").write_text(text)
+    file, store = str(tmp_path / "cache.nbkv"), f"memory+disk:{tmp_path / 'store'}"
+    given = ["--chunk", "lamp", str(tmp_path / "text"), "--prefix", str(tmp_path / "text")]
+    assert main(["store", "export", "tiny", file, *given]) == 0
+    assert main(["store", "import", "tiny", file, "--store", store]) == 0
+    said = capsys.readouterr().out
+    assert "exported" in said
+    assert "chunk 'lamp'" in said
+    with nbkv.load("tiny", store=store) as session:
+        found = session.generate(text + "Who bought a lamp ?", max_new_tokens=2)
+        assert found.tokens.reused > 0.8 * found.tokens.prompt, "the first request of a new process hits"
+    assert main(["store", "import", "tiny", str(tmp_path / "text"), "--store", store]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -221,9 +222,7 @@ def _elsewhere(made: dict[str, str], ctx: Context) -> str:
 
 
 def _made(ctx: Context) -> dict[str, str]:
-    import transformers  # noqa: PLC0415
-
-    from nbkv import __version__  # noqa: PLC0415
+    from nbkv import __version__  # noqa: PLC0415  (the package looks its own names up when asked)
 
     return {
         "model": ctx.adapter.name,
@@ -233,7 +232,7 @@ def _made(ctx: Context) -> dict[str, str]:
         "machine": platform.machine(),
         "nbkv": __version__,
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
     }
 
 
