@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nbkv.session.tours.tour import tour
     from nbkv.strategy import Strategy
     from nbkv.sweep import record
+    from nbkv.traces import replay
 
     strategies: Callable[[], pd.DataFrame]  # a package that answers a call
 
@@ -59,6 +60,7 @@ __all__ = [
     "fidelity",
     "load",
     "record",
+    "replay",
     "strategies",
     "tasks",
     "tour",
@@ -74,6 +76,7 @@ _HOME = {
     "load": "nbkv.session",
     "record": "nbkv.sweep",
     "tour": "nbkv.session.tours.tour",
+    "replay": "nbkv.traces",
 }
 _MODULES = {"fidelity", "strategies", "tasks"}
 

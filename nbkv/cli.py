@@ -175,6 +175,54 @@ def store(options: argparse.Namespace) -> int:
     return FAILED if wrong else OK
 
 
+def replay(options: argparse.Namespace) -> int:
+    """Replay a request log through simulated stores; show what caches of which size and policy would have hit."""
+    from contextlib import nullcontext
+
+    import nbkv
+    from nbkv.traces import LowerTier
+
+    given = {"device": options.device, "dtype": options.dtype}
+    named = options.model is not None
+    with nbkv.load(options.model, strategy="full", **given) if named else nullcontext() as session:
+        found = nbkv.replay(
+            options.log,
+            sizes=options.sizes or ["inf"],
+            policies=options.policies or ["lru"],
+            below=[LowerTier(name, size, rate) for name, size, rate in options.below],
+            session=session,
+        )
+    _say(repr(found))
+    if options.json:
+        Path(options.json).write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    if options.svg:
+        Path(options.svg).write_text(found.svg(), encoding="utf-8")
+    return OK
+
+
+def export_store(options: argparse.Namespace) -> int:
+    """Encode text files as chunks, or as a prefix, and write their KV to a cache file."""
+    import nbkv
+    from nbkv.tasks.files.records import read_text
+
+    accepted = "a file of plain text"
+    with nbkv.load(options.model, store=options.store, device=options.device, dtype=options.dtype) as session:
+        for name, path in options.chunks:
+            session.chunk(read_text(path, accepted), name=name)
+        prefix = None if options.prefix is None else read_text(options.prefix, accepted)
+        _say(repr(session.export(options.file, [name for name, _ in options.chunks], prefix=prefix)))
+    return OK
+
+
+def import_store(options: argparse.Namespace) -> int:
+    """Take a cache file into a store that outlives this process, once its golden rows agree."""
+    import nbkv
+
+    with nbkv.load(options.model, store=options.store, device=options.device, dtype=options.dtype) as session:
+        _say(repr(session.import_(options.file)))
+    return OK
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Show what nbkv finds here; with ``--plan`` what holding older tokens costs on a model, form by form."""
     from nbkv.doctor import health
@@ -265,6 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(command=verify)
 
     _add_certify(commands)
+    _add_replay(commands)
+    _add_store(commands)
 
     one = commands.add_parser("doctor", help="what nbkv finds on this machine; --plan: what forms of KV cost here")
     told = "measure every form older tokens can be held in, on this model (tiny)"
@@ -274,11 +324,6 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
     one.add_argument("--json", metavar="FILE", help="also write the plan as JSON")
     one.set_defaults(command=doctor)
-
-    one = commands.add_parser("store", help="what a store on disk, Redis or elsewhere holds")
-    one.add_argument("action", choices=["ls", "verify", "gc"], help="list it, read every byte, or clear it up")
-    one.add_argument("spec", metavar="SPEC", help="disk:PATH, redis://HOST:PORT/DB, or any URL of fsspec")
-    one.set_defaults(command=store)
 
     one = commands.add_parser("list", help="the strategies there are")
     one.add_argument("--markdown", action="store_true", help="as the table in the README")
@@ -323,6 +368,54 @@ def _entries(frame: Any) -> str:  # noqa: ANN401  (a DataFrame; pandas is import
 
 def _width() -> int:
     return max(40, shutil.get_terminal_size().columns)
+
+
+def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = commands.add_parser("replay", help="what a cache of which size and policy would have hit, from a request log")
+    told = "JSON lines with hash_ids and input_length (Mooncake), with prompt_ids, or with prompt (then --model)"
+    one.add_argument("log", metavar="TRACE", help=told)
+    told = "tokens (200k), bytes (4GiB, with --model) or inf; may come again (inf)"
+    one.add_argument("--size", dest="sizes", action="append", default=[], metavar="SIZE", help=told)
+    told = "lru, lfu, cost or rank; may come again (lru)"
+    one.add_argument("--policy", dest="policies", action="append", default=[], metavar="POLICY", help=told)
+    told = "a tier below the first, read at so many bytes a second; may come again"
+    one.add_argument("--below", nargs=3, action="append", default=[], metavar=("NAME", "SIZE", "BYTES/S"), help=told)
+    told = "what reads prompts, says what a token takes, and is timed for the TTFT to expect"
+    one.add_argument("--model", metavar="MODEL", help=told)
+    one.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (%(default)s)")
+    one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
+    one.add_argument("--json", metavar="FILE", help="also write the table as JSON")
+    one.add_argument("--svg", metavar="FILE", help="also draw the hit rate over the size, a line a policy")
+    one.set_defaults(command=replay)
+
+
+def _add_store(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    stores = commands.add_parser("store", help="what stores on disk, Redis or elsewhere hold; cache files")
+    actions = stores.add_subparsers(required=True, metavar="ACTION", dest="action")
+    for name, told in (("ls", "list it"), ("verify", "read every byte of it"), ("gc", "clear it up")):
+        one = actions.add_parser(name, help=told)
+        one.add_argument("spec", metavar="SPEC", help="disk:PATH, redis://HOST:PORT/DB, or any URL of fsspec")
+        one.set_defaults(command=store)
+    kept = "where KV are kept meanwhile, such as disk:PATH (%(default)s)"
+    for name, command, told, where in (
+        ("export", export_store, "read texts once and write their KV to a file", kept),
+        ("import", import_store, "take such a file into a store, once its golden rows agree", "such as disk:PATH"),
+    ):
+        one = actions.add_parser(name, help=told)
+        one.add_argument("model", metavar="MODEL", help="a known name, a hub id, a folder or a .gguf file")
+        one.add_argument("file", metavar="FILE", help="the cache file")
+        if name == "export":
+            again = "a text file as a chunk of that name; may come again"
+            one.add_argument(
+                "--chunk", dest="chunks", nargs=2, action="append", default=[], metavar=("NAME", "TEXT"), help=again
+            )
+            one.add_argument("--prefix", metavar="TEXT", help="a text file as the beginning of prompts")
+            one.add_argument("--store", default="memory", metavar="STORE", help=where)
+        else:
+            one.add_argument("--store", required=True, metavar="STORE", help=where)
+        one.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (%(default)s)")
+        one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
+        one.set_defaults(command=command)
 
 
 def _table(sweep: Sweep) -> str:

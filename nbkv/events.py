@@ -72,11 +72,16 @@ class Stored(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Evicted(Event):
-    """KV of ``tokens`` tokens (``nbytes``) left ``tier``."""
+    """KV of ``tokens`` tokens (``nbytes``) left ``tier``.
+
+    Where they were one run of a stored sequence, ``start`` is its position there and ``digest`` the hash of its ids.
+    """
 
     tokens: int
     nbytes: int
     tier: str
+    start: int = 0
+    digest: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

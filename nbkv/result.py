@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from itertools import pairwise
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from nbkv import show
 from nbkv.errors import UnknownName
+from nbkv.misses import Why
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,6 +124,13 @@ class Chunk:
         return show.chunk_html(self.to_dict())
 
 
+class Explains(Protocol):
+    """Can say of a result why tokens were not reused, in a while: it looks things up only when called."""
+
+    def __call__(self, result: Result, *, measure: bool) -> Why:
+        """Return the misses of ``result``; with ``measure`` costs that are not known yet are measured for it."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """One finished (or interrupted) request.
@@ -134,7 +142,8 @@ class Result:
     ``block``, ``unmask``, ``blocks``, ``forwards`` (passes over a block, clean ones included), ``tokens_per_forward``,
     and what its strategy found. ``deviation`` (float32 ``[n_prompt]``): how far fresh K/V were from the cached ones,
     where and as a strategy measures that (nan: not compared). ``markdown``: a chat model wrote the answer.
-    ``said_before``: those of ``notes`` that an earlier answer of the session had as well.
+    ``said_before``: those of ``notes`` that an earlier answer of the session had as well. ``explain`` is what ``why``
+    asks.
     """
 
     text: str
@@ -158,6 +167,7 @@ class Result:
     deviation: NDArray[np.float32] | None = None
     markdown: bool = False
     said_before: tuple[str, ...] = ()
+    explain: Explains | None = field(default=None, repr=False)
 
     @property
     def tokens(self) -> Tokens:
@@ -194,6 +204,17 @@ class Result:
     def honesty(self) -> str:
         """Return how far the answer can be trusted to be that of ``full``: ``exact``, ``approximate, KL 0.06, …``."""
         return show.badge(self.lineage == "exact", None if self.fidelity is None else asdict(self.fidelity))
+
+    @property
+    def why(self) -> Why:
+        """Return why tokens of the prompt were not reused, and what the cure of each cause would save.
+
+        Found out now, against what the sessions of this process have computed; seconds are by a cost model, which is
+        measured at the first call for a model (a second or two). Empty for a result that was pickled or made by hand.
+        """
+        if self.explain is None:
+            return Why(misses=(), prompt=len(self.provenance), ttft_s=self.timing.ttft_s)
+        return self.explain(self, measure=True)
 
     def chunk(self, name: str) -> Chunk:
         """Return the answer as a chunk of the very token ids that were decoded; the only known name is ``"answer"``."""
@@ -242,7 +263,8 @@ class Result:
         return show.result_text(self.to_dict())
 
     def _repr_html_(self) -> str:
-        return show.result_html(self.to_dict())
+        why = None if self.explain is None else self.explain(self, measure=False).to_dict()
+        return show.result_html(self.to_dict() | {"why": why})
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         return dict(show.result_bundle(self.to_dict()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,13 @@ from nbkv.stores.base import Lease
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+class Declined(NamedTuple):
+    """Reuse that was possible and was not made: why, and the seconds that it was expected to save (below 0: cost)."""
+
+    why: str
+    seconds: float
 
 
 @dataclass(kw_only=True)
@@ -59,6 +66,7 @@ class Prefilled:
     extra: int = 0
     places: NDArray[np.int64] | None = None
     by: Strategy | None = None
+    declined: Declined | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ _HOME = {
     "import": "nbkv.bench.import_time",
     "overhead": "nbkv.bench.overhead",
     "store.io": "nbkv.bench.store_io",
+    "why.gain": "nbkv.bench.why_gain",
     "store.scale": "nbkv.bench.store_scale",
     "views": "nbkv.bench.views",
     "panel": "nbkv.bench.panel",

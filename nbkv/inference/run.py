@@ -18,7 +18,7 @@ from nbkv.models.adapter import ModelAdapter
 from nbkv.models.sampling import Sampling, set_aside
 from nbkv.prompts.prompt import Prompt
 from nbkv.prompts.text_stream import TextStream
-from nbkv.result import Compute, Provenance, Result, Timing
+from nbkv.result import Compute, Explains, Provenance, Result, Timing
 from nbkv.stopping import Stopped
 from nbkv.strategy import Prefilled, Strategy
 
@@ -28,7 +28,8 @@ class RequestRun:
     """One request under way: iterate ``pieces``, then read ``result`` (set also if it was interrupted or abandoned).
 
     ``ctx`` is that of the very request, which begins at once. ``after(run, strategy)`` is called when an answer is
-    complete, with the strategy that served it, and gives the result with what it adds.
+    complete, with the strategy that served it, and gives the result with what it adds. ``explains(run, prefilled,
+    tokens)`` gives what explains the result's misses, if anybody asks.
     """
 
     ctx: Context
@@ -37,6 +38,7 @@ class RequestRun:
     sampling: Sampling
     keep: bool = True
     after: Callable[[RequestRun, Strategy], Result] | None = None
+    explains: Callable[[RequestRun, Prefilled | None, tuple[int, ...]], Explains] | None = None
     result: Result | None = None
     _tokens: list[int] = field(default_factory=list)
     _marks: dict[str, float] = field(default_factory=dict)
@@ -130,6 +132,7 @@ class RequestRun:
             decoding=None if prefilled is None or not prefilled.figures else prefilled.figures,
             markdown=self.prompt.chat,
             said_before=tuple(note for note in notes if note in self.ctx.said),
+            explain=None if self.explains is None else self.explains(self, prefilled, tuple(self._tokens)),
         )
         if self.keep:
             self.ctx.said.update(notes)

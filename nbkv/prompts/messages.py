@@ -58,6 +58,12 @@ def read(messages: Sequence[object]) -> list[Message]:
     return [_message(message, number) for number, message in enumerate(messages, start=1)]
 
 
+def said(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Return what the messages say, text by text, without their roles: all but what a template writes."""
+    texts = [[*_texts(message)[:-1], *_others(message).values()] for message in messages]
+    return tuple(text for text in _strings(texts) if text)
+
+
 def pieces(
     template: ChatTemplate, messages: Sequence[Message], options: TemplateOptions
 ) -> tuple[list[Piece], list[str]]:
@@ -168,7 +174,7 @@ class _View:
 
     def _given(self, at: int, message: Message, hide: bool, chunks_as_text: bool) -> dict[str, Any]:  # noqa: FBT001
         control = self._template.special if message.spoken else self._template.control
-        others = {name: value for name, value in message.fields.items() if name not in {"role", "content"}}
+        others = _others(message)
         given = {"role": message.fields["role"], **self._covered((at,), others, hide, control)}
         if message.content is None:
             return given | ({"content": None} if "content" in message.fields else {})
@@ -241,6 +247,10 @@ def _part(part: object, number: int) -> str | Chunk:
     what = f"of type {part.get('type')!r}" if isinstance(part, Mapping) else kind_of(part)
     text = f"a part of the content of message {number} is {what} (accepted: {_CONTENT}; nbkv serves text only)"
     raise BadPrompt(text)
+
+
+def _others(message: Message) -> dict[str, Any]:
+    return {name: value for name, value in message.fields.items() if name not in {"role", "content"}}
 
 
 def _texts(message: Message) -> list[object]:

@@ -28,13 +28,15 @@ PromptLike = str | Chunk | Result | Sequence[Part] | Sequence[Message]
 class Prompt:
     """Token ids ``ids [n]``, the token spans ``(chunk, start, stop)`` of chunks in order, and notes for the result.
 
-    ``chat``: it was made of messages, so that what answers is a chat model.
+    ``chat``: it was made of messages, so that what answers is a chat model. ``said`` are the texts of the messages,
+    where a chat template wrote the rest; None: all of it was given.
     """
 
     ids: tuple[int, ...]
     chunks: tuple[tuple[Chunk, int, int], ...] = ()
     notes: tuple[str, ...] = ()
     chat: bool = False
+    said: tuple[str, ...] | None = None
 
 
 def build(
@@ -61,14 +63,16 @@ def build(
     parts = _parts(prompt)
     writer = _Writer(codec, model)
     notes: list[str] = []
+    said: tuple[str, ...] | None = None
     if isinstance(parts[0], Mapping):
-        notes = _write_messages(writer, parts, eos, options)
+        read = messages.read(parts)
+        notes, said = _write_messages(writer, read, eos, options), messages.said(read)
     else:
         _no_options(options)
         writer.ids.extend(codec.bos_ids)
         for number, part in enumerate(parts):
             writer.add(part, first=number == 0)
-    return Prompt(tuple(writer.ids), tuple(writer.chunks), tuple(notes), chat=isinstance(parts[0], Mapping))
+    return Prompt(tuple(writer.ids), tuple(writer.chunks), tuple(notes), chat=said is not None, said=said)
 
 
 def _parts(prompt: object) -> list[object]:
@@ -164,10 +168,10 @@ class _Writer:
 
 
 def _write_messages(
-    writer: _Writer, given: Sequence[object], eos: frozenset[int], options: TemplateOptions
+    writer: _Writer, read: Sequence[messages.Message], eos: frozenset[int], options: TemplateOptions
 ) -> list[str]:
-    """Write what the chat template makes of the messages ``given``; return notes for the result."""
-    template, read = writer.codec.chat_template, messages.read(given)
+    """Write what the chat template makes of the messages that were ``read``; return notes for the result."""
+    template = writer.codec.chat_template
     if template is None:
         message = "this tokenizer has no chat template (accepted: text or a list of parts)"
         raise BadPrompt(message)

@@ -9,12 +9,12 @@ from types import MappingProxyType
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from nbkv.context import Context
-from nbkv.errors import BadOption, UnsupportedModel
+from nbkv.errors import BadOption, BadPrompt, UnknownName, UnsupportedModel, closest
 from nbkv.models.sampling import Sampling, sampling
 from nbkv.prompts.chat_template import template_options
 from nbkv.prompts.passage_order import reordered
 from nbkv.prompts.prompt import Prompt, PromptLike, build, matched
-from nbkv.result import Chunk
+from nbkv.result import Chunk, Result
 from nbkv.strategy import Strategy, parse
 
 TEMPLATE = {
@@ -103,6 +103,26 @@ def is_free(order: object) -> bool:
         message = f"order={order!r:.60} is not accepted: order is None (as given) or 'reuse' (passages may be moved)"
         raise BadOption(message)
     return order is not None
+
+
+def known_chunk(chunk: str | Chunk, chunks: Mapping[str, Chunk]) -> Chunk:
+    """Return ``chunk``, or that of ``chunks`` which it names; raises ``UnknownName``."""
+    if isinstance(chunk, Chunk):
+        return chunk
+    if chunk not in chunks:
+        message = f"unknown chunk {chunk!r}{closest(chunk, list(chunks))} (known: {', '.join(chunks) or 'none yet'})"
+        raise UnknownName(message)
+    return chunks[chunk]
+
+
+def prefix_ids(prompt: PromptLike, ctx: Context) -> tuple[int, ...]:
+    """Return the ids of ``prompt``; of a Result those of its prompt and answer, as far as KV of them are exact."""
+    if isinstance(prompt, Result):
+        if prompt.fingerprint != ctx.model:
+            message = "this result was made by another model, or before its adapter was switched"
+            raise BadPrompt(message)
+        return (*prompt.prompt_ids, *prompt.token_ids[:-1])
+    return built_prompt(prompt, None, {}, ctx).ids
 
 
 def built_prompt(

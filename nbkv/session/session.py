@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import torch
 
 from nbkv.context import Context, LongWork
-from nbkv.errors import BadOption, NbkvError
+from nbkv.errors import BadOption, NbkvError, UnsupportedModel
 from nbkv.events import Bus
 from nbkv.families.residual.planner import Plan, Planning
 from nbkv.inference.run import LaterRun, RequestRun
@@ -27,6 +27,8 @@ from nbkv.session.arguments import (
     RequestArguments,
     built_prompt,
     chosen_strategy,
+    known_chunk,
+    prefix_ids,
     spells_out_sampling,
     verdict_name,
     wanted_sampling,
@@ -39,8 +41,12 @@ from nbkv.session.certificates.guarantee import Guarantee
 from nbkv.session.chat import Chat, Content
 from nbkv.session.chunks import check_name, make_chunk
 from nbkv.session.compare import compare
+from nbkv.session.exports.transfer import CacheFile
+from nbkv.session.exports.transfer import export as exported
+from nbkv.session.exports.transfer import import_ as imported
 from nbkv.session.lock import SessionLock
 from nbkv.session.measure import FidelityMeter
+from nbkv.session.misses.journal import Journal
 from nbkv.session.stats import Meter, Stats
 from nbkv.session.stream import Stream
 from nbkv.session.verify import Report, verify
@@ -53,6 +59,8 @@ from nbkv.strategy import Strategy, parse, split
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
+
+    from nbkv.families.routing.cost_model import CostModel
 
 Work = TypeVar("Work", bound=LongWork)
 Found = TypeVar("Found")
@@ -134,6 +142,7 @@ class Session:
             scratch,
         )
         self._lock = SessionLock(self.name, self._stopper, self.events)
+        self._journal = Journal(self._ctx, self._lock)
         self._fidelity = fidelity_meter
         self._count = count(1)
         roster.add(self)
@@ -251,7 +260,9 @@ class Session:
         check_name(name)
         with self._lock.request():
             name = name or next(free for n in count(1) if (free := f"chunk{n}") not in self.chunks)
+            self._journal.encoding(name)
             made = make_chunk(ctx, text, name, sink)
+            self._journal.chunk(made, ctx)
             known = self.chunks.get(name)
             if known == made and known.notes == made.notes:
                 return known
@@ -325,6 +336,36 @@ class Session:
             certificate = certify(prompts, guarantee, strategies, sink, ctx)
         return self._lock.ended(certificate)
 
+    def export(
+        self, path: str | Path, chunks: Iterable[str | Chunk] | None = None, *, prefix: PromptLike | None = None
+    ) -> CacheFile:
+        """Write KV to a file that another session, process or machine can ``import_``: what was read once is there.
+
+        ``chunks`` are names or chunks (None: all of the session's, unless a ``prefix`` is given); ``prefix`` is what
+        ``generate`` takes, or a Result: its prompt and answer. Beside KV and ids the file has the model's fingerprint
+        and golden logits. Raises ``UnknownName``, ``BadPrompt``, ``UnsupportedModel``, ``LoadError``.
+        """
+        ctx = self._open().for_request()
+        every = self.chunks.values() if chunks is None and prefix is None else chunks or ()
+        wanted = [known_chunk(each, self.chunks) for each in every]
+        prefixes = [] if prefix is None else [("prefix", prefix_ids(prefix, ctx))]
+        with self._lock.request():
+            return exported(ctx, path, wanted, prefixes)
+
+    def import_(self, path: str | Path) -> CacheFile:
+        """Take in what ``export`` wrote, once a few golden rows, run again here, agree within this model's noise.
+
+        Chunks of the file are then this session's, by their names. Raises ``LoadError`` for a damaged file and
+        ``UnsupportedModel``, which names the check, where this model computes other KV; then nothing is taken in.
+        """
+        ctx = self._open().for_request()
+        with self._lock.request():
+            file, chunks = imported(ctx, path)
+        for chunk in chunks:
+            self.chunks[chunk.name] = chunk
+            self._journal.chunk(chunk, ctx)
+        return file
+
     def verify(self, strategy: str | Strategy | Sequence[str | Strategy] | None = None) -> Report:
         """Check this model's walk, cache, relocation and ``strategy`` against its own plain forward; return the table.
 
@@ -392,12 +433,26 @@ class Session:
         with self._lock.request():
             self._give_back(ctx.store)
             self._ctx, self._lent = replace(ctx, store=opened), opened is store
+            self._journal.use(self._ctx)
         return opened
 
     @property
     def adapter(self) -> ModelAdapter:
         """Return the model as nbkv runs it; ``adapter.model`` is the transformers model."""
         return self._open().adapter
+
+    @property
+    def costs(self) -> CostModel:
+        """Return what passes of prefill cost on this model and device; measured at the first call (a second or two).
+
+        Raises ``UnsupportedModel`` for a model whose KV cannot be continued.
+        """
+        self._open()
+        known = self._journal.costs(measure=True)
+        if known is None:
+            message = f"costs are measured on continued KV: {self.adapter.capabilities.why_not('prefix')}"
+            raise UnsupportedModel(message)
+        return known
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401  (as transformers names them)
@@ -448,6 +503,7 @@ class Session:
         device = self._ctx.adapter.device
         self._give_back(self._ctx.store)
         self._ctx = None
+        self._journal.close()
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -497,7 +553,15 @@ class Session:
         built = built_prompt(prompt, asked.match, self.chunks, ctx, options, order=asked.order)
         number = next(self._count)  # of requests that are run, each its own, from whatever thread
         after = self._fidelity.after(number, asked.fidelity)
-        return begun(replace(ctx, request=number), chosen, built, wanted, keep=asked.keep, after=after)
+        return begun(
+            replace(ctx, request=number),
+            chosen,
+            built,
+            wanted,
+            keep=asked.keep,
+            after=after,
+            explains=self._journal.request,
+        )
 
     def _prompt(self, prompt: PromptLike, match: str | None = None) -> Prompt:
         return built_prompt(prompt, match, self.chunks, self._open().for_request())

@@ -6,6 +6,7 @@ from nbkv.show.answer import answer_html
 from nbkv.show.badge import badge
 from nbkv.show.batch import batch_html, batch_text
 from nbkv.show.bundle import MIME, answer_bundle, comparison_bundle, result_bundle
+from nbkv.show.cache_file import cache_file_html, cache_file_text
 from nbkv.show.certificate import certificate_html, certificate_text
 from nbkv.show.chat import chat_html, chat_text
 from nbkv.show.chunk import chunk_html, chunk_text
@@ -14,10 +15,12 @@ from nbkv.show.figures import Plot, comparison_figure, comparison_plot, history_
 from nbkv.show.health import health_html, health_text
 from nbkv.show.page import table_html, table_text
 from nbkv.show.plan import plan_html, plan_text
+from nbkv.show.replay import replay_html, replay_svg, replay_text
 from nbkv.show.report import report_html, report_text
 from nbkv.show.result import coming_html, result_html, result_summary, result_text
 from nbkv.show.stats import stats_html, stats_text
 from nbkv.show.tour import tour_html, tour_reason, tour_text
+from nbkv.show.why import why_html, why_text
 
 __all__ = [
     "MIME",
@@ -27,6 +30,8 @@ __all__ = [
     "badge",
     "batch_html",
     "batch_text",
+    "cache_file_html",
+    "cache_file_text",
     "certificate_html",
     "certificate_text",
     "chat_html",
@@ -45,6 +50,9 @@ __all__ = [
     "history_plot",
     "plan_html",
     "plan_text",
+    "replay_html",
+    "replay_svg",
+    "replay_text",
     "report_html",
     "report_text",
     "result_bundle",
@@ -58,4 +66,6 @@ __all__ = [
     "tour_html",
     "tour_reason",
     "tour_text",
+    "why_html",
+    "why_text",
 ]

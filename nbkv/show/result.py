@@ -11,6 +11,7 @@ from nbkv.show.bars import ttft_html
 from nbkv.show.page import notes_html, plots, view
 from nbkv.show.tokenmap import legend_html, map_html, strip_html
 from nbkv.show.units import nats, plural, rate, seconds, share, size
+from nbkv.show.why import why_section
 
 ENDS = {"stop": "stopped by itself", "length": "cut at the length limit", "interrupted": "interrupted"}
 
@@ -39,6 +40,7 @@ def result_html(result: dict[str, Any]) -> str:
         strip_html(result),
         legend_html(result),
         map_html(result),
+        why_section(result.get("why")),
         notes_html(new_notes(result)),
         f"<details><summary>{folded(result)}</summary>{more}</details>",
     ]

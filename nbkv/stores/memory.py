@@ -312,9 +312,9 @@ class MemoryStore:
 
     def _drop(self, node: Node[NodeStorage]) -> None:
         """Evict ``node`` with its checkpoint; of a node with children the checkpoint alone."""
-        tokens, nbytes = 0, self._checkpoints.drop(node)
+        tokens, nbytes, digest = 0, self._checkpoints.drop(node), None
         if not node.children:
-            tokens, nbytes = len(node.ids), nbytes + own_nbytes(node)
+            tokens, nbytes, digest = len(node.ids), nbytes + own_nbytes(node), hash(node.ids)
             if self.on_evict is not None:
                 self._tell_eviction(node, self.on_evict)
             parent = RadixTree.remove(node)
@@ -323,7 +323,7 @@ class MemoryStore:
                 self._leaves.add(parent)
             self._buffers.remove(node)
         self.counts.evictions += 1
-        self._emit(Evicted(tokens=tokens, nbytes=nbytes, tier=self.name))
+        self._emit(Evicted(tokens=tokens, nbytes=nbytes, tier=self.name, start=node.start, digest=digest))
 
     def _tell_eviction(self, node: Node[NodeStorage], listener: EvictionListener) -> None:
         path = node.path

@@ -24,7 +24,7 @@ from nbkv.families.routing.kl_history import kl_history, learn_kl
 from nbkv.models.diffusion.block import Block
 from nbkv.models.work import Work
 from nbkv.scalars import is_number
-from nbkv.strategy import Prefilled, Strategy, parse
+from nbkv.strategy import Declined, Prefilled, Strategy, parse
 from nbkv.timing import settle, timed
 
 _WORTH = 0.9  # what gives something up must be expected to take at most this share of the time
@@ -114,6 +114,7 @@ class Auto(Strategy):
             beside.compare(self.opening(prefilled, request, ctx))
             prefilled.own = beside  # strategies that are exact leave nothing to their later stages there
         if decision.why:
+            prefilled.declined = Declined(decision.why, chosen.expected - decision.blend.expected)
             notes.append(f"auto: no {blend.spec}: {decision.why}")
             ctx.tell(Fallback, why=notes[-1])
         prefilled.notes += notes

@@ -358,17 +358,20 @@ TESTED_ELSEWHERE = {
     "unit/test_lab.py": "lab/comm roster",
     "unit/test_magics.py": "magics/commands magics/stream_output",
     "unit/test_measuring.py": "families/routing/kl_history session/measure",
+    "unit/test_misses.py": "session/misses/past",
     "unit/test_page.py": "sweep/html_report",
     "unit/test_planner.py": "families/residual/bandwidth",
     "unit/test_projection.py": "models/projection/project",
     "unit/test_ranges.py": "models/attention/intercept models/attention/masks",
     "unit/test_reader.py": "training/batch_scoring",
+    "unit/test_replay.py": "show/replay traces/log traces/simulated_tier traces/simulation",
     "unit/test_real_text.py": "studies/answers studies/real_text/table",
     "unit/test_rope.py": "models/probing/rotary",
     "unit/test_session.py": "events inference/by_token session/compare",
     "unit/test_show.py": "show/bars show/columns show/comparison show/figures show/stats show/units",
     "unit/test_speedup.py": "timing",
     "unit/test_strategy.py": "registry",
+    "unit/test_transfer.py": "session/exports/archive session/exports/golden",
     "unit/test_tasks.py": (
         "studies/oracle tasks/evaluate tasks/items tasks/ledger tasks/report tasks/vocabulary tasks/writer"
     ),
@@ -409,6 +412,9 @@ REACHED = {
         "magics/complete magics/extension magics/listing magics/sessions magics/store_table magics/views"
     ),
     "unit/test_memory.py": "kv",
+    "unit/test_misses.py": (
+        "session/misses/diagnosis session/misses/differences session/misses/journal session/misses/price show/why"
+    ),
     "unit/test_musique.py": "tasks/files/passages",
     "unit/test_ranges.py": "models/attention/positions",
     "unit/test_reader.py": "training/initial_weights",
@@ -420,6 +426,7 @@ REACHED = {
     "unit/test_store_protocol.py": "stores/base",
     "unit/test_store_spec.py": "stores/spec",
     "unit/test_tasks.py": "tasks/questions",
+    "unit/test_transfer.py": "show/cache_file",
     "unit/test_verify.py": (
         "models/probing/own_pass session/verification/exact_checks session/verification/model_answers "
         "session/verification/model_checks session/verification/prompts session/verification/report "

@@ -164,6 +164,18 @@ def held(ids: Sequence[int], ctx: Context, work: Work) -> Iterator[HeldPrefix]:
         ctx.store.give(lease, ids)
 
 
+def adopt(ids: Sequence[int], kv: KV, ctx: Context) -> None:
+    """Have the store hold ``kv``, the K/V of ``ids`` from elsewhere, as if this model had computed them just now."""
+    lease = _take(ids, len(ids), ctx)
+    try:
+        if lease.matched < len(ids):
+            _leased(lease).write(lease.matched, kv[lease.matched :])
+    except BaseException:
+        ctx.store.discard(lease)
+        raise
+    ctx.store.give(lease, ids)
+
+
 def _take(ids: Sequence[int], limit: int, ctx: Context, reserve: int = 0) -> Lease:
     """Lease the longest stored prefix of ``ids``; with recurrent layers, one that ends at a state checkpoint.
 

@@ -7,7 +7,7 @@ attention); KV that is put elsewhere costs a part for each token. That is all a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -44,6 +44,10 @@ class CostModel:
         """Return the seconds of a pass of ``rows`` over ``keys`` tokens in all, themselves included."""
         return self.overhead + self.rows(rows, keys) if rows else 0.0
 
+    def scaled(self, pace: float) -> CostModel:
+        """Return the costs of passes that take ``pace`` times as long."""
+        return replace(self, overhead=self.overhead * pace, row=self.row * pace, pair=self.pair * pace)
+
     def rows(self, rows: int, keys: int) -> float:
         """Return what ``rows`` more in a pass over ``keys`` tokens cost in seconds."""
         return rows * (self.row + self.pair * keys)
@@ -69,7 +73,7 @@ def _name(ctx: Context) -> str:
 
 def measure(adapter: ModelAdapter) -> CostModel:
     """Time passes of several lengths and relocations of K/V; needs a model that continues from our cache."""
-    bench = _TimedPasses(adapter)
+    bench = _TimedPasses(adapter) if adapter.capabilities.per_token else _TimedWholePasses(adapter)
     shapes = bench.shapes()
     seconds = [bench.forward(rows, keys) for rows, keys in shapes]
     overhead, row, pair = _fit(shapes, seconds)
@@ -82,7 +86,7 @@ class _TimedPasses:
 
     def __init__(self, adapter: ModelAdapter) -> None:
         self._adapter = adapter
-        self._cache = GrowingCache(_LONGEST)
+        self._cache = adapter.growing()
         known = adapter.capabilities
         self._longest = max(2, min(_LONGEST, known.context - 1, known.stable_context))
         self._ids = adapter.tensor(made_up_ids(self._longest, adapter.config.vocab_size))
@@ -132,6 +136,31 @@ class _TimedPasses:
             settle(self._adapter)
             seconds.append(clock())
         return min(seconds)
+
+
+class _TimedWholePasses(_TimedPasses):
+    """Passes of a model whose states no token can be cut off again: each begins from nothing, and KV are not moved."""
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """Return three lengths from nothing."""
+        return super().shapes()[:3]
+
+    def forward(self, rows: int, keys: int) -> float:  # noqa: ARG002  (as many as rows)
+        """Return the seconds of a pass over ``rows`` tokens."""
+
+        def once() -> None:
+            self._cache = self._adapter.growing()
+            self._pass(0, rows)
+
+        return self._time(once)
+
+    def moving(self, tokens: int) -> float:  # noqa: ARG002
+        """Return 0: nothing is rotated."""
+        return 0.0
+
+    def copying(self, tokens: int) -> float:  # noqa: ARG002
+        """Return 0: a prefix is continued in place."""
+        return 0.0
 
 
 def _fit(shapes: Sequence[tuple[int, int]], seconds: Sequence[float]) -> tuple[float, float, float]:

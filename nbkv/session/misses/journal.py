@@ -1,0 +1,164 @@
+"""Each session's entries in the past, and the explanation that a result carries: made when asked, never before."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+
+from nbkv.context import Context
+from nbkv.families.routing.cost_model import CostModel, are_known, costs, pace
+from nbkv.inference.run import RequestRun
+from nbkv.misses import Why
+from nbkv.prompts.tokenizer import Codec
+from nbkv.result import Chunk, Result
+from nbkv.session.lock import SessionLock
+from nbkv.session.misses.diagnosis import Diagnosis, Inquiry
+from nbkv.session.misses.past import Leavers, Past, Seen, past
+from nbkv.session.misses.price import priced
+from nbkv.strategy import Prefilled, Strategy, parse
+
+
+class Journal:
+    """What one session writes down of its requests and chunks: ids and where they may be found, no tensors."""
+
+    def __init__(self, ctx: Context, lock: SessionLock, kept: Past | None = None) -> None:
+        """Begin to hear what leaves the store of ``ctx``; costs are measured while nobody has ``lock``."""
+        self._ctx: Context | None = ctx
+        self._lock, self._past = lock, past if kept is None else kept
+        self._leavers = Leavers(self._past, ctx.store)
+        ctx.bus.add(self._leavers)
+
+    def use(self, ctx: Context) -> None:
+        """Take note that the session runs on ``ctx`` from now on, which has another store."""
+        self._ctx = ctx
+        self._leavers.store = weakref.ref(ctx.store)
+
+    def close(self) -> None:
+        """Let go of the model; what was written down stays."""
+        self._ctx = None
+
+    def encoding(self, name: str) -> None:
+        """Take note that a chunk is about to be encoded: what is evicted meanwhile leaves for it."""
+        self._leavers.during = f"the encoding of chunk {name!r}"
+
+    def chunk(self, made: Chunk, ctx: Context) -> None:
+        """Write down that the store has ``made``, behind its sink."""
+        self._note((*made.sink, *made.token_ids), f"chunk {made.name!r}", ctx)
+
+    def request(self, run: RequestRun, prefilled: Prefilled | None, tokens: tuple[int, ...]) -> Explanation:
+        """Write down a request that has ended with ``tokens``; return what can explain its misses later."""
+        ctx, prompt = run.ctx, run.prompt
+        n, known = len(prompt.ids), ctx.adapter.capabilities
+        served: Strategy = (prefilled and prefilled.by) or run.strategy
+        unread = lost = ""
+        if n > known.stable_context:
+            unread = lost = "beyond its trained length this model's KV depends on the prompt's length"
+        elif type(served).prefill is Strategy.prefill:
+            unread = f"{run.strategy.spec} took nothing from the store"
+        if prefilled is None:
+            lost = "it was interrupted"
+        elif not lost and prefilled.lease is None:
+            lost = f"{served.spec} keeps nothing" if served.exact else f"{served.spec} is approximate"
+        ids = (*prompt.ids, *tokens[:-1])
+        seen = self._note(ids, f"request {ctx.request}", ctx, prompt=n, lost=lost, said=prompt.said)
+        declined = None if prefilled is None else prefilled.declined
+        return Explanation(
+            seen=seen,
+            past=self._past,
+            codec=ctx.codec,
+            journal=weakref.ref(self),
+            reusable=0 if n > known.stable_context else ctx.adapter.reusable(n),
+            chunks=tuple((chunk.path(start, known.block), start, stop) for chunk, start, stop in prompt.chunks),
+            unread=unread,
+            places=served.family == "blend",
+            states=bool(known.states),
+            declined=declined.why if declined else "",
+            declined_s=declined.seconds if declined else None,
+        )
+
+    def costs(self, *, measure: bool) -> CostModel | None:
+        """Return what passes cost here, corrected by experience; measured now if ``measure`` and nothing runs."""
+        ctx = self._ctx
+        if ctx is None or not ctx.adapter.capabilities.prefix:
+            return None
+        ctx = ctx.for_request()
+        if not are_known(ctx):
+            if not measure or self._lock.busy:
+                return None
+            with self._lock.request():
+                costs(ctx)
+        return costs(ctx).scaled(pace(ctx, parse("prefix")))
+
+    def _note(
+        self,
+        ids: tuple[int, ...],
+        by: str,
+        ctx: Context,
+        *,
+        prompt: int | None = None,
+        lost: str = "",
+        said: tuple[str, ...] | None = None,
+    ) -> Seen:
+        prefix = ctx.adapter.capabilities.prefix
+        seen = Seen(
+            order=self._past.number(),
+            ids=ids,
+            prompt=len(ids) if prompt is None else prompt,
+            space=ctx.space(),
+            store=self._leavers.store,
+            session=ctx.session,
+            by=by,
+            lost=lost or ("" if prefix else ctx.adapter.capabilities.why_not("prefix")),
+            said=said,
+        )
+        self._past.add(seen)
+        return seen
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Explanation:
+    """All that is needed to say why a request missed; holds no session and no tensors, and is not pickled."""
+
+    seen: Seen
+    past: Past
+    codec: Codec
+    journal: weakref.ref[Journal]
+    reusable: int
+    chunks: tuple[tuple[tuple[int, ...], int, int], ...]
+    unread: str
+    places: bool
+    states: bool
+    declined: str
+    declined_s: float | None
+
+    def __call__(self, result: Result, *, measure: bool) -> Why:
+        """Return the misses of ``result``; with ``measure`` costs that are not known yet are measured for it."""
+        asked = Inquiry(
+            seen=self.seen,
+            provenance=result.provenance,
+            reusable=self.reusable,
+            strategy=result.strategy,
+            chunks=self.chunks,
+            unread=self.unread,
+            places=self.places,
+            states=self.states,
+            declined=self.declined,
+            declined_s=self.declined_s,
+        )
+        journal = self.journal()
+        known = None if journal is None else journal.costs(measure=measure)
+        known = known and known.scaled(_pace(result, known))
+        misses = priced(Diagnosis(asked, self.past, self.codec.pieces).misses(), asked, known)
+        return Why(misses=misses, prompt=asked.length, ttft_s=result.timing.ttft_s)
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Pickle as None: what is past stays in the process that it passed in."""
+        return type(None), ()
+
+
+def _pace(result: Result, known: CostModel) -> float:
+    """Return how many times longer than expected ``result``'s own rows took: the machine as it was at that moment."""
+    n, timing = len(result.prompt_ids), result.timing
+    expected = known.run(round(result.compute.rows * n), n)
+    took = timing.ttft_s - timing.load_s - timing.select_s
+    return took / expected if expected > 0 and took > 0 else 1.0
