@@ -36,6 +36,8 @@ _EXAMPLES = {
     "certify": "certify smollm2 --prompts questions.jsonl --max-kl 0.1",
     "doctor": "doctor --plan smollm2",
     "list": "list --markdown",
+    "replay": "replay requests.jsonl --size 200k --size inf --policy lru",
+    "store": "store ls disk:~/.cache/nbkv",
 }
 
 # What the quickstart records, as the demo shows it; anything else it records is shown as it is.

@@ -6,25 +6,20 @@ import atexit
 import gc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 
 from nbkv.context import Context, LongWork
-from nbkv.errors import BadOption, NbkvError, UnsupportedModel
-from nbkv.events import Bus
+from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.families.residual.planner import Plan, Planning
-from nbkv.inference.run import LaterRun, RequestRun
-from nbkv.models.adapter import ModelAdapter
 from nbkv.models.loading import Loaded, load_model
-from nbkv.prompts.prompt import Prompt, PromptLike
-from nbkv.result import Chunk, Comparison, Result
+from nbkv.prompts.prompt import PromptLike
+from nbkv.result import Chunk, Comparison
 from nbkv.roster import roster
 from nbkv.scalars import is_whole
 from nbkv.session.arguments import (
-    RequestArguments,
     built_prompt,
     chosen_strategy,
     known_chunk,
@@ -33,27 +28,19 @@ from nbkv.session.arguments import (
     verdict_name,
     wanted_sampling,
 )
-from nbkv.session.batches.batch import BatchJob
-from nbkv.session.batches.results import BatchResults
 from nbkv.session.certificates.calibration import Question
 from nbkv.session.certificates.certificate import Certificate, certify
 from nbkv.session.certificates.guarantee import Guarantee
-from nbkv.session.chat import Chat, Content
-from nbkv.session.chunks import check_name, make_chunk
 from nbkv.session.compare import compare
 from nbkv.session.exports.transfer import CacheFile
 from nbkv.session.exports.transfer import export as exported
 from nbkv.session.exports.transfer import import_ as imported
-from nbkv.session.lock import SessionLock
 from nbkv.session.measure import FidelityMeter
-from nbkv.session.misses.journal import Journal
-from nbkv.session.stats import Meter, Stats
-from nbkv.session.stream import Stream
+from nbkv.session.requests import Requests
+from nbkv.session.stats import Stats
 from nbkv.session.verify import Report, verify
-from nbkv.show.progress import screen
-from nbkv.stopping import Stopper
-from nbkv.stores.base import Keeping, Scratch, Store
-from nbkv.stores.spec import check_spec, open_store, parse_seconds
+from nbkv.stores.base import Store
+from nbkv.stores.spec import check_spec, open_store
 from nbkv.strategy import Strategy, parse, split
 
 if TYPE_CHECKING:
@@ -62,9 +49,9 @@ if TYPE_CHECKING:
 
     from nbkv.families.routing.cost_model import CostModel
 
+
 Work = TypeVar("Work", bound=LongWork)
 Found = TypeVar("Found")
-_numbers = count(1)
 
 
 def load(
@@ -101,7 +88,7 @@ def load(
     return Session(loaded, chosen, store, tenant=tenant, name=name, fidelity_meter=fidelity_meter)
 
 
-class Session:
+class Session(Requests):
     """One model with its store and strategy; one request at a time."""
 
     def __init__(
@@ -115,174 +102,10 @@ class Session:
         fidelity_meter: FidelityMeter,
     ) -> None:
         """Use ``load`` instead."""
-        strategy.check(loaded.adapter)
-        self.name = name or f"{loaded.name}-{next(_numbers)}"
-        self.model_name = loaded.name
-        self.events = Bus()
-        self.chunks: dict[str, Chunk] = {}
-        self.last: Result | Comparison | BatchResults | None = None
-        self._strategy = strategy
-        self._stopper = Stopper()
-        self._meter = Meter()
-        self.events.add(self._meter)
-        self.events.add(screen)
-        opened, scratch = open_store(store, self.events, *loaded.adapter.devices), Scratch()
-        self._lent = opened is store
-        opened.scratch_spaces.add(scratch)
-        self._ctx: Context | None = Context(
-            loaded.adapter,
-            loaded.codec,
-            opened,
-            self.events,
-            self._stopper,
-            self.name,
-            tenant,
-            loaded.notes,
-            loaded.verdicts,
-            scratch,
-        )
-        self._lock = SessionLock(self.name, self._stopper, self.events)
-        self._journal = Journal(self._ctx, self._lock)
-        self._fidelity = fidelity_meter
-        self._count = count(1)
+        super().__init__(loaded, strategy, store, tenant=tenant, name=name, fidelity_meter=fidelity_meter)
         roster.add(self)
 
-    # asking
-
-    @spells_out_sampling
-    def generate(
-        self,
-        prompt: PromptLike,
-        *,
-        strategy: str | Strategy | None = None,
-        stop: str | Sequence[str] | None = None,
-        match: str | None = None,
-        order: str | None = None,
-        force: bool = False,
-        fidelity: bool = False,
-        keep: bool = True,
-        **options: Any,  # noqa: ANN401  (as transformers names them)
-    ) -> Result:
-        """Run ``prompt`` (text, a list of parts, or messages) and return the answer with its figures.
-
-        ``options``: ``max_new_tokens`` (64), ``temperature`` (0: greedy), ``seed``, ``top_p``, ``top_k``,
-        ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``; for block-diffusion models ``unmask``, such
-        as ``"dynamic(threshold=0.9)"``, ``"static(steps=4)"``, ``"entropy(bound=0.1)"``, ``"sequential"``: which masked
-        tokens a pass fills. ``match="auto"`` also takes this session's chunks for given where they stand in plain text
-        with all of their own token ids (at its borders text may be tokenised differently). ``order="reuse"``: chunks
-        that stand together may be put in any order, and what comes twice is left out, so that stored KV reach further;
-        a note says how they stand. For messages:
-        ``template_kwargs`` (a dict) go to the chat template, such as ``enable_thinking`` and ``tools``, and with
-        ``continue_final_message`` the answer goes on with the last message. ``force`` runs a strategy that failed its
-        self-check. ``fidelity`` measures KL and top-1 agreement against full on this prompt, after the answer and not
-        counted in its timing. ``keep=False`` leaves the store as it was found, so that requests that are compared with
-        each other all begin alike.
-        Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
-        returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
-        """
-        asked = RequestArguments(strategy, stop, match, order, force, fidelity, keep)
-        run = self._run(RequestRun, prompt, options, asked)
-        return Stream(run, self._lock, self._remember).exhaust()
-
-    @spells_out_sampling
-    def stream(
-        self,
-        prompt: PromptLike,
-        *,
-        strategy: str | Strategy | None = None,
-        stop: str | Sequence[str] | None = None,
-        match: str | None = None,
-        order: str | None = None,
-        force: bool = False,
-        fidelity: bool = False,
-        keep: bool = True,
-        **options: Any,  # noqa: ANN401  (as transformers names them)
-    ) -> Stream:
-        """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
-        asked = RequestArguments(strategy, stop, match, order, force, fidelity, keep)
-        run = self._run(LaterRun, prompt, options, asked)
-        return Stream(run, self._lock, self._remember)
-
-    @spells_out_sampling
-    def generate_batch(
-        self,
-        prompts: Iterable[PromptLike],
-        *,
-        strategy: str | Strategy = "batch",
-        schedule: str | None = None,
-        order: str | None = None,
-        stop: str | Sequence[str] | None = None,
-        match: str | None = None,
-        force: bool = False,
-        progress: bool = True,
-        **options: Any,  # noqa: ANN401  (as transformers names them)
-    ) -> BatchResults:
-        """Run many ``prompts`` (a list, a column of a table, any iterable) and return their results in order.
-
-        ``batch`` plans them as a whole: what prompts share is computed and kept once, and their answers are decoded
-        together; another ``strategy`` runs them one by one. ``schedule="hits(window=32, wave=8, patience=4)"`` serves a
-        stream by hit rate, of ``window`` waiting requests ``wave`` at a time, none passed over more than ``patience``
-        times. ``order="reuse"`` is that of ``generate``, for all prompts together, as are the other options; prompt i
-        is sampled with ``seed + i``. A prompt that fails keeps no other from its result: see ``BatchResults.errors``.
-        Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` has what there was; after ``stop()`` that is returned.
-        """
-        ctx, asked = self._open().for_request(), RequestArguments(strategy, stop, match, order, force)
-        job = BatchJob.of(ctx, asked, options, self.chunks, schedule, numbers=self._count, progress=progress)
-        try:
-            return job.run(prompts, self._lock)
-        finally:
-            self.last = job.results
-
-    def full_ttft_s(self, tokens: int) -> float | None:
-        """Return about the seconds to the first token that ``full`` takes for ``tokens``, from requests so far.
-
-        None before a prompt of a quarter of that length or more was computed whole.
-        """
-        return self._meter.full_ttft_s(tokens)
-
-    def chat(self, system: Content | None = None, *, template_kwargs: dict[str, Any] | None = None) -> Chat:
-        """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result.
-
-        ``template_kwargs`` go to the chat template with every turn. Raises ``BadPrompt`` and ``BadOption``.
-        """
-        self._open()
-        return Chat(self, system, template_kwargs)
-
-    def chunk(self, text: str, *, name: str | None = None, sink: str = "auto") -> Chunk:
-        """Encode ``text`` once and keep its KV in the store; the same name with new text replaces the chunk.
-
-        ``sink``: what it is encoded behind; the sink's KV is dropped at use. ``auto`` is the tokenizer's BOS (else one
-        dummy token), or a primer where a measurement of this model asks for one; ``bos``, ``none``, ``dummy`` (four
-        dummy tokens), ``primer`` (BOS and neutral text) and ``context`` (what a chat prompt begins with and two neutral
-        passages) insist. Raises ``BadPrompt`` and ``BadOption``.
-        """
-        ctx = self._open().for_request()
-        check_name(name)
-        with self._lock.request():
-            name = name or next(free for n in count(1) if (free := f"chunk{n}") not in self.chunks)
-            self._journal.encoding(name)
-            made = make_chunk(ctx, text, name, sink)
-            self._journal.chunk(made, ctx)
-            known = self.chunks.get(name)
-            if known == made and known.notes == made.notes:
-                return known
-            if known is not None and known != made:
-                made = replace(made, notes=(*made.notes, f"replaces another chunk named {name!r}"))
-            self.chunks[name] = made
-        return made
-
-    def keep(self, what: Chunk | PromptLike, *, pinned: bool = True, ttl: str | float = 0, priority: int = 0) -> int:
-        """Have the KV of a chunk, or of what a prompt begins with, be kept; return how many tokens that reached.
-
-        ``pinned`` KV is not evicted. On disk, Redis and elsewhere ``ttl`` (seconds, or text such as ``"7d"``) limits
-        its time, and ``priority`` comes before any policy: the lowest goes first, 0 is usual. ``pinned=False`` undoes
-        it. Raises ``BadPrompt`` and ``BadOption``.
-        """
-        ctx = self._open().for_request()
-        seconds = parse_seconds(ttl) if isinstance(ttl, str) else float(ttl)
-        path = (*what.sink, *what.token_ids) if isinstance(what, Chunk) else self._prompt(what).ids
-        with self._lock.request():
-            return ctx.store.keep(ctx.space(), path, Keeping(pinned, seconds, priority))
+    # measuring
 
     @spells_out_sampling
     def compare(
@@ -437,11 +260,6 @@ class Session:
         return opened
 
     @property
-    def adapter(self) -> ModelAdapter:
-        """Return the model as nbkv runs it; ``adapter.model`` is the transformers model."""
-        return self._open().adapter
-
-    @property
     def costs(self) -> CostModel:
         """Return what passes of prefill cost on this model and device; measured at the first call (a second or two).
 
@@ -453,16 +271,6 @@ class Session:
             message = f"costs are measured on continued KV: {self.adapter.capabilities.why_not('prefix')}"
             raise UnsupportedModel(message)
         return known
-
-    @property
-    def tokenizer(self) -> Any:  # noqa: ANN401  (as transformers names them)
-        """Return the model's tokenizer."""
-        return self._open().codec.tokenizer
-
-    @property
-    def has_template(self) -> bool:
-        """Return whether prompts can be messages."""
-        return self._open().codec.has_template
 
     @property
     def stats(self) -> Stats:
@@ -532,42 +340,6 @@ class Session:
         """Close ``store`` if this session opened it."""
         if not self._lent:
             store.close()
-
-    def _open(self) -> Context:
-        if self._ctx is None:
-            message = f"session {self.name!r} is closed; load the model again"
-            raise NbkvError(message)
-        return self._ctx
-
-    def _run(
-        self, begun: type[RequestRun], prompt: PromptLike, options: dict[str, Any], asked: RequestArguments
-    ) -> RequestRun:
-        if not isinstance(asked.keep, bool):
-            message = f"keep={asked.keep!r:.60} is not accepted: True keeps what is computed, False the store as it was"
-            raise BadOption(message)
-        ctx = self._open().for_request()
-        self._fidelity.check(asked.fidelity)
-        wanted = wanted_sampling(asked.stop, options, ctx)
-        strategy = self._strategy if asked.strategy is None else asked.strategy
-        chosen = chosen_strategy(strategy, ctx, force=asked.force)
-        built = built_prompt(prompt, asked.match, self.chunks, ctx, options, order=asked.order)
-        number = next(self._count)  # of requests that are run, each its own, from whatever thread
-        after = self._fidelity.after(number, asked.fidelity)
-        return begun(
-            replace(ctx, request=number),
-            chosen,
-            built,
-            wanted,
-            keep=asked.keep,
-            after=after,
-            explains=self._journal.request,
-        )
-
-    def _prompt(self, prompt: PromptLike, match: str | None = None) -> Prompt:
-        return built_prompt(prompt, match, self.chunks, self._open().for_request())
-
-    def _remember(self, result: Result) -> None:
-        self.last = result
 
 
 @atexit.register

@@ -7,7 +7,7 @@ import torch
 import nbkv
 from nbkv.models.attention.layer import Attended
 from nbkv.result import Provenance
-from nbkv.session.sinks import PASSAGES
+from nbkv.session.encoding.sinks import PASSAGES
 from nbkv.strategies.influence import influence
 from nbkv.strategy import parse
 

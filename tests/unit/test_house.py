@@ -419,7 +419,7 @@ REACHED = {
     "unit/test_ranges.py": "models/attention/positions",
     "unit/test_reader.py": "training/initial_weights",
     "unit/test_session.py": (
-        "inference/loop session/arguments session/chunks session/lock session/stats session/stream"
+        "inference/loop session/arguments session/encoding/chunks session/lock session/stats session/stream"
     ),
     "unit/test_show.py": "show/bundle show/chunk show/dashboard show/health show/report show/scatter",
     "unit/test_store_eviction.py": "stores/eviction",

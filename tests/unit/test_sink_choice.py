@@ -9,8 +9,8 @@ import pytest
 import nbkv
 from nbkv.models.identity.verdicts import Verdicts
 from nbkv.session import sink_choice
-from nbkv.session.chunks import _encoded
-from nbkv.session.sink_choice import NaiveReuse, better_sink, can_measure
+from nbkv.session.encoding.chunks import _encoded
+from nbkv.session.encoding.sink_choice import NaiveReuse, better_sink, can_measure
 from nbkv.tasks import ledger
 
 
@@ -70,7 +70,7 @@ def test_it_is_measured_once_and_keeps_nothing(ctx, session, known_words, monkey
 
 
 def test_auto_takes_the_choice(session, monkeypatch):
-    monkeypatch.setattr("nbkv.session.chunks.better_sink", lambda *_: "dummy")
+    monkeypatch.setattr("nbkv.session.encoding.chunks.better_sink", lambda *_: "dummy")
     assert len(session.chunk("The lamp was red .", name="a", sink="auto").sink) == 4
     assert session.chunk("The lamp was red .", name="b", sink="bos").sink == (session._open().codec.bos_ids[0],)
 

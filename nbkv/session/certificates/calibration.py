@@ -16,8 +16,8 @@ from nbkv.result import Chunk, Result
 from nbkv.session.arguments import built_prompt
 from nbkv.session.certificates.candidates import CandidateSet
 from nbkv.session.certificates.guarantee import Guarantee
-from nbkv.session.chunks import encode_chunk, tokenised_chunk
 from nbkv.session.compare import ComparisonRun
+from nbkv.session.encoding.chunks import encode_chunk, tokenised_chunk
 from nbkv.show.units import plural
 from nbkv.stores.base import Scratch
 from nbkv.stores.memory import MemoryStore

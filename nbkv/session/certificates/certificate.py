@@ -15,7 +15,7 @@ from nbkv.session.certificates.calibration import Calibration, Question, build
 from nbkv.session.certificates.candidates import candidates
 from nbkv.session.certificates.guarantee import Guarantee
 from nbkv.session.certificates.ladder import Step, cheapest, wanting
-from nbkv.session.chunks import settled_sink
+from nbkv.session.encoding.chunks import settled_sink
 from nbkv.strategy import Strategy
 
 if TYPE_CHECKING:

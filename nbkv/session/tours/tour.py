@@ -20,7 +20,7 @@ from nbkv.session.certificates.calibration import build, first_requests
 from nbkv.session.certificates.candidates import sorted_out
 from nbkv.session.certificates.guarantee import Guarantee
 from nbkv.session.certificates.ladder import Step
-from nbkv.session.chunks import settled_sink
+from nbkv.session.encoding.chunks import settled_sink
 from nbkv.session.session import Session, load
 from nbkv.session.tours.documents import made_prompts, read_documents
 from nbkv.strategy import Strategy, parse, split

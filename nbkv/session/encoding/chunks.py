@@ -12,7 +12,7 @@ from nbkv.prompts.prompt import opening
 from nbkv.result import Chunk
 from nbkv.scalars import kind_of
 from nbkv.session import sinks
-from nbkv.session.sink_choice import better_sink
+from nbkv.session.encoding.sink_choice import better_sink
 
 
 def make_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:

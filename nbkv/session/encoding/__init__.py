@@ -1,0 +1,1 @@
+"""How a chunk is encoded: its ids, its K/V, and what stands in front of it meanwhile."""
