@@ -22,6 +22,7 @@ _TARGETS = {
     "batch.prefix": "at most 1.25 x the floor; the shared prefix held once",
     "overhead": "at most 10 ms",
     "import": "less than 100 ms for the package, less than 300 ms for the magics",
+    "store.io": "at most 1.25 x the baseline",
     "store.scale": "flat",
 }
 

@@ -24,7 +24,7 @@ from nbkv.stores.search import FoundSpan, PathSearch
 from nbkv.stores.state_checkpoints import StateCheckpoint
 from nbkv.stores.tiers.base import Tier
 from nbkv.stores.tiers.entry import Entry, EntryFacts, Sealer, make_entry
-from nbkv.stores.tiers.forms import AsItIs, Form, error
+from nbkv.stores.tiers.forms import AsItIs, StorageForm, error
 from nbkv.stores.tiers.guard import GuardedTier, out_of_memory
 from nbkv.stores.tiers.key import EntryKey, PathKeys
 from nbkv.stores.writer import BackgroundWriter, SharedWork
@@ -68,7 +68,7 @@ class TieredStore:
     below: Sequence[Tier]
     bus: Bus = field(default_factory=Bus)
     devices: Sequence[str] = ("cpu",)
-    form: Form = field(default_factory=AsItIs)
+    form: StorageForm = field(default_factory=AsItIs)
     sealer: Sealer = field(default_factory=Sealer)
     facts: EntryFacts = field(default_factory=EntryFacts)
     clock: Callable[[], float] = time.time

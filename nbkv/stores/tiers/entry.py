@@ -21,7 +21,7 @@ import torch
 from blake3 import blake3
 
 from nbkv.kv import KV, Space
-from nbkv.stores.tiers.forms import Form, form_of
+from nbkv.stores.tiers.forms import StorageForm, form_of
 from nbkv.stores.tiers.key import EntryKey, PathKeys, mark_positions
 
 Bytes = bytes | bytearray | memoryview
@@ -214,7 +214,7 @@ def make_entry(
     start: int,
     kv: KV,
     *,
-    form: Form,
+    form: StorageForm,
     sealer: Sealer,
     facts: EntryFacts,
     keys: PathKeys | None = None,

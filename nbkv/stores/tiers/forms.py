@@ -13,7 +13,7 @@ Tensors = dict[str, torch.Tensor]
 _DTYPE = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64"}
 
 
-class Form(Protocol):
+class StorageForm(Protocol):
     """How keys and values ``[H, T, D]`` of one layer become the tensors that are stored, and back."""
 
     name: str
@@ -73,7 +73,7 @@ class Scaled:
         return (numbers if self._dtype.is_floating_point else numbers.round()).to(self._dtype)
 
 
-def error(form: Form, keys: torch.Tensor, values: torch.Tensor) -> float:
+def error(form: StorageForm, keys: torch.Tensor, values: torch.Tensor) -> float:
     """Return how far ``form`` moves one layer's K/V: the norm of the difference over that of K, or of V if larger."""
     if form.name == "" or not keys.numel():
         return 0.0
@@ -82,11 +82,11 @@ def error(form: Form, keys: torch.Tensor, values: torch.Tensor) -> float:
     return max(by / norm if norm else 0.0 for by, norm in moved)
 
 
-_KNOWN: tuple[Form, ...] = AsItIs(), Scaled("int8", torch.int8, 127), Scaled("fp8", torch.float8_e4m3fn, 448)
+_KNOWN: tuple[StorageForm, ...] = AsItIs(), Scaled("int8", torch.int8, 127), Scaled("fp8", torch.float8_e4m3fn, 448)
 _FORMS = {form.name: form for form in _KNOWN}
 
 
-def form_of(name: str) -> Form:
+def form_of(name: str) -> StorageForm:
     """Return the form called ``name`` (empty: as it is); raises ``BadOption``."""
     if name not in _FORMS:
         message = f"unknown form {name!r} (accepted: {', '.join(filter(None, _FORMS))})"
