@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import LoadError
 from nbkv.sweep.folder import report
+from nbkv.sweep.machine import machine
 from nbkv.sweep.plan import Job, plan, settings
 from nbkv.sweep.runs import Sweep
 
@@ -99,6 +100,7 @@ def execute(job: Job, *, progress: bool) -> str:
         "started": started,
         "duration_s": round(time.perf_counter() - clock, 3),
         "error": error or _quiet_failure(notebook),
+        "machine": machine(),
     }
     nbformat.write(notebook, job.output)
     return str(notebook.metadata["nbkv"]["error"])
