@@ -72,10 +72,10 @@ class CurveLook(NamedTuple):
     symbol: str
 
 
-def curves(title: str, *panels: Panel, columns: int = 2, alike: bool = False) -> Drawing:
+def curves(title: str, *panels: Panel, columns: int = 2, alike: bool = False, wide: int = WIDE) -> Drawing:
     """Return the panels beside each other, ``columns`` in a row; a name has the same colour in all of them.
 
-    ``alike``: all panels have the same axes, so that heights can be compared.
+    ``alike``: all panels have the same axes, so that heights can be compared. ``wide``: pixels of a panel's area.
 
     Raises ``ValueError`` for more than six lines in a panel, full's level among them: whoever draws chooses which.
     """
@@ -86,7 +86,7 @@ def curves(title: str, *panels: Panel, columns: int = 2, alike: bool = False) ->
     names |= dict.fromkeys([REFERENCE] if any(panel.level is not None for panel in panels) else [])
     looks = _looks([*names])
     room = round(CHARACTER * max(map(len, names), default=0)) + 14
-    figure = drawing(title, len(panels), columns=columns, area=(WIDE, HIGH), room=room)
+    figure = drawing(title, len(panels), columns=columns, area=(wide, HIGH), room=room)
     shared = replace(panels[0], curves=[curve for panel in panels for curve in panel.curves]).axes() if alike else None
     for number, panel in enumerate(panels, 1):
         _draw(figure, number, panel, looks, shared or panel.axes())

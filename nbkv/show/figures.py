@@ -9,20 +9,19 @@ from importlib.util import find_spec
 from math import log10
 from typing import TYPE_CHECKING, Any
 
+from nbkv.show.axis import log_axis, number_axis, share_axis
 from nbkv.show.bars import COLOURS, parts, ttft_html
 from nbkv.show.comparison import comparison_text
+from nbkv.show.drawing import FAINT, GREY, PLOTLY
 from nbkv.show.page import plots, table_text, view
+from nbkv.show.palette import EDGE, SERIES, TIME
 from nbkv.show.scatter import KL_FLOOR, fidelity_html
 from nbkv.show.units import nats, seconds, share
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-PLOTLY = "application/vnd.plotly.v1+json"
-PATTERNS = {"load": "", "select": "/", "compute": "", "decode": "."}
 MAX_BARS = 24  # requests in the static picture
-GREY = "#808080"  # readable on white and on black
-FAINT = "rgba(128,128,128,.25)"
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
         values = [1e3 * {part.name: part.value for part in parts(row)}.get(name, 0.0) for row in rows]
         if not any(values):
             continue
-        marker = {"color": colour, "pattern": {"shape": PATTERNS[name]}}
+        marker = {"color": colour, "pattern": {"shape": TIME[name].hatching}, "line": {"color": EDGE, "width": 1}}
         figure.add_bar(x=names, y=values, name=name, marker=marker, row=1, col=1)
     measured = [row for row in rows if row.get("kl") is not None]
     figure.add_scatter(
@@ -92,23 +91,18 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
         hovertemplate="%{customdata[0]}<br>KL %{customdata[1]}<br>computed %{x:.1%}<extra></extra>",
         mode="markers+text",
         textposition="top center",
-        marker={"size": 10, "color": COLOURS["load"]},
+        marker={"size": 10, "color": EDGE},
         showlegend=False,
         cliponaxis=False,
         row=1,
         col=2,
     )
-    top = max([1.0, *(row["kl"] for row in measured)])
-    ticks = [KL_FLOOR, 1e-4, 1e-2, 1.0]
-    figure.update_yaxes(
-        type="log",
-        range=[log10(KL_FLOOR) - 0.4, log10(top) + 0.2],
-        tickvals=ticks,
-        ticktext=[f"≤{KL_FLOOR:g}", *(f"{tick:g}" for tick in ticks[1:])],
-        row=1,
-        col=2,
-    )
-    figure.update_xaxes(tickformat=".0%", range=[-0.12, 1.15], row=1, col=2)
+    height = log_axis([1.0, *(row["kl"] for row in measured)], KL_FLOOR)
+    figure.update_yaxes(**height.plotly(), row=1, col=2)
+    along = share_axis(row["compute_share"] for row in measured)
+    figure.update_xaxes(**along.plotly(), title={"text": "computed share", "standoff": 8}, row=1, col=2)
+    times = [1e3 * float(row["ttft_s"]) for row in rows]
+    figure.update_yaxes(**number_axis(times).plotly(), row=1, col=1)
     return themed(figure.update_layout(barmode="stack"))
 
 
@@ -126,29 +120,31 @@ def history_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     from plotly.subplots import make_subplots  # noqa: PLC0415  (heavy, only for plots)
 
     figure = make_subplots(specs=[[{"secondary_y": True}]])
-    requests = [row["request"] for row in rows]
+    requests, times = [row["request"] for row in rows], [1e3 * row["ttft_s"] for row in rows]
+    rates = [row["hit_rate"] for row in rows]
     figure.add_scatter(
         x=requests,
-        y=[1e3 * row["ttft_s"] for row in rows],
+        y=times,
         text=[row["strategy"] for row in rows],
         hovertemplate="request %{x}, %{text}<br>TTFT %{y:.1f} ms<extra></extra>",
         name="TTFT (ms)",
         mode="lines+markers",
-        line={"color": COLOURS["compute"]},
+        line={"color": SERIES[0]},
     )
     figure.add_scatter(
         x=requests,
-        y=[row["hit_rate"] for row in rows],
+        y=rates,
         name="hit rate",
         mode="lines+markers",
-        line={"color": COLOURS["load"], "dash": "dot"},
+        line={"color": SERIES[1], "dash": "dot"},
         marker={"symbol": "square"},
         secondary_y=True,
     )
-    figure.update_xaxes(title="request", tickformat="d")
-    figure.update_yaxes(title="TTFT (ms)", rangemode="tozero")
-    figure.update_yaxes(title="hit rate", tickformat=".0%", range=[-0.03, 1.05], secondary_y=True, showgrid=False)
-    return themed(figure)
+    figure.update_xaxes(title={"text": "request", "standoff": 8}, **number_axis(requests, zero=False).plotly())
+    figure.update_yaxes(title={"text": "TTFT (ms)", "font": {"color": SERIES[0]}}, **number_axis(times).plotly())
+    right = {"text": "hit rate", "font": {"color": SERIES[1]}}
+    figure.update_yaxes(title=right, **share_axis(rates).plotly(), secondary_y=True, showgrid=False)
+    return themed(figure).update_layout(showlegend=False)  # each axis has its line's colour and name
 
 
 def themed(figure: Figure) -> Figure:

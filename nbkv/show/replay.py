@@ -17,7 +17,7 @@ LINES = (("#2f7fd0", ""), ("#d98100", "7 4"), ("#1f9d64", "2 3"), ("#9a5cc9", "9
 COLUMNS = ("policy", "size", "tokens reused", "blocks", "below", "evictions", "TTFT", "p90")
 
 
-class Curve(NamedTuple):
+class PolicyCurve(NamedTuple):
     """One policy: its name, and pairs of tokens held and the hit rate reached."""
 
     policy: str
@@ -78,13 +78,13 @@ def _short(value: float) -> str:
     return f"{value / scale:.3g}{unit}"
 
 
-def _drawn(replay: dict[str, Any]) -> list[Curve]:
+def _drawn(replay: dict[str, Any]) -> list[PolicyCurve]:
     """Return the curves: policies with at least two sizes that have a bound."""
     found: dict[str, list[tuple[float, float]]] = {}
     for row in replay["rows"]:
         if row["size"] is not None:
             found.setdefault(row["policy"], []).append((row["size"], row["block_rate"]))
-    return [Curve(policy, sorted(points)) for policy, points in found.items() if len(points) > 1]
+    return [PolicyCurve(policy, sorted(points)) for policy, points in found.items() if len(points) > 1]
 
 
 def _svg(replay: dict[str, Any], ink: str) -> str:

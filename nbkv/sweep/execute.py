@@ -13,6 +13,7 @@ from nbkv.errors import LoadError
 from nbkv.events import Advanced
 from nbkv.show.progress import screen
 from nbkv.sweep.folder import report
+from nbkv.sweep.machine import machine
 from nbkv.sweep.plan import Job, inject, plan, settings
 from nbkv.sweep.runs import FAILED, OK, Run, Sweep
 from nbkv.sweep.values import packed
@@ -111,6 +112,7 @@ def execute(job: Job, tell: Callable[[int], None]) -> Run:
             "started": started,
             "duration_s": duration_s,
             "error": error,
+            "machine": machine(),
         }
         nbformat.write(notebook, job.output)
     except Exception as failure:  # noqa: BLE001  (as above: the disk may be full)

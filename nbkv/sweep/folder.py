@@ -32,7 +32,6 @@ def report(folder: str | Path) -> Sweep:
         message = f"nothing was run into {folder}: give the folder that `nbkv run -o` wrote to"
         raise LoadError(message)
     sweep = Sweep(folder, tuple(run for _, run in found))
-    sweep.to_frame().to_csv(sweep.results, index=False)
     sweep.report.write_text(page(sweep, [notebook for notebook, _ in found]), encoding="utf-8")
     return sweep
 

@@ -373,6 +373,17 @@ def test_the_comparison_figure_splits_the_ttft():
     idle = show.comparison_figure(comparison(row("full", load_s=0.0)).to_dict())
     assert "load" not in [trace.name for trace in idle.data]
     assert [round(sum(ys), 6) for ys in zip(*bars.values(), strict=True)] == [300.0, 300.0]
+    assert figure.layout.xaxis2.ticktext == ("0 %", "25 %", "50 %", "75 %", "100 %")
+    assert figure.layout.yaxis2.ticktext[0] == "≤ 1e-06"
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_requests_are_counted_in_whole_numbers_and_hits_from_0_to_100(count):
+    rows = [{"request": n, "strategy": "full", "ttft_s": 0.1, "hit_rate": 0.5} for n in range(1, count + 1)]
+    layout = show.history_figure(rows).layout
+    assert all(float(at).is_integer() for at in layout.xaxis.tickvals)
+    assert (layout.yaxis2.ticktext[0], layout.yaxis2.ticktext[-1]) == ("0 %", "100 %")
+    assert layout.yaxis.title.font.color != layout.yaxis2.title.font.color
 
 
 def test_a_table_keeps_its_columns_apart():

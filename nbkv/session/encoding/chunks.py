@@ -11,7 +11,7 @@ from nbkv.families.prefix.base import encode
 from nbkv.prompts.prompt import opening
 from nbkv.result import Chunk
 from nbkv.scalars import kind_of
-from nbkv.session import sinks
+from nbkv.session.encoding import sinks
 from nbkv.session.encoding.sink_choice import better_sink
 
 
