@@ -24,8 +24,8 @@ from nbkv.models.identity.devices import input_device, without_data
 from nbkv.models.identity.fingerprint import fingerprint
 from nbkv.models.identity.record import Record
 from nbkv.models.identity.verdicts import Verdicts
-from nbkv.models.pretrained.reading_bar import own_bars
 from nbkv.models.pretrained.gguf_file import read_tokenizer, read_weights
+from nbkv.models.pretrained.reading_bar import own_bars
 from nbkv.models.pretrained.source import Source, bundled, known_models, names, source
 from nbkv.models.probing.probe import adapt, probe
 from nbkv.prompts.tokenizer import Codec
@@ -65,12 +65,13 @@ def load_model(
     known = f"{model}" if isinstance(model, (str, Path)) else type(model).__name__
     instead = "close other sessions, or give another device, dtype or model_kwargs=dict(device_map='auto')"
     with memory_limits(f"there is not enough memory to load {known}: {instead}"):
-        return _loaded(model, tokenizer, device, dtype, model_kwargs, block_size)
+        return _loaded(model, tokenizer, device=device, dtype=dtype, model_kwargs=model_kwargs, block_size=block_size)
 
 
 def _loaded(
     model: str | Path | PreTrainedModel,
     tokenizer: Any,  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
+    *,
     device: str,
     dtype: str | torch.dtype,
     model_kwargs: dict[str, Any] | None,
