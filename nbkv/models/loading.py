@@ -67,16 +67,16 @@ def load_model(
     known = f"{model}" if isinstance(model, (str, Path)) else type(model).__name__
     instead = "close other sessions, or give another device, dtype or model_kwargs=dict(device_map='auto')"
     with memory_limits(f"there is not enough memory to load {known}: {instead}"):
-        return _loaded(model, tokenizer, device, dtype, model_kwargs, block_size=block_size)
+        return _loaded(model, tokenizer, device=device, dtype=dtype, model_kwargs=model_kwargs, block_size=block_size)
 
 
 def _loaded(
     model: str | Path | PreTrainedModel,
     tokenizer: Any,  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
+    *,
     device: str,
     dtype: str | torch.dtype,
     model_kwargs: dict[str, Any] | None,
-    *,
     block_size: int | None,
 ) -> Loaded:
     if isinstance(model, (str, Path)):

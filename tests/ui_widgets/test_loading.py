@@ -25,7 +25,6 @@ def test_a_saved_notebook_shows_what_was_read_and_no_lost_widget(lab, empty, pag
     empty.open(lab, NAME, CELLS)
     for index in range(len(CELLS)):
         empty.run(index)
-    empty.shot("loading-debug", ".jp-Notebook", 700)
     page.wait_for_function("document.querySelectorAll('.nbkv-progress').length === 2")
     assert all("weights read in" in line for line in lines(page))
     for shade in ("light", "dark"):

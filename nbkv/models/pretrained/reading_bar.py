@@ -33,13 +33,14 @@ class CellBar(tqdm):  # type: ignore[type-arg]  # what is iterated is transforme
         self._model, self._began = model, time.monotonic()
         self._handle: Any = None
         super().__init__(*args, **kwargs | {"gui": True, "leave": False, "delay": DELAY})
+        if not (self.disable or DELAY):
+            self.display()
 
     def display(self, msg: str | None = None, pos: int | None = None, **_: object) -> None:  # noqa: ARG002  (tqdm's)
         """Draw how far it is."""
         share = 100 * self.n / max(1, self.total or 0)
-        bar = (
-            f'<div style="{_TRACK}:rgba(128,128,128,.3)"><div style="{_TRACK}:#2f7fd0;width:{share:.0f}%"></div></div>'
-        )
+        done = f'<div style="{_TRACK}:#2f7fd0;width:{share:.0f}%"></div>'
+        bar = f'<div style="{_TRACK}:rgba(128,128,128,.3)">{done}</div>'
         self._draw(f"{self._model}: {self.n} of {self.total} weights read", bar)
 
     def close(self) -> None:
