@@ -253,10 +253,13 @@ class MarkedPrompt:
         return self._label(run, first=first) + shown
 
     def _label(self, run: TokenRun, *, first: bool) -> str:
-        """Return the name of a chunk where it begins or goes on after a gap, and the letter of a long run."""
+        """Return the name of a chunk where it begins or goes on after a gap, and the letter of other long runs.
+
+        Within a chunk there are no letters: they would break words.
+        """
         begins = run.start in self._begins or first
         name = cut(run.chunk, 24) if begins else ""
-        long = run.stop - run.start >= LABELLED and run.start in self._starts
+        long = run.stop - run.start >= LABELLED and run.start in self._starts and (name or not run.chunk)
         letter = SOURCES[run.source].letter if long or (first and not name) else ""
         words = f"{letter} {name}".strip()
         return f"<small>{escape(words, quote=False)} </small>" if words else ""

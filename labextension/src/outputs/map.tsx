@@ -111,7 +111,8 @@ interface MarkedProps {
 
 function Marked({ run, text, at, named, faint }: MarkedProps): React.JSX.Element {
   const length = run.stop - run.start;
-  const label = [length >= LABELLED && run.source, named && run.chunk].filter(Boolean).join(' ');
+  // within a chunk no letters: they would break words
+  const label = [length >= LABELLED && (named || !run.chunk) && run.source, named && run.chunk].filter(Boolean).join(' ');
   return (
     <span className={`nbkv-lab-mark nbkv-lab-${run.source}${run.dropped ? ' nbkv-lab-dropped' : ''}`} data-faint={faint}>
       {label && (
