@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, PAGE = ROOT / "nbkv", ROOT / "docs" / "structure.md"
 MARK = "<!-- every module: written by `python tests/unit/structure.py` -->"
-FACES = ["magics", "widgets", "lab", "bench", "sweep", "studies", "traces", "session", "inference", "strategies"]
+FACES = ["cli", "magics", "widgets", "lab", "bench", "sweep", "studies", "traces", "session", "inference", "strategies"]
 ROOMS = [*FACES, "families", "training", "models", "stores", "prompts", "tasks", "show"]  # from the top floor down
 
 

@@ -332,7 +332,7 @@ TESTED_ELSEWHERE = {
     "diffusion/test_options.py": "models/unmask",
     "diffusion/test_presets.py": "models/diffusion/recipe",
     "families/test_states.py": "stopping",
-    "notebooks/test_sweep.py": "sweep/execute sweep/folder",
+    "notebooks/test_sweep.py": "sweep/downloads sweep/execute sweep/folder sweep/machine",
     "strategies/test_evict.py": "families/evict/base families/evict/budget",
     "strategies/test_kvlink.py": "models/input_embeddings",
     "strategies/test_residual.py": (
@@ -343,8 +343,8 @@ TESTED_ELSEWHERE = {
     "unit/test_bench.py": (
         "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
         "bench/measure "
-        "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/store_scale "
-        "bench/ttft_chunks bench/ttft_prefix bench/views models/work"
+        "bench/models bench/overhead bench/report bench/residual_restore bench/store_scale "
+        "bench/ttft_chunks bench/ttft_prefix bench/views bench/why_gain models/work"
     ),
     "unit/test_chunk_study.py": "studies/chunks studies/statistics",
     "unit/test_context_attention.py": (
@@ -364,9 +364,10 @@ TESTED_ELSEWHERE = {
     "unit/test_projection.py": "models/projection/project",
     "unit/test_ranges.py": "models/attention/intercept models/attention/masks",
     "unit/test_reader.py": "training/batch_scoring",
-    "unit/test_replay.py": "show/replay traces/log traces/simulated_tier traces/simulation",
+    "unit/test_replay.py": "traces/log traces/simulated_tier traces/simulation",
     "unit/test_real_text.py": "studies/answers studies/real_text/table",
     "unit/test_rope.py": "models/probing/rotary",
+    "unit/test_drawing.py": "show/picture",
     "unit/test_session.py": "events inference/by_token session/compare",
     "unit/test_show.py": "show/bars show/columns show/comparison show/figures show/stats show/units",
     "unit/test_speedup.py": "timing",
@@ -398,9 +399,8 @@ REACHED = {
     "strategies/test_evict.py": "families/evict/contexts",
     "strategies/test_prefix.py": "families/prefix/base",
     "strategies/test_residual.py": "families/residual/base models/capture",
-    "unit/test_chat.py": "show/answer",
     "unit/test_caches.py": "models/caches/base models/caches/family models/caches/token_log models/forward",
-    "unit/test_cli.py": "doctor",
+    "unit/test_cli.py": "cli/answers cli/stores doctor",
     "unit/test_evicting.py": "models/probing/eviction",
     "unit/test_eviction_study.py": "studies/foresight",
     "unit/test_fingerprint.py": "models/adapter",
@@ -419,7 +419,7 @@ REACHED = {
     "unit/test_ranges.py": "models/attention/positions",
     "unit/test_reader.py": "training/initial_weights",
     "unit/test_session.py": (
-        "inference/loop session/arguments session/encoding/chunks session/lock session/stats session/stream"
+        "inference/loop session/arguments session/encoding/chunks session/requests session/stats session/stream"
     ),
     "unit/test_show.py": "show/bundle show/chunk show/dashboard show/health show/report show/scatter",
     "unit/test_store_eviction.py": "stores/eviction",

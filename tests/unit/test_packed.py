@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nbkv.models.caches.packed import Bundle, Feed
 
 from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.packed import Bundle, Feed
 from nbkv.models.probing.probe import adapt
 
 SHARED = [7 * at % 190 for at in range(1, 24)]

@@ -14,6 +14,8 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbkv.cli import stores
+from nbkv.cli.answers import FAILED, INTERRUPTED, OK, USAGE, add_place, say
 from nbkv.errors import LoadError, NbkvError
 
 if TYPE_CHECKING:
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 _QUICKSTART = "00_quickstart.ipynb"
 
 _LONGEST = 48  # characters of a cell
-
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 _EXAMPLES = {
     "demo": "demo",
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = USAGE
     except KeyboardInterrupt as stop:
         if (found := getattr(stop, "result", None)) is not None:
-            _say(repr(found))
+            say(repr(found))
         sys.stderr.write("nbkv: interrupted\n")
         code = INTERRUPTED
     finally:
@@ -82,8 +82,8 @@ def demo(options: argparse.Namespace) -> int:
     # the same everywhere, and in a minute: whatever pretrained models there are
     sweep = run(quickstart(), {"chat_model": "tiny"}, out_dir=options.out)
     if not sweep.failed:
-        _say(_demo_table(sweep.runs[0].records))
-    _say(f"report: {sweep.report}")
+        say(_demo_table(sweep.runs[0].records))
+    say(f"report: {sweep.report}")
     return FAILED if sweep.failed else OK
 
 
@@ -94,8 +94,8 @@ def run_notebooks(options: argparse.Namespace) -> int:
     grid = read_grid(options.grid) if options.grid else None
     parameters = {name: _value(text) for name, text in options.parameter}
     sweep = run(options.notebooks, parameters, grid, options.out)
-    _say(_table(sweep))
-    _say(f"results: {sweep.results}\nreport: {sweep.report}")
+    say(_table(sweep))
+    say(f"results: {sweep.results}\nreport: {sweep.report}")
     return FAILED if sweep.failed else OK
 
 
@@ -104,7 +104,7 @@ def report_folder(options: argparse.Namespace) -> int:
     from nbkv.sweep import report
 
     sweep = report(options.folder)
-    _say(f"results: {sweep.results}\nreport: {sweep.report}")
+    say(f"results: {sweep.results}\nreport: {sweep.report}")
     return OK
 
 
@@ -114,7 +114,7 @@ def bench(options: argparse.Namespace) -> int:
 
     given = {"shape": options.shape, "context": options.context, "rounds": options.rounds, "peers": options.peers}
     rows = run(options.names, **given)
-    _say(table(rows))
+    say(table(rows))
     if options.json:
         Path(options.json).write_text(json.dumps([row.to_dict() for row in rows], indent=1) + "\n", encoding="utf-8")
     return FAILED if any(row.refused for row in rows) else OK
@@ -131,8 +131,8 @@ def verify(options: argparse.Namespace) -> int:
         report = session.verify(options.strategies or strategies.names())
         record = session.adapter.record
         took = "none" if record is None else f"{record.seconds:.2f} s"
-        _say(repr(report))
-        _say(f"self-check at load: {took}; notes: {'; '.join(session.adapter.notes) or 'none'}")
+        say(repr(report))
+        say(f"self-check at load: {took}; notes: {'; '.join(session.adapter.notes) or 'none'}")
     if options.json:
         Path(options.json).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     return OK if report.ok else FAILED
@@ -148,81 +148,10 @@ def certify(options: argparse.Namespace) -> int:
     with nbkv.load(options.model, strategy="full", device=options.device, dtype=options.dtype) as session:
         given = {"max_kl": options.max_kl, "alpha": options.alpha, "rate": options.rate, "sink": options.sink}
         certificate = session.certify(prompts, strategies=asked, **given)
-    _say(repr(certificate))
+    say(repr(certificate))
     if options.json:
         Path(options.json).write_text(json.dumps(certificate.to_dict(), indent=1) + "\n", encoding="utf-8")
     return OK if certificate.ok else FAILED
-
-
-def store(options: argparse.Namespace) -> int:
-    """List, check or clear up the tiers of a store."""
-    from nbkv.show.units import size
-    from nbkv.stores import listing
-
-    tiers = listing.open_tiers(options.spec)
-    if options.action == "ls":
-        rows = listing.listing(tiers)
-        total = f"{len(rows)} entries, {size(int(rows['bytes'].sum()))}"
-        _say(rows.assign(bytes=rows["bytes"].map(size)).to_string(index=False) if len(rows) else "no entries")
-        _say(total)
-        return OK
-    if options.action == "gc":
-        for name, entries, nbytes in listing.collect(tiers):
-            _say(f"{name}: {entries} removed, {size(nbytes)} freed")
-        return OK
-    wrong = listing.damaged(tiers)
-    for name, key, why in wrong:
-        _say(f"{name}: {key}: {why}")
-    _say(f"{sum(len(tier) for tier in tiers)} entries, {len(wrong)} damaged")
-    return FAILED if wrong else OK
-
-
-def replay(options: argparse.Namespace) -> int:
-    """Replay a request log through simulated stores; show what caches of which size and policy would have hit."""
-    from contextlib import nullcontext
-
-    import nbkv
-    from nbkv.traces import LowerTier
-
-    given = {"device": options.device, "dtype": options.dtype}
-    named = options.model is not None
-    with nbkv.load(options.model, strategy="full", **given) if named else nullcontext() as session:
-        found = nbkv.replay(
-            options.log,
-            sizes=options.sizes or ["inf"],
-            policies=options.policies or ["lru"],
-            below=[LowerTier(name, size, rate) for name, size, rate in options.below],
-            session=session,
-        )
-    _say(repr(found))
-    if options.json:
-        Path(options.json).write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
-    if options.svg:
-        Path(options.svg).write_text(found.svg(), encoding="utf-8")
-    return OK
-
-
-def export_store(options: argparse.Namespace) -> int:
-    """Encode text files as chunks, or as a prefix, and write their KV to a cache file."""
-    import nbkv
-    from nbkv.tasks.files.records import read_text
-
-    accepted = "a file of plain text"
-    with nbkv.load(options.model, store=options.store, device=options.device, dtype=options.dtype) as session:
-        for name, path in options.chunks:
-            session.chunk(read_text(path, accepted), name=name)
-        prefix = None if options.prefix is None else read_text(options.prefix, accepted)
-        _say(repr(session.export(options.file, [name for name, _ in options.chunks], prefix=prefix)))
-    return OK
-
-
-def import_store(options: argparse.Namespace) -> int:
-    """Take a cache file into a store that outlives this process, once its golden rows agree."""
-    import nbkv
-
-    with nbkv.load(options.model, store=options.store, device=options.device, dtype=options.dtype) as session:
-        _say(repr(session.import_(options.file)))
-    return OK
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -231,13 +160,13 @@ def doctor(options: argparse.Namespace) -> int:
 
     if options.plan is None:
         found = health()
-        _say(repr(found))
+        say(repr(found))
         return OK if found.ok else FAILED
     import nbkv
 
     with nbkv.load(options.plan, strategy="full", device=options.device, dtype=options.dtype) as session:
         plan = session.plan(options.tokens)
-    _say(repr(plan))
+    say(repr(plan))
     if options.json:
         Path(options.json).write_text(json.dumps(plan.to_dict(), indent=1) + "\n", encoding="utf-8")
     return OK
@@ -248,7 +177,7 @@ def list_strategies(options: argparse.Namespace) -> int:
     import nbkv
 
     frame = nbkv.strategies()
-    _say(markdown(frame) if options.markdown else _entries(frame))
+    say(markdown(frame) if options.markdown else _entries(frame))
     return OK
 
 
@@ -315,15 +244,14 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(command=verify)
 
     _add_certify(commands)
-    _add_replay(commands)
-    _add_store(commands)
+    stores.add_replay(commands)
+    stores.add_store(commands)
 
     one = commands.add_parser("doctor", help="what nbkv finds on this machine; --plan: what forms of KV cost here")
     told = "measure every form older tokens can be held in, on this model (tiny)"
     one.add_argument("--plan", nargs="?", const="tiny", metavar="MODEL", help=told)
     one.add_argument("--tokens", type=int, default=1024, help="how many older tokens (%(default)s)")
-    one.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (%(default)s)")
-    one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
+    add_place(one)
     one.add_argument("--json", metavar="FILE", help="also write the plan as JSON")
     one.set_defaults(command=doctor)
 
@@ -351,8 +279,7 @@ def _add_certify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.add_argument("-n", type=int, metavar="N", help="so many of the prompts, drawn at random (all)")
     one.add_argument("--seed", type=int, default=0, help="of that draw (%(default)s)")
     one.add_argument("--sink", default="auto", help="what chunks are encoded behind (%(default)s)")
-    one.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (%(default)s)")
-    one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
+    add_place(one)
     one.add_argument("--json", metavar="FILE", help="also write the certificate as JSON")
     one.set_defaults(command=certify)
 
@@ -370,54 +297,6 @@ def _entries(frame: Any) -> str:  # noqa: ANN401  (a DataFrame; pandas is import
 
 def _width() -> int:
     return max(40, shutil.get_terminal_size().columns)
-
-
-def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    one = commands.add_parser("replay", help="what a cache of which size and policy would have hit, from a request log")
-    told = "JSON lines with hash_ids and input_length (Mooncake), with prompt_ids, or with prompt (then --model)"
-    one.add_argument("log", metavar="TRACE", help=told)
-    told = "tokens (200k), bytes (4GiB, with --model) or inf; may come again (inf)"
-    one.add_argument("--size", dest="sizes", action="append", default=[], metavar="SIZE", help=told)
-    told = "lru, lfu, cost or rank; may come again (lru)"
-    one.add_argument("--policy", dest="policies", action="append", default=[], metavar="POLICY", help=told)
-    told = "a tier below the first, read at so many bytes a second; may come again"
-    one.add_argument("--below", nargs=3, action="append", default=[], metavar=("NAME", "SIZE", "BYTES/S"), help=told)
-    told = "what reads prompts, says what a token takes, and is timed for the TTFT to expect"
-    one.add_argument("--model", metavar="MODEL", help=told)
-    one.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (%(default)s)")
-    one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
-    one.add_argument("--json", metavar="FILE", help="also write the table as JSON")
-    one.add_argument("--svg", metavar="FILE", help="also draw the hit rate over the size, a line a policy")
-    one.set_defaults(command=replay)
-
-
-def _add_store(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    stores = commands.add_parser("store", help="what stores on disk, Redis or elsewhere hold; cache files")
-    actions = stores.add_subparsers(required=True, metavar="ACTION", dest="action")
-    for name, told in (("ls", "list it"), ("verify", "read every byte of it"), ("gc", "clear it up")):
-        one = actions.add_parser(name, help=told)
-        one.add_argument("spec", metavar="SPEC", help="disk:PATH, redis://HOST:PORT/DB, or any URL of fsspec")
-        one.set_defaults(command=store)
-    kept = "where KV are kept meanwhile, such as disk:PATH (%(default)s)"
-    for name, command, told, where in (
-        ("export", export_store, "read texts once and write their KV to a file", kept),
-        ("import", import_store, "take such a file into a store, once its golden rows agree", "such as disk:PATH"),
-    ):
-        one = actions.add_parser(name, help=told)
-        one.add_argument("model", metavar="MODEL", help="a known name, a hub id, a folder or a .gguf file")
-        one.add_argument("file", metavar="FILE", help="the cache file")
-        if name == "export":
-            again = "a text file as a chunk of that name; may come again"
-            one.add_argument(
-                "--chunk", dest="chunks", nargs=2, action="append", default=[], metavar=("NAME", "TEXT"), help=again
-            )
-            one.add_argument("--prefix", metavar="TEXT", help="a text file as the beginning of prompts")
-            one.add_argument("--store", default="memory", metavar="STORE", help=where)
-        else:
-            one.add_argument("--store", required=True, metavar="STORE", help=where)
-        one.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (%(default)s)")
-        one.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16 (%(default)s)")
-        one.set_defaults(command=command)
 
 
 def _table(sweep: Sweep) -> str:
@@ -450,11 +329,3 @@ def _value(text: str) -> Any:  # noqa: ANN401  (a plain value)
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
