@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from nbkv.context import Context
-from nbkv.errors import BadOption, NbkvError, UnsupportedModel
+from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
 from nbkv.families.residual import planner
 from nbkv.inference.run import LaterRun, RequestRun
@@ -21,7 +21,7 @@ from nbkv.models.loading import Loaded, load_model
 from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.roster import roster
-from nbkv.session.arguments import built_prompt, chosen_strategy, known_chunk, prefix_ids, verdict_name, wanted_sampling
+from nbkv.session.arguments import built_prompt, chosen_strategy, exportable, verdict_name, wanted_sampling
 from nbkv.session.certificates.calibration import Question
 from nbkv.session.certificates.certificate import Certificate, certify
 from nbkv.session.certificates.guarantee import Guarantee
@@ -155,14 +155,8 @@ class Session:
         Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` is what there was; after ``stop()`` that result is
         returned. Raises ``BadPrompt``, ``BadOption``, ``UnknownName``, ``UnsupportedModel``, ``OutOfMemory``.
         """
-        given: dict[str, Any] = {
-            "strategy": strategy,
-            "stop": stop,
-            "match": match,
-            "force": force,
-            "fidelity": fidelity,
-        }
-        run = self._run(RequestRun, prompt, options, **given)
+        how: dict[str, Any] = {"strategy": strategy, "stop": stop, "match": match, "force": force, "fidelity": fidelity}
+        run = self._run(RequestRun, prompt, options, **how)
         return Stream(run, self._lock, self._remember).exhaust()
 
     def stream(
@@ -177,14 +171,8 @@ class Session:
         **options: Any,  # noqa: ANN401  (as transformers names them)
     ) -> Stream:
         """Run ``prompt`` like ``generate`` and give the answer's text piece by piece; ``.result`` at the end."""
-        given: dict[str, Any] = {
-            "strategy": strategy,
-            "stop": stop,
-            "match": match,
-            "force": force,
-            "fidelity": fidelity,
-        }
-        run = self._run(LaterRun, prompt, options, **given)
+        how: dict[str, Any] = {"strategy": strategy, "stop": stop, "match": match, "force": force, "fidelity": fidelity}
+        run = self._run(LaterRun, prompt, options, **how)
         return Stream(run, self._lock, self._remember)
 
     def chat(self, system: str | None = None) -> Chat:
@@ -266,22 +254,20 @@ class Session:
     ) -> CacheFile:
         """Write KV to a file that another session, process or machine can ``import_``: what was read once is there.
 
-        ``chunks`` are names or chunks (None: all of the session's, unless a ``prefix`` is given); ``prefix`` is what
-        ``generate`` takes, or a Result: its prompt and answer. Beside KV and ids the file has the model's fingerprint
-        and golden logits. Raises ``UnknownName``, ``BadPrompt``, ``UnsupportedModel``, ``LoadError``.
+        ``chunks`` are names or chunks (None: all of them, unless a ``prefix`` is given); ``prefix`` is what
+        ``generate`` takes, or a Result: its prompt and answer. Raises ``UnknownName``, ``BadPrompt``,
+        ``UnsupportedModel``, ``LoadError``.
         """
         ctx = self._open().for_request()
-        every = self.chunks.values() if chunks is None and prefix is None else chunks or ()
-        wanted = [known_chunk(each, self.chunks) for each in every]
-        prefixes = [] if prefix is None else [("prefix", prefix_ids(prefix, ctx))]
+        wanted = exportable(chunks, prefix, self.chunks, ctx)
         with self._lock.request():
-            return exported(ctx, path, wanted, prefixes)
+            return exported(ctx, path, *wanted)
 
     def import_(self, path: str | Path) -> CacheFile:
         """Take in what ``export`` wrote, once a few golden rows, run again here, agree within this model's noise.
 
-        Chunks of the file are then this session's, by their names. Raises ``LoadError`` for a damaged file and
-        ``UnsupportedModel``, which names the check, where this model computes other KV; then nothing is taken in.
+        Chunks of the file are then this session's, by their names. Raises ``LoadError`` for a damaged file, and
+        ``UnsupportedModel``, with the check that failed, where this model computes other KV: then nothing is taken in.
         """
         ctx = self._open().for_request()
         with self._lock.request():
@@ -352,16 +338,9 @@ class Session:
 
     @property
     def costs(self) -> CostModel:
-        """Return what passes of prefill cost on this model and device; measured at the first call (a second or two).
-
-        Raises ``UnsupportedModel`` for a model whose KV cannot be continued.
-        """
+        """Return what passes of prefill cost here, measured at the first call; raises ``UnsupportedModel``."""
         self._open()
-        known = self._journal.costs(measure=True)
-        if known is None:
-            message = f"costs are measured on continued KV: {self.adapter.capabilities.why_not('prefix')}"
-            raise UnsupportedModel(message)
-        return known
+        return self._journal.measured()
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401  (as transformers names them)

@@ -336,7 +336,7 @@ TESTED_ELSEWHERE = {
     "unit/test_bench.py": (
         "bench/agreement bench/decode_tpot bench/diffusion_flashblock bench/import_time bench/measure "
         "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/store_scale "
-        "bench/ttft_chunks bench/ttft_prefix bench/views models/work"
+        "bench/ttft_chunks bench/ttft_prefix bench/views bench/why_gain models/work"
     ),
     "unit/test_chunk_study.py": "studies/chunks studies/statistics",
     "unit/test_context_attention.py": (
