@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from types import MappingProxyType
 from typing import NamedTuple, ParamSpec, TypeVar
@@ -105,7 +105,19 @@ def is_free(order: object) -> bool:
     return order is not None
 
 
-def known_chunk(chunk: str | Chunk, chunks: Mapping[str, Chunk]) -> Chunk:
+def exportable(
+    chunks: Iterable[str | Chunk] | None, prefix: PromptLike | None, known: Mapping[str, Chunk], ctx: Context
+) -> tuple[list[Chunk], list[tuple[str, tuple[int, ...]]]]:
+    """Return the chunks to export, and the names and ids of prefixes: where nothing is asked for, all ``known`` chunks.
+
+    Raises ``UnknownName`` and ``BadPrompt``.
+    """
+    every = known.values() if chunks is None and prefix is None else chunks or ()
+    prefixes = [] if prefix is None else [("prefix", _prefix_ids(prefix, ctx))]
+    return [_known_chunk(each, known) for each in every], prefixes
+
+
+def _known_chunk(chunk: str | Chunk, chunks: Mapping[str, Chunk]) -> Chunk:
     """Return ``chunk``, or that of ``chunks`` which it names; raises ``UnknownName``."""
     if isinstance(chunk, Chunk):
         return chunk
@@ -115,7 +127,7 @@ def known_chunk(chunk: str | Chunk, chunks: Mapping[str, Chunk]) -> Chunk:
     return chunks[chunk]
 
 
-def prefix_ids(prompt: PromptLike, ctx: Context) -> tuple[int, ...]:
+def _prefix_ids(prompt: PromptLike, ctx: Context) -> tuple[int, ...]:
     """Return the ids of ``prompt``; of a Result those of its prompt and answer, as far as KV of them are exact."""
     if isinstance(prompt, Result):
         if prompt.fingerprint != ctx.model:

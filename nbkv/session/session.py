@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import torch
 
 from nbkv.context import Context, LongWork
-from nbkv.errors import BadOption, UnsupportedModel
+from nbkv.errors import BadOption
 from nbkv.families.residual.planner import Plan, Planning
 from nbkv.models.loading import Loaded, load_model
 from nbkv.prompts.prompt import PromptLike
@@ -22,8 +22,7 @@ from nbkv.scalars import is_whole
 from nbkv.session.arguments import (
     built_prompt,
     chosen_strategy,
-    known_chunk,
-    prefix_ids,
+    exportable,
     spells_out_sampling,
     verdict_name,
     wanted_sampling,
@@ -164,22 +163,20 @@ class Session(Requests):
     ) -> CacheFile:
         """Write KV to a file that another session, process or machine can ``import_``: what was read once is there.
 
-        ``chunks`` are names or chunks (None: all of the session's, unless a ``prefix`` is given); ``prefix`` is what
-        ``generate`` takes, or a Result: its prompt and answer. Beside KV and ids the file has the model's fingerprint
-        and golden logits. Raises ``UnknownName``, ``BadPrompt``, ``UnsupportedModel``, ``LoadError``.
+        ``chunks`` are names or chunks (None: all of them, unless a ``prefix`` is given); ``prefix`` is what
+        ``generate`` takes, or a Result: its prompt and answer. Raises ``UnknownName``, ``BadPrompt``,
+        ``UnsupportedModel``, ``LoadError``.
         """
         ctx = self._open().for_request()
-        every = self.chunks.values() if chunks is None and prefix is None else chunks or ()
-        wanted = [known_chunk(each, self.chunks) for each in every]
-        prefixes = [] if prefix is None else [("prefix", prefix_ids(prefix, ctx))]
+        wanted = exportable(chunks, prefix, self.chunks, ctx)
         with self._lock.request():
-            return exported(ctx, path, wanted, prefixes)
+            return exported(ctx, path, *wanted)
 
     def import_(self, path: str | Path) -> CacheFile:
         """Take in what ``export`` wrote, once a few golden rows, run again here, agree within this model's noise.
 
-        Chunks of the file are then this session's, by their names. Raises ``LoadError`` for a damaged file and
-        ``UnsupportedModel``, which names the check, where this model computes other KV; then nothing is taken in.
+        Chunks of the file are then this session's, by their names. Raises ``LoadError`` for a damaged file, and
+        ``UnsupportedModel``, with the check that failed, where this model computes other KV: then nothing is taken in.
         """
         ctx = self._open().for_request()
         with self._lock.request():
@@ -261,16 +258,9 @@ class Session(Requests):
 
     @property
     def costs(self) -> CostModel:
-        """Return what passes of prefill cost on this model and device; measured at the first call (a second or two).
-
-        Raises ``UnsupportedModel`` for a model whose KV cannot be continued.
-        """
+        """Return what passes of prefill cost here, measured at the first call; raises ``UnsupportedModel``."""
         self._open()
-        known = self._journal.costs(measure=True)
-        if known is None:
-            message = f"costs are measured on continued KV: {self.adapter.capabilities.why_not('prefix')}"
-            raise UnsupportedModel(message)
-        return known
+        return self._journal.measured()
 
     @property
     def stats(self) -> Stats:

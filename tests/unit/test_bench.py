@@ -307,3 +307,15 @@ def test_the_page_tells_why_there_is_no_figure():
     told = page([row.to_dict()])
     assert "| nbkv | – | another | – | – | – |" in told
     assert "- another: not measured: it gives wrong tokens" in told
+
+
+def test_every_way_of_missing_is_named_and_its_gain_told():
+    from nbkv.bench.why_gain import run
+    from nbkv.misses import Cause
+
+    rows = run(shape="mini", context=96, rounds=1, peers=False)
+    named = {row.against.removeprefix("missed: ") for row in rows}
+
+    assert not [(row.against, row.refused) for row in rows if row.refused]
+    assert named == {str(cause) for cause in Cause} - {"new", "last", "chosen"}
+    assert all("predicted" in row.notes[0] for row in rows)

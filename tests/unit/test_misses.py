@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ import nbkv
 from nbkv.families.routing import cost_model
 from nbkv.families.routing.cost_model import CostModel
 from nbkv.misses import Cause, Why
+from nbkv.session.misses import journal
 from nbkv.session.misses import past as pasts
 from nbkv.strategies.auto import Auto
 
 COSTS = CostModel(overhead=1e-3, row=1e-3, pair=0.0, move=1e-6, copy=1e-6)
+PACE = journal._pace
 NEVER_PAYS = CostModel(overhead=1.0, row=1e-4, pair=0.0, move=1e-6, copy=1e-7)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CLEANUP.*")
@@ -31,6 +34,7 @@ def costing(monkeypatch):
 
     inject(COSTS)
     monkeypatch.setattr("nbkv.strategies.auto.learn_pace", lambda *_: None)
+    monkeypatch.setattr("nbkv.session.misses.journal._pace", lambda result, known: 1.0)
     return inject
 
 
@@ -94,6 +98,20 @@ def test_a_change_in_front_is_an_edit_with_both_texts(session_of, words, old, ne
     cured = ask(fresh, head + tail + now if now else head + tail)
     assert near(miss.saves, session, missed, cured)
     assert miss.seconds == pytest.approx(miss.saves * (COSTS.row - COSTS.copy))
+
+
+def test_seconds_are_of_the_machine_as_it_was_for_that_request(session_of, words, monkeypatch):
+    session = session_of()
+    ask(session, words(60))
+    result = ask(session, " w1" + words(60))
+    monkeypatch.setattr(journal, "_pace", PACE)
+    expected = COSTS.run(token_rows(result, session), len(result.prompt_ids))
+    worth = []
+    for slower in (1.0, 3.0):
+        took = replace(result.timing, ttft_s=slower * expected + 0.5, load_s=0.25, select_s=0.25)
+        worth.append(replace(result, timing=took).why.of(Cause.EDITED)[0])
+    assert worth[0].seconds == pytest.approx(worth[0].saves * (COSTS.row - COSTS.copy))
+    assert worth[1].seconds == pytest.approx(worth[0].saves * (3 * COSTS.row - COSTS.copy))
 
 
 def test_two_edits_are_two_misses(session_of, words):

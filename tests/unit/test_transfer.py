@@ -303,12 +303,7 @@ def test_two_hundred_damaged_files_of_each_kind_give_no_wrong_answer(exported, s
         path.write_bytes(broken(data, None, kind, draw))
         try:
             other.import_(path)
-        except (LoadError, UnsupportedModel) as refused:
-            said = str(refused)
-        else:
-            said = ""
-        if said:
-            assert "nothing" in said
+        except (LoadError, UnsupportedModel):
             assert other.store.figures()[0]["tokens"] == 0, "refused, and yet something was kept"
             continue
         taken += 1  # the damage lay where nothing is read, such as a date

@@ -6,6 +6,7 @@ import weakref
 from dataclasses import dataclass
 
 from nbkv.context import Context
+from nbkv.errors import UnsupportedModel
 from nbkv.families.routing.cost_model import CostModel, are_known, costs, pace
 from nbkv.inference.run import RequestRun
 from nbkv.misses import Why
@@ -88,6 +89,19 @@ class Journal:
             with self._lock.request():
                 costs(ctx)
         return costs(ctx).scaled(pace(ctx, parse("prefix")))
+
+    def measured(self) -> CostModel:
+        """Return what passes cost here, measured if need be; raises ``UnsupportedModel`` where KV are not continued."""
+        known = self.costs(measure=True)
+        if known is None:
+            why = (
+                "the session is busy or closed"
+                if self._ctx is None
+                else self._ctx.adapter.capabilities.why_not("prefix")
+            )
+            message = f"costs are measured on continued KV: {why}"
+            raise UnsupportedModel(message)
+        return known
 
     def _note(
         self,
