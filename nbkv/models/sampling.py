@@ -235,4 +235,3 @@ def _check(name: str, value: object, accepted: str, good: bool) -> None:  # noqa
     if not good:
         message = f"{name}={value!r} is not accepted: {name} is {accepted}"
         raise BadOption(message)
-
