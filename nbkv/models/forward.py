@@ -37,7 +37,8 @@ class Forward:
             self.model, "get_base_model", lambda: self.model
         )()  # a PEFT wrapper passes everything on to it
         self._accepts = frozenset(inspect.signature(inside.forward).parameters)
-        self._growing = [module for module in self.model.modules() if hasattr(module, "max_seq_len_cached")]
+        lengths = (module for module in self.model.modules() if hasattr(module, "max_seq_len_cached"))
+        self._growing = [module for module in lengths if "dynamic" in str(getattr(module, "rope_type", ""))]
 
     @property
     def keeps_states(self) -> bool:
@@ -84,7 +85,8 @@ class Forward:
         if mask is not None:
             asked["attention_mask"] = mask
         stepping = self._stepping(work, layers, runner)
-        self._forget_lengths()
+        if self._growing:
+            self._forget_lengths()
         with torch.inference_mode(), self.evaluating(), stepping or nullcontext():
             given = self.model(**asked)
         cache.receive(given, self.cache_name)
@@ -99,7 +101,7 @@ class Forward:
         for module in self._growing:
             for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
                 prefix = name.removesuffix("max_seq_len_cached")
-                if "dynamic" in str(module.rope_type) and getattr(module, name) > module.original_max_seq_len:
+                if getattr(module, name) > module.original_max_seq_len:
                     setattr(module, name, module.original_max_seq_len)
                     first, now = getattr(module, f"{prefix}original_inv_freq"), getattr(module, f"{prefix}inv_freq")
                     setattr(module, f"{prefix}inv_freq", first.to(now.device))

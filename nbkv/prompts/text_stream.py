@@ -25,7 +25,7 @@ class TextStream:
         self._decoded = self._context = 0
         self._before = self._final = ""
         self._given = 0  # characters of _final
-        self._stops = _StopStrings(stop)
+        self._stops = _StopStrings(stop) if stop else None
         self._end: int | None = None  # where a stop string cuts _final
         self.stopped = False
 
@@ -38,18 +38,19 @@ class TextStream:
         """Add one token; return the text that has become final and was not returned before (may be empty)."""
         self._ids.append(token)
         if self._codec.is_silent(token):
-            return self._add_silent(token) if self._stops else ""
+            return "" if self._stops is None else self._add_silent(token, self._stops)
         self._shown.append(token)
         byte = token in self._codec.byte_tokens
-        if byte and not self._stops:
+        if byte and self._stops is None:
             return ""  # not final yet, and nobody asks what it may come to
         after = self._codec.text(self._shown[self._context :])
         new = after[len(self._before) :]
         # bytes that complete no character make the decoder replace the whole run of bytes, so its end is waited for
         final = bool(new) and not byte and not after.endswith("\ufffd")
-        cut = self._stops.cut(len(self._final), new)
+        cut = None if self._stops is None else self._stops.cut(len(self._final), new)
         if final or cut is not None:
-            self._stops.add(len(self._final), new)
+            if self._stops is not None:
+                self._stops.add(len(self._final), new)
             self._final += new
             self._context, self._decoded = self._decoded, len(self._shown)
             self._before = self._codec.text(self._shown[self._context :])
@@ -62,13 +63,13 @@ class TextStream:
             self._final = text
         return self._give(len(self._final))
 
-    def _add_silent(self, token: int) -> str:
+    def _add_silent(self, token: int, stops: _StopStrings) -> str:
         """Add a token that is no text: a stop string may be it."""
         held = self._codec.text(self._shown[self._context :])[len(self._before) :]
         spelled = self._codec.spelling(token)
-        cut = self._stops.cut(len(self._final), held, spelled)
+        cut = stops.cut(len(self._final), held, spelled)
         if cut is None:
-            self._stops.add(len(self._final), "", spelled)
+            stops.add(len(self._final), "", spelled)
         else:
             self._final += held
         return self._given_up_to(cut)
@@ -76,7 +77,8 @@ class TextStream:
     def _given_up_to(self, cut: int | None) -> str:
         """Return what is to be shown now: up to where a stop string cuts the text, or could begin."""
         if cut is None:
-            return self._give(self._stops.free(len(self._final)))
+            end = len(self._final)
+            return self._give(end if self._stops is None else self._stops.free(end))
         self.stopped, self._end = True, cut
         return self._give(cut)
 
@@ -95,9 +97,6 @@ class _StopStrings:
         self._most = max(map(len, self._stop), default=1) - 1  # as much of a stop string as can stand there incomplete
         self._end = ""  # of the text, special tokens spelled out
         self._places: list[int] = []  # where in the text, without them, each of its characters stands
-
-    def __bool__(self) -> bool:
-        return bool(self._stop)
 
     def cut(self, length: int, new: str, silent: str = "") -> int | None:
         """Return where the first stop string begins in a text of ``length`` that ``new`` and a special token follow."""
