@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nbkv.show.frame import Frame
+
 PATH = "path"
 COLUMNS = ("run", "notebook", "duration_s", "status", "error")  # a run's own
 OK, FAILED = "ok", "failed"
@@ -71,6 +73,9 @@ class Sweep:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a run: parameters, records, duration, status."""
+        return self._table()
+
+    def _table(self) -> Frame:
         from nbkv.show.frame import Frame  # noqa: PLC0415  (only for tables)
 
         rows = self.rows()
@@ -91,4 +96,4 @@ class Sweep:
         return f"<Sweep: {len(self.runs)} runs, {len(self.failed)} failed, {self.report}>"
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self)[1:-1])}</p>{self.to_frame().to_html(index=False)}"
+        return f"<p>{html.escape(repr(self)[1:-1])}</p>{self._table()._repr_html_()}"
