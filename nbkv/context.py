@@ -40,7 +40,8 @@ class Context:
 
     ``model`` is the fingerprint of ``adapter``'s weights as that request began. ``scratch`` is this session's: what a
     strategy keeps there, under its own name, only later requests of the same session find. ``verdicts`` is what was
-    found out about this model and may be added to. ``notes`` are what loading decided.
+    found out about this model and may be added to. ``notes`` are what loading decided; ``said`` are all notes that
+    answers of this session had.
     """
 
     adapter: ModelAdapter
@@ -53,6 +54,7 @@ class Context:
     notes: tuple[str, ...] = ()
     verdicts: Verdicts = field(default_factory=Verdicts)
     scratch: Scratch = field(default_factory=Scratch)
+    said: set[str] = field(default_factory=set)
     request: int = 0
     model: str = ""
 

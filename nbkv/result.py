@@ -132,7 +132,8 @@ class Result:
     text, for the token map. ``decoding`` (None for causal models) says how a block-diffusion model came to its answer:
     ``block``, ``unmask``, ``blocks``, ``forwards`` (passes over a block, clean ones included), ``tokens_per_forward``,
     and what its strategy found. ``deviation`` (float32 ``[n_prompt]``): how far fresh K/V were from the cached ones,
-    where and as a strategy measures that (nan: not compared).
+    where and as a strategy measures that (nan: not compared). ``markdown``: a chat model wrote the answer.
+    ``said_before``: those of ``notes`` that an earlier answer of the session had as well.
     """
 
     text: str
@@ -154,6 +155,8 @@ class Result:
     lineage: str = "exact"
     decoding: dict[str, Any] | None = None
     deviation: NDArray[np.float32] | None = None
+    markdown: bool = False
+    said_before: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> Tokens:
@@ -180,6 +183,16 @@ class Result:
             {"source": Provenance(value).name, "start": start, "stop": stop}
             for value, start, stop in runs(self.provenance)
         ]
+
+    @property
+    def dropped(self) -> list[list[int]]:
+        """Return the spans of tokens whose KV were dropped."""
+        return [[start, stop] for kept, start, stop in runs(self.kept) if not kept]
+
+    @property
+    def honesty(self) -> str:
+        """Return how far the answer can be trusted to be that of ``full``: ``exact``, ``approximate, KL 0.06, …``."""
+        return show.badge(self.lineage == "exact", None if self.fidelity is None else asdict(self.fidelity))
 
     def chunk(self, name: str) -> Chunk:
         """Return the answer as a chunk of the very token ids that were decoded; the only known name is ``"answer"``."""
@@ -210,11 +223,14 @@ class Result:
             "hit_rate": self.hit_rate,
             "compute": asdict(self.compute),
             "provenance": self.spans,
-            "dropped": [[start, stop] for kept, start, stop in runs(self.kept) if not kept],
+            "dropped": self.dropped,
             "deviation": None if self.deviation is None else [_rounded(value) for value in self.deviation.tolist()],
             "kv_bytes": dict(self.kv_bytes),
             "fidelity": None if self.fidelity is None else asdict(self.fidelity),
+            "exact": self.lineage == "exact",
+            "markdown": self.markdown,
             "notes": list(self.notes),
+            "said_before": list(self.said_before),
             "prompt_pieces": list(self.prompt_pieces),
             "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in self.chunks],
             "decoding": None if self.decoding is None else dict(self.decoding),
@@ -253,14 +269,18 @@ class Comparison:
             "model": self.model,
             "prompt_tokens": self.prompt_tokens,
             "repeat": self.repeat,
-            "rows": [dict(row) for row in self.rows],
+            "rows": [row | self._exact.get(at, {}) for at, row in enumerate(self.rows)],
         }
+
+    @property
+    def _exact(self) -> dict[int, dict[str, bool]]:
+        return {at: {"exact": result.lineage == "exact"} for at, result in enumerate(self.results)}
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a strategy as a DataFrame."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
-        return pd.DataFrame(list(self.rows))
+        return Frame(list(self.rows))
 
     def to_csv(self, path: str | None = None) -> str | None:
         """Write the table to ``path``, or return it as text."""

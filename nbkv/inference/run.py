@@ -108,6 +108,7 @@ class RequestRun:
                 kv_bytes["peak"] = peak
         fresh = np.full(n, Provenance.FRESH, dtype=np.uint8)
         served = (prefilled and prefilled.by) or self.strategy
+        notes = self._notes(prefilled)
         self.result = Result(
             text=text.text,
             token_ids=tuple(self._tokens),
@@ -122,12 +123,16 @@ class RequestRun:
             deviation=None if prefilled is None else prefilled.deviation,
             compute=compute,
             kv_bytes=kv_bytes,
-            notes=self._notes(prefilled),
+            notes=notes,
             prompt_pieces=self.ctx.codec.pieces(self.prompt.ids),
             chunks=tuple((chunk.name, start, stop) for chunk, start, stop in self.prompt.chunks),
             lineage="exact" if served.exact else f"approx:{served.name}",
             decoding=None if prefilled is None or not prefilled.figures else prefilled.figures,
+            markdown=self.prompt.chat,
+            said_before=tuple(note for note in notes if note in self.ctx.said),
         )
+        if self.keep:
+            self.ctx.said.update(notes)
         if self.after is not None and reason != "interrupted":
             self.result = self.after(self, served)
         self.ctx.tell(Finished, result=summary(self.result))
@@ -192,10 +197,12 @@ def summary(result: Result) -> dict[str, object]:
         "total_s": timing.total_s,
         "generated": len(result.token_ids),
         "finish_reason": result.finish_reason,
+        "exact": result.lineage == "exact",
         **{name: getattr(result.fidelity, name, None) for name in ("kl", "kl_max", "top1", "diverges_at", "floor")},
         "notes": "; ".join(result.notes),
         "provenance": result.spans,
         "chunks": [{"name": name, "start": start, "stop": stop} for name, start, stop in result.chunks],
+        "dropped": result.dropped,
     }
 
 

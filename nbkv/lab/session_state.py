@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import NbkvError
 from nbkv.events import Event, Evicted, Fallback, Finished, Layer, Started, Stored, Token
-from nbkv.show.columns import columns
-from nbkv.show.tokenmap import segments
+from nbkv.show.badge import badge
+from nbkv.show.columns import outline
 
 if TYPE_CHECKING:
     from nbkv.session.session import Session
 
 RECENT = 6  # requests
 POINTS = 40  # of the TTFT line
-MARKS = 60  # of a map
 FIGURES = ("strategy", "prompt", "reused", "recomputed", "fresh", "hit_rate", "compute_share", "ttft_s", "tpot_s")
 ENDS = ("total_s", "generated", "finish_reason", "kl", "top1")
 
@@ -119,4 +118,6 @@ class SessionState:
         if result["generated"]:
             self._ttft.append(result["ttft_s"])
         shown = {"request": event.request} | {name: result[name] for name in (*FIGURES, *ENDS)}
-        self._recent.appendleft(shown | {"map": columns(segments(result, each_token=False, limit=MARKS))})
+        measured = {name: result[name] for name in ("kl", "diverges_at", "floor")}
+        shown["honesty"] = badge(result["exact"], measured)
+        self._recent.appendleft(shown | {"map": outline(result | {"tokens": {"prompt": result["prompt"]}})})

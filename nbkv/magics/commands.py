@@ -234,6 +234,7 @@ class KVMagics(Magics):
         options["unmask"] = args.unmask
         with live(self.shell) as view:
             stream = session.stream(prompt, **options)
+            view.markdown = stream.markdown
             try:
                 for piece in stream:
                     view.add(piece)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -17,12 +16,12 @@ if TYPE_CHECKING:
     from nbkv.result import Result
 
 INTERVAL = 0.1  # seconds between two updates
-_STYLE = "white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;margin:0;background:none;color:inherit"
-_PRE = f'<pre style="{_STYLE}">{{}}</pre>'
 
 
 class Live(Protocol):
-    """Shows a growing text for the length of a ``with`` block."""
+    """Shows a growing text for the length of a ``with`` block; ``markdown``: a chat model writes it."""
+
+    markdown: bool
 
     def __enter__(self) -> Self:
         """Show nothing before the first piece."""
@@ -55,6 +54,7 @@ class NotebookLive:
 
     def __init__(self) -> None:
         """Show nothing yet."""
+        self.markdown = False
         self._text = ""
         self._handle: Any = None
         self._shown_at = 0.0
@@ -79,14 +79,21 @@ class NotebookLive:
         """Append ``piece``; it is drawn at once or with one of the next."""
         self._text += piece
         if time.monotonic() - self._shown_at >= INTERVAL:
-            self._draw(_PRE.format(escape(self._text, quote=False)), self._text)
+            self._draw_text()
 
     def stop(self, result: Result | None) -> None:
         """Put the partial Result in place of the text, or draw the last pieces of text."""
         if result is not None:
             self._draw(result._repr_html_(), repr(result), result._repr_mimebundle_())
         elif self._text:
-            self._draw(_PRE.format(escape(self._text, quote=False)), self._text)
+            self._draw_text()
+
+    def _draw_text(self) -> None:
+        """Draw the text with the very elements that the complete answer begins with."""
+        from nbkv import show  # noqa: PLC0415  (only when something is shown)
+
+        html = show.coming_html(self._text, markdown=self.markdown)
+        self._draw(html, self._text, show.answer_bundle(self._text, markdown=self.markdown))
 
     def _draw(self, html: str, text: str, data: dict[str, Any] | None = None) -> None:
         bundle = {"text/html": html, "text/plain": text} | (data or {})
@@ -102,6 +109,7 @@ class TerminalLive:
 
     def __init__(self) -> None:
         """Write nothing yet."""
+        self.markdown = False
         self._last = ""
 
     def __enter__(self) -> Self:

@@ -23,11 +23,15 @@ PromptLike = str | Chunk | Result | Sequence[Part] | Sequence[Message]
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids ``ids [n]``, the token spans ``(chunk, start, stop)`` of chunks in order, and notes for the result."""
+    """Token ids ``ids [n]``, the token spans ``(chunk, start, stop)`` of chunks in order, and notes for the result.
+
+    ``chat``: it was made of messages, so that what answers is a chat model.
+    """
 
     ids: tuple[int, ...]
     chunks: tuple[tuple[Chunk, int, int], ...] = ()
     notes: tuple[str, ...] = ()
+    chat: bool = False
 
 
 def build(codec: Codec, prompt: PromptLike, model: str, eos: frozenset[int]) -> Prompt:
@@ -54,7 +58,7 @@ def build(codec: Codec, prompt: PromptLike, model: str, eos: frozenset[int]) -> 
         writer.ids.extend(codec.bos_ids)
         for number, part in enumerate(parts):
             writer.add(part, first=number == 0)
-    return Prompt(tuple(writer.ids), tuple(writer.chunks))
+    return Prompt(tuple(writer.ids), tuple(writer.chunks), chat=isinstance(parts[0], Mapping))
 
 
 def opening(codec: Codec) -> tuple[int, ...]:

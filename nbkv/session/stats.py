@@ -68,9 +68,9 @@ class Meter:
 
     def frame(self) -> pd.DataFrame:
         """Return the finished requests as a table."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
-        return pd.DataFrame(self.rows, columns=list(_COLUMNS))
+        return Frame(self.rows, columns=list(_COLUMNS))
 
     def stats(self, **about: Any) -> Stats:  # noqa: ANN401  (any figure)
         """Return the running figures; ``about`` (session, model, strategy, tiers, evictions) is shown with them."""

@@ -26,6 +26,11 @@ class Stream:
         """Return the Result once the answer has ended."""
         return self._run.result
 
+    @property
+    def markdown(self) -> bool:
+        """Return whether a chat model writes the answer."""
+        return self._run.prompt.chat
+
     def __iter__(self) -> Self:
         """Return itself."""
         return self

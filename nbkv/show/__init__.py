@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nbkv.show.bundle import MIME, comparison_bundle, result_bundle
+from nbkv.show.answer import answer_html
+from nbkv.show.badge import badge
+from nbkv.show.bundle import MIME, answer_bundle, comparison_bundle, result_bundle
 from nbkv.show.certificate import certificate_html, certificate_text
 from nbkv.show.chunk import chunk_html, chunk_text
 from nbkv.show.comparison import comparison_html, comparison_text
@@ -11,16 +13,20 @@ from nbkv.show.health import health_html, health_text
 from nbkv.show.page import table_html, table_text
 from nbkv.show.plan import plan_html, plan_text
 from nbkv.show.report import report_html, report_text
-from nbkv.show.result import result_html, result_summary, result_text
+from nbkv.show.result import coming_html, result_html, result_summary, result_text
 from nbkv.show.stats import stats_html, stats_text
 
 __all__ = [
     "MIME",
     "Plot",
+    "answer_bundle",
+    "answer_html",
+    "badge",
     "certificate_html",
     "certificate_text",
     "chunk_html",
     "chunk_text",
+    "coming_html",
     "comparison_bundle",
     "comparison_figure",
     "comparison_html",

@@ -6,44 +6,38 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from nbkv.show.page import chip
+from nbkv.show.palette import EDGE, TIME
 from nbkv.show.units import cut, seconds
 
 WIDTH, HEIGHT = 200, 16  # pixels of the longest bar
 LABEL = 24  # characters
-LETTER = 14  # pixels that a letter needs
+WORD = 7.5  # pixels that a letter of a part's name needs
 
 
 class TimingPart(NamedTuple):
-    """A part of the TTFT: its name, seconds, colour and letter."""
+    """A part of the TTFT: its name, seconds, and colour."""
 
     name: str
     value: float
     colour: str
-    letter: str
 
 
-# name, key of the timing, colour, letter
-PARTS = (
-    ("load", "load_s", "#2f7fd0", "L"),
-    ("select", "select_s", "#9a5cc9", "S"),
-    ("compute", "prefill_s", "#d98100", "C"),
-)
-REST = ("decode", "#8a8f98", "D")  # of the first token: what is left when the prompt has been run
-COLOURS = {name: colour for name, _, colour, _ in PARTS} | {REST[0]: REST[1]}
+KEYS = {"load": "load_s", "select": "select_s", "compute": "prefill_s"}
+REST = "decode"  # of the first token: what is left when the prompt has been run
+COLOURS = {name: shade.colour for name, shade in TIME.items()}
+BORDER = f"border:1px solid {EDGE}"  # bright colours are hard to see on white
 
 
 def parts(timing: dict[str, Any]) -> list[TimingPart]:
     """Return the parts of ``timing``'s TTFT; they sum to it.
 
-    Where the parts are not known (a history keeps the sum only) there is one part without a letter.
+    Where the parts are not known (a history keeps the sum only) there is one part without a name.
     """
     total = float(timing.get("ttft_s") or 0.0)
-    if not any(key in timing for _, key, _, _ in PARTS):
-        return [TimingPart("", total, COLOURS["load"], "")]
-    found = [TimingPart(name, float(timing.get(key) or 0.0), colour, letter) for name, key, colour, letter in PARTS]
-    name, colour, letter = REST
-    return [*found, TimingPart(name, max(0.0, total - sum(part.value for part in found)), colour, letter)]
+    if not any(key in timing for key in KEYS.values()):
+        return [TimingPart("", total, EDGE)]
+    found = [TimingPart(name, float(timing.get(key) or 0.0), COLOURS[name]) for name, key in KEYS.items()]
+    return [*found, TimingPart(REST, max(0.0, total - sum(part.value for part in found)), COLOURS[REST])]
 
 
 def ttft_html(rows: Sequence[tuple[str, dict[str, Any]]], title: str = "Time to first token") -> str:
@@ -63,20 +57,22 @@ def _row(label: str, timing: dict[str, Any], scale: float) -> str:
 
 def _segment(part: TimingPart, label: str, scale: float) -> str:
     width = scale * part.value
-    letter = part.letter if width > LETTER else ""
+    word = part.name if width > WORD * len(part.name) else ""
     told = escape(f"{label} {part.name} {seconds(part.value)}".strip())
-    style = f"background-color:{part.colour};width:{width:.1f}px;height:{HEIGHT}px"
+    style = f"background-color:{part.colour};width:{width:.1f}px;height:{HEIGHT}px;box-sizing:border-box;{BORDER}"
     # dark letters on every one of the colours, whatever the theme
-    return f'<span title="{told}" style="{style};color:#111111;line-height:{HEIGHT}px;text-indent:3px">{letter}</span>'
+    letters = f"color:#111111;font-size:11px;line-height:{HEIGHT - 2}px;text-indent:3px;overflow:hidden"
+    return f'<span title="{told}" style="{style};{letters}">{word}</span>'
 
 
 def _legend(rows: Sequence[tuple[str, dict[str, Any]]], longest: float) -> str:
     used = {part.name for _, timing in rows for part in _visible(timing, WIDTH / longest)}
-    known = [TimingPart(name, 0, colour, letter) for name, _, colour, letter in PARTS] + [
-        TimingPart(REST[0], 0, *REST[1:])
-    ]
-    shown = [f"{chip(part.letter, part.colour)} {part.name}" for part in known if part.name in used]
+    shown = [f"{_chip(name)} {name}" for name in COLOURS if name in used]
     return f"<p>{' '.join(shown)}</p>" if shown else ""
+
+
+def _chip(name: str) -> str:
+    return f'<span style="background-color:{COLOURS[name]};{BORDER};margin-left:8px">&nbsp;&nbsp;&nbsp;</span>'
 
 
 def _visible(timing: dict[str, Any], scale: float) -> list[TimingPart]:

@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nbkv.show import columns
+from nbkv.show.answer import markdown_html
+from nbkv.show.badge import badge
 from nbkv.show.bars import parts
-from nbkv.show.columns import columns, meanings
 from nbkv.show.comparison import COLUMNS, cells, headline
-from nbkv.show.result import details, figures
-from nbkv.show.tokenmap import Segment, segments
+from nbkv.show.result import details, figures, honesty, new_notes, old_notes
 from nbkv.show.units import cut, nats, seconds, share
 
 MIME = "application/vnd.nbkv.result+json"
-SPANS = 80  # marks of a map
-EACH_TOKEN = 160  # up to this prompt length tokens are told apart
-MAP_TEXT, ANSWER = 2_800, 2_000  # characters kept
-APART = "\x1f"  # between the texts of a map
+ANSWER, EACH = 20_000, 2_000  # characters of an answer that are kept, and of all answers of a comparison
 NOTES, NOTE = 8, 200  # notes, and characters of each
 
 
@@ -28,14 +26,26 @@ def result_bundle(result: dict[str, Any]) -> dict[str, Any]:
     data = {
         "kind": "result",
         "strategy": result["strategy"],
-        "text": cut(result["text"], ANSWER),
+        "honesty": honesty(result),
+        **answer(result["text"], markdown=result.get("markdown", False)),
         "figures": figures(result)[1:],
         "details": details(result),
         "ttft": _ttft(result["timing"]),
-        "notes": _notes(result["notes"]),
-        "map": _map(result, with_text=True),
+        "notes": _notes(new_notes(result)),
+        "old_notes": _notes(old_notes(result)),
+        "map": columns.counts(result) | {"text": columns.text(result)},  # the HTML has the picture
     }
     return {MIME: data}
+
+
+def answer_bundle(text: str, *, markdown: bool) -> dict[str, Any]:
+    """Return the MIME bundle of an answer that is still coming; the complete one begins with the same elements."""
+    return {MIME: {"kind": "answer"} | answer(text, markdown=markdown)}
+
+
+def answer(text: str, *, markdown: bool) -> dict[str, Any]:
+    """Return the text, and its Markdown as HTML where it has any."""
+    return {"text": cut(text, ANSWER), "html": markdown_html(text, ANSWER) if markdown else ""}
 
 
 def comparison_bundle(comparison: dict[str, Any], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -48,9 +58,10 @@ def comparison_bundle(comparison: dict[str, Any], results: Sequence[dict[str, An
             "computed": row["compute_share"],
             "kl": row["kl"],
             "told": f"KL {nats(row['kl'])}, {share(row['compute_share'])} computed",
-            "text": cut(row["text"], ANSWER // len(results)),
+            "honesty": badge(result["exact"], row),
+            "text": cut(row["text"], EACH // len(results)),
             "notes": _notes(result["notes"]),
-            "map": _map(result, with_text=False),
+            "map": columns.outline(result),
         }
         for row, result in zip(comparison["rows"], results, strict=True)
     ]
@@ -66,25 +77,3 @@ def _ttft(timing: dict[str, Any]) -> dict[str, Any]:
 def _notes(notes: Sequence[str]) -> list[str]:
     kept = [cut(note, NOTE) for note in notes[:NOTES]]
     return kept if len(notes) <= NOTES else [*kept, f"… {len(notes) - NOTES} more"]
-
-
-def _map(result: dict[str, Any], *, with_text: bool) -> dict[str, Any]:
-    n, pieces = result["tokens"]["prompt"], result["prompt_pieces"]
-    spans = segments(result, each_token=False, limit=SPANS)
-    drawn: dict[str, Any] = {"tokens": n, **columns(spans), "meaning": meanings(spans)}
-    if with_text and len(pieces) == n:
-        drawn["pieces"] = APART.join(piece.replace(APART, " ") for piece in _pieces(spans, pieces))
-    return drawn
-
-
-def _pieces(spans: Sequence[Segment], pieces: Sequence[str]) -> list[str]:
-    """Return the text of each token, or of long prompts that of each span, cut in its middle where it is too long."""
-    size = sum(map(len, pieces))
-    if len(pieces) <= EACH_TOKEN and size <= MAP_TEXT:
-        return list(pieces)
-    return [_middle_cut("".join(pieces[span.start : span.stop]), min(1.0, MAP_TEXT / max(1, size))) for span in spans]
-
-
-def _middle_cut(text: str, keep: float) -> str:
-    half = max(8, int(len(text) * keep / 2))
-    return text if len(text) <= 2 * half + 1 else f"{text[:half]}…{text[-half:]}"

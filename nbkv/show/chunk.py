@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from nbkv.show.page import pre, view
+from nbkv.show.answer import answer_html
+from nbkv.show.page import view
 from nbkv.show.units import plural
 
 MAX_TEXT = 20_000  # bytes
@@ -18,7 +19,7 @@ def chunk_text(chunk: dict[str, Any]) -> str:
 
 def chunk_html(chunk: dict[str, Any]) -> str:
     """Return the line and, folded, the text."""
-    text = pre(chunk["text"], MAX_TEXT)
+    text = answer_html(chunk["text"], markdown=False, most=MAX_TEXT)
     body = f"chunk <b>{escape(chunk['name'])}</b>: {escape(_facts(chunk))}"
     return view(f"<details><summary>{body}</summary>{text}</details>", "chunk")
 

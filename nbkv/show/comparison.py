@@ -5,8 +5,10 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from nbkv.show.answer import answer_html
+from nbkv.show.badge import badge, badge_html
 from nbkv.show.bars import ttft_html
-from nbkv.show.page import notes_html, plots, pre, table_html, table_text, view
+from nbkv.show.page import notes_html, plots, table_html, table_text, view
 from nbkv.show.scatter import fidelity_html
 from nbkv.show.units import UNKNOWN, distance, nats, plural, seconds, share, times
 
@@ -76,7 +78,15 @@ def _answers(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         by_text.setdefault(str(row.get("text", "")), []).append(str(row["strategy"]))
     title = "The answer, the same from all" if len(by_text) == 1 else f"{len(by_text)} different answers"
+    exact = {str(row["strategy"]): row["exact"] for row in rows if "exact" in row}
+    measured = {str(row["strategy"]): row for row in rows}
+
+    def named(name: str) -> str:
+        honest = f" {badge_html(badge(exact[name], measured[name]))}" if name in exact else ""
+        return f"<b>{escape(name)}</b>{honest}"
+
     answers = "".join(
-        f"<p><b>{escape(', '.join(names))}</b></p>{pre(text, MAX_ANSWER)}" for text, names in by_text.items()
+        f"<p>{', '.join(map(named, names))}</p>{answer_html(text, markdown=False, most=MAX_ANSWER)}"
+        for text, names in by_text.items()
     )
     return f"<details><summary>{title}</summary>{answers}</details>"

@@ -3,50 +3,49 @@
 The kernel cannot know the theme of the page. So text takes the page's colour, and fills are translucent or of a middle
 tone that is readable on white as on black; JupyterLab's variables are used where they exist. What a view needs to be
 understood stands in ``style`` attributes: JupyterLab takes style sheets and SVG out of notebooks it does not trust yet,
-such as those that were run elsewhere.
+such as those that were run elsewhere. Every view has the classes at which MathJax looks away: prices are no formulas.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
+NO_MATHS = "tex2jax_ignore mathjax_ignore"  # MathJax 2 (exported pages, Voila) and 3 (JupyterLab)
+NARROW = 560  # pixels below which a table of figures becomes a list
 STYLE = """<style>
 .nbkv{--nbkv-text:var(--jp-ui-font-color1,currentColor);--nbkv-line:var(--jp-border-color2,rgba(128,128,128,.4));
 --nbkv-mono:var(--jp-code-font-family,ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace);
 color:var(--nbkv-text);font:13px/1.5 var(--jp-ui-font-family,system-ui,'DejaVu Sans',sans-serif);max-width:64em;
 margin:2px 0}
-.nbkv pre.nbkv-text{font:13px/1.5 var(--nbkv-mono);color:inherit;background:none;margin:0 0 6px;padding:0}
+.nbkv .nbkv-answer{font:14px/1.55 var(--jp-content-font-family,system-ui,'DejaVu Sans',sans-serif)}
 .nbkv p{margin:4px 0}.nbkv .nbkv-dim{opacity:.75}
 .nbkv table{border-collapse:collapse;margin:4px 0;font-size:13px;color:inherit;background:none;border:0}
 .nbkv tr,.nbkv tr:nth-child(even),.nbkv tr:hover{background:none}
 .nbkv caption,.nbkv-title{text-align:left;font-weight:600;padding:2px 0;color:inherit}
-.nbkv th,.nbkv td{padding:2px 10px;text-align:right;border:0;white-space:nowrap;color:inherit;vertical-align:top}
+.nbkv th,.nbkv td{padding:2px 8px;text-align:right;border:0;white-space:nowrap;color:inherit;vertical-align:top}
+.nbkv th{white-space:normal}
 .nbkv-scroll th,.nbkv-scroll td{border-bottom:1px solid var(--nbkv-line)}
 .nbkv th:first-child,.nbkv td:first-child{padding-left:2px}
 .nbkv .nbkv-l{white-space:normal;max-width:34em;overflow-wrap:break-word}
-.nbkv-scroll{overflow-x:auto}
+.nbkv-scroll{overflow-x:auto;container-type:inline-size}
+@container (max-width:NARROWpx){.nbkv-fits thead{display:none}.nbkv-fits,.nbkv-fits :is(tbody,caption){display:block}
+.nbkv-fits tr{display:flex;flex-wrap:wrap;gap:0 14px;padding:5px 0;border-bottom:1px solid var(--nbkv-line)}
+.nbkv-fits td.nbkv-l:first-child{flex:1 0 100%;max-width:none;font-weight:600}
+.nbkv .nbkv-fits td{display:block;padding:0;border:0}
+.nbkv-fits td:not(:first-child)::before{content:attr(data-name) " ";opacity:.75}}
 .nbkv summary{cursor:pointer}.nbkv details{margin:4px 0}
 .nbkv-plots{gap:8px 28px}
 .nbkv-map{font-family:var(--nbkv-mono);font-size:12px;border-color:var(--nbkv-line)}
-.nbkv-m{background-image:repeating-linear-gradient(45deg,transparent 0 5px,rgba(128,128,128,.35) 5px 7px)}
-.nbkv-map b{font:600 10px var(--jp-ui-font-family,sans-serif);opacity:.8;padding:0 4px;user-select:none}
-</style>"""
+.nbkv-map small{font:600 10px var(--jp-ui-font-family,sans-serif);opacity:.85;padding:0 4px;user-select:none}
+.nbkv-map .nbkv-gap{font-size:11px;font-style:italic;opacity:1}
+</style>""".replace("NARROW", str(NARROW))
 
 
 def view(body: str, kind: str) -> str:
     """Return ``body`` in the common frame; ``kind`` names the view in its class."""
-    return f'{STYLE}<div class="nbkv nbkv-{kind}">{body}</div>'
-
-
-def chip(letter: str, colour: str) -> str:
-    """Return a letter on its colour, for legends."""
-    return f'<span style="background-color:{colour};color:#111111;font-weight:bold;padding:0px 5px">{letter}</span>'
-
-
-def pre(text: str, limit: int) -> str:
-    """Return generated text as it stands, in at most about ``limit`` bytes."""
-    return f'<pre class="nbkv-text" style="white-space:pre-wrap;word-break:normal">{bounded(text, limit)}</pre>'
+    return f'{STYLE}<div class="nbkv nbkv-{kind} {NO_MATHS}">{body}</div>'
 
 
 def plots(*drawings: str) -> str:
@@ -62,17 +61,20 @@ def table_html(
     caption: str = "",
     left: Sequence[int] = (0,),
 ) -> str:
-    """Return a table without the frame; the columns ``left`` hold words and are aligned to the left."""
+    """Return a table without the frame; the columns ``left`` hold words and are aligned to the left.
+
+    Where there is no room for its columns, each row becomes a few lines in which every value has its name.
+    """
 
     def cells(tag: str, values: Sequence[object]) -> str:
         words = dict.fromkeys(left, ' class="nbkv-l" style="text-align:left"')
-        scope = ' scope="col"' if tag == "th" else ""
-        return "".join(f"<{tag}{scope}{words.get(i, '')}>{escape(str(v))}</{tag}>" for i, v in enumerate(values))
+        more = [' scope="col"' if tag == "th" else f' data-name="{escape(str(name))}"' for name in columns]
+        return "".join(f"<{tag}{more[i]}{words.get(i, '')}>{_broken(str(v))}</{tag}>" for i, v in enumerate(values))
 
     head = f"<thead><tr>{cells('th', columns)}</tr></thead>"
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="nbkv-scroll"><table>{title}{head}<tbody>{body}</tbody></table></div>'
+    return f'<div class="nbkv-scroll"><table class="nbkv-fits">{title}{head}<tbody>{body}</tbody></table></div>'
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: Sequence[int] = (0,)) -> str:
@@ -86,6 +88,11 @@ def table_text(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left
         ).rstrip()
         for line in lines
     )
+
+
+def _broken(text: str) -> str:
+    """Return ``text`` escaped, with places where ``name(option=value, …)`` may be broken."""
+    return re.sub(r"\((?=\w+=)", "(<wbr>", escape(text))
 
 
 def notes_html(notes: Sequence[str], limit: int = 20, length: int = 300) -> str:

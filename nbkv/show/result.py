@@ -1,16 +1,17 @@
-"""A Result as text and as HTML: the answer, one line of figures, the token map, notes."""
+"""A Result as text and as HTML: the answer, how far it can be trusted, one line of figures, the token map, notes."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
+from nbkv.show.answer import answer_html
+from nbkv.show.badge import badge, badge_html
 from nbkv.show.bars import ttft_html
-from nbkv.show.page import notes_html, plots, pre, view
+from nbkv.show.page import notes_html, plots, view
 from nbkv.show.tokenmap import legend_html, map_html, strip_html
-from nbkv.show.units import distance, nats, plural, rate, seconds, share, size
+from nbkv.show.units import nats, plural, rate, seconds, share, size
 
-MAX_TEXT = 30_000  # bytes of the answer shown in HTML; ``result.text`` has all of it
 ENDS = {"stop": "stopped by itself", "length": "cut at the length limit", "interrupted": "interrupted"}
 
 
@@ -21,8 +22,9 @@ def result_text(result: dict[str, Any]) -> str:
 
 
 def result_summary(result: dict[str, Any]) -> str:
-    """Return strategy, tokens by origin, hit rate, TTFT, speed and end in one line."""
-    return " · ".join(figures(result))
+    """Return strategy, honesty, tokens by origin, hit rate, TTFT, speed and end in one line."""
+    strategy, *others = figures(result)
+    return " · ".join([strategy, honesty(result), *others])
 
 
 def result_html(result: dict[str, Any]) -> str:
@@ -30,16 +32,43 @@ def result_html(result: dict[str, Any]) -> str:
     timing = result["timing"]
     bar = plots(ttft_html([("", timing)])) if timing.get("ttft_s") else ""
     shown = " · ".join(f"<span>{escape(part)}</span>" for part in figures(result)[1:])
+    more = f"{bar}<p>{escape(details(result))}</p>{notes_html(old_notes(result))}"
     body = [
-        pre(result["text"], MAX_TEXT),
-        f"<p><b>{escape(str(result['strategy']))}</b> · {shown}</p>",
+        answer_html(result["text"], markdown=result.get("markdown", False)),
+        f"<p>{badge_html(honesty(result))} <b>{escape(str(result['strategy']))}</b> · {shown}</p>",
         strip_html(result),
         legend_html(result),
         map_html(result),
-        f"<details><summary>Timing, memory and model</summary>{bar}<p>{escape(details(result))}</p></details>",
-        notes_html(result.get("notes", ())),
+        notes_html(new_notes(result)),
+        f"<details><summary>{folded(result)}</summary>{more}</details>",
     ]
     return view("".join(body), "result")
+
+
+def honesty(result: dict[str, Any]) -> str:
+    """Return how far the answer can be trusted to be full's, in a few words."""
+    return badge(result.get("exact", True), result.get("fidelity"))
+
+
+def new_notes(result: dict[str, Any]) -> list[str]:
+    """Return the notes that no earlier answer of the session had."""
+    return [note for note in result.get("notes", ()) if note not in result.get("said_before", ())]
+
+
+def old_notes(result: dict[str, Any]) -> list[str]:
+    """Return the notes that an earlier answer of the session had as well."""
+    return [note for note in result.get("notes", ()) if note in result.get("said_before", ())]
+
+
+def folded(result: dict[str, Any]) -> str:
+    """Return the name of what is folded away."""
+    old = old_notes(result)
+    return f"Timing, memory, model and {plural(len(old), 'note')} as before" if old else "Timing, memory and model"
+
+
+def coming_html(text: str, *, markdown: bool) -> str:
+    """Return the view of an answer that is still coming; the complete one begins with the same elements."""
+    return view(answer_html(text, markdown=markdown), "result")
 
 
 def figures(result: dict[str, Any]) -> list[str]:
@@ -70,15 +99,7 @@ def _fidelity(result: dict[str, Any]) -> str:
     fidelity = result.get("fidelity")
     if not fidelity:
         return ""
-    parts = fidelity.get("diverges_at")
-    return ", ".join(
-        [
-            f"KL {distance(fidelity['kl'], fidelity.get('floor'))}",
-            f"at most {nats(fidelity['kl_max'])}",
-            f"top-1 {share(fidelity['top1'])}",
-            "full's answer" if parts is None else f"parts from full's answer at token {parts + 1}",
-        ]
-    )
+    return f"largest KL {nats(fidelity['kl_max'])}, top-1 {share(fidelity['top1'])}"
 
 
 def details(result: dict[str, Any]) -> str:

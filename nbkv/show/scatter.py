@@ -7,11 +7,12 @@ from html import escape
 from math import ceil, floor, log10
 from typing import Any, NamedTuple
 
+from nbkv.show.palette import EDGE
 from nbkv.show.units import cut, nats, share
 
 KL_FLOOR = 1e-6  # below is arithmetic noise
-LEFT, TOP, RIGHT, BOTTOM = 50.0, 8.0, 330.0, 158.0  # pixels
-WIDTH, HEIGHT = 380, 196
+LEFT, TOP, RIGHT, BOTTOM = 50.0, 24.0, 330.0, 174.0  # pixels
+WIDTH, HEIGHT = 380, 212
 LABEL, CHARACTER, LINE = 24, 7.0, 14.0
 _TEXT = f"position:absolute;font-size:11px;line-height:{LINE:.0f}px;white-space:nowrap"
 
@@ -31,7 +32,7 @@ class LabelBox(NamedTuple):
 
     def inside(self) -> bool:
         """Whether the rectangle lies in the drawing."""
-        return self.left > LEFT + 2 and self.right <= WIDTH and self.top > TOP - 8 and self.bottom < BOTTOM
+        return self.left > LEFT + 2 and self.right <= WIDTH and self.top > TOP - 6 and self.bottom < BOTTOM
 
 
 def fidelity_html(rows: Sequence[dict[str, Any]]) -> str:
@@ -65,7 +66,8 @@ def _axes(low: int, high: int, widest: float) -> list[str]:
         x = LEFT + (RIGHT - LEFT) * (half / 2) / widest
         marks.append(_word(f"{half * 50} %", x - 20, BOTTOM + 4, "width:40px;text-align:center"))
     width = f"width:{RIGHT - LEFT:.0f}px;text-align:center"
-    return [*marks, _word("computed share", LEFT, BOTTOM + 4 + LINE, width)]
+    names = [_word("KL to full (nats)", 0, 0), _word("computed share", LEFT, BOTTOM + 4 + LINE, width)]
+    return [*marks, *names]
 
 
 def _points(points: list[tuple[float, float, dict[str, Any]]]) -> list[str]:
@@ -73,7 +75,7 @@ def _points(points: list[tuple[float, float, dict[str, Any]]]) -> list[str]:
     marks, taken = [], [LabelBox(x - 5, x + 5, y - 5, y + 5) for x, y, _ in points]
     for x, y, row in points:
         told = escape(f"{row['strategy']}: KL {nats(row['kl'])}, {share(row['compute_share'])} computed")
-        dot = "width:10px;height:10px;border-radius:5px;background-color:#2f7fd0;z-index:1"
+        dot = f"width:10px;height:10px;border-radius:5px;background-color:{EDGE};z-index:1"
         place = f"left:{x - 5:.1f}px;top:{y - 5:.1f}px"
         marks.append(f'<span title="{told}" style="position:absolute;{place};{dot}"></span>')
         label = cut(str(row["strategy"]), LABEL)

@@ -148,9 +148,9 @@ class MemoryStore:
     @property
     def tiers(self) -> pd.DataFrame:
         """Return ``figures`` as a table, one row a tier."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
-        return pd.DataFrame(self.figures())
+        return Frame(self.figures())
 
     def figures(self) -> list[dict[str, int | str]]:
         """Return this tier's counts and bytes as plain data; entries are nodes of the tree."""
@@ -173,7 +173,7 @@ class MemoryStore:
 
     def ls(self) -> pd.DataFrame:
         """Return one row for each stored sequence (a leaf of the tree), the most recently used first."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
         with self._lock:
             rows = [
@@ -191,7 +191,7 @@ class MemoryStore:
                 for node in tree.nodes()
                 if not node.children
             ]
-        return pd.DataFrame(rows, columns=_COLUMNS).sort_values("used", ascending=False, ignore_index=True)
+        return Frame(rows, columns=_COLUMNS).sort_values("used", ascending=False, ignore_index=True)
 
     def _tree(self, space: Space) -> RadixTree[NodeStorage]:
         if space not in self._trees:

@@ -18,14 +18,14 @@ class _Listing(ModuleType):
 
     def __call__(self) -> pd.DataFrame:
         """Return one row a strategy: name, family, paper, exact, options with defaults, and one line about it."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
         rows = []
         for name in _registry.names():
             cls: Any = _registry.get(name)
             options = ", ".join(f"{option.name}={option.default!r}" for option in fields(cls))
             rows.append((name, cls.family, cls.paper, cls.exact, options, cls.summary))
-        return pd.DataFrame(rows, columns=["name", "family", "paper", "exact", "options", "summary"])
+        return Frame(rows, columns=["name", "family", "paper", "exact", "options", "summary"])
 
 
 sys.modules[__name__].__class__ = _Listing

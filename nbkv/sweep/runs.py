@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nbkv.show.frame import Frame
+
 PATH = "path"
 OK, FAILED = "ok", "failed"
 
@@ -57,12 +59,15 @@ class Sweep:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a run: parameters, records, duration, status."""
-        import pandas as pd  # noqa: PLC0415  (only for tables)
+        return self._table()
+
+    def _table(self) -> Frame:
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (only for tables)
 
         rows = [run.to_dict() for run in self.runs]
         tail = ["duration_s", "status", "error"]
         columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in tail]
-        return pd.DataFrame(rows, columns=[*columns, *tail])
+        return Frame(rows, columns=[*columns, *tail])
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able data."""
@@ -77,4 +82,4 @@ class Sweep:
         return f"<Sweep: {len(self.runs)} runs, {len(self.failed)} failed, {self.report}>"
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self)[1:-1])}</p>{self.to_frame().to_html(index=False)}"
+        return f"<p>{html.escape(repr(self)[1:-1])}</p>{self._table()._repr_html_()}"

@@ -78,7 +78,7 @@ def evaluate(
     Raises ``BadOption`` if a strategy that reuses chunks reused nothing on any item: its score would be
     that of full.
     """
-    import pandas as pd  # noqa: PLC0415  (imported late: nbkv itself must load fast)
+    from nbkv.show.frame import Frame  # noqa: PLC0415  (imported late: nbkv itself must load fast)
 
     chosen = session.strategy if strategy is None else strategy
     asker = _Asker(session, strategy, _sink(chosen, sink), chat, max_new_tokens, fidelity=fidelity)
@@ -86,7 +86,7 @@ def evaluate(
     if rows and not asker.reused and _reads_chunks(chosen, _CHUNKS):
         raise BadOption(asker.why_nothing(chosen, sink))
     names = dict.fromkeys(name for row in rows for name in row if name in METRICS)
-    return pd.DataFrame(rows, columns=["kind", *_NUMBERS, *names, "text", "answer"])
+    return Frame(rows, columns=["kind", *_NUMBERS, *names, "text", "answer"])
 
 
 def _reads_chunks(strategy: object, families: frozenset[str]) -> bool:

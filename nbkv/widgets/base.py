@@ -9,10 +9,11 @@ from typing import Any
 import anywidget
 from traitlets import Dict
 
+from nbkv.show.palette import variables
 from nbkv.widgets.throttle import Pace
 
 HERE = Path(__file__).parent
-STYLE = (HERE / "view.css").read_text(encoding="utf-8")
+STYLE = f".nbkv-live {{{variables()}}}\n" + (HERE / "view.css").read_text(encoding="utf-8")
 
 
 def script(name: str) -> str:

@@ -52,7 +52,7 @@ function render({ model, el }) {
     for (const [name, , key, unit, least] of TILES) {
       const part = tiles[name];
       part.figure.textContent = unit(last(key));
-      line(part.drawing, state.rows, key, unit, COLOURS[name], least);
+      line(part.drawing, state.rows, key, unit, 'currentColor', least);
     }
     tiles.hit.more.textContent = `all ${state.requests}: ${units.share(state.hit_rate)}`;
     tiles.ttft.more.textContent = `median ${units.seconds(state.ttft_s)}`;

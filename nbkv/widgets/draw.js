@@ -1,6 +1,5 @@
 // What the views share: elements, numbers as people read them, a line of one point a request, a strategy picker.
 
-const COLOURS = { hit: '#2f7fd0', ttft: '#d98100', speed: '#1f9d64', kl: '#9a5cc9' };
 const UNKNOWN = '–';
 const KNOB_STEP = 0.01;
 

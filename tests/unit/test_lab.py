@@ -16,6 +16,7 @@ from nbkv.events import Token
 from nbkv.lab import Lab
 from nbkv.lab.comm import INTERVAL
 from nbkv.roster import Roster, roster
+from nbkv.show.columns import outline
 
 
 class Line:
@@ -127,7 +128,9 @@ def test_maps_are_those_of_the_result(front_end, session, words):
     result = session.generate(words(30) + " w1 w2 w3", max_new_tokens=2)
     until(lambda: shown(front_end)["requests"] == 2)
     (past, _) = shown(front_end)["recent"]
-    assert past["map"] == {"sources": "PF", "stops": f"{result.tokens.reused} {result.tokens.prompt}"}
+    assert past["map"] == outline(result.to_dict())
+    assert past["map"]["totals"] == f"P{result.tokens.reused} F{result.tokens.fresh}"
+    assert past["honesty"] == "exact"
     assert past["hit_rate"] == result.hit_rate
 
 
@@ -157,7 +160,7 @@ def test_at_most_ten_a_second_and_never_without_the_last(front_end, lab, session
     assert set(pauses.asked) == {INTERVAL} == {0.1}
     assert shown(front_end)["requests"] == 15
     assert shown(front_end)["now"] is None
-    assert max(len(json.dumps(state)) for state in front_end.lines[0].sent) < 4_000
+    assert max(len(json.dumps(state)) for state in front_end.lines[0].sent) < 5_000
     pauses.set()
     pauses.over.release(2)
 

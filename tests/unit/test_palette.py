@@ -75,6 +75,15 @@ def test_every_eye_tells_them_apart(part, eye):
         assert apart(first.colour, second.colour, eye) >= 10, (one, other)
 
 
+@pytest.mark.parametrize("name", [*PROVENANCE, *TIME, "edge"])
+def test_the_extension_has_the_same_colours(name):
+    letters = {"PREFIX": "P", "CHUNK": "C", "CORRECTED": "A", "RECOMPUTED": "R", "FRESH": "F", "DROPPED": "D"}
+    style = (ROOT / "labextension/style/base.css").read_text(encoding="utf-8")
+    known = dict(re.findall(r"--nbkv-(\w+): (#\w+);", style))
+    colour = EDGE if name == "edge" else (PROVENANCE | TIME)[name].colour
+    assert known[letters.get(name, name)] == colour
+
+
 def test_each_thing_has_a_colour_of_its_own():
     shades = [*PROVENANCE.values(), *TIME.values()]
     assert {*Provenance.__members__} < {*PROVENANCE}

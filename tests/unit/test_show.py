@@ -1,5 +1,7 @@
+import base64
 import json
 import re
+import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -9,6 +11,7 @@ import pytest
 from nbkv import show
 from nbkv.result import Chunk, Comparison, Compute, Fidelity, Provenance, Result, Timing
 from nbkv.show import units
+from nbkv.show.columns import outline
 
 KL_PLOT = "KL to full (nats) against computed share"
 
@@ -27,6 +30,8 @@ class Tree(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes.append(dict(attrs))
+        if tag in {"img", "wbr", "br", "hr"}:
+            return
         self.stack.append(tag)
         self.in_map = self.in_map or dict(attrs).get("class") == "nbkv-map"
         if self.in_map and "title" in dict(attrs):
@@ -168,8 +173,10 @@ def test_html_is_escaped_and_has_no_scripts():
     ]  # fmt: skip
     for html in views:
         tree = Tree(html)
-        assert not {"script", "svg", "img", "iframe"} & set(tree.tags)
-        assert not [name for a in tree.attributes for name in a if name.startswith("on") or name in {"src", "href"}]
+        assert not {"script", "svg", "iframe", "a"} & set(tree.tags)
+        assert not [name for a in tree.attributes for name in a if name.startswith("on") or name == "href"]
+        pictures = [a["src"] for a in tree.attributes if "src" in a]
+        assert all(re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/=]+", picture) for picture in pictures)
         assert nasty in tree.text
 
 
@@ -206,7 +213,7 @@ def test_hovering_tells_how_far_a_token_deviated_where_that_was_measured():
         "token 3, FRESH",
     ]
     long = result([2] * 1_000, deviation=np.linspace(0, 1, 1_000, dtype=np.float32))
-    assert Tree(long._repr_html_()).marks == ["tokens 0–999, CHUNK, deviation at most 1"]
+    assert Tree(long._repr_html_()).marks[-1] == "tokens 900–999, CHUNK, deviation at most 1"
 
 
 @pytest.mark.parametrize("n", [160, 4_000])
@@ -231,35 +238,6 @@ def test_fifty_results_fit_into_a_notebook_of_two_megabytes(n):
     assert len(nbformat.writes(notebook).encode()) < 2_000_000
 
 
-def test_merged_segments_cover_the_prompt_once_and_count_their_sources():
-    provenance = np.random.default_rng(0).integers(0, 5, 4_000)
-    tree = Tree(result(provenance)._repr_html_())
-    at, counts = 0, dict.fromkeys(Provenance.__members__, 0)
-    for title in tree.marks:
-        first, last = map(int, re.match(r"tokens (\d+)–(\d+)", title).groups())
-        assert first == at
-        at = last + 1
-        for number, name in re.findall(r"(\d+) ([A-Z]+)", title):
-            counts[name] += int(number)
-    assert at == 4_000
-    assert list(counts.values()) == np.bincount(provenance).tolist()
-
-
-def test_runs_are_cut_at_chunks_and_dropped_spans():
-    kept = np.ones(1_000, bool)
-    kept[150:160] = False
-    tree = Tree(result([2] * 1_000, kept=kept, chunks=(("a", 100, 200), ("b", 200, 900)))._repr_html_())
-    assert tree.marks == [
-        "tokens 0–99, CHUNK",
-        "tokens 100–149, CHUNK, a",
-        "tokens 150–159, CHUNK, a, dropped",
-        "tokens 160–199, CHUNK, a",
-        "tokens 200–899, CHUNK, b",
-        "tokens 900–999, CHUNK",
-    ]
-    assert "dropped 10" in tree.text
-
-
 def test_long_prompts_are_folded_and_short_ones_open():
     folded = [("open" in a) for n in (20, 300) for a in Tree(result([0] * n)._repr_html_()).attributes if "open" in a]
     assert folded == [True]
@@ -273,11 +251,10 @@ def test_a_result_without_pieces_still_shows_its_figures():
 
 def test_fidelity_is_shown_where_it_was_measured():
     known = Fidelity(kl=0.003, kl_max=0.02, top1=0.97, n=32, diverges_at=6, floor=1e-4)
-    assert "KL 0.003, at most 0.02, top-1 97 %, parts from full's answer at token 7" in repr(
-        result([0], fidelity=known)
-    )
-    assert "KL 0.003 (noise)" in repr(result([0], fidelity=replace(known, floor=0.004)))
-    assert "full's answer]" in repr(result([0], fidelity=replace(known, diverges_at=None)))
+    approximate = result([0], fidelity=known, lineage="approx:blend")
+    assert "· approximate, KL 0.003, differs at token 7 ·" in repr(approximate)
+    assert "largest KL 0.02, top-1 97 %]" in repr(approximate)
+    assert "KL 0.003 (noise)" in repr(replace(approximate, fidelity=replace(known, floor=0.004)))
     assert "KL" not in repr(result([0]))
 
 
@@ -412,6 +389,10 @@ def test_the_package_that_shows_imports_neither_plotly_nor_torch():
     assert done.stdout.strip() == "[]"
 
 
+def unpacked(text):
+    return json.loads(zlib.decompress(base64.b64decode(text)))
+
+
 def drawn(shown):
     return shown._repr_mimebundle_()[show.MIME]
 
@@ -420,24 +401,38 @@ def test_what_the_extension_draws_is_what_the_page_shows():
     shown = result([1, 1, 2, 2, 4, 0], chunks=(("notes", 2, 4),), notes=("float32 on cpu",))
     data = drawn(shown)
     assert json.loads(json.dumps(data)) == data
-    assert data["map"]["sources"] == "PCRF"
-    assert data["map"]["stops"] == "2 4 5 6"
-    assert data["map"]["chunks"] == "\nnotes\n\n"
-    assert data["map"]["pieces"].split("\x1f") == list(shown.prompt_pieces)
-    assert data["map"]["meaning"]["R"] == "recomputed"
-    assert [data["strategy"], *data["figures"]] == show.result_summary(result([1, 1, 2, 2, 4, 0]).to_dict()).split(
-        " · "
-    )
+    assert (data["map"]["totals"], data["map"]["chunks"]) == ("P2 C2 R1 F1", "notes")
+    told = unpacked(data["map"]["text"])
+    assert (told["sources"], told["chunks"]) == ("P2C2RF", [[2, 4, "notes"]])
+    assert told["pieces"] == list(shown.prompt_pieces)
+    summary = show.result_summary(result([1, 1, 2, 2, 4, 0]).to_dict()).split(" · ")
+    assert [data["strategy"], data["honesty"], *data["figures"]] == summary
     assert data["notes"] == ["float32 on cpu"]
 
 
-def test_columns_say_what_is_mixed_dropped_and_deviates():
+def test_columns_say_what_is_dropped_and_deviates():
     deviation = np.array([np.nan, 0.5, np.nan], np.float32)
     data = drawn(result([1, 2, 2], kept=np.array([True, True, False]), deviation=deviation))["map"]
-    assert (data["stops"], data["deviation"], data["dropped"]) == ("1 2 3", "- 0.5 -", "--D")
-    scattered = drawn(result(np.tile([1, 2], 400)))["map"]
-    assert len(scattered["stops"].split()) <= 80
-    assert scattered["mixed"].split("\n")[0] == "5P+5C"
+    told = unpacked(data["text"])
+    assert (told["sources"], told["deviation"], told["dropped"]) == ("PCC", ["", "0.5", ""], [[2, 3]])
+    assert data["totals"] == "P1 C2 D1"
+
+
+@pytest.mark.parametrize("n", [3, 800, 9_000, 40_000])
+def test_columns_name_the_source_of_every_token_of_any_prompt(n):
+    provenance = np.random.default_rng(n).integers(0, 5, n)
+    told = unpacked(drawn(result(provenance))["map"]["text"])
+    letters = "".join(letter * int(length or 1) for letter, length in re.findall(r"([A-Z])(\d*)", told["sources"]))
+    assert letters == "".join("FPCAR"[source] for source in provenance)
+    shown = [at for start, stop in told["shown"] for at in range(start, stop)]
+    assert told["pieces"] == [f"w{at} " for at in shown]
+    assert (len(shown) == n) == (n <= 4_000)
+
+
+@pytest.mark.parametrize(("n", "most"), [(50, 600), (600, 1_200), (3_000, 3_000)])
+def test_what_the_panel_is_told_of_a_prompt_is_small(n, most):
+    scattered = np.random.default_rng(n).choice([1, 2, 2, 2, 4], n)
+    assert len(json.dumps(outline(result(scattered, chunks=(("contract", 3, n // 2),)).to_dict()))) < most
 
 
 def test_a_comparison_draws_a_map_for_each_strategy():
@@ -451,6 +446,7 @@ def test_a_comparison_draws_a_map_for_each_strategy():
         for each in (full, other)
     )  # fmt: skip
     data = drawn(Comparison(model="tiny", prompt_tokens=3, repeat=1, rows=rows, results=(full, other)))
-    assert [row["map"]["sources"] for row in data["rows"]] == ["F", "PF"]
+    assert [row["map"]["totals"] for row in data["rows"]] == ["F3", "P2 F1"]
+    assert [row["honesty"] for row in data["rows"]] == ["exact", "exact"]
     assert len(data["columns"]) == len(data["rows"][0]["cells"])
-    assert "pieces" not in data["rows"][0]["map"]
+    assert "text" not in data["rows"][0]["map"]

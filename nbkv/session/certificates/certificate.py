@@ -92,9 +92,9 @@ class Certificate:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a strategy as a DataFrame, without the single prompts' ``kls``."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
-        return pd.DataFrame([{name: row[name] for name in row if name != "kls"} for row in self.rows])
+        return Frame([{name: row[name] for name in row if name != "kls"} for row in self.rows])
 
     def __repr__(self) -> str:
         """Return the reason and the table as text."""

@@ -49,9 +49,9 @@ class Report:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a check."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
-        return pd.DataFrame(list(self.rows))
+        return Frame(list(self.rows))
 
     def __repr__(self) -> str:
         """Return the table as text."""
