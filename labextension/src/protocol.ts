@@ -1,14 +1,6 @@
 // What the kernel says over the comm: always the whole state, so that a lost message does not matter.
 
-/** A map's spans in columns; see nbkv/show/columns.py. */
-export interface MapColumns {
-  sources?: string;
-  stops?: string;
-  chunks?: string;
-  mixed?: string;
-  deviation?: string;
-  dropped?: string;
-}
+import { Outline } from './tokens';
 
 export interface Tier {
   tier: string;
@@ -37,7 +29,8 @@ export interface Past {
   finish_reason: string;
   kl: number | null;
   top1: number | null;
-  map: MapColumns;
+  honesty: string;
+  map: Outline;
 }
 
 export interface Now {

@@ -3,7 +3,7 @@
 import * as React from 'react';
 
 import { Legend, Strip } from '../parts/strip';
-import { spans } from '../spans';
+import { Badge } from './answer';
 import { Bars } from './bars';
 import { ComparisonData, Row } from './data';
 import { Notes } from './result';
@@ -31,7 +31,9 @@ export function ComparisonView({ data }: { data: ComparisonData }): React.JSX.El
               <tr key={row.strategy}>
                 <th scope="row">{row.strategy}</th>
                 {row.cells.map((cell, i) => (
-                  <td key={data.columns[i]}>{cell}</td>
+                  <td key={data.columns[i]} data-name={data.columns[i]}>
+                    {cell}
+                  </td>
                 ))}
               </tr>
             ))}
@@ -56,8 +58,8 @@ function Maps({ rows }: { rows: Row[] }): React.JSX.Element {
       {rows.map(row => (
         <div key={row.strategy} className="nbkv-lab-own">
           <b>{row.strategy}</b>
-          <Strip spans={spans(row.map)} />
-          <Legend spans={spans(row.map)} />
+          <Strip outline={row.map} />
+          <Legend outline={row.map} />
         </div>
       ))}
     </details>
@@ -72,14 +74,15 @@ function Answers({ rows }: { rows: Row[] }): React.JSX.Element {
       {texts.map(text => (
         <React.Fragment key={text}>
           <p>
-            <b>
-              {rows
-                .filter(row => row.text === text)
-                .map(row => row.strategy)
-                .join(', ')}
-            </b>
+            {rows
+              .filter(row => row.text === text)
+              .map(row => (
+                <span key={row.strategy} className="nbkv-lab-named">
+                  <b>{row.strategy}</b> <Badge words={row.honesty} />
+                </span>
+              ))}
           </p>
-          <pre>{text}</pre>
+          <div className="nbkv-lab-answer">{text}</div>
         </React.Fragment>
       ))}
     </details>

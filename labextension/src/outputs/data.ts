@@ -1,13 +1,18 @@
 // What an output carries; see nbkv/show/bundle.py.
 
-import { MapColumns } from '../protocol';
+import { Outline } from '../tokens';
 
 export const MIME = 'application/vnd.nbkv.result+json';
 
-export interface MapData extends MapColumns {
-  tokens: number;
-  /** One text a token, or a span where there are many tokens. */
-  pieces?: string;
+export interface MapData extends Outline {
+  /** The prompt's text, packed. */
+  text?: string;
+}
+
+export interface AnswerData {
+  text: string;
+  /** The text's Markdown as HTML, where it has any. */
+  html: string;
 }
 
 export interface Ttft {
@@ -16,14 +21,21 @@ export interface Ttft {
   parts: [name: string, seconds: number, told: string][];
 }
 
-export interface ResultData {
+/** An answer that is still coming. */
+export interface ComingData extends AnswerData {
+  kind: 'answer';
+}
+
+export interface ResultData extends AnswerData {
   kind: 'result';
   strategy: string;
-  text: string;
+  honesty: string;
   figures: string[];
   details: string;
   ttft: Ttft;
   notes: string[];
+  /** Notes that an earlier answer had as well. */
+  old_notes: string[];
   map: MapData;
 }
 
@@ -34,9 +46,10 @@ export interface Row {
   computed: number;
   kl: number | null;
   told: string;
+  honesty: string;
   text: string;
   notes: string[];
-  map: MapData;
+  map: Outline;
 }
 
 export interface ComparisonData {
@@ -46,4 +59,4 @@ export interface ComparisonData {
   rows: Row[];
 }
 
-export type OutputData = ResultData | ComparisonData;
+export type OutputData = ComingData | ResultData | ComparisonData;

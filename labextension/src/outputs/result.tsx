@@ -1,27 +1,28 @@
-// A result: the answer, one line of figures, the token map.
+// A result: the answer, how far it can be trusted, one line of figures, the token map.
 
 import * as React from 'react';
 
+import { Answer, Badge } from './answer';
 import { Bars } from './bars';
 import { ResultData } from './data';
 import { TokenMap } from './map';
 
-const OPEN_BELOW = 160; // tokens
-
 export function ResultView({ data }: { data: ResultData }): React.JSX.Element {
+  const old = data.old_notes;
   return (
     <div className="nbkv-lab-output">
-      <pre>{data.text}</pre>
+      <Answer data={data} />
       <p>
-        <b>{data.strategy}</b> · {data.figures.join(' · ')}
+        <Badge words={data.honesty} /> <b>{data.strategy}</b> · {data.figures.join(' · ')}
       </p>
-      <TokenMap data={data.map} open={data.map.tokens <= OPEN_BELOW} />
+      <TokenMap data={data.map} />
+      <Notes notes={data.notes} />
       <details>
-        <summary>Timing, memory and model</summary>
+        <summary>Timing, memory{old.length ? `, model and ${old.length === 1 ? '1 note' : `${old.length} notes`} as before` : ' and model'}</summary>
         <Bars rows={[{ label: '', ttft: data.ttft }]} />
         <p>{data.details}</p>
+        <Notes notes={old} />
       </details>
-      <Notes notes={data.notes} />
     </div>
   );
 }

@@ -5,7 +5,7 @@ import * as React from 'react';
 import { Row } from './data';
 
 const FLOOR = 1e-6; // below is arithmetic noise
-const [WIDTH, HEIGHT, LEFT, BOTTOM, EDGE] = [320, 170, 46, 140, 18];
+const [WIDTH, HEIGHT, LEFT, BOTTOM, EDGE] = [320, 186, 46, 140, 18];
 
 interface Point {
   x: number;
@@ -49,6 +49,12 @@ export function Scatter({ rows }: { rows: Row[] }): React.JSX.Element | null {
             {100 * share} %
           </text>
         ))}
+        <text x={LEFT + 6} y={11}>
+          KL to full (nats)
+        </text>
+        <text x={(LEFT + WIDTH) / 2} y={BOTTOM + 34} textAnchor="middle">
+          computed share
+        </text>
         {points.map(point => (
           <g key={point.numbers[0]}>
             <title>{point.told.join('\n')}</title>

@@ -3,7 +3,6 @@
 import * as React from 'react';
 
 import { Past } from '../protocol';
-import { spans } from '../spans';
 import { count, plural, rate, seconds, share } from '../units';
 import { Legend, Strip } from './strip';
 
@@ -25,7 +24,6 @@ export function Requests({ recent }: { recent: Past[] }): React.JSX.Element | nu
 
 const Request = React.memo(
   ({ past }: { past: Past }): React.JSX.Element => {
-    const found = spans(past.map);
     return (
       <details className="nbkv-lab-request">
         <summary>
@@ -37,15 +35,15 @@ const Request = React.memo(
               {share(past.hit_rate)} <span className="nbkv-lab-dim">in {seconds(past.ttft_s)}</span>
             </span>
           </span>
-          <Strip spans={found} />
+          <Strip outline={past.map} />
         </summary>
-        <Legend spans={found} />
-        <Chunks names={[...new Set(found.map(span => span.chunk).filter(Boolean))]} />
+        <Legend outline={past.map} />
+        <Chunks names={past.map.chunks.split('\n').filter(Boolean)} />
         <p>
           {[
             plural(past.prompt, 'prompt token'),
             `${share(past.compute_share)} computed`,
-            past.kl === null ? '' : `KL ${past.kl.toPrecision(2)}`,
+            past.honesty,
             `${plural(past.generated, 'token')} generated`,
             past.tpot_s > 0 ? rate(1 / past.tpot_s) : '',
             ENDS[past.finish_reason] ?? past.finish_reason

@@ -1,37 +1,30 @@
-// A prompt as one thin bar, and what its colours mean.
+// A prompt as a picture with one cell a token, and what its colours mean.
 
 import * as React from 'react';
 
-import { MEANING, Span, told, totals } from '../spans';
+import { LINE, MEANING, Outline, totals } from '../tokens';
 import { count, plural, share } from '../units';
 
-export function Strip({ spans }: { spans: Span[] }): React.JSX.Element {
-  const n = spans[spans.length - 1]?.stop ?? 0;
-  const parts = totals(spans).map(([letter, tokens]) => `${count(tokens)} ${MEANING[letter]}`);
-  return (
-    <div className="nbkv-lab-strip" role="img" aria-label={`${plural(n, 'prompt token')}: ${parts.join(', ')}`}>
-      {spans.map(span => (
-        <span
-          key={span.start}
-          className={`nbkv-lab-fill nbkv-lab-${span.source}`}
-          style={{ width: `${(100 * (span.stop - span.start)) / n}%` }}
-          title={told(span)}
-        />
-      ))}
+export function Strip({ outline }: { outline: Outline }): React.JSX.Element | null {
+  const parts = totals(outline).map(([letter, tokens]) => `${count(tokens)} ${MEANING[letter]}`);
+  const told = `${plural(outline.tokens, 'prompt token')} from first to last: ${parts.join(', ')}`;
+  return outline.picture.startsWith('data:image/png;base64,') ? (
+    <div className="nbkv-lab-strip">
+      <img alt={told} title={told} src={outline.picture} style={{ height: outline.height }} />
     </div>
-  );
+  ) : null;
 }
 
 interface LegendProps {
-  spans: Span[];
+  outline: Outline;
   picked?: string;
   onPick?: (letter: string) => void;
 }
 
 /** Sources with their letter, meaning and number of tokens; as buttons where one can be picked out. */
-export function Legend({ spans, picked, onPick }: LegendProps): React.JSX.Element {
-  const n = Math.max(1, spans[spans.length - 1]?.stop ?? 0);
-  const entries = totals(spans).map(([letter, tokens]) => {
+export function Legend({ outline, picked, onPick }: LegendProps): React.JSX.Element {
+  const n = Math.max(1, outline.tokens);
+  const entries = totals(outline).map(([letter, tokens]) => {
     const chip = <b className={`nbkv-lab-chip nbkv-lab-${letter}`}>{letter}</b>;
     const words = ` ${MEANING[letter]} ${count(tokens)} (${share(tokens / n)})`;
     return onPick ? (
@@ -53,5 +46,10 @@ export function Legend({ spans, picked, onPick }: LegendProps): React.JSX.Elemen
       </span>
     );
   });
-  return <div className="nbkv-lab-legend">{entries}</div>;
+  return (
+    <div className="nbkv-lab-legend">
+      {entries}
+      {outline.tokens > LINE && <span className="nbkv-lab-dim">one cell a token, {LINE} a line</span>}
+    </div>
+  );
 }
