@@ -88,7 +88,7 @@ def wanted_sampling(stop: str | Sequence[str] | None, options: Mapping[str, obje
     ``options`` are all that a caller gave; those about the chat template are ``built_prompt``'s.
     """
     own = {name: value for name, value in options.items() if name not in TEMPLATE}
-    wanted, adapter = sampling(stop, own, TEMPLATE), ctx.adapter
+    wanted, adapter = sampling(stop, own, tuple(TEMPLATE)), ctx.adapter
     if adapter.canvas is not None:
         adapter.canvas.check_sampling(wanted)
     if wanted.unmask is not None and adapter.capabilities.causal:

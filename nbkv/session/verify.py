@@ -10,9 +10,9 @@ import torch
 
 from nbkv.context import Context
 from nbkv.errors import BadOption, NbkvError, UnsupportedModel
-from nbkv.families.options import is_number
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Chunk
+from nbkv.scalars import is_number
 from nbkv.session.verification.exact_checks import ExactChecks
 from nbkv.session.verification.model_answers import STEPS, Limits, ModelAnswers, limits
 from nbkv.session.verification.model_checks import check_model, stored

@@ -12,8 +12,9 @@ from base64 import b64encode
 from math import floor, log10
 from typing import Any
 
+from nbkv.show.excerpt import TokenRun, shown
 from nbkv.show.mosaic import height, picture
-from nbkv.show.tokenmap import SOURCES, TokenRun, cells, runs, shown, totals, visible
+from nbkv.show.tokenmap import SOURCES, cells, runs, totals, visible
 from nbkv.show.units import cut
 
 NAMES, NAME = 40, 60  # chunks that are named, and characters of each name

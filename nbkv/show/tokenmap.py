@@ -10,11 +10,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
-from itertools import accumulate
 from typing import Any, NamedTuple
 
+from nbkv.show.excerpt import LABELLED, TokenRun, shown
 from nbkv.show.mosaic import LINE, CellRun, picture_html
 from nbkv.show.palette import PROVENANCE
 from nbkv.show.units import cut, plural, share
@@ -40,9 +39,7 @@ SOURCES = {
 EACH_TOKEN = 160  # up to this prompt length every token tells its number, and a map is open
 MOST = 7_500  # bytes of text and marks: fifty results have to fit into a notebook of 2 MB
 TAG = 7  # bytes of a run's element
-ENDS = (200, 100, 50, 25, 12)  # tokens that stay at each end of a long run
 GROUP = 100  # tokens that hovering tells of together
-LABELLED = 12  # tokens in a run
 DROPPED = "text-decoration:line-through;opacity:0.6"
 MAP = (
     "white-space:pre-wrap;overflow-wrap:break-word;line-height:2;max-height:340px;overflow-y:auto;"
@@ -64,21 +61,6 @@ _RULES = "".join(
     if name != "FRESH"
 )
 _STYLE = f"<style>{_RULES}.nbkv-map s{{{DROPPED}}}</style>"
-
-
-@dataclass(frozen=True)
-class TokenRun:
-    """Neighbouring tokens ``[start, stop)`` of one source, in one ``chunk`` or none, all of them dropped or none."""
-
-    start: int
-    stop: int
-    source: str
-    chunk: str = ""
-    dropped: bool = False
-
-    def within(self, start: int, stop: int) -> TokenRun:
-        """Return what of it lies in ``[start, stop)``."""
-        return TokenRun(max(self.start, start), min(self.stop, stop), self.source, self.chunk, self.dropped)
 
 
 def runs(result: dict[str, Any]) -> list[TokenRun]:
@@ -166,50 +148,6 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else "·" for c in text).replace("\n", "↵\n")
-
-
-def shown(of: Sequence[TokenRun], sizes: Sequence[int], most: int, tag: int = 0) -> list[tuple[int, int]]:
-    """Return the spans of the prompt whose text is shown in ``most`` bytes, of tokens of these ``sizes``.
-
-    Each run takes ``tag`` bytes more. Of long runs the middle goes first; where that is not enough, the middle of the
-    prompt.
-    """
-    until = [0, *accumulate(sizes)]
-    n = len(sizes)
-
-    def cost(ranges: Sequence[tuple[int, int]]) -> int:
-        return sum(until[stop] - until[start] for start, stop in ranges)
-
-    def ends(most_tokens: int) -> list[tuple[int, int]]:
-        found: list[tuple[int, int]] = []
-        for run in of:
-            whole = run.stop - run.start <= 2 * most_tokens + LABELLED
-            head, tail = (run.start, run.start + most_tokens), (run.stop - most_tokens, run.stop)
-            parts = [(run.start, run.stop)] if whole else [head, tail]
-            for start, stop in parts:
-                if found and found[-1][1] == start:
-                    found[-1] = (found[-1][0], stop)
-                else:
-                    found.append((start, stop))
-        return found
-
-    room = most - tag * len(of)
-    if room >= until[n]:
-        return [(0, n)]
-    for most_tokens in ENDS:
-        if cost(ranges := ends(most_tokens)) <= room:
-            return ranges
-    marks = [0] * n
-    for run in of:
-        marks[run.start] = tag
-    front = _fitting([size + mark for size, mark in zip(sizes, marks, strict=True)], most // 2)
-    back = _fitting([size + mark for size, mark in zip(sizes[::-1], marks[::-1], strict=True)], most // 2)
-    return [(0, front), (max(front, n - back), n)]
-
-
-def _fitting(sizes: Sequence[int], room: int) -> int:
-    """Return how many of the first ``sizes`` sum up to at most ``room``."""
-    return bisect_right(list(accumulate(sizes)), room)
 
 
 class MarkedPrompt:

@@ -8,7 +8,7 @@ import pytest
 
 import nbkv
 from nbkv.models.identity.verdicts import Verdicts
-from nbkv.session import sink_choice
+from nbkv.session.encoding import sink_choice
 from nbkv.session.encoding.chunks import _encoded
 from nbkv.session.encoding.sink_choice import NaiveReuse, better_sink, can_measure
 from nbkv.tasks import ledger

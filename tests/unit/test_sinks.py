@@ -5,7 +5,7 @@ import pytest
 import nbkv
 from nbkv.models.identity.verdicts import Verdicts
 from nbkv.result import Provenance
-from nbkv.session import sinks
+from nbkv.session.encoding import sinks
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nbkv.result import Provenance
-from nbkv.show.tokenmap import legend_html, map_html, runs, shown, told
+from nbkv.show.excerpt import shown
+from nbkv.show.tokenmap import legend_html, map_html, runs, told
 
 TAGS = {"u": "PREFIX", "i": "CHUNK", "em": "CORRECTED", "b": "RECOMPUTED"}
 LEFT_OUT = re.compile(r"\[… ([\d,]+) tokens? left out here: (.*?) …\]")

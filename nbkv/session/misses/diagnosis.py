@@ -12,6 +12,7 @@ import numpy as np
 from nbkv.misses import Cause, Miss
 from nbkv.prompts.matching import find_matches
 from nbkv.result import Provenance, runs
+from nbkv.session.misses import wording
 from nbkv.session.misses.differences import Difference, differences
 from nbkv.session.misses.past import WINDOW, Past, Seen, common_prefix
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COMPARED = 48  # sequences that are searched for the prompt's text at other places: the nearest and the newest
-_SHOWN = 160  # characters of a text that differs
 
 Pieces = Callable[[Sequence[int]], Sequence[str]]
 
@@ -213,8 +213,10 @@ class Diagnosis:
         now, was = "".join(new), "".join(old)
         same = next((i for i, (a, b) in enumerate(zip(now, was, strict=False)) if a != b), min(len(now), len(was)))
         covered = sum(stop <= same for stop in accumulate(map(len, new)))
-        if same >= max(len(new[0]), len(old[0])) and covered and _visible(now[:same]):
-            detail = f"the same text as in {_called(seen, self.asked.seen)}, in other tokens: {_words(old)} before"
+        if same >= max(len(new[0]), len(old[0])) and covered and wording.visible(now[:same]):
+            detail = (
+                f"the same text as in {_called(seen, self.asked.seen)}, in other tokens: {wording.words(old)} before"
+            )
             fix = "give the text before as a part of its own, or the very ids that were decoded (session.chat)"
             was, now = (" | ".join(each[:6])[:_SHOWN] for each in (old, new))
             self._claim(Cause.MERGED, at, at + covered, detail, fix, was=was, now=now)
@@ -229,7 +231,7 @@ class Diagnosis:
         if kind is None:
             return
         who = _called(seen, self.asked.seen)
-        place = f"{_visible(was) or 'nothing'} stood there in {who}"
+        place = f"{wording.visible(was) or 'nothing'} stood there in {who}"
         detail, fix = {
             Cause.THINKING: (f"behind thinking that {who} had and this prompt has not", "keep it: chat.send does"),
             Cause.TEMPLATE: (
@@ -238,7 +240,7 @@ class Diagnosis:
             ),
             Cause.EDITED: (f"text before them differs: {place}", "put what changes behind what stays"),
         }[kind]
-        self._claim(kind, each.at, each.at + each.length, detail, fix, was=_middle(was), now=_middle(now))
+        self._claim(kind, each.at, each.at + each.length, detail, fix, was=wording.middle(was), now=wording.middle(now))
 
     def _moved(self, start: int, stop: int, seen: Seen) -> None:
         if self._open[start:stop].sum() < WINDOW or not self._lawful(seen):
@@ -286,16 +288,3 @@ class Diagnosis:
 
 def _called(seen: Seen, own: Seen) -> str:
     return seen.by if seen.session == own.session else f"{seen.by} of {seen.session}"
-
-
-def _words(pieces: Sequence[str]) -> str:
-    return " | ".join(piece.strip() or repr(piece) for piece in pieces[:3])
-
-
-def _visible(text: str) -> str:
-    words = " ".join(text.split())
-    return repr(words if len(words) <= _SHOWN // 2 else words[: _SHOWN // 2] + "…") if words else ""
-
-
-def _middle(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2 :]}"

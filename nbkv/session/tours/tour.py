@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from nbkv import show
 from nbkv.context import Context
 from nbkv.errors import BadOption, UnsupportedModel
-from nbkv.families.options import is_number, is_whole
 from nbkv.families.routing import binomial
 from nbkv.registry import strategies as registry
+from nbkv.scalars import is_number, is_whole
 from nbkv.session.arguments import chosen_strategy
 from nbkv.session.certificates.calibration import build, first_requests
 from nbkv.session.certificates.candidates import sorted_out
