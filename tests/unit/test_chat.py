@@ -48,7 +48,9 @@ def test_a_chat_goes_on_whatever_the_template_does_to_turns(session_with, templa
 
 
 @pytest.mark.parametrize(
-    "change", [list.clear, lambda given: given.append("w5"), lambda given: given.__setitem__(0, "w6")]
+    "change",
+    [list.clear, lambda given: given.append("w5"), lambda given: given.__setitem__(0, "w6")],
+    ids=["clear", "append", "set"],
 )
 def test_what_was_handed_over_is_copied(session_with, change):
     session = session_with(PLAIN)

@@ -218,7 +218,7 @@ class Diagnosis:
                 f"the same text as in {_called(seen, self.asked.seen)}, in other tokens: {wording.words(old)} before"
             )
             fix = "give the text before as a part of its own, or the very ids that were decoded (session.chat)"
-            was, now = (" | ".join(each[:6])[:_SHOWN] for each in (old, new))
+            was, now = (" | ".join(each[:6])[: wording.SHOWN] for each in (old, new))
             self._claim(Cause.MERGED, at, at + covered, detail, fix, was=was, now=now)
 
     def _difference(self, seen: Seen, each: Difference) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_SHOWN = 160  # characters of a text that differs
+SHOWN = 160  # characters of a text that differs
 
 
 def words(pieces: Sequence[str]) -> str:
@@ -19,9 +19,9 @@ def visible(text: str) -> str:
 
 
 def _first(words: str) -> str:
-    return words if len(words) <= _SHOWN // 2 else f"{words[: _SHOWN // 2]}…"
+    return words if len(words) <= SHOWN // 2 else f"{words[: SHOWN // 2]}…"
 
 
 def middle(text: str) -> str:
     """Return ``text`` without its middle where it is long."""
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2 :]}"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}…{text[-SHOWN // 2 :]}"
