@@ -414,7 +414,8 @@ REACHED = {
     ),
     "unit/test_memory.py": "kv",
     "unit/test_misses.py": (
-        "session/misses/diagnosis session/misses/differences session/misses/journal session/misses/price session/misses/wording show/why"
+        "session/misses/diagnosis session/misses/differences session/misses/journal session/misses/price "
+        "session/misses/wording show/why"
     ),
     "unit/test_musique.py": "tasks/files/passages",
     "unit/test_ranges.py": "models/attention/positions",
