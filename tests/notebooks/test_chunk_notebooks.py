@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,16 @@ def test_outputs_are_pictures_and_sentences(reuse, masks, shown_well):
 
 def test_the_other_mask_is_no_strategy_of_the_package():
     assert not any("bottom" in name or "leak" in name for name in strategies.names())
+
+
+def test_the_page_on_masks_tells_the_committed_figures():
+    docs = NOTEBOOKS.parent / "docs"
+    table, page = json.loads((docs / "tables" / "masks.json").read_text()), (docs / "masks.md").read_text("utf-8")
+    for share, name in (("0", "0 %"), ("0.15", "15 %"), ("0.3", "30 %"), ("1", "100 %")):
+        (line,) = re.findall(rf"^\| {name} \|.*$", page, re.MULTILINE)
+        assert f"| {table['kl_true'][share]:.3f} | {table['kl_bottom_right'][share]:.3f} |" in line
+        assert line.endswith(f"| {table['logit_change'][share]:.3g} |")
+    difference, low, high = table["kl_difference"]
+    assert f"{difference:.3f} nats farther" in page
+    assert f"interval {low:.3f} to {high:.3f}" in page
+    assert table["logit_change"]["0.15"] > 1
