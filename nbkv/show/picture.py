@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Sheet
+    from matplotlib.ticker import NullLocator
     from plotly.graph_objects import Figure
 
 SCALE = 2  # pixels of the picture for one of the figure
@@ -53,7 +55,7 @@ def png(figure: Figure) -> bytes:
     return held.getvalue()
 
 
-def _axes(sheet: Any, layout: dict[str, Any], name: str, ink: str) -> Axes:  # noqa: ANN401  (matplotlib's figure)
+def _axes(sheet: Sheet, layout: dict[str, Any], name: str, ink: str) -> Axes:
     x, y = layout[name], layout[name.replace("x", "y", 1)]
     (left, right), (bottom, top) = x["domain"], y["domain"]
     axes: Axes = sheet.add_axes((left, bottom, right - left, top - bottom))
@@ -87,7 +89,7 @@ def _axes(sheet: Any, layout: dict[str, Any], name: str, ink: str) -> Axes:  # n
     return axes
 
 
-def _no_ticks() -> Any:  # noqa: ANN401  (matplotlib's locator)
+def _no_ticks() -> NullLocator:
     from matplotlib.ticker import NullLocator  # noqa: PLC0415  (heavy, only for plots)
 
     return NullLocator()
@@ -127,7 +129,7 @@ def _bar(axes: Axes, trace: dict[str, Any]) -> None:
     )
 
 
-def _write(sheet: Any, panels: dict[str, Axes], note: dict[str, Any], font: dict[str, Any]) -> None:  # noqa: ANN401
+def _write(sheet: Sheet, panels: dict[str, Axes], note: dict[str, Any], font: dict[str, Any]) -> None:
     panel = re.fullmatch(r"x(\d*) domain", note["xref"])
     bold = note["text"].startswith("<b>")
     look = {

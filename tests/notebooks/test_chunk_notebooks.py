@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from nbconvert import HTMLExporter
 
 from nbkv.registry import strategies
 from nbkv.sweep import run
@@ -80,6 +81,12 @@ def test_what_the_mask_costs_has_an_interval(masks):
 def test_outputs_are_pictures_and_sentences(reuse, masks, shown_well):
     for sweep, figures in ((reuse, 4), (masks, 1)):
         shown_well(sweep, figures)
+
+
+def test_figures_survive_an_export_to_html(reuse):
+    page, _ = HTMLExporter().from_filename(str(reuse.runs[0].path))
+    assert page.count("data:image/png;base64,") == 4
+    assert "plotly.v1+json" not in page
 
 
 def test_the_other_mask_is_no_strategy_of_the_package():
