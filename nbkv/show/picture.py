@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Sheet
+    from matplotlib.ticker import NullLocator
     from plotly.graph_objects import Figure
 
 SCALE = 2  # pixels of the picture for one of the figure
@@ -88,7 +89,7 @@ def _axes(sheet: Sheet, layout: dict[str, Any], name: str, ink: str) -> Axes:
     return axes
 
 
-def _no_ticks() -> Any:  # noqa: ANN401  (matplotlib's locator)
+def _no_ticks() -> NullLocator:
     from matplotlib.ticker import NullLocator  # noqa: PLC0415  (heavy, only for plots)
 
     return NullLocator()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
+from nbconvert import HTMLExporter
 
 from nbkv.registry import strategies
 from nbkv.sweep import run
@@ -80,5 +83,24 @@ def test_outputs_are_pictures_and_sentences(reuse, masks, shown_well):
         shown_well(sweep, figures)
 
 
+def test_figures_survive_an_export_to_html(reuse):
+    page, _ = HTMLExporter().from_filename(str(reuse.runs[0].path))
+    assert page.count("data:image/png;base64,") == 4
+    assert "plotly.v1+json" not in page
+
+
 def test_the_other_mask_is_no_strategy_of_the_package():
     assert not any("bottom" in name or "leak" in name for name in strategies.names())
+
+
+def test_the_page_on_masks_tells_the_committed_figures():
+    docs = NOTEBOOKS.parent / "docs"
+    table, page = json.loads((docs / "tables" / "masks.json").read_text()), (docs / "masks.md").read_text("utf-8")
+    for share, name in (("0", "0 %"), ("0.15", "15 %"), ("0.3", "30 %"), ("1", "100 %")):
+        (line,) = re.findall(rf"^\| {name} \|.*$", page, re.MULTILINE)
+        assert f"| {table['kl_true'][share]:.3f} | {table['kl_bottom_right'][share]:.3f} |" in line
+        assert line.endswith(f"| {table['logit_change'][share]:.3g} |")
+    difference, low, high = table["kl_difference"]
+    assert f"{difference:.3f} nats farther" in page
+    assert f"interval {low:.3f} to {high:.3f}" in page
+    assert table["logit_change"]["0.15"] > 1

@@ -7,9 +7,12 @@ really work, and are there only after the notebook has loaded its model.
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import plotly.graph_objects
 import pytest
 import torch
 
@@ -25,8 +28,10 @@ from nbkv.models.caches.recurrent import StateLayer
 from nbkv.models.caches.restoring import RestoringLayer
 from nbkv.models.probing.probe import probe
 from nbkv.stores.memory import MemoryStore
+from nbkv.strategies import kvlink
 from nbkv.strategies.flashblock import FlashBlock
 from nbkv.studies import answers, divergence, eviction, flashblock, foresight, reasoning
+from nbkv.training import diffusion_reader, reader
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,6 +122,28 @@ def a_known_prefix_has_other_values(patch):
     patch.setattr(MemoryStore, "take", take)
 
 
+def saved_weights_are_noise(patch):
+    own = reader.save_reader
+
+    def save_reader(model, folder):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
+        own(model, folder)
+
+    patch.setattr(diffusion_reader, "save_reader", save_reader)
+
+
+def the_bundled_reader_is_saved(patch):
+    bundled = Path(nbkv.__file__).parent / "models" / "bundled" / "tiny"
+    patch.setattr(reader, "save_reader", lambda model, folder: shutil.copytree(bundled, folder))
+
+
+def links_are_others(patch):
+    own = kvlink.read_links
+    patch.setattr(kvlink, "read_links", lambda path: replace(own(path), vectors=-own(path).vectors))
+
+
 # notebooks
 
 
@@ -140,12 +167,14 @@ def told(name, parameters, plants, patch):
         proved_once(planted)
         planted.setattr(nbkv, "record", lambda **values: found.update(values))
         for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells:
+            if cell.id == UNTIL.get(name):
+                break
             if cell.cell_type != "code":
                 continue
             exec(compile(cell.source, f"{name}/{cell.id}", "exec"), space)  # noqa: S102  (our own notebooks)
             if "parameters" in cell.metadata.get("tags", ()):
                 space |= parameters
-            elif cell.id == BEHIND.get(name, "load"):
+            if cell.id == BEHIND.get(name, "load"):
                 for plant in plants:
                     plant(planted)
     return found, space
@@ -160,6 +189,8 @@ STATES = {"families": ["qwen3_5_text"], "hidden": 64, "turns": 6, "lines": 6, "h
 STATES |= {"users": 1, "segment": 64, "block": 16, "rooms": [0.3]}
 
 BEHIND = {"11_masks": "imports", "40_bounded_memory": "bounded-02", "41_state_checkpoints": "proof"}
+BEHIND |= {"train_reader": "cell-1", "train_diffuser": "cell-2", "train_links": "cell-2"}
+UNTIL = {"train_reader": "cell-9"}  # what comes then asks the same model by the same function
 
 # name, parameters, what is planted all at once, and what of the notebook each of it must move
 NOTEBOOKS = [
@@ -191,6 +222,38 @@ NOTEBOOKS = [
         lambda found, space: (found["worst_kl"],),
     ),
 ]
+
+
+TRAINING = [
+    (
+        "train_diffuser",
+        {"questions": 2, "lines": [3], "threads": 1, "device": "cpu", "start": "tiny-diffusion", "steps": 1},
+        (saved_weights_are_noise,),
+        lambda found, space: (sum(found[name] for name in found if name.startswith(("report", "ledger"))),),
+    ),
+    (
+        "train_reader",
+        {"questions": 1, "threads": 1, "device": "cpu", "steps": 1, "compiled": False},
+        (the_bundled_reader_is_saved,),
+        lambda found, space: (float(space["by_length"].mean().mean()),),
+    ),
+    (
+        "train_links",
+        {"steps": 1, "links": 2, "slots": 3, "questions": 6, "threads": 1},
+        (links_are_others,),
+        lambda found, space: (found["kl_trained_links"],),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters", "plants", "figures"), TRAINING, ids=[each[0] for each in TRAINING])
+def test_what_a_training_notebook_evaluates_is_what_was_saved(name, parameters, plants, figures, tmp_path, monkeypatch):
+    monkeypatch.setattr(plotly.graph_objects.Figure, "show", lambda self: None)
+    found = []
+    for at, planted in enumerate(((), plants)):
+        place = {"work": str(tmp_path / f"work{at}"), "out": str(tmp_path / f"out{at}")}
+        found.append(figures(*told(name, parameters | place, planted, monkeypatch)))
+    assert abs(found[1][0] - found[0][0]) > 0.01
 
 
 @pytest.mark.parametrize(("name", "parameters", "plants", "figures"), NOTEBOOKS, ids=[each[0] for each in NOTEBOOKS])
@@ -305,3 +368,30 @@ def test_the_study_of_block_diffusion_reacts(blockwise_reader, monkeypatch):
     before = kl()
     kept_attention_counts_half(monkeypatch)
     assert kl() != pytest.approx(before, rel=1e-3)
+
+
+# every experiment, by the test here or elsewhere that plants a fault under it
+
+PLANTED = {
+    "notebooks": {
+        "00_quickstart": "test_the_quickstart_sees_a_prefix_with_other_values",
+        "11_masks": "test_the_mask_experiment_fails_where_it_compares_a_mask_with_itself",
+        **dict.fromkeys([each[0] for each in NOTEBOOKS], "test_a_notebook_reacts"),
+        **dict.fromkeys([each[0] for each in TRAINING], "test_what_a_training_notebook_evaluates_is_what_was_saved"),
+    },
+    "tables": {
+        **dict.fromkeys(["chunks", "eviction", "eviction-reasoning", "masks"], "test_a_study_reacts"),
+        "flashblock": "test_the_study_of_block_diffusion_reacts",
+        "bench": "unit/test_bench.py::test_other_outputs_are_refused_not_reported",
+        "certify": "unit/test_splits.py::test_a_table_beyond_the_bound_is_seldom_certified_and_told",
+    },
+}
+
+
+def test_no_experiment_is_left_out():
+    tests = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    for name in {test for kind in PLANTED.values() for test in kind.values()}:
+        file, _, test = name.rpartition("::")
+        assert f"def {test}(" in tests[Path(file).name or "test_planted.py"]
+    assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} == PLANTED["notebooks"].keys()
+    assert {path.stem for path in (ROOT / "docs" / "tables").glob("*.json")} <= PLANTED["tables"].keys()

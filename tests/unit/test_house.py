@@ -351,8 +351,10 @@ TESTED_ELSEWHERE = {
         "families/attention/head_drift families/attention/topk_keys models/attention/layer"
     ),
     "unit/test_decode.py": "models/sampling",
+    "unit/test_drawing.py": "show/picture",
     "unit/test_evicting.py": "models/passes",
     "unit/test_eviction_study.py": "studies/divergence studies/eviction",
+    "unit/test_findings.py": "sweep/downloads sweep/machine",
     "unit/test_fingerprint.py": "models/capabilities",
     "unit/test_house.py": "former_paths",
     "unit/test_lab.py": "lab/comm roster",
