@@ -369,7 +369,6 @@ TESTED_ELSEWHERE = {
     "unit/test_replay.py": "traces/log traces/simulated_tier traces/simulation",
     "unit/test_real_text.py": "studies/answers studies/real_text/table",
     "unit/test_rope.py": "models/probing/rotary",
-    "unit/test_drawing.py": "show/picture",
     "unit/test_tokenmap.py": "show/excerpt",
     "unit/test_session.py": "events inference/by_token session/compare",
     "unit/test_show.py": "show/bars show/columns show/comparison show/figures show/stats show/units",
