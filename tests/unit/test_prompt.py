@@ -188,7 +188,7 @@ def test_a_template_that_refuses_says_why_in_one_line(make_tokenizer):
         ([None], "a part of the prompt is None"),
         (["w1", {"role": "user", "content": "w1"}], "a part of the prompt is a dict"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_prompt_is_named_before_anything_is_read(codec, prompt, says):
     with pytest.raises(BadPrompt, match=re.escape(says)) as caught:
