@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -13,15 +12,13 @@ from nbkv.misses import Cause, Miss
 from nbkv.prompts.matching import find_matches
 from nbkv.result import Provenance, runs
 from nbkv.session.misses import wording
-from nbkv.session.misses.differences import Difference, differences
+from nbkv.session.misses.differences import Difference, Pieces, differences
 from nbkv.session.misses.past import WINDOW, Past, Seen, common_prefix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COMPARED = 48  # sequences that are searched for the prompt's text at other places: the nearest and the newest
-
-Pieces = Callable[[Sequence[int]], Sequence[str]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -227,7 +224,7 @@ class Diagnosis:
             return
         was = "".join(self.pieces(seen.ids[each.old[0] : each.old[1]]))
         now = "".join(self.pieces(self.asked.seen.ids[each.new[0] : each.new[1]]))
-        kind = each.kind(seen, self.asked.seen, was, now)
+        kind = each.kind(seen, self.asked.seen, was, now, self.pieces)
         if kind is None:
             return
         who = _called(seen, self.asked.seen)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
+from itertools import accumulate
 
 from nbkv.misses import Cause
 from nbkv.prompts.matching import Match
 from nbkv.session.misses.past import Seen, overlaps
+
+Pieces = Callable[[Sequence[int]], Sequence[str]]
 
 _EDIT = 48  # tokens of the longest difference that counts as an edit: beyond it, text was moved
 _MARKS = re.compile(r"</?(?:think|thinking|thought|reasoning|analysis)>|\[/?THINK\]|<\|channel\|>analysis")
@@ -27,33 +30,39 @@ class Difference:
     length: int
     crossed: bool
 
-    def kind(self, seen: Seen, own: Seen, was: str, now: str) -> Cause | None:
+    def kind(self, seen: Seen, own: Seen, was: str, now: str, pieces: Pieces) -> Cause | None:
         """Return what made the difference between ``seen`` and ``own``, whose texts are ``was`` and ``now``.
 
         None where so much differs that what follows is rather the same text at another place.
         """
         if len(_MARKS.findall(was)) > len(_MARKS.findall(now)):
             return Cause.THINKING
-        if self._written_by_template(seen, own, was, now):
+        if self._written_by_template(seen, own, pieces):
             return Cause.TEMPLATE
         widths = (self.old[1] - self.old[0], self.new[1] - self.new[0])
         return Cause.EDITED if not self.crossed and max(widths) <= _EDIT else None
 
-    def _written_by_template(self, seen: Seen, own: Seen, was: str, now: str) -> bool:
+    def _written_by_template(self, seen: Seen, own: Seen, pieces: Pieces) -> bool:
         if own.said is None or seen.said is None:
             return False
-        decoded = (seen.prompt, len(seen.ids))
-        return not (_is_said(now, own.said) or _is_said(was, seen.said) or overlaps([decoded], *self.old))
+        before = [(seen.prompt, len(seen.ids)), *spoken(seen.ids, seen.said, pieces)]
+        return not (overlaps(spoken(own.ids, own.said, pieces), *self.new) or overlaps(before, *self.old))
 
 
-def _is_said(text: str, said: Sequence[str]) -> bool:
-    """Return whether at least half of ``text`` stands in one of the texts of the messages, in one piece."""
-    text = text.strip()
-    for whole in said if text else ():
-        same = SequenceMatcher(None, whole, text, autojunk=False).find_longest_match()
-        if 2 * same.size >= len(text):
-            return True
-    return False
+def spoken(ids: Sequence[int], said: Sequence[str], pieces: Pieces) -> list[tuple[int, int]]:
+    """Return the token spans of ``ids`` in which the texts of its messages stand, one after the other.
+
+    Space does not count: tokenizers write it in many ways. A text that the template wrote otherwise is left out.
+    """
+    texts = ["".join(piece.split()) for piece in pieces(ids)]
+    ends = list(accumulate(map(len, texts)))
+    whole, at, found = "".join(texts), 0, []
+    for text in ("".join(each.split()) for each in said):
+        start = whole.find(text, at) if text else -1
+        if start >= 0:
+            at = start + len(text)
+            found.append((bisect_right(ends, start), bisect_left(ends, at) + 1))
+    return found
 
 
 def differences(common: int, hits: Sequence[Match]) -> Iterator[Difference]:
