@@ -356,7 +356,7 @@ TESTED_ELSEWHERE = {
     "unit/test_projection.py": "models/projection/project",
     "unit/test_ranges.py": "models/attention/intercept models/attention/masks",
     "unit/test_reader.py": "training/batch_scoring",
-    "unit/test_replay.py": "show/replay traces/log traces/simulated_tier traces/simulation",
+    "unit/test_simulation.py": "show/replay traces/log traces/simulated_tier",
     "unit/test_real_text.py": "studies/answers studies/real_text/table",
     "unit/test_rope.py": "models/probing/rotary",
     "unit/test_session.py": "errors events inference/by_token session/compare",
