@@ -182,6 +182,29 @@ def import_store(options: argparse.Namespace) -> int:
     return OK
 
 
+def store(options: argparse.Namespace) -> int:
+    """List, check or clear up the tiers of a store."""
+    from nbkv.show.units import size
+    from nbkv.stores import listing
+
+    tiers = listing.open_tiers(options.spec)
+    if options.action == "ls":
+        rows = listing.listing(tiers)
+        total = f"{len(rows)} entries, {size(int(rows['bytes'].sum()))}"
+        _say(rows.assign(bytes=rows["bytes"].map(size)).to_string(index=False) if len(rows) else "no entries")
+        _say(total)
+        return OK
+    if options.action == "gc":
+        for name, entries, nbytes in listing.collect(tiers):
+            _say(f"{name}: {entries} removed, {size(nbytes)} freed")
+        return OK
+    wrong = listing.damaged(tiers)
+    for name, key, why in wrong:
+        _say(f"{name}: {key}: {why}")
+    _say(f"{sum(len(tier) for tier in tiers)} entries, {len(wrong)} damaged")
+    return FAILED if wrong else OK
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Show what nbkv finds here; with ``--plan`` what holding older tokens costs on a model, form by form."""
     from nbkv.doctor import health
@@ -332,8 +355,12 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_store(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    stores = commands.add_parser("store", help="cache files: KV of texts, to be used elsewhere")
-    actions = stores.add_subparsers(required=True, metavar="ACTION")
+    stores = commands.add_parser("store", help="what a store on disk, Redis or elsewhere holds; KV to and from files")
+    actions = stores.add_subparsers(required=True, metavar="ACTION", dest="action")
+    for name, told in (("ls", "list it"), ("verify", "read every byte"), ("gc", "clear it up")):
+        one = actions.add_parser(name, help=told)
+        one.add_argument("spec", metavar="SPEC", help="disk:PATH, redis://HOST:PORT/DB, or any URL of fsspec")
+        one.set_defaults(command=store)
     kept = "where KV are kept meanwhile, such as disk:PATH (%(default)s)"
     for name, command, told, where in (
         ("export", export_store, "read texts once and write their KV to a file", kept),

@@ -85,7 +85,7 @@ class Evicted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded(Event):
+class TierRead(Event):
     """KV of ``tokens`` tokens (``nbytes``) was brought to memory from ``tier`` in ``seconds``."""
 
     tokens: int

@@ -22,6 +22,7 @@ _HOME = {
     "import": "nbkv.bench.import_time",
     "overhead": "nbkv.bench.overhead",
     "why.gain": "nbkv.bench.why_gain",
+    "store.io": "nbkv.bench.store_io",
     "store.scale": "nbkv.bench.store_scale",
     "views": "nbkv.bench.views",
     "panel": "nbkv.bench.panel",

@@ -21,6 +21,7 @@ _TARGETS = {
     "decode.tpot": "at most 0.95 x the baseline",
     "overhead": "at most 10 ms",
     "import": "less than 100 ms for the package, less than 300 ms for the magics",
+    "store.io": "at most 1.25 x the baseline",
     "store.scale": "flat",
 }
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from nbkv.context import Context
+from nbkv.errors import BadOption
 from nbkv.fidelity import fidelity
 from nbkv.inference.forced import follow
 from nbkv.inference.run import RequestRun
@@ -17,6 +18,13 @@ from nbkv.result import Comparison, Result
 from nbkv.session.measure import greedy, noise_floor
 from nbkv.stopping import Stopped
 from nbkv.strategy import Strategy, parse
+
+
+def check_repeat(repeat: object) -> None:
+    """Raise ``BadOption`` unless ``repeat`` is a whole number >= 1."""
+    if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
+        message = f"repeat={repeat!r} is not accepted: repeat is a whole number >= 1"
+        raise BadOption(message)
 
 
 def compare(ctx: Context, strategies: Sequence[Strategy], prompt: Prompt, wanted: Sampling, repeat: int) -> Comparison:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from nbkv.context import Context
-from nbkv.errors import BadOption, NbkvError
+from nbkv.errors import NbkvError
 from nbkv.events import Bus
 from nbkv.families.residual import planner
 from nbkv.inference.run import LaterRun, RequestRun
@@ -27,7 +27,7 @@ from nbkv.session.certificates.certificate import Certificate, certify
 from nbkv.session.certificates.guarantee import Guarantee
 from nbkv.session.chat import Chat
 from nbkv.session.chunks import make_chunk
-from nbkv.session.compare import compare
+from nbkv.session.compare import check_repeat, compare
 from nbkv.session.exports.transfer import CacheFile
 from nbkv.session.exports.transfer import export as exported
 from nbkv.session.exports.transfer import import_ as imported
@@ -38,8 +38,8 @@ from nbkv.session.stats import Meter, Stats
 from nbkv.session.stream import Stream
 from nbkv.session.verify import Report, verify
 from nbkv.stopping import Stopper
-from nbkv.stores.base import Scratch, Store
-from nbkv.stores.spec import check_spec, open_store
+from nbkv.stores.base import Keeping, Scratch, Store
+from nbkv.stores.spec import check_spec, open_store, parse_seconds
 from nbkv.strategy import Strategy, parse, split
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def load(
     model: str | Path | PreTrainedModel,
     *,
     strategy: str | Strategy = "prefix",
-    store: str | Store = "memory",
+    store: str | Sequence[str] | Store = "memory",
     tenant: str = "default",
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
@@ -73,13 +73,13 @@ def load(
     ``tokenizer``.
 
     ``strategy`` is a registered name, ``"name(option=value)"`` or a Strategy object; ``store`` a specification such as
-    ``"memory?device=4GiB"``. ``dtype="auto"`` is float32 on a CPU and the checkpoint's own on a GPU. ``model_kwargs``
-    go to ``from_pretrained``. ``fidelity_every=n`` measures every n-th request against full (0: none). ``block_size``
-    chooses the block of a block-diffusion model among those it was made for. Raises ``LoadError``, ``UnknownName``,
-    ``BadOption``, ``UnsupportedModel``.
+    ``"memory?device=4GiB"`` or ``"memory+disk:~/.cache/nbkv"`` (docs/stores.md). ``dtype="auto"`` is float32 on a CPU
+    and the checkpoint's own on a GPU. ``model_kwargs`` go to ``from_pretrained``. ``fidelity_every=n`` measures every
+    n-th request against full (0: none). ``block_size`` chooses the block of a block-diffusion model among those it was
+    made for. Raises ``LoadError``, ``UnknownName``, ``BadOption``, ``UnsupportedModel``.
     """
     chosen, fidelity_meter = parse(strategy), FidelityMeter(fidelity_every)
-    if isinstance(store, str):
+    if isinstance(store, (str, list, tuple)):
         check_spec(store)
     given: dict[str, Any] = {"device": device, "dtype": dtype, "model_kwargs": model_kwargs, "block_size": block_size}
     loaded = load_model(model, tokenizer=tokenizer, **given)
@@ -93,7 +93,7 @@ class Session:
         self,
         loaded: Loaded,
         strategy: Strategy,
-        store: str | Store,
+        store: str | Sequence[str] | Store,
         *,
         tenant: str,
         name: str | None,
@@ -201,6 +201,19 @@ class Session:
         self.chunks[name] = made
         return made
 
+    def keep(self, what: Chunk | PromptLike, *, pinned: bool = True, ttl: str | float = 0, priority: int = 0) -> int:
+        """Have the KV of a chunk, or of what a prompt begins with, be kept; return how many tokens that reached.
+
+        ``pinned`` KV is not evicted. On disk, Redis and elsewhere ``ttl`` (seconds, or text such as ``"7d"``) limits
+        its time, and ``priority`` comes before any policy: the lowest goes first, 0 is usual. ``pinned=False`` undoes
+        it. Raises ``BadPrompt`` and ``BadOption``.
+        """
+        ctx = self._open().for_request()
+        seconds = parse_seconds(ttl) if isinstance(ttl, str) else float(ttl)
+        path = (*what.sink, *what.token_ids) if isinstance(what, Chunk) else self._prompt(what).ids
+        with self._lock.request():
+            return ctx.store.keep(ctx.space(), path, Keeping(pinned, seconds, priority))
+
     def compare(
         self,
         prompt: PromptLike,
@@ -217,9 +230,7 @@ class Session:
         those of ``generate``.
         """
         ctx = self._open().for_request()
-        if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
-            message = f"repeat={repeat!r} is not accepted: repeat is a whole number >= 1"
-            raise BadOption(message)
+        check_repeat(repeat)
         wanted, ids = wanted_sampling(stop, options, ctx), built_prompt(prompt, match, self.chunks.values(), ctx)
         chosen = [chosen_strategy(one, ctx) for one in split(strategies)]
         with self._lock.request():
@@ -254,20 +265,17 @@ class Session:
     ) -> CacheFile:
         """Write KV to a file that another session, process or machine can ``import_``: what was read once is there.
 
-        ``chunks`` are names or chunks (None: all of them, unless a ``prefix`` is given); ``prefix`` is what
-        ``generate`` takes, or a Result: its prompt and answer. Raises ``UnknownName``, ``BadPrompt``,
-        ``UnsupportedModel``, ``LoadError``.
+        ``chunks``: names or chunks (None: all, unless a ``prefix`` is given); ``prefix``: what ``generate`` takes, or a
+        Result. Raises ``UnknownName``, ``BadPrompt``, ``UnsupportedModel``, ``LoadError``.
         """
-        ctx = self._open().for_request()
-        wanted = exportable(chunks, prefix, self.chunks, ctx)
+        wanted = exportable(chunks, prefix, self.chunks, ctx := self._open().for_request())
         with self._lock.request():
             return exported(ctx, path, *wanted)
 
     def import_(self, path: str | Path) -> CacheFile:
-        """Take in what ``export`` wrote, once a few golden rows, run again here, agree within this model's noise.
+        """Take in what ``export`` wrote, if golden rows, run again here, agree within this model's noise.
 
-        Chunks of the file are then this session's, by their names. Raises ``LoadError`` for a damaged file, and
-        ``UnsupportedModel``, with the check that failed, where this model computes other KV: then nothing is taken in.
+        All or nothing: raises ``LoadError`` for a damaged file, ``UnsupportedModel`` where this model has other KV.
         """
         ctx = self._open().for_request()
         with self._lock.request():
@@ -295,10 +303,7 @@ class Session:
         return report
 
     def plan(self, tokens: int = 1024) -> Plan:
-        """Measure what it costs to hold ``tokens`` older tokens in each form of ``residual``; it may take minutes.
-
-        Raises ``BadOption`` and ``UnsupportedModel``.
-        """
+        """Measure older tokens in each form (minutes); raises ``BadOption`` and ``UnsupportedModel``."""
         ctx = self._open()
         with self._lock.request():
             return planner.plan(ctx.adapter, tokens)
@@ -320,7 +325,7 @@ class Session:
         """Return the store; ``store.tiers`` is its table."""
         return self._open().store
 
-    def use_store(self, store: str | Store) -> Store:
+    def use_store(self, store: str | Sequence[str] | Store) -> Store:
         """Replace the store by an empty one; chunks keep their text and are encoded again when used."""
         ctx = self._open()
         opened = open_store(store, self.events, *ctx.adapter.devices)

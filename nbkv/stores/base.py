@@ -62,6 +62,18 @@ class Counts:
     faults: int = 0
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """How K/V are kept: ``pinned`` ones are never evicted, others by ``priority``, the lowest first.
+
+    ``ttl`` is for how many seconds (0: as long as there is room). Memory knows pins only, tiers below it all three.
+    """
+
+    pinned: bool = False
+    ttl: float = 0.0
+    priority: int = 0
+
+
 @dataclass(eq=False)
 class Lease:
     """A buffer that one request may write, until it is given back or discarded.
@@ -175,6 +187,9 @@ class Store(Protocol):
     def clear(self) -> None:
         """Drop all KV and empty the scratch spaces; buffers on lease stay with their requests."""
 
+    def keep(self, space: Space, ids: Sequence[int], how: Keeping) -> int:
+        """Have the K/V of ``ids`` be kept as ``how`` says; return how many first tokens that reached."""
+
     def flush(self) -> None:
         """Wait until what was given is where other processes find it; nothing to do in a store of memory alone."""
 
@@ -189,7 +204,7 @@ class Store(Protocol):
     def tiers(self) -> pd.DataFrame:
         """Return ``figures`` as a table, one row a tier."""
 
-    def figures(self) -> list[dict[str, int | str]]:
+    def figures(self) -> list[dict[str, int | float | str]]:
         """Return for each tier, as plain data: its name (``tier``), counts of entries, tokens, hits, misses, evictions,
         faults and checkpoints, its ``limit`` and ``bytes``, and ``state_bytes``, those of the checkpoints among these.
         """  # noqa: D205  (one sentence)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space, join
 from nbkv.stores import prefix_sharing
-from nbkv.stores.base import Buffer, Counts, Lease, ScratchSpaces
+from nbkv.stores.base import Buffer, Counts, Keeping, Lease, ScratchSpaces
 from nbkv.stores.buffers import BufferLedger, CompactCopy, NodeStorage, own_nbytes
 from nbkv.stores.eviction import LRULeaves, lowest_scored
 from nbkv.stores.prefix_sharing import Holding
@@ -60,6 +60,7 @@ class MemoryStore:
         self._leaves = LRULeaves()
         self._checkpoints = StateCheckpoints()
         self._holdings: dict[Lease, Holding] = {}
+        self._pins: set[tuple[Space, tuple[int, ...]]] = set()
         self._lock = threading.RLock()
 
     def take(
@@ -169,10 +170,28 @@ class MemoryStore:
         """Drop all KV and empty the scratch spaces; buffers on lease stay with their requests."""
         with self._lock:
             self.scratch_spaces.clear()
+            self._pins.clear()
             self._trees.clear()
             self._checkpoints.clear()
             self._leaves.clear()
             self._buffers.clear()
+
+    def keep(self, space: Space, ids: Sequence[int], how: Keeping) -> int:
+        """Pin the K/V of ``ids``, or unpin them; a sequence of which a part is not known is not pinned."""
+        with self._lock:
+            path, name = self._path(space, ids), (space, tuple(ids))
+            whole = _length(path) == len(space.path(ids))
+            if how.pinned and whole and name not in self._pins:
+                self._pins.add(name)
+                for node in path:
+                    node.leases += 1
+            elif not how.pinned and name in self._pins:
+                self._pins.discard(name)
+                for node in path:
+                    node.leases -= 1
+                    self._leaves.add(node)
+                self._evict()
+            return _length(path)
 
     def flush(self) -> None:
         """Do nothing: no other process reads this one's memory."""
@@ -194,7 +213,7 @@ class MemoryStore:
 
         return pd.DataFrame(self.figures())
 
-    def figures(self) -> list[dict[str, int | str]]:
+    def figures(self) -> list[dict[str, int | float | str]]:
         """Return this tier's counts and bytes as plain data; entries are nodes of the tree."""
         with self._lock:
             nodes = list(self._nodes())

@@ -79,7 +79,7 @@ def check_spec(spec: str | Sequence[str]) -> list[TierSpec]:
     written = [unquote_plus(part) for part in _NEXT.split(spec)] if isinstance(spec, str) else list(spec)
     tiers = [_tier(part) for part in written]
     if [tier.kind for tier in tiers].count("memory") > 1 or "memory" in [tier.kind for tier in tiers[1:]]:
-        message = f"memory comes first, and once, in {masked(str(spec))!r}"
+        message = f"memory stands elsewhere than first in {masked(str(spec))!r} (accepted: memory first, and once)"
         raise BadOption(message)
     lossy = {tier.options.get("form", "") for tier in tiers if tier.kind != "memory"}
     if len(lossy) > 1:

@@ -12,22 +12,22 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nbkv.events import Bus, Loaded, Stored
+from nbkv.events import Bus, Stored, TierRead
 from nbkv.kv import KV, Space
-from nbkv.stores.base import Buffer, Lease, ScratchSpaces
+from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces
 from nbkv.stores.memory import MemoryStore
+from nbkv.stores.search import FoundSpan, PathSearch
 from nbkv.stores.state_checkpoints import StateCheckpoint
 from nbkv.stores.tiers.base import Tier
 from nbkv.stores.tiers.entry import Entry, EntryFacts, Sealer, make_entry
-from nbkv.stores.tiers.forms import AsItIs, Form
+from nbkv.stores.tiers.forms import AsItIs, StorageForm, error
 from nbkv.stores.tiers.guard import GuardedTier, out_of_memory
 from nbkv.stores.tiers.key import EntryKey, PathKeys
-from nbkv.stores.tiers.search import FoundSpan, PathSearch
-from nbkv.stores.tiers.writer import BackgroundWriter, SharedWork
+from nbkv.stores.writer import BackgroundWriter, SharedWork
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +68,7 @@ class TieredStore:
     below: Sequence[Tier]
     bus: Bus = field(default_factory=Bus)
     devices: Sequence[str] = ("cpu",)
-    form: Form = field(default_factory=AsItIs)
+    form: StorageForm = field(default_factory=AsItIs)
     sealer: Sealer = field(default_factory=Sealer)
     facts: EntryFacts = field(default_factory=EntryFacts)
     clock: Callable[[], float] = time.time
@@ -80,6 +80,7 @@ class TieredStore:
         self._writer = BackgroundWriter()
         self._loads: SharedWork[EntryKey, KV | None] = SharedWork()
         self._pending: Counter[tuple[Space, tuple[int, ...]]] = Counter()
+        self._error = 0.0  # the largest that the form has made of what was written or read
         self._stateful: set[str] = set()  # models whose KV is of no use without states that only memory holds
         self.front.on_evict = self._evicted
         weakref.finalize(self, self._writer.flush)
@@ -113,6 +114,7 @@ class TieredStore:
         lease = self.front.take(space, ids, limit, new, states_from=states_from, branch_at=branch_at)
         if states_from is not None:
             self._stateful.add(space.model)
+            lease.notes.append("only memory keeps KV of a model with recurrent layers: tiers hold no states")
             return lease
         try:
             self._load_into(lease, ids, limit)
@@ -163,6 +165,16 @@ class TieredStore:
             at = span.stop
         return max(known, at)
 
+    def keep(self, space: Space, ids: Sequence[int], how: Keeping) -> int:
+        """Have every entry along ``ids`` be kept as ``how`` says, in all tiers, once what waits is written."""
+        self.flush()
+        most, facts = self.front.keep(space, ids, how), replace(self.facts, **asdict(how))
+        for tier in self._below:
+            for span in self._search(space, ids, 0, len(ids), [tier]):
+                if tier.keep(span.entry.header.key, facts):
+                    most = max(most, span.stop)
+        return most
+
     def flush(self) -> None:
         """Wait until all that was given is written, and write what memory holds to tiers that are written back."""
         back = [tier for tier in self._below if tier not in self._through]
@@ -194,9 +206,10 @@ class TieredStore:
 
         return pd.DataFrame(self.figures())
 
-    def figures(self) -> list[dict[str, int | str]]:
-        """Return the figures of memory, then those of each tier."""
-        return [*self.front.figures(), *(tier.figures() for tier in self._below)]
+    def figures(self) -> list[dict[str, int | float | str]]:
+        """Return the figures of memory, then those of each tier, there with its ``form`` and the ``error`` it makes."""
+        how: dict[str, int | float | str] = {"form": self.form.name, "error": self._error}
+        return [*self.front.figures(), *(tier.figures() | how for tier in self._below)]
 
     def ls(self) -> pd.DataFrame:
         """Return one row for each sequence in memory."""
@@ -224,10 +237,11 @@ class TieredStore:
             if kv is None:
                 break
             used.append(span)
+            self._error = max(self._error, span.entry.header.facts.error)
             own = kv[span.start - span.entry.header.start : span.stop - span.entry.header.start]
             if self.bus.heard:
                 seconds = time.perf_counter() - began
-                self.bus.emit(Loaded(tokens=own.length, nbytes=own.nbytes, tier=span.tier.name, seconds=seconds))
+                self.bus.emit(TierRead(tokens=own.length, nbytes=own.nbytes, tier=span.tier.name, seconds=seconds))
             yield LoadedSpan(span.start, span.stop, own, span.tier.name)
         self._used(used)
 
@@ -259,7 +273,8 @@ class TieredStore:
                     lease.notes.append(f"no memory for KV from {span.tier}: it was computed again")
                     return
                 lease.matched = lease.branch = span.start + within.length
-                lease.notes.append(f"{within.length} tokens of KV were read from {span.tier}")
+                lossy = f" ({self.form.name}, off by up to {self._error:.2%})" if self.form.name else ""
+                lease.notes.append(f"{within.length} tokens of KV were read from {span.tier}{lossy}")
 
     # writing to tiers
 
@@ -305,7 +320,10 @@ class TieredStore:
 
     def _write(self, tier: GuardedTier, span: UnwrittenSpan) -> None:
         def entry() -> Entry:
-            facts = replace(span.facts, made=self.clock())
+            layers = zip(span.kv.keys, span.kv.values, strict=True)
+            moved = max((error(self.form, keys, values) for keys, values in layers), default=0.0)
+            self._error = max(self._error, moved)
+            facts = replace(span.facts, made=self.clock(), error=moved)
             return make_entry(
                 span.space, span.ids, span.start, span.kv, form=self.form, sealer=self.sealer, facts=facts
             )

@@ -333,6 +333,8 @@ TESTED_ELSEWHERE = {
     "strategies/test_residual.py": (
         "families/residual/forms families/residual/latents families/residual/sequence models/caches/restoring"
     ),
+    "unit/test_disk.py": "stores/tiers/entry stores/tiers/index stores/tiers/policies",
+    "unit/test_tiered.py": "stores/tiers/host",
     "unit/test_bench.py": (
         "bench/agreement bench/decode_tpot bench/diffusion_flashblock bench/import_time bench/measure "
         "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/store_scale "
@@ -356,7 +358,7 @@ TESTED_ELSEWHERE = {
     "unit/test_projection.py": "models/projection/project",
     "unit/test_ranges.py": "models/attention/intercept models/attention/masks",
     "unit/test_reader.py": "training/batch_scoring",
-    "unit/test_simulation.py": "show/replay traces/log traces/simulated_tier",
+    "unit/test_simulation.py": "traces/log traces/simulated_tier",
     "unit/test_real_text.py": "studies/answers studies/real_text/table",
     "unit/test_rope.py": "models/probing/rotary",
     "unit/test_session.py": "errors events inference/by_token session/compare",
@@ -412,6 +414,7 @@ REACHED = {
     "unit/test_store_eviction.py": "stores/eviction",
     "unit/test_store_protocol.py": "stores/base",
     "unit/test_store_spec.py": "stores/spec",
+    "unit/test_simulation.py": "show/replay",
     "unit/test_tasks.py": "tasks/questions",
     "unit/test_transfer.py": "show/cache_file",
     "unit/test_verify.py": (
@@ -420,6 +423,7 @@ REACHED = {
         "session/verification/reuse_checks session/verification/trials"
     ),
     "unit/test_widgets.py": "widgets/dashboard widgets/history widgets/playground",
+    "unit/test_tiered.py": "stores/search stores/tiers/guard",
 }
 
 # Circles of imports that are still there.

@@ -8,6 +8,7 @@ from path_kv import nodes_are_true, same, truth
 from nbkv.events import Bus, Evicted
 from nbkv.kv import Space
 from nbkv.models.caches.growing import GrowingCache
+from nbkv.stores.base import Keeping
 from nbkv.stores.memory import MemoryStore
 
 SPACE = Space("model", "float32")
@@ -223,3 +224,34 @@ def test_tables_say_what_is_there():
     assert (row["tokens"], row["hits"], row["misses"]) == (5, 1, 1)
     assert row["bytes"] == store.nbytes
     assert sorted(store.ls()["tokens"]) == [3, 4]
+
+
+@pytest.mark.parametrize("limit", [2**40, 6_000])
+def test_what_is_put_is_as_what_a_request_leaves(limit):
+    draw, store, seen = random.Random(limit), MemoryStore(limit=limit), [()]
+    for step in range(150):
+        begin = draw.choice(seen)
+        ids = (*begin[: draw.randrange(len(begin) + 1)], *(draw.randrange(4) for _ in range(draw.randrange(1, 9))))
+        start, known = draw.randrange(len(ids)), store.holds(SPACE, ids)
+        new = store.put(SPACE, ids, start, truth(ids, start, len(ids)))
+        assert new == (len(ids) - known if start <= known else 0)
+        if step % 3 == 0:
+            run(store, ids)
+        seen.append(ids)
+        assert store.nbytes <= limit
+    everything_is_true(store)
+
+
+def test_pinned_kv_is_not_evicted_until_it_is_unpinned():
+    store, ids = MemoryStore(limit=2**40), (1, 2, 3, 4, 5)
+    run(store, ids)
+    assert store.keep(SPACE, ids, Keeping(pinned=True)) == 5
+    assert store.keep(SPACE, (*ids, 9), Keeping(pinned=True)) == 5  # not all of it is known: nothing is pinned
+    run(store, (1, 2, 8))  # splits what is pinned
+    store.limit = 0
+    run(store, (7, 7))
+    assert store.holds(SPACE, ids) == 5
+    assert store.holds(SPACE, (1, 2, 8)) == 2
+    store.keep(SPACE, ids, Keeping())
+    assert (store.holds(SPACE, ids), store.nbytes) == (0, 0)
+    store.keep(SPACE, ids, Keeping())

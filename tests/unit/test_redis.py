@@ -35,10 +35,10 @@ def tier_of(server):
         opened.append(RedisTier(url=server.url, **options))
         return opened[-1]
 
-    make()._db.flushall()
+    make().client.flushall()
     yield make
     for tier in opened:
-        tier._db.close()
+        tier.client.close()
 
 
 def test_what_is_put_is_found_by_another_client(tier_of):
@@ -52,7 +52,7 @@ def test_what_is_put_is_found_by_another_client(tier_of):
     assert other.drop(made.header.key)
     assert not other.drop(made.header.key)
     assert (one.get(made.header.key), len(one), one.nbytes, one.tokens) == (None, 0, 0, 0)
-    assert one._db.keys("nbkv:mark:*") + one._db.keys("nbkv:facts:*") == []
+    assert one.client.keys("nbkv:mark:*") + one.client.keys("nbkv:facts:*") == []
 
 
 @pytest.mark.parametrize("policy", ["lru", "lfu", "cost", "rank"])
@@ -83,12 +83,12 @@ def test_no_room_beside_what_is_pinned(tier_of):
 def test_entries_expire_on_the_server(tier_of):
     tier, made = tier_of(), entry(ids_of(1), ttl=1000.0)
     tier.put(made)
-    assert 0 < tier._db.ttl(f"nbkv:entry:{made.header.key}") <= 1000
-    tier._db.delete(f"nbkv:entry:{made.header.key}")  # as when it has expired
+    assert 0 < tier.client.ttl(f"nbkv:entry:{made.header.key}") <= 1000
+    tier.client.delete(f"nbkv:entry:{made.header.key}")  # as when it has expired
     assert tier.get(made.header.key) is None
     assert (len(tier), tier.nbytes) == (0, 0)
     tier.put(made)
-    tier._db.delete(f"nbkv:entry:{made.header.key}")
+    tier.client.delete(f"nbkv:entry:{made.header.key}")
     assert tier.collect() == (1, made.nbytes)
     assert tier.nbytes == 0
 
@@ -98,8 +98,8 @@ def test_what_was_never_finished_is_not_seen_and_leaves_the_account(tier_of):
     tier._reserve(keys=[tier.prefix], args=[made.nbytes, 0])
     tier._fill("nbkv:draft:x", made)
     assert not tier.find(made.header.marks)
-    assert tier._db.ttl("nbkv:draft:x") > 0
-    tier._db.delete("nbkv:draft:x")
+    assert tier.client.ttl("nbkv:draft:x") > 0
+    tier.client.delete("nbkv:draft:x")
     tier.collect()
     assert tier.nbytes == 0
 
@@ -111,9 +111,9 @@ def test_a_damaged_hash_is_damaged(tier_of, field, garbage):
     tier.put(made)
     name = f"nbkv:entry:{made.header.key}"
     if garbage is None:
-        tier._db.hdel(name, field)
+        tier.client.hdel(name, field)
     else:
-        tier._db.hset(name, field, garbage)
+        tier.client.hset(name, field, garbage)
     if (field, garbage) == ("head", None):
         assert tier.get(made.header.key) is None
         return
@@ -153,7 +153,7 @@ def test_a_server_that_answers_garbage_is_a_miss(garbage, monkeypatch, answer):
     for call in (lambda guard: guard.get(made.header.key), lambda guard: guard.find(made.header.marks)):
         assert not call(GuardedTier(tier, heard))
     GuardedTier(tier, heard).put(made)
-    tier._db.close()
+    tier.client.close()
     assert "secret" not in str(told)
     assert tier.counts.faults == len(told)
 

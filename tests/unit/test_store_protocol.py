@@ -53,6 +53,9 @@ class NoStore:
     def holds(self, space, ids):
         return 0
 
+    def keep(self, space, ids, how):
+        return 0
+
     def flush(self):
         self.ended.append("flushed")
 
@@ -86,9 +89,8 @@ class NoStore:
 
 
 def test_the_protocol_has_what_is_leased_read_and_reported():
-    assert {"take", "give", "put", "discard", "reading", "holds", "flush", "clear", "close", "figures", "ls"} == set(
-        METHODS
-    )
+    leased = {"take", "give", "put", "discard", "reading", "holds", "keep", "flush", "clear", "close"}
+    assert leased | {"figures", "ls"} == set(METHODS)
     assert {"name", "limit", "scratch_spaces", "nbytes", "tiers"} == MEMBERS - set(METHODS)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from nbkv.errors import BadOption
 from nbkv.events import Bus
-from nbkv.stores.spec import open_store, parse_size
+from nbkv.stores.spec import check_spec, masked, open_store, parse_seconds, parse_size
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,28 @@ def test_a_store_says_what_policies_there_are(spec):
 def test_the_policy_sets_alpha():
     assert open_store("memory?policy=lru", Bus(), "cpu").alpha == 0
     assert open_store("memory?policy=marconi&alpha=2.5", Bus(), "cpu").alpha == 2.5
+
+
+@pytest.mark.parametrize(
+    ("spec", "places"),
+    [
+        ("memory+disk:/a+redis://h:1/0", ["memory", "/a", "redis://h:1/0"]),
+        ("disk:/a+b", ["/a+b"]),
+        ("disk:/a%2Bmemory", ["/a+memory"]),
+        ("memory?policy=lru+s3://bucket/kv?limit=1GiB", ["memory", "s3://bucket/kv"]),
+        (["memory", "disk:/a+disk:/b"], ["memory", "/a+disk:/b"]),
+    ],
+)
+def test_tiers_are_split_at_a_plus_before_a_known_scheme(spec, places):
+    assert [tier.place for tier in check_spec(spec)] == places
+
+
+@pytest.mark.parametrize("spec", ["redis://:pw@h/0", "rediss://u:pw@h", "ftp://u:pw@h/x"])
+def test_credentials_are_masked(spec):
+    assert "pw" not in masked(spec) + repr(check_spec(spec))
+    assert masked(spec).partition("@")[2] == spec.partition("@")[2]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("12h", 43200), ("7d", 604800), ("5", 5), ("1.5m", 90)])
+def test_times(text, seconds):
+    assert parse_seconds(text) == seconds

@@ -9,7 +9,7 @@ import pytest
 from entries import SPACE, ids_of
 from path_kv import same, truth
 
-from nbkv.events import Bus, Loaded, StoreFault, Stored
+from nbkv.events import Bus, Stored, StoreFault, TierRead
 from nbkv.kv import Space
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.stores.memory import MemoryStore
@@ -63,9 +63,9 @@ def test_a_second_process_finds_what_the_first_has_left(tmp_path):
 
     second, told = store_of(DiskTier(root=tmp_path))
     assert run(second, (*ids, *ids_of(2, 20), 7)) == 320
-    assert [(event.tokens, event.tier) for event in told.of(Loaded)] == [(320, "disk")]
+    assert [(event.tokens, event.tier) for event in told.of(TierRead)] == [(320, "disk")]
     assert run(second, (*ids, *ids_of(2, 20), 7)) == 320
-    assert len(told.of(Loaded)) == 1  # by now memory has it
+    assert len(told.of(TierRead)) == 1  # by now memory has it
     assert [tier["hits"] for tier in second.figures()] == [1, 1]
     second.close()
 
@@ -149,10 +149,10 @@ def test_a_faster_tier_keeps_what_a_slower_one_had(tmp_path):
     store, told = store_of(DiskTier("fast", root=fast), DiskTier("slow", root=slow))
     assert run(store, (*ids_of(1, 200), 3)) == 200
     store.close()
-    assert [event.tier for event in told.of(Loaded)] == ["slow"]
+    assert [event.tier for event in told.of(TierRead)] == ["slow"]
     store, told = store_of(DiskTier("fast", root=fast), DiskTier("slow", root=slow))
     assert run(store, (*ids_of(1, 200), 3)) == 200
-    assert {event.tier for event in told.of(Loaded)} == {"fast"}
+    assert {event.tier for event in told.of(TierRead)} == {"fast"}
     store.close()
 
 
@@ -163,7 +163,7 @@ def test_one_copy_a_key_is_under_way_at_a_time(tmp_path):
     store.close()
     tier = DiskTier(root=tmp_path)
     opened, go, loads = threading.Barrier(4), threading.Event(), []
-    store, told = store_of(tier)
+    store, _ = store_of(tier)
     load = store._below[0].load
 
     def slow(entry, devices):

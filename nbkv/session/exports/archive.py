@@ -69,7 +69,7 @@ def write(
         {
             "version": _VERSION,
             **manifest,
-            "golden": digest(rows),
+            "golden": digest([rows]),
             "entries": [str(each.header.key) for each in entries],
         },
         sort_keys=True,
@@ -124,7 +124,7 @@ def _read(file: zipfile.ZipFile, path: Path, sealer: Sealer) -> Archive:
     if manifest["version"] != _VERSION:
         _refuse(path, f"it is of format {manifest['version']!r}; this version reads {_VERSION}")
     rows = file.read(_GOLDEN)
-    if digest(rows) != manifest["golden"]:
+    if digest([rows]) != manifest["golden"]:
         _refuse(path, "its golden rows have changed since it was made")
     keys = [key for name in manifest["entries"] if (key := EntryKey.read(name)) is not None]
     entries = {key: _entry(file.read(f"{_ENTRIES}{key}{_SUFFIX}"), key, sealer) for key in keys}
@@ -155,7 +155,7 @@ def _entry(data: bytes, key: EntryKey, sealer: Sealer) -> Entry:
         raise Damaged(message)
     begins = [len(head) + offset for offset in header.offsets]
     view = memoryview(data)
-    return Entry(header, head, lambda layer: view[begins[layer] : begins[layer] + header.sizes[layer]])
+    return Entry(header, head, lambda layer: [view[begins[layer] : begins[layer] + header.sizes[layer]]])
 
 
 def _refuse(path: Path, why: str, cause: BaseException | None = None) -> NoReturn:

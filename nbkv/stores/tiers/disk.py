@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from nbkv.stores.tiers.base import Tier, TierRow
-from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts, EntryHeader, Sealer, head_size, parse
+from nbkv.stores.tiers.entry import Bytes, Damaged, Entry, EntryFacts, EntryHeader, Sealer, head_size, parse
 from nbkv.stores.tiers.index import EntryIndex
 from nbkv.stores.tiers.key import EntryKey
 from nbkv.stores.tiers.policies import Policy, policy_of
@@ -173,7 +173,8 @@ class DiskTier(Tier):
             try:
                 _write_all(number, entry.head)
                 for layer in range(entry.n_layers):
-                    _write_all(number, entry.blob(layer))
+                    for piece in entry.pieces(layer):
+                        _write_all(number, piece)
                 os.fsync(number)
             finally:
                 os.close(number)
@@ -224,10 +225,10 @@ def open_entry(file: OpenFile, sealer: Sealer, key: EntryKey | None = None) -> E
     if file.size != len(head) + sum(header.sizes):
         message = f"the file has {file.size} bytes of {len(head) + sum(header.sizes)}"
         raise Damaged(message)
-    return Entry(header, head, lambda layer: file.read(len(head) + header.offsets[layer], header.sizes[layer]))
+    return Entry(header, head, lambda layer: [file.read(len(head) + header.offsets[layer], header.sizes[layer])])
 
 
-def _write_all(number: int, data: bytes | memoryview) -> None:
+def _write_all(number: int, data: Bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(number, rest) :]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -20,12 +21,14 @@ import torch
 from blake3 import blake3
 
 from nbkv.kv import KV, Space
-from nbkv.stores.tiers.forms import Form, form_of
+from nbkv.stores.tiers.forms import StorageForm, form_of
 from nbkv.stores.tiers.key import EntryKey, PathKeys, mark_positions
 
 Bytes = bytes | bytearray | memoryview
 
 _VERSION = 1
+_LARGE = 2**23  # bytes from which on threads are worth their start
+_READERS = 2
 _MOST_HEAD = 2**26  # bytes; ids of a million tokens take 8 million
 _DTYPES = {
     "F64": torch.float64,
@@ -141,14 +144,16 @@ class Sealer:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """An entry wherever it lies: its ``header``, its ``head`` as bytes, and ``read(layer)``, a layer's bytes.
+    """An entry wherever it lies: its ``header``, its ``head`` as bytes, and ``read(layer)``, a layer's bytes in pieces.
 
-    ``read`` may raise ``OSError``, and may give anything at all: ``blob`` checks it.
+    ``read`` may raise ``OSError``, and may give anything at all: ``blob`` checks it. It is called from several threads.
+    ``made`` entries are this process's own, with digests that were just taken.
     """
 
     header: EntryHeader
     head: bytes
-    read: Callable[[int], Bytes]
+    read: Callable[[int], Sequence[Bytes]]
+    made: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -160,16 +165,21 @@ class Entry:
         """Return how many layers there are."""
         return len(self.header.layers)
 
+    def pieces(self, layer: int) -> Sequence[Bytes]:
+        """Return the bytes of ``layer`` in pieces, for a tier to keep; raises ``Damaged`` as ``blob`` does."""
+        return self.read(layer) if self.made else [self.blob(layer)]
+
     def blob(self, layer: int) -> memoryview:
         """Return the bytes of ``layer``; raises ``Damaged`` if they are others than when the entry was made."""
-        data = memoryview(self.read(layer)).cast("B")
-        if data.nbytes != self.header.sizes[layer]:
-            message = f"layer {layer} has {data.nbytes} bytes of {self.header.sizes[layer]}"
+        pieces = [memoryview(piece).cast("B") for piece in self.read(layer)]
+        nbytes = sum(piece.nbytes for piece in pieces)
+        if nbytes != self.header.sizes[layer]:
+            message = f"layer {layer} has {nbytes} bytes of {self.header.sizes[layer]}"
             raise Damaged(message)
-        if digest(data) != self.header.digests[layer]:
+        if digest(pieces) != self.header.digests[layer]:
             message = f"layer {layer} has changed since it was made"
             raise Damaged(message)
-        return data
+        return pieces[0] if len(pieces) == 1 else memoryview(bytearray(b"".join(pieces)))
 
     def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values ``[H, T, D]`` of ``layer`` on the CPU, to be read only; raises ``Damaged``."""
@@ -180,14 +190,22 @@ class Entry:
         return form_of(self.header.form).unpack(tensors)
 
     def kv(self) -> KV:
-        """Return all layers."""
-        keys, values = zip(*(self.layer(layer) for layer in range(self.n_layers)), strict=True)
+        """Return all layers; of a large entry one is read while another is checked."""
+        if self.nbytes < _LARGE:
+            layers = [self.layer(layer) for layer in range(self.n_layers)]
+        else:
+            with ThreadPoolExecutor(_READERS, thread_name_prefix="nbkv-read") as pool:
+                layers = list(pool.map(self.layer, range(self.n_layers)))
+        keys, values = zip(*layers, strict=True)
         return KV(keys, values)
 
 
-def digest(data: Bytes) -> str:
+def digest(pieces: Sequence[Bytes]) -> str:
     """Return the digest of a layer's bytes."""
-    return blake3(data).digest(16).hex()
+    hasher = blake3(max_threads=blake3.AUTO if sum(len(piece) for piece in pieces) > _LARGE else 1)
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.digest(16).hex()
 
 
 def make_entry(
@@ -196,7 +214,7 @@ def make_entry(
     start: int,
     kv: KV,
     *,
-    form: Form,
+    form: StorageForm,
     sealer: Sealer,
     facts: EntryFacts,
     keys: PathKeys | None = None,
@@ -208,7 +226,6 @@ def make_entry(
         for k, v in zip(kv.keys, kv.values, strict=True)
     ]
     blobs = [[_bytes(tensor) for tensor in layer.values()] for layer in packed]
-    joined = [_one(parts) for parts in blobs]
     header = EntryHeader(
         space=space,
         form=form.name,
@@ -221,10 +238,10 @@ def make_entry(
             tuple(TensorPlace(name, _NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in layer.items())
             for layer in packed
         ),
-        digests=tuple(digest(blob) for blob in joined),
+        digests=tuple(digest(pieces) for pieces in blobs),
         facts=facts,
     )
-    return Entry(header, render(header, sealer), joined.__getitem__)
+    return Entry(header, render(header, sealer), blobs.__getitem__, made=True)
 
 
 def render(header: EntryHeader, sealer: Sealer) -> bytes:
@@ -302,10 +319,6 @@ def _host(tensor: torch.Tensor) -> torch.Tensor:
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # arrays are buffers
-
-
-def _one(parts: Sequence[memoryview]) -> memoryview:
-    return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 
 
 def _tensor(data: memoryview, place: TensorPlace) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from nbkv.events import Bus, StoreFault
 from nbkv.kv import KV
 from nbkv.stores.tiers.base import Tier
-from nbkv.stores.tiers.entry import Damaged, Entry
+from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts
 from nbkv.stores.tiers.key import EntryKey
 
 T = TypeVar("T")
@@ -66,11 +66,15 @@ class GuardedTier:
         """Note the use of ``keys``."""
         self._call(lambda: self.tier.use(keys), None)
 
+    def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
+        """Have the entry of ``key`` be kept as ``facts`` say; return whether it is."""
+        return self._call(lambda: self.tier.keep(key, facts), default=False)
+
     def missed(self) -> None:
         """Count a lookup that found nothing here."""
         self.tier.counts.misses += 1
 
-    def figures(self) -> dict[str, int | str]:
+    def figures(self) -> dict[str, int | float | str]:
         """Return the tier's figures; what it cannot say now is 0."""
         counts = self.tier.counts
         entries, nbytes, tokens = self._call(lambda: (len(self.tier), self.tier.nbytes, self.tier.tokens), (0, 0, 0))

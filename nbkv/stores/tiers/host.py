@@ -9,7 +9,7 @@ from time import time
 import torch
 
 from nbkv.stores.tiers.base import Tier, TierRow
-from nbkv.stores.tiers.entry import Entry, EntryFacts
+from nbkv.stores.tiers.entry import Bytes, Entry, EntryFacts
 from nbkv.stores.tiers.index import EntryIndex
 from nbkv.stores.tiers.key import EntryKey
 from nbkv.stores.tiers.policies import Policy, policy_of
@@ -42,11 +42,11 @@ class HostTier(Tier):
         self.counts.evictions += len(evicted)
         if wanted:
             try:
-                copies = [self._copy(entry.blob(layer)) for layer in range(entry.n_layers)]
+                copies = [[self._copy(entry.pieces(layer))] for layer in range(entry.n_layers)]
             except BaseException:
                 self.index.forget(entry.header.key)
                 raise
-            self._entries[entry.header.key] = replace(entry, read=copies.__getitem__)
+            self._entries[entry.header.key] = replace(entry, read=copies.__getitem__, made=False)
             self.index.ready(entry.header)
         return entry.header.key in self._entries
 
@@ -94,8 +94,10 @@ class HostTier(Tier):
     def _remove(self, key: EntryKey) -> None:
         self._entries.pop(key, None)
 
-    def _copy(self, data: memoryview) -> memoryview:
-        copy = torch.empty(data.nbytes, dtype=torch.uint8, pin_memory=self.pinned)
-        view = memoryview(copy.numpy())  # type: ignore[arg-type]  # arrays are buffers
-        view[:] = data
+    def _copy(self, pieces: Sequence[Bytes]) -> memoryview:
+        copy = torch.empty(sum(len(piece) for piece in pieces), dtype=torch.uint8, pin_memory=self.pinned)
+        view, at = memoryview(copy.numpy()), 0  # type: ignore[arg-type]  # arrays are buffers
+        for piece in pieces:
+            view[at : at + len(piece)] = piece
+            at += len(piece)
         return view

@@ -8,6 +8,7 @@ for all processes together. Times to live are the server's.
 from __future__ import annotations
 
 import contextlib
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -97,21 +98,21 @@ class RedisTier(Tier):
     def __post_init__(self) -> None:
         """Connect."""
         with self._talking():
-            self._db: Any = redis.Redis.from_url(
+            self.client: Any = redis.Redis.from_url(
                 self.url,
                 socket_timeout=self.timeout_s,
                 socket_connect_timeout=self.timeout_s,
                 retry=Retry(NoBackoff(), 0),
             )
-            scripts = [self._db.register_script(each) for each in (_DROP, _RESERVE, _COMMIT)]
+            scripts = [self.client.register_script(each) for each in (_DROP, _RESERVE, _COMMIT)]
             self._drop, self._reserve, self._commit = scripts
-            self._db.ping()
+            self.client.ping()
 
     def get(self, key: EntryKey) -> Entry | None:
         """Return the entry of ``key``; its layers are read several at a time."""
         name = f"{self.prefix}entry:{key}"
         with self._talking():
-            head: Any = self._db.hget(name, "head")
+            head: Any = self.client.hget(name, "head")
             if head is None:
                 self._drop(keys=[self.prefix], args=[str(key)])  # it has expired, or the server has evicted it itself
                 return None
@@ -119,16 +120,20 @@ class RedisTier(Tier):
             message = "its head is no text"
             raise Damaged(message)
         header = parse(head, self.sealer, key)
-        ahead: dict[int, bytes] = {}
+        ahead: dict[int, object] = {}
+        lock = threading.Lock()
 
-        def read(layer: int) -> bytes:
+        def read(layer: int) -> list[bytes]:
+            with lock:
+                return [ahead_of(layer)]
+
+        def ahead_of(layer: int) -> bytes:
             if layer not in ahead:
-                ahead.clear()
                 size, stop = header.sizes[layer], layer + 1
                 while stop < len(header.sizes) and size + header.sizes[stop] <= _AHEAD:
                     size, stop = size + header.sizes[stop], stop + 1
                 with self._talking():
-                    answers = self._db.hmget(name, [str(each) for each in range(layer, stop)])
+                    answers = self.client.hmget(name, [str(each) for each in range(layer, stop)])
                     ahead.update(zip(range(layer, stop), answers, strict=True))
             data = ahead.pop(layer)
             if not isinstance(data, bytes):
@@ -145,7 +150,7 @@ class RedisTier(Tier):
             return False
         draft = f"{self.prefix}draft:{uuid.uuid4().hex}"
         with self._talking():
-            if self._db.exists(f"{self.prefix}entry:{key}"):
+            if self.client.exists(f"{self.prefix}entry:{key}"):
                 self.use([header.key])
                 return True
             evicted = int(self._reserve(keys=[self.prefix], args=[entry.nbytes, self.limit]))
@@ -156,14 +161,14 @@ class RedisTier(Tier):
                 self._fill(draft, entry)
             except BaseException:
                 with contextlib.suppress(redis.RedisError):
-                    self._db.decrby(f"{self.prefix}bytes", entry.nbytes)
-                    self._db.delete(draft)
+                    self.client.decrby(f"{self.prefix}bytes", entry.nbytes)
+                    self.client.delete(draft)
                 raise
             what = [draft, key, str(entry.nbytes), str(len(header.ids)), str(int(facts.ttl * 1000))]
             kept = [facts.seconds, facts.rank, facts.priority, int(facts.pinned), " ".join(header.marks)]
             new = self._commit(keys=[self.prefix], args=[*what, *map(str, kept)])
             self.use([header.key])
-        return bool(new) or self._db.exists(f"{self.prefix}entry:{key}") == 1
+        return bool(new) or self.client.exists(f"{self.prefix}entry:{key}") == 1
 
     def drop(self, key: EntryKey) -> bool:
         """Delete the entry's hash and its marks."""
@@ -173,7 +178,7 @@ class RedisTier(Tier):
     def keys(self) -> Iterator[EntryKey]:
         """Yield the key of every entry."""
         with self._talking():
-            names = [name.decode() for name in self._db.smembers(f"{self.prefix}keys")]
+            names = [name.decode() for name in self.client.smembers(f"{self.prefix}keys")]
         return (key for name in names if (key := EntryKey.read(name)) is not None)
 
     @property
@@ -189,11 +194,11 @@ class RedisTier(Tier):
     def __len__(self) -> int:
         """Return how many entries there are."""
         with self._talking():
-            return int(self._db.scard(f"{self.prefix}keys"))
+            return int(self.client.scard(f"{self.prefix}keys"))
 
     def find(self, marks: Sequence[str]) -> dict[str, list[EntryKey]]:
         """Return the keys of entries found by ``marks``, all asked for at once."""
-        with self._talking(), self._db.pipeline(transaction=False) as pipeline:
+        with self._talking(), self.client.pipeline(transaction=False) as pipeline:
             for mark in marks:
                 pipeline.smembers(f"{self.prefix}mark:{mark}")
             answers = pipeline.execute()
@@ -204,30 +209,30 @@ class RedisTier(Tier):
     def use(self, keys: Sequence[EntryKey]) -> None:
         """Note the use of ``keys``, the last one as the most recent."""
         with self._talking():
-            floor = float(self._db.get(f"{self.prefix}floor") or 0)
+            floor = float(self.client.get(f"{self.prefix}floor") or 0)
             for key in keys:
                 name = f"{self.prefix}facts:{key}"
-                facts = self._db.hmget(name, ["bytes", "seconds", "rank", "priority", "pinned"])
+                facts = self.client.hmget(name, ["bytes", "seconds", "rank", "priority", "pinned"])
                 if facts[0] is None or facts[4] == b"1":
                     continue
-                uses, tick = self._db.hincrby(name, "uses", 1), self._db.incr(f"{self.prefix}tick")
+                uses, tick = self.client.hincrby(name, "uses", 1), self.client.incr(f"{self.prefix}tick")
                 use = EntryUse(tick, uses, int(facts[0]), float(facts[1]), float(facts[2]), floor % _PRIORITY)
                 score = self.policy.score(use) + int(facts[3]) * _PRIORITY
-                self._db.zadd(f"{self.prefix}used", {str(key): score})
+                self.client.zadd(f"{self.prefix}used", {str(key): score})
 
     def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
         """Have an entry be kept as ``facts`` say."""
         with self._talking():
             name = f"{self.prefix}facts:{key}"
-            if not self._db.exists(name):
+            if not self.client.exists(name):
                 return False
             kept = {"priority": facts.priority, "pinned": int(facts.pinned), "rank": facts.rank}
-            self._db.hset(name, mapping=kept)
-            self._db.zrem(f"{self.prefix}used", str(key))
+            self.client.hset(name, mapping=kept)
+            self.client.zrem(f"{self.prefix}used", str(key))
             if facts.ttl:
-                self._db.pexpire(f"{self.prefix}entry:{key}", int(facts.ttl * 1000))
+                self.client.pexpire(f"{self.prefix}entry:{key}", int(facts.ttl * 1000))
             else:
-                self._db.persist(f"{self.prefix}entry:{key}")
+                self.client.persist(f"{self.prefix}entry:{key}")
             self.use([key])
         return True
 
@@ -235,8 +240,8 @@ class RedisTier(Tier):
         """Yield a row for each entry."""
         for key in self.keys():
             with self._talking():
-                facts = self._db.hmget(f"{self.prefix}facts:{key}", ["bytes", "uses", "priority", "pinned"])
-                used = self._db.zscore(f"{self.prefix}used", str(key)) or 0.0
+                facts = self.client.hmget(f"{self.prefix}facts:{key}", ["bytes", "uses", "priority", "pinned"])
+                used = self.client.zscore(f"{self.prefix}used", str(key)) or 0.0
             if facts[0] is not None:
                 yield TierRow(key, int(facts[0]), used, int(facts[1]), int(facts[2]), facts[3] == b"1")
 
@@ -245,30 +250,30 @@ class RedisTier(Tier):
         gone, freed, held = 0, 0, 0
         for row in tuple(self.rows()):
             with self._talking():
-                if self._db.exists(f"{self.prefix}entry:{row.key}"):
+                if self.client.exists(f"{self.prefix}entry:{row.key}"):
                     held += row.nbytes
                     continue
                 self._drop(keys=[self.prefix], args=[str(row.key)])
             gone, freed = gone + 1, freed + row.nbytes
         with self._talking():
-            if not any(True for _ in self._db.scan_iter(f"{self.prefix}draft:*", count=1000)):
-                self._db.set(f"{self.prefix}bytes", held)
+            if not any(True for _ in self.client.scan_iter(f"{self.prefix}draft:*", count=1000)):
+                self.client.set(f"{self.prefix}bytes", held)
         return gone, freed
 
     def close(self) -> None:
         """Close the connections."""
         with self._talking():
-            self._db.close()
+            self.client.close()
 
     def _fill(self, draft: str, entry: Entry) -> None:
-        self._db.hset(draft, "head", entry.head)
-        self._db.expire(draft, _DRAFT_S)
+        self.client.hset(draft, "head", entry.head)
+        self.client.expire(draft, _DRAFT_S)
         for layer in range(entry.n_layers):
-            self._db.hset(draft, str(layer), bytes(entry.blob(layer)))
+            self.client.hset(draft, str(layer), b"".join(entry.pieces(layer)))
 
     def _figure(self, name: str) -> int:
         with self._talking():
-            return int(self._db.get(self.prefix + name) or 0)
+            return int(self.client.get(self.prefix + name) or 0)
 
     @staticmethod
     @contextlib.contextmanager

@@ -78,7 +78,8 @@ class RemoteTier(Tier):
         if not wanted:
             return key in set(self.keys())
         try:
-            data = b"".join([entry.head, *(entry.blob(layer) for layer in range(entry.n_layers))])
+            layers = (piece for layer in range(entry.n_layers) for piece in entry.pieces(layer))
+            data = b"".join([entry.head, *layers])
             with self._talking():
                 self._write(path, data)
         except BaseException:
@@ -157,10 +158,10 @@ class RemoteTier(Tier):
         head = first[:size] if len(first) >= size else self._fs.cat_file(path, start=0, end=size)
         header = parse(head, self.sealer, key)
 
-        def read(layer: int) -> bytes:
+        def read(layer: int) -> list[bytes]:
             start = size + header.offsets[layer]
             with self._talking():
-                return bytes(self._fs.cat_file(path, start=start, end=start + header.sizes[layer]))
+                return [bytes(self._fs.cat_file(path, start=start, end=start + header.sizes[layer]))]
 
         return Entry(header, head, read)
 
