@@ -428,6 +428,7 @@ REACHED = {
     "unit/test_store_eviction.py": "stores/eviction",
     "unit/test_store_protocol.py": "stores/base",
     "unit/test_store_spec.py": "stores/spec",
+    "unit/test_simulation.py": "show/replay",
     "unit/test_tasks.py": "tasks/questions",
     "unit/test_transfer.py": "show/cache_file",
     "unit/test_verify.py": (
