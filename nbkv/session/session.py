@@ -163,17 +163,20 @@ class Session(Requests):
     ) -> CacheFile:
         """Write KV to a file that another session, process or machine can ``import_``: what was read once is there.
 
-        ``chunks``: names or chunks (None: all, unless a ``prefix`` is given); ``prefix``: what ``generate`` takes, or a
-        Result. Raises ``UnknownName``, ``BadPrompt``, ``UnsupportedModel``, ``LoadError``.
+        ``chunks`` are names or chunks (None: all of them, unless a ``prefix`` is given); ``prefix`` is what
+        ``generate`` takes, or a Result: its prompt and answer. Raises ``UnknownName``, ``BadPrompt``,
+        ``UnsupportedModel``, ``LoadError``.
         """
-        wanted = exportable(chunks, prefix, self.chunks, ctx := self._open().for_request())
+        ctx = self._open().for_request()
+        wanted = exportable(chunks, prefix, self.chunks, ctx)
         with self._lock.request():
             return exported(ctx, path, *wanted)
 
     def import_(self, path: str | Path) -> CacheFile:
-        """Take in what ``export`` wrote, if golden rows, run again here, agree within this model's noise.
+        """Take in what ``export`` wrote, once a few golden rows, run again here, agree within this model's noise.
 
-        All or nothing: raises ``LoadError`` for a damaged file, ``UnsupportedModel`` where this model has other KV.
+        Chunks of the file are then this session's, by their names. Raises ``LoadError`` for a damaged file, and
+        ``UnsupportedModel``, with the check that failed, where this model computes other KV: then nothing is taken in.
         """
         ctx = self._open().for_request()
         with self._lock.request():

@@ -343,7 +343,7 @@ TESTED_ELSEWHERE = {
     "unit/test_bench.py": (
         "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
         "bench/measure "
-        "bench/models bench/overhead bench/report bench/residual_restore bench/store_scale "
+        "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/store_scale "
         "bench/ttft_chunks bench/ttft_prefix bench/views bench/why_gain models/work"
     ),
     "unit/test_chunk_study.py": "studies/chunks studies/statistics",
@@ -366,7 +366,7 @@ TESTED_ELSEWHERE = {
     "unit/test_projection.py": "models/projection/project",
     "unit/test_ranges.py": "models/attention/intercept models/attention/masks",
     "unit/test_reader.py": "training/batch_scoring",
-    "unit/test_replay.py": "traces/log traces/simulated_tier traces/simulation",
+    "unit/test_simulation.py": "traces/log traces/simulated_tier",
     "unit/test_real_text.py": "studies/answers studies/real_text/table",
     "unit/test_rope.py": "models/probing/rotary",
     "unit/test_tokenmap.py": "show/excerpt",
