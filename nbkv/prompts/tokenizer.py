@@ -54,6 +54,12 @@ class Codec:
         """Return whether the tokenizer has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
+    def unknown(self, ids: Sequence[int]) -> int:
+        """Return how many of ``ids`` stand for text that the vocabulary lacks."""
+        tokenizer = self.tokenizer
+        ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}  # GPT-2 names one of them so
+        return 0 if tokenizer.unk_token_id in {None, *ends} else list(ids).count(tokenizer.unk_token_id)
+
     @property
     def chat_template(self) -> ChatTemplate | None:
         """Return the tokenizer's chat template as it is now; None if it has none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -159,6 +159,11 @@ def built_prompt(
     asked = template_options(options.get("template_kwargs"), options.get("continue_final_message", False))
     built = build(ctx.codec, prompt, ctx.model, ctx.eos, asked)
     ctx.fits(len(built.ids))
+    if unknown := ctx.codec.unknown(built.ids):
+        note = (
+            f"the tokenizer does not know {unknown} of {len(built.ids)} prompt tokens: the model reads nothing in them"
+        )
+        built = replace(built, notes=(*built.notes, note))
     if match is not None:
         known = tuple(chunks.values())  # another thread may add one meanwhile
         built = matched(built, [chunk for chunk in known if chunk.model == ctx.model], ctx.keeps)

@@ -197,14 +197,21 @@ def test_report_of_nothing_is_an_error(tmp_path):
 
 
 def test_the_examples_in_the_readme_run(write, tmp_path):
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    example, chunks, blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    texts = "contract_text, minutes_text = item.chunks[:2]"
-    look = "nbkv.record(rate=session.history()['hit_rate'].iloc[1], n=len(session.history()))"
-    sweep = run(write("example", "seed = 0", example, look, texts, chunks, blocks), out_dir=tmp_path / "out")
+    root = Path(__file__).resolve().parents[2]
+    pages = (root / "README.md", root / "docs" / "guide.md")
+    example, chunks, blocks = (
+        code
+        for page in pages
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    )
+    assert '"smollm2"' in example  # which not every machine has
+    texts = "item = nbkv.tasks.ledger(seed=0, n=1, chunks=8)[0]\ncontract_text, minutes_text = item.chunks[:2]"
+    look = "nbkv.record(rate=session.history()['hit_rate'].iloc[0], n=len(session.history()))"
+    cells = (example.replace('"smollm2"', '"tiny"'), look, texts, chunks, blocks)
+    sweep = run(write("example", "seed = 0", *cells), out_dir=tmp_path / "out")
 
     assert not sweep.failed, sweep.failed[0].error
-    assert sweep.runs[0].records["rate"] > 0.8
+    assert sweep.runs[0].records["rate"] > 0.5
 
 
 def test_an_interrupt_leaves_no_kernel_and_a_table_of_what_has_run(write, tmp_path):

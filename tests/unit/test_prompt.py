@@ -230,3 +230,16 @@ def test_six_threads_share_a_tokenizer(make_tokenizer):
     finally:
         sys.setswitchinterval(switch)
     assert expected[0] != expected[1]
+
+
+@pytest.mark.parametrize("text", ["w1 zebra w2", "zebra", "zebra quagga"])
+def test_words_that_the_tokenizer_does_not_know_are_counted(codec, text):
+    unknown = sum(not word.startswith("w") for word in text.split())
+    assert codec.unknown(codec.whole(text)) == unknown
+    assert codec.unknown(codec.whole("w1 w2")) == 0
+
+
+def test_words_that_the_tokenizer_does_not_know_are_noted(session_of):
+    session = session_of()
+    assert any("does not know 2 of" in note for note in session.generate("w1 zebra quagga", max_new_tokens=1).notes)
+    assert not any("know" in note for note in session.generate("w1 w2", max_new_tokens=1).notes)
