@@ -70,7 +70,7 @@ def test_chats_reuse_their_answers(request, words, kind):
 
 
 def _turns(chat):
-    return [message["content"] for message in chat._messages[:-1]]
+    return [part for turn in chat._turns[:-1] for part in turn.parts]
 
 
 def test_warm_and_full_hits(sdar, fast_dllm, words):

@@ -114,7 +114,8 @@ class _Balanced(HTMLParser):
         self.open = []
 
     def handle_starttag(self, tag, attrs):
-        self.open.append(tag)
+        if tag != "wbr":  # nothing closes it
+            self.open.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag

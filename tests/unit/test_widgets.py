@@ -245,7 +245,8 @@ def test_the_playground_runs_what_was_picked(session, play):
     result = session.last
     assert result.strategy == "cacheblend(budget=0.5)"
     assert [name for name, *_ in result.chunks] == ["rate", "notes"]
-    assert play.cards[0]["html"] == result._repr_html_()
+    drawn, again = (html.partition("<details")[0] for html in (play.cards[0]["html"], result._repr_html_()))
+    assert drawn == again  # why tokens were not reused is found out when it is drawn, against all that was asked since
     until(lambda: not play.state["running"])
     assert "rate, notes" in repr(play)
     tell(play, do="clear")
