@@ -179,6 +179,9 @@ def _write_messages(
     if not found:
         message = "the chat template makes nothing of these messages"
         raise BadPrompt(message)
+    bos, begins = writer.codec.tokenizer.bos_token, found[0].value
+    if not (bos and isinstance(begins, str) and begins.startswith(bos)):
+        writer.ids.extend(writer.codec.bos_ids)
     behind_chunk = False
     for number, piece in enumerate(found):
         if isinstance(piece.value, Chunk) or piece.ordinary:

@@ -17,12 +17,11 @@ _ROLES: Final = {"bos": "s", "eos": "/s", "pad": "pad", "unk": "unk", "mask": "m
 
 # an assistant message ends with the end token, so that the next question follows it exactly as in training
 CHAT_TEMPLATE: Final = (
-    "{{- bos_token + ' ' -}}"
     "{%- for message in messages -%}"
     "{{- message['content'] + (eos_token if message['role'] == 'assistant' else '') + ' ' -}}"
     "{%- endfor -%}"
 )
-"""BOS, then all messages, one after another, without roles."""
+"""All messages, one after another, without roles."""
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":
