@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbkv.cli import stores
-from nbkv.cli.answers import FAILED, INTERRUPTED, OK, USAGE, add_place, say
+from nbkv.cli.answers import FAILED, INTERRUPTED, OK, USAGE, add_place
+from nbkv.cli.answers import say as _say
 from nbkv.errors import LoadError, NbkvError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = USAGE
     except KeyboardInterrupt as stop:
         if (found := getattr(stop, "result", None)) is not None:
-            say(repr(found))
+            _say(repr(found))
         sys.stderr.write("nbkv: interrupted\n")
         code = INTERRUPTED
     finally:
@@ -82,8 +83,8 @@ def demo(options: argparse.Namespace) -> int:
     # the same everywhere, and in a minute: whatever pretrained models there are
     sweep = run(quickstart(), {"chat_model": "tiny"}, out_dir=options.out)
     if not sweep.failed:
-        say(_demo_table(sweep.runs[0].records))
-    say(f"report: {sweep.report}")
+        _say(_demo_table(sweep.runs[0].records))
+    _say(f"report: {sweep.report}")
     return FAILED if sweep.failed else OK
 
 
@@ -94,8 +95,8 @@ def run_notebooks(options: argparse.Namespace) -> int:
     grid = read_grid(options.grid) if options.grid else None
     parameters = {name: _value(text) for name, text in options.parameter}
     sweep = run(options.notebooks, parameters, grid, options.out)
-    say(_table(sweep))
-    say(f"results: {sweep.results}\nreport: {sweep.report}")
+    _say(_table(sweep))
+    _say(f"results: {sweep.results}\nreport: {sweep.report}")
     return FAILED if sweep.failed else OK
 
 
@@ -104,7 +105,7 @@ def report_folder(options: argparse.Namespace) -> int:
     from nbkv.sweep import report
 
     sweep = report(options.folder)
-    say(f"results: {sweep.results}\nreport: {sweep.report}")
+    _say(f"results: {sweep.results}\nreport: {sweep.report}")
     return OK
 
 
@@ -114,7 +115,7 @@ def bench(options: argparse.Namespace) -> int:
 
     given = {"shape": options.shape, "context": options.context, "rounds": options.rounds, "peers": options.peers}
     rows = run(options.names, **given)
-    say(table(rows))
+    _say(table(rows))
     if options.json:
         Path(options.json).write_text(json.dumps([row.to_dict() for row in rows], indent=1) + "\n", encoding="utf-8")
     return FAILED if any(row.refused for row in rows) else OK
@@ -131,8 +132,8 @@ def verify(options: argparse.Namespace) -> int:
         report = session.verify(options.strategies or strategies.names())
         record = session.adapter.record
         took = "none" if record is None else f"{record.seconds:.2f} s"
-        say(repr(report))
-        say(f"self-check at load: {took}; notes: {'; '.join(session.adapter.notes) or 'none'}")
+        _say(repr(report))
+        _say(f"self-check at load: {took}; notes: {'; '.join(session.adapter.notes) or 'none'}")
     if options.json:
         Path(options.json).write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     return OK if report.ok else FAILED
@@ -148,7 +149,7 @@ def certify(options: argparse.Namespace) -> int:
     with nbkv.load(options.model, strategy="full", device=options.device, dtype=options.dtype) as session:
         given = {"max_kl": options.max_kl, "alpha": options.alpha, "rate": options.rate, "sink": options.sink}
         certificate = session.certify(prompts, strategies=asked, **given)
-    say(repr(certificate))
+    _say(repr(certificate))
     if options.json:
         Path(options.json).write_text(json.dumps(certificate.to_dict(), indent=1) + "\n", encoding="utf-8")
     return OK if certificate.ok else FAILED
@@ -160,13 +161,13 @@ def doctor(options: argparse.Namespace) -> int:
 
     if options.plan is None:
         found = health()
-        say(repr(found))
+        _say(repr(found))
         return OK if found.ok else FAILED
     import nbkv
 
     with nbkv.load(options.plan, strategy="full", device=options.device, dtype=options.dtype) as session:
         plan = session.plan(options.tokens)
-    say(repr(plan))
+    _say(repr(plan))
     if options.json:
         Path(options.json).write_text(json.dumps(plan.to_dict(), indent=1) + "\n", encoding="utf-8")
     return OK
@@ -177,7 +178,7 @@ def list_strategies(options: argparse.Namespace) -> int:
     import nbkv
 
     frame = nbkv.strategies()
-    say(markdown(frame) if options.markdown else _entries(frame))
+    _say(markdown(frame) if options.markdown else _entries(frame))
     return OK
 
 

@@ -33,13 +33,14 @@ class Run:
     def to_dict(self, apart: Collection[str] = ()) -> dict[str, Any]:
         """Return the run as one flat row: parameters and records under their own names.
 
-        Where such a name is that of a column of the run's own, or of both a parameter and a record (here, or in one of
-        the runs beside it: ``apart``), it is ``parameter.name`` or ``record.name``.
+        Where such a name is that of a column of the run's own it is ``parameter.name`` or ``record.name``; of both a
+        parameter and a record (here, or in one of the runs beside it: ``apart``) the record has it, and the parameter
+        is ``parameter.name``.
         """
-        taken = {*apart, *COLUMNS, *(self.parameters.keys() & self.records.keys())}
+        taken = {"parameter": {*apart, *COLUMNS, *self.records}, "record": set(COLUMNS)}
         row = {"run": self.path.name, "notebook": self.notebook}
         for kind, values in (("parameter", self.parameters), ("record", self.records)):
-            row |= {f"{kind}.{name}" if name in taken else name: value for name, value in values.items()}
+            row |= {f"{kind}.{name}" if name in taken[kind] else name: value for name, value in values.items()}
         return row | {"duration_s": self.duration_s, "status": self.status, "error": self.error}
 
 

@@ -374,6 +374,7 @@ def test_the_study_of_block_diffusion_reacts(blockwise_reader, monkeypatch):
 
 PLANTED = {
     "notebooks": {
+        "51_batch": "unit/test_packing.py::test_a_model_whose_rows_meet_outside_of_attention_is_found_out",
         "00_quickstart": "test_the_quickstart_sees_a_prefix_with_other_values",
         "11_masks": "test_the_mask_experiment_fails_where_it_compares_a_mask_with_itself",
         **dict.fromkeys([each[0] for each in NOTEBOOKS], "test_a_notebook_reacts"),
@@ -382,6 +383,7 @@ PLANTED = {
     "tables": {
         **dict.fromkeys(["chunks", "eviction", "eviction-reasoning", "masks"], "test_a_study_reacts"),
         "flashblock": "test_the_study_of_block_diffusion_reacts",
+        "replay": "unit/test_simulation.py::test_policies_evict_different_things",
         "bench": "unit/test_bench.py::test_other_outputs_are_refused_not_reported",
         "certify": "unit/test_splits.py::test_a_table_beyond_the_bound_is_seldom_certified_and_told",
     },
