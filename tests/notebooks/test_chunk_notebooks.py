@@ -85,7 +85,7 @@ def test_outputs_are_pictures_and_sentences(reuse, masks, shown_well):
 
 def test_figures_survive_an_export_to_html(reuse):
     page, _ = HTMLExporter().from_filename(str(reuse.runs[0].path))
-    assert page.count("data:image/png;base64,") >= 4  # the figures, and the pictures of prompts
+    assert page.count("data:image/png;base64,") == 5  # four figures, and the picture of a prompt
     assert "plotly.v1+json" not in page
 
 
