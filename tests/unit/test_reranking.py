@@ -335,7 +335,7 @@ def test_a_model_that_cannot_be_watched_is_refused_by_reason(session_of, lacking
 
 
 def test_learned_positions_are_refused_by_reason(session_of):
-    with pytest.raises(UnsupportedModel, match="rerank cannot serve .* learned positions"):
+    with pytest.raises(UnsupportedModel, match=r"rerank cannot serve .* learned positions"):
         session_of("gpt2").rerank("w1", ["w2"])
 
 

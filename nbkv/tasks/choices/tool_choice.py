@@ -49,7 +49,7 @@ TOOLS = (
         "create_event(title, start, end)",
         "Adds an appointment to the calendar of the user, with a title, a start and an end.",
         (
-            "Put lunch with Maria into my calendar for noon on Monday.",
+            "Put lunch with Maria into my calendar at noon.",
             "Block Thursday from two to four for the dentist.",
         ),
     ),
@@ -62,7 +62,7 @@ TOOLS = (
         "book_table(restaurant, time, guests)",
         "Reserves seats in a restaurant for a number of people at a given time.",
         (
-            "Reserve a place for four at Da Mario tonight at eight.",
+            "Reserve a place for four at Da Mario tonight.",
             "We want to eat at the Blue Door on Saturday, two of us.",
         ),
     ),
@@ -110,8 +110,8 @@ TOOLS = (
         "order_groceries(items, address)",
         "Buys food and household goods and has them delivered to an address.",
         (
-            "We are out of milk and eggs, have some brought home.",
-            "Get me two kilos of potatoes and some butter by noon.",
+            "We are out of milk, have some brought home.",
+            "Get me two kilos of potatoes by noon.",
         ),
     ),
     Tool(
