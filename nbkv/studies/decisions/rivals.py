@@ -14,7 +14,7 @@ _K1, _B = 1.2, 0.75  # as Lucene has them
 
 
 def bm25(query: str, documents: Sequence[str]) -> list[float]:
-    """Return Okapi BM25's score of each document for ``query`` (Robertson & Zaragoza 2009, equation 3.15).
+    """Return Okapi BM25's score of each document for ``query`` (Robertson & Zaragoza 2009), in Lucene's form.
 
     Words after ``squad_normal``; their rarity is that among ``documents``.
     """
