@@ -31,7 +31,9 @@ def ranking_html(ranking: dict[str, Any]) -> str:
     rows = "".join(_row(row, widest) for row in ranking["rows"][:_SHOWN])
     head = "".join(f'<th scope="col"{_LEFT * (at in {1, 2, 4})}>{name}</th>' for at, name in enumerate(_COLUMNS))
     by_place = {row["place"]: row for row in ranking["rows"]}
-    marked = "".join(_marked(by_place[at], pieces) for at, pieces in ranking["marked"].items())
+    shown = ranking["marked"]
+    most = max((score for pieces in shown.values() for _, score in pieces if score is not None), default=0.0) or 1.0
+    marked = "".join(_marked(by_place[at], pieces, most) for at, pieces in shown.items())
     body = [
         f"<p><b>{escape(_headline(ranking))}</b></p>",
         *(f'<p class="nbkv-dim">{escape(line)}</p>' for line in (_figures(ranking), *_distance(ranking))),
@@ -60,9 +62,8 @@ def _row(row: dict[str, Any], widest: float) -> str:
     )
 
 
-def _marked(row: dict[str, Any], pieces: list[tuple[str, float | None]]) -> str:
-    """Return a document's tokens, the more strongly marked the more they scored; dropped ones are struck through."""
-    most = max((score for _, score in pieces if score is not None), default=0.0) or 1.0
+def _marked(row: dict[str, Any], pieces: list[tuple[str, float | None]], most: float) -> str:
+    """Return a document's tokens, marked by their share of the ``most`` any scored; dropped ones are struck through."""
     shown = []
     for piece, score in pieces:
         if score is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 import nbkv
+from nbkv import show
 from nbkv.errors import BadOption, BadPrompt, UnsupportedModel
 from nbkv.events import Layer, Ranked, Reused
 from nbkv.kv import Span
@@ -287,6 +290,68 @@ def test_a_ranking_is_a_table_best_first(session_of, documents):
     assert len(ranking) == 4
     assert sum(frame["tokens"]) == sum(map(len, chunks))
     assert frame["dropped"].sum() == sum(int(np.isnan(each).sum()) for each in ranking.token_scores)
+
+
+@pytest.fixture
+def drawn():
+    """Return what a view is made of: two documents, one of them with a hostile name and a token that was dropped."""
+    first = {"rank": 1, "place": 1, "document": "<b>lease</b>", "score": 2.0, "tokens": 2, "dropped": 1}
+    second = {"rank": 2, "place": 0, "document": "photo", "score": -1.0, "tokens": 1, "dropped": 0}
+    rows = [first | {"text": "rent\n is"}, second | {"text": "house"}]
+    return {
+        "query": "What is the rent?",
+        "model": "m",
+        "strategy": "prefix",
+        "layers": [0, 4],
+        "tokens": {"prompt": 10, "reused": 6, "recomputed": 0, "fresh": 4},
+        "compute": {"share": 0.4, "select": 0.1, "rows": 0.3, "decode": 0.0},
+        "seconds": 0.5,
+        "fidelity": None,
+        "notes": ["float32 on cpu"],
+        "rows": rows,
+        "marked": {1: [("rent", 2.0), (" is", None)], 0: [("house", 0.5)]},
+    }
+
+
+def test_a_ranking_reads_as_text(drawn):
+    text = show.ranking_text(drawn)
+    assert "What is the rent? → <b>lease</b> is first of 2 documents" in text
+    assert "6 of 10 tokens reused, computed 40 % of prompt x layers (10 % to calibrate and select)" in text
+    assert [line.split()[0] for line in text.splitlines()[-2:]] == ["1", "2"]
+    assert "against full" not in text
+    far = {"tau": 0.5, "top1": False, "gap": 0.25}
+    assert "ANOTHER best document, Kendall's tau 0.50" in show.ranking_text(drawn | {"fidelity": far})
+
+
+def test_a_ranking_is_drawn_with_its_tokens_on_one_scale(drawn):
+    page = show.ranking_html(drawn)
+    assert "&lt;b&gt;lease" in page
+    assert "<b>lease" not in page
+    assert "<script" not in page
+    assert '<s title="dropped: an outlier"> is</s>' in page
+    strong, weak = (float(each) for each in re.findall(r"rgba\(230,159,0,([\d.]+)\)", page))
+    assert strong == pytest.approx(4 * weak, abs=0.02)
+    widths = [float(each) for each in re.findall(r"width:([\d.]+)px;height", page)]
+    assert widths == [120.0, 60.0]
+
+
+def test_many_documents_are_told_of(drawn):
+    many = [drawn["rows"][0] | {"rank": at, "place": at - 1, "document": f"d{at}"} for at in range(1, 31)]
+    for shown in (show.ranking_text(drawn | {"rows": many}), show.ranking_html(drawn | {"rows": many})):
+        assert "d20" in shown
+        assert "d21" not in shown
+        assert "… 10 more documents: to_frame() has all" in shown
+
+
+def test_a_ranking_is_json(session_of, documents):
+    ranking = session_of().rerank(QUERY, documents, fidelity=True)
+    data = json.loads(json.dumps(ranking.to_dict()))
+
+    assert data["order"] == list(ranking.order)
+    assert data["fidelity"]["top1"] is True
+    assert sum(stop - start for _, start, stop in data["provenance"]) == ranking.tokens.prompt
+    assert "against full: the same best document" in repr(ranking)
+    assert ranking._repr_html_().count("<tr>") == 5
 
 
 # what is refused

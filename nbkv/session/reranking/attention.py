@@ -22,7 +22,7 @@ def query_attention(
 ) -> NDArray[np.float64]:
     """Run the tokens of ``ids`` behind those that ``cache`` holds; return what the latter were attended to, ``[c]``.
 
-    The mean over the tokens that run, summed over all heads of ``layers`` (ICR, arXiv 2410.02642, as released). Each layer's
+    The mean over the tokens that run, summed over all heads of ``layers`` (arXiv 2410.02642, as released). Each layer's
     weights are reduced as it runs, a strip of rows at a time: those of a whole model are never held. No layer behind
     ``layers`` runs where the model can be walked. The cache is left as it was.
     """

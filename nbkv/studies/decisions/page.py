@@ -12,8 +12,8 @@ _TASKS = {
     "currency": "`last_words` of the bundled reader's ledger: which currency a line has, for every other one by a "
     "declaration in an earlier chunk; four options",
     "tool": "`tool_choice`: a request and descriptions of six functions, each a chunk; which one serves it",
-    "judge": "`judge`: four sentences of a HotpotQA question's paragraphs, each a chunk under a letter, one of which "
-    "holds the answer; which letter",
+    "judge": "`judge`: four sentences of a HotpotQA question's paragraphs, each a chunk, one of which holds the "
+    "answer; which one is repeated",
     "rerank": "`session.rerank` over five paragraphs of a HotpotQA question: which one comes first, right if it is a "
     "supporting one",
 }

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,13 @@ from nbkv.tasks import hotpotqa, judge, last_words, ledger, tool_choice
 from nbkv.tasks.choices.choice import Choice
 
 NAIVE = "cacheblend(budget=0)"
-METHODS = (NAIVE, "epic(budget=0.15)", "cacheblend(budget=0.15)", "prophet(budget=0.15)", "passage(budget=0.15)")
+SINKS = {
+    "none": (NAIVE, "epic(budget=0.15)", "cacheblend(budget=0.15)"),
+    "bos": (NAIVE, "epic(budget=0.15)", "cacheblend(budget=0.15)", "prophet(budget=0.15)"),
+    "context": (NAIVE, "influence(budget=0.15)"),
+    "primer": (NAIVE, "influence(budget=0.15)"),
+}
+"""What is measured on chunks by what they were encoded behind."""
 DATA = "hotpotqa_train.json"
 PARAGRAPHS = 5
 Measure = Callable[[Session, Choice, Sequence[tuple[str, str]]], dict[str, Decision]]
@@ -59,16 +65,16 @@ class DecisionTask:
     @property
     def rows(self) -> list[tuple[str, str]]:
         """Return what is measured beside full, as ``(sink, strategy)``."""
-        return [(sink, method) for sink in self.sinks for method in METHODS]
+        return [(sink, method) for sink in self.sinks for method in SINKS[sink]]
 
 
 TASKS = (
     DecisionTask("currency", "tiny", 64, ("bos", "primer")),
     DecisionTask("tool", "smollm2", 32, ("none", "context")),
-    DecisionTask("judge", "smollm2", 24, ("none", "context")),
-    DecisionTask("rerank", "smollm2", 16, ("none", "context")),
-    DecisionTask("tool", "qwen2.5-coder-0.5b", 16, ("none",)),
-    DecisionTask("judge", "qwen2.5-coder-0.5b", 16, ("none",)),
+    DecisionTask("judge", "smollm2", 48, ("none", "context")),
+    DecisionTask("rerank", "smollm2", 48, ("none", "context")),
+    DecisionTask("tool", "qwen2.5-coder-0.5b", 32, ("none", "context")),
+    DecisionTask("judge", "qwen2.5-coder-0.5b", 48, ("none", "context")),
 )
 
 
@@ -149,25 +155,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = _parser().parse_args(arguments)
     path = Path(asked.out) / "tables" / "decisions.json"
     known: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    for task in TASKS:
-        name = f"{task.name} {task.model}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for each in TASKS:
+        name = f"{each.name} {each.model}"
         if asked.only and name not in asked.only:
             continue
+        task = replace(each, n=asked.n or each.n, sinks=tuple(asked.sinks or each.sinks))
         with nbkv.load(task.model, strategy="full", dtype=torch.float32) as session:
             questions = []
-            for each in measure(session, task, task.items(Path(asked.folder))):
-                questions.append(each)
+            for question in measure(session, task, task.items(Path(asked.folder))):
+                questions.append(question)
+                about = {"task": task.name, "model": task.model, "n": len(questions), "options": question["options"]}
+                known[name] = about | {"rows": summary(questions)}
+                path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
                 sys.stderr.write(f"{name}: {len(questions)}\n")
-        about = {"task": task.name, "model": task.model, "n": len(questions), "options": questions[0]["options"]}
-        known[name] = about | {"rows": summary(questions)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     (Path(asked.out) / "decisions.md").write_text(page(known), encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nbkv.studies.decisions.table", description=__doc__)
     parser.add_argument("--only", nargs="+", help="such as 'tool smollm2'; the others stay as they were measured")
+    parser.add_argument("-n", type=int, help="questions of each task; stopped, what was measured so far is kept")
+    parser.add_argument("--sinks", nargs="+", choices=list(SINKS), help="what chunks are encoded behind")
     parser.add_argument("--folder", default=os.environ.get("NBKV_DATA", "../shared/data"), help="where the data lie")
     parser.add_argument("--out", default="docs")
     return parser

@@ -11,21 +11,22 @@ from nbkv.tasks.files.hotpotqa import hotpotqa
 from nbkv.tasks.items import Item
 from nbkv.tasks.metrics import squad_normal
 
-INSTRUCTION = "Several people gave these answers to one question:\n\n"
+INSTRUCTION = "Statements:\n\n"
 """Stands before the statements."""
-_LABELS = "ABCDEFGH"
+_MOST = 8
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
-_SHORT, _LONG = 40, 300  # characters of a statement
+_SHORT, _LONG = 40, 200  # characters of a statement
 
 
 def judge(path: str | Path, *, n: int | None = None, seed: int = 0, options: int = 4) -> list[Choice]:
     """Return ``n`` questions (None: all that have enough statements) of HotpotQA's file at ``path`` as choices.
 
-    A chunk is a candidate answer: a sentence of the question's paragraphs under a letter. The right one is a supporting
-    sentence that holds the answer; the others are from paragraphs that do not support it, of each the sentence that
-    shares most words with the question, so that words alone do not tell. Raises ``LoadError``, ``BadOption``.
+    A chunk is a candidate: a sentence of the question's paragraphs, and the model says which one answers the question
+    by repeating it. The right one is a supporting sentence that holds the answer; the others are from paragraphs that
+    do not support it, of each the sentence that shares most words with the question, so that words alone do not tell.
+    Raises ``LoadError``, ``BadOption``.
     """
-    count, found = check_options(options, len(_LABELS)), []
+    count, found = check_options(options, _MOST), []
     for item in hotpotqa(path, seed=seed):
         right, others = _right(item), _others(item)
         if right is not None and len(others) >= count - 1:
@@ -63,15 +64,14 @@ def _others(item: Item) -> list[str]:
 def _choice(item: Item, right: str, others: list[str], rng: Random) -> Choice:
     statements = [*others, right]
     rng.shuffle(statements)
-    labels = tuple(_LABELS[: len(statements)])
     return Choice(
-        chunks=[f"{label}. {text}\n" for label, text in zip(labels, statements, strict=True)],
-        question=f"\nQuestion: {item.question}\nWhose answer is right? Reply with the letter only.",
-        answers=[labels[statements.index(right)]],
+        chunks=[f"- {text}\n" for text in statements],
+        question=f"\nQuestion: {item.question}\nRepeat word for word the one statement that answers the question.",
+        answers=[right],
         kind="judge",
         metrics=METRICS,
         instruction=INSTRUCTION,
         name=item.question,
-        options=labels,
+        options=tuple(statements),
         right=statements.index(right),
     )
