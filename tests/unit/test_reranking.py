@@ -13,7 +13,7 @@ import torch
 
 import nbkv
 from nbkv import show
-from nbkv.errors import BadOption, BadPrompt, UnsupportedModel
+from nbkv.errors import BadOption, BadPrompt, NbkvError, UnsupportedModel
 from nbkv.events import Layer, Ranked, Reused
 from nbkv.kv import Span
 from nbkv.models.attention import weights
@@ -227,6 +227,31 @@ def test_the_cache_is_left_as_it_was(session_of, documents):
     assert all(torch.equal(a, b) for a, b in zip(before.keys, cache.read(0, 30).keys, strict=True))
     assert found.sum() < 4 * 4  # what rows give each other is not the documents'
     assert (found >= 0).all()
+
+
+def test_a_stop_leaves_a_session_that_ranks_as_before(session_of, documents):
+    session = session_of()
+    expected = session.rerank(QUERY, documents).scores
+    session.store.clear()
+
+    def stop(event):
+        if isinstance(event, Layer) and event.index == 2:
+            session.stop()
+
+    session.events.add(stop)
+    with pytest.raises(NbkvError, match="stopped before it was done"):
+        session.rerank(QUERY, documents)
+    session.events.drop(stop)
+    assert session.rerank(QUERY, documents).scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_answer_is_a_document_as_well(session_of, documents):
+    session = session_of()
+    answer = session.generate(documents[0], max_new_tokens=5)
+    ranking = session.rerank(QUERY, [answer, documents[1]])
+
+    assert len(ranking.pieces[0]) == len(answer.chunk("answer"))
+    assert set(map(id, ranking.top(2))) == {id(answer), id(documents[1])}
 
 
 # from attention to scores
