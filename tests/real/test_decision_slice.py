@@ -16,6 +16,7 @@ from nbkv.studies.decisions.option_odds import decisions
 from nbkv.studies.decisions.table import DATA, NAIVE, moved, paragraphs
 from nbkv.tasks import tool_choice
 
+pytestmark = pytest.mark.xdist_group("decisions")  # one worker loads the model
 FOLDER = Path(os.environ.get("NBKV_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 
@@ -44,7 +45,7 @@ def test_real_paragraphs_score_as_in_a_plain_two_pass_reference(session):
     if not (FOLDER / DATA).is_file():
         pytest.skip(f"no {DATA} in $NBKV_DATA, nor in shared/data beside the repository")
     (item,) = paragraphs(FOLDER / DATA, 1)
-    texts = item.chunks[:3]
+    texts = item.chunks[:2]
     ranking = session.rerank(item.name, texts)
     model = copy.deepcopy(session.adapter.model)
     model.set_attn_implementation("eager")
