@@ -7,6 +7,7 @@ from typing import Any
 
 RIVALS = {"random": "random option", "first": "first option", "words": "shared words (BM25)"}
 _SAME = 0.05  # of accuracy: how near to full's counts as the same
+_ROUNDING = 1e-3
 _BROKEN = 0.9  # equal decisions, at the interval's upper end, below which consistency is broken
 _TASKS = {
     "currency": "`last_words` of the bundled reader's ledger: which currency a line has, for every other one by a "
@@ -27,8 +28,8 @@ def page(tables: dict[str, Any]) -> str:
 def _page(tables: dict[str, Any]) -> Iterator[str]:
     yield """# Decisions under reuse
 
-Made by `python -m nbkv.studies.decisions.table` from real questions where a task says so. A judge, a router or a
-re-ranker picks one of a few options. A strategy can be as often right as full and still pick another option for many
+Made by `python -m nbkv.studies.decisions.table`, with `-n` and `--sinks` where a table has fewer questions or sinks than
+that module names. A judge, a router or a re-ranker picks one of a few options. A strategy can be as often right as full and still pick another option for many
 questions: what was right becomes wrong, what was wrong right. So *equal* stands beside *right* here: the share of
 questions decided as full decides them (judge consistency, arXiv 2601.08343).
 
@@ -43,7 +44,7 @@ probabilities and full's. The word before a strategy is the sink that its chunks
     yield ""
     yield from _verdicts(tables)
     for table in tables.values():
-        yield f"\n## {table['task']}, {table['model']}: {table['n']} questions, {table['options']} options\n"
+        yield f"\n## {table['task']}, {table['model']}: {table['n']} questions, {table['options']} options"
         yield from _able(table)
         yield "\n| decided by | right | equal to full | lost | won | share | moved |\n|---|---|---|---|---|---|---|"
         yield from (_line(row) for row in table["rows"])
@@ -70,15 +71,20 @@ def able(table: dict[str, Any]) -> bool:
 def _able(table: dict[str, Any]) -> Iterator[str]:
     if not able(table):
         yield (
-            "Full itself is not above chance with this many questions: *right* says nothing here, *equal* still does.\n"
+            "\nFull itself is not above chance with this many questions: *right* says nothing here, *equal* still does."
         )
 
 
 def broken(table: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows that are as right as full and decide otherwise more often than the interval excuses."""
+    """Return the rows that are as right as full and decide otherwise more often than the interval excuses.
+
+    None where full is at chance: its accuracy says nothing there.
+    """
+    if not able(table):
+        return []
     full = table["rows"][0]["right"][0]
     own = [row for row in table["rows"][1:] if row["row"] not in RIVALS]
-    return [row for row in own if abs(row["right"][0] - full) <= _SAME and row["equal"][2] < _BROKEN]
+    return [row for row in own if abs(row["right"][0] - full) < _SAME + _ROUNDING and row["equal"][2] < _BROKEN]
 
 
 def _verdicts(tables: dict[str, Any]) -> Iterator[str]:
