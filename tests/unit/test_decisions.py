@@ -223,8 +223,9 @@ def test_equal_accuracy_and_broken_consistency_are_told_apart():
     assert full["equal"][0] == 1.0
     assert method["equal"][0] == pytest.approx(1 / 3, abs=1e-3)
     assert (method["lost"], method["won"]) == (10, 10)
-    about = {"task": "judge", "model": "m", "n": 30, "options": 2, "rows": [full, method, rival]}
+    about = {"task": "judge", "model": "m", "n": 30, "options": 4, "rows": [full, method, rival]}
     assert [row["row"] for row in page.broken(about)] == ["none x"]
+    assert page.broken(about | {"options": 2}) == []  # full is at chance: its accuracy says nothing
     text = page.page({"judge m": about})
     assert "- `none x` on judge, m: right 0.67 (full 0.67)" in text
     assert "10 lost and 10 won" in text

@@ -28,10 +28,10 @@ def page(tables: dict[str, Any]) -> str:
 def _page(tables: dict[str, Any]) -> Iterator[str]:
     yield """# Decisions under reuse
 
-Made by `python -m nbkv.studies.decisions.table`, with `-n` and `--sinks` where a table has fewer questions or sinks than
-that module names. A judge, a router or a re-ranker picks one of a few options. A strategy can be as often right as full and still pick another option for many
-questions: what was right becomes wrong, what was wrong right. So *equal* stands beside *right* here: the share of
-questions decided as full decides them (judge consistency, arXiv 2601.08343).
+Made by `python -m nbkv.studies.decisions.table`, with `-n` and `--sinks` where a table has fewer questions or sinks
+than that module names. A judge, a router or a re-ranker picks one of a few options. A strategy can be as often right as
+full and still pick another option for many questions: what was right becomes wrong, what was wrong right. So *equal*
+stands beside *right* here: the share of questions decided as full decides them (judge consistency, arXiv 2601.08343).
 
 A decision is the option whose tokens are likeliest behind the prompt, the sum of their log likelihoods; for `rerank`
 the document with the highest score. Brackets are 95 % intervals (Wilson) over the questions: **with so few they are
@@ -89,9 +89,7 @@ def broken(table: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _verdicts(tables: dict[str, Any]) -> Iterator[str]:
     found = [(table, row) for table in tables.values() for row in broken(table)]
-    rule = (
-        f"accuracy within {_SAME} of full's, equal decisions below {_BROKEN:.0%} even at the upper end of the interval"
-    )
+    rule = f"accuracy as measured within {_SAME} of full's, equal decisions below {_BROKEN:.0%} even at the upper end of the interval"
     said = "" if found else " No strategy here, at these numbers of questions."
     yield f"**Equal accuracy, broken consistency** ({rule}):{said}\n"
     for table, row in found:
