@@ -89,7 +89,8 @@ def broken(table: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _verdicts(tables: dict[str, Any]) -> Iterator[str]:
     found = [(table, row) for table in tables.values() for row in broken(table)]
-    rule = f"accuracy as measured within {_SAME} of full's, equal decisions below {_BROKEN:.0%} even at the upper end of the interval"
+    same = f"accuracy as measured within {_SAME} of full's"
+    rule = f"{same}, equal decisions below {_BROKEN:.0%} even at the upper end of the interval"
     said = "" if found else " No strategy here, at these numbers of questions."
     yield f"**Equal accuracy, broken consistency** ({rule}):{said}\n"
     for table, row in found:
