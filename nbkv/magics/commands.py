@@ -89,7 +89,9 @@ class KVMagics(Magics):
             args.name = _checked_name("--as", args.name)
         given = {key: getattr(args, key) for key in ("strategy", "store", "device", "dtype", "block_size")}
         options = {key: value for key, value in given.items() if value is not None}
-        return self.sessions.load(args.model, args.name, **options)
+        imports = "torch" not in sys.modules  # which takes seconds in which nothing can be drawn
+        with self.progress.asked(at_once=imports, replaced=False):
+            return self.sessions.load(args.model, args.name, **options)
 
     @line_cell_magic
     @command(
