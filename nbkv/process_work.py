@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import count
+from typing import Any
 
 from nbkv.events import Advanced, Bus
 from nbkv.stopping import Stopper, quiet
@@ -13,6 +15,7 @@ from nbkv.stopping import Stopper, quiet
 LOADING_STEPS = 4  # of a model: weights, tokenizer, fingerprint, self-test; reading weights adds its own
 bus = Bus()  # who shows long work listens here too
 _current: ContextVar[ProcessWork | None] = ContextVar("nbkv_process_work", default=None)
+_numbers = count(1)
 _running: list[ProcessWork] = []
 
 
@@ -22,7 +25,9 @@ class ProcessWork:
     def __init__(self, work: str, total: int, *, told: bool) -> None:
         """Use ``process_work`` instead."""
         self.work, self.total, self.done, self.doing = work, total, 0, ""
+        self.number = next(_numbers)
         self.stopper = Stopper()
+        self.on_stop: Callable[[], None] | None = None  # called where a stop shall not wait for the next step
         self._told, self._lock = told, threading.Lock()
 
     def step(self, doing: str, *, steps: int = 1) -> None:
@@ -47,6 +52,13 @@ class ProcessWork:
     def stop(self) -> None:
         """End it at its next step, from any thread."""
         self.stopper.stop()
+        if self.on_stop is not None:
+            self.on_stop()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return how far it is, as JSON-able data."""
+        about = {"id": self.number, "work": self.work, "doing": self.doing, "done": self.done, "total": self.total}
+        return about | {"stopping": self.stopper.stopped}
 
     @property
     def reached(self) -> str:

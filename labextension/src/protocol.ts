@@ -51,6 +51,12 @@ export interface Work {
   total: number;
 }
 
+/** Long work that no session does: loading a model, a sweep of notebooks. */
+export interface ProcessWork extends Work {
+  id: number;
+  stopping: boolean;
+}
+
 export interface Session {
   id: number;
   name: string;
@@ -73,9 +79,10 @@ export interface State {
   nbkv: number;
   active: number;
   sessions: Session[];
+  works?: ProcessWork[];
 }
 
-export type Order = { event: 'sync' } | { event: 'stop' | 'clear'; session: number };
+export type Order = { event: 'sync' } | { event: 'stop' | 'clear'; session: number } | { event: 'stop'; work: number };
 
 export const TARGET = 'nbkv';
 export const CONTROL = 'nbkv.ctl';
