@@ -72,6 +72,10 @@ export class Link implements IDisposable {
     await this.say({ event: 'clear', session: session.id });
   }
 
+  async why(session: Session, request: number): Promise<void> {
+    await this.say({ event: 'why', session: session.id, request });
+  }
+
   /** After a reload of the page the kernel has a comm already; this asks for it, and `onIOPub` sees it speak. */
   private async find(): Promise<void> {
     const reply = await this.kernel.requestCommInfo({ target_name: TARGET });

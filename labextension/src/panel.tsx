@@ -53,7 +53,15 @@ export class Panel extends ReactWidget {
                 choice.pick(picked);
               }}
             />
-            <SessionView session={session} running={choice.running} onStop={this.orders.stop} onClear={this.orders.clear} />
+            <SessionView
+              session={session}
+              running={choice.running}
+              onStop={this.orders.stop}
+              onClear={this.orders.clear}
+              onOpen={request => {
+                void link.why(session, request);
+              }}
+            />
           </>
         ) : choice.works.length ? null : (
           <Empty notebook={Boolean(name)} loaded={Boolean(link?.state)} status={link?.status} />

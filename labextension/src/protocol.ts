@@ -31,6 +31,16 @@ export interface Past {
   top1: number | null;
   honesty: string;
   map: Outline;
+  /** Why tokens ran; asked for when the request is opened. */
+  why?: Why | null;
+}
+
+/** The causes in words: see nbkv/show/why.py. */
+export interface Why {
+  headline: string;
+  /** Cause, tokens, where, would save, what happened, what helps. */
+  rows: [string, string, string, string, string, string][];
+  texts: [was: string, now: string][];
 }
 
 export interface Now {
@@ -82,7 +92,7 @@ export interface State {
   works?: ProcessWork[];
 }
 
-export type Order = { event: 'sync' } | { event: 'stop' | 'clear'; session: number } | { event: 'stop'; work: number };
+export type Order = { event: 'sync' } | { event: 'stop' | 'clear'; session: number } | { event: 'stop'; work: number } | { event: 'why'; session: number; request: number };
 
 export const TARGET = 'nbkv';
 export const CONTROL = 'nbkv.ctl';

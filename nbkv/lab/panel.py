@@ -50,7 +50,8 @@ class Lab:
     def receive(self, said: Any) -> None:  # noqa: ANN401  (whatever a front end sends)
         """Do what the front end says; from any thread.
 
-        That is ``{"event": "sync" | "stop" | "clear", "session": id}``, or ``work`` for what no session does.
+        That is ``{"event": "sync" | "stop" | "clear" | "why", "session": id}``: ``why`` with the number of a
+        ``request``, ``stop`` also with the id of a ``work`` that no session does.
         """
         said = said if isinstance(said, dict) else {}
         card = self._board.card(said.get("session", 0))
@@ -58,6 +59,8 @@ class Lab:
             self._stop(card)
         elif said.get("event") == "stop":
             _stop_work(said.get("work"))
+        elif said.get("event") == "why":
+            self._board.explain(said.get("session", 0), said.get("request", 0))
         elif said.get("event") == "clear" and card is not None:
             card.clearing = True
             self._later(lambda: self._clear(card))

@@ -71,6 +71,13 @@ class SessionsState:
         seat = self._seats.get(number)
         return None if seat is None else seat.card
 
+    def explain(self, number: int, request: int) -> None:
+        """Find out why tokens of a request ran, and show it."""
+        if (card := self.card(number)) is not None:
+            why = card.explain(request)
+            with self._lock:
+                card.explained(request, why)
+
     def rest(self) -> None:
         """Nothing runs at the moment: a request that broke with an error has not said so."""
         with self._lock:
