@@ -214,7 +214,9 @@ def _dtype(dtype: str | torch.dtype, device: str) -> str | torch.dtype:
     return _DTYPES[dtype]
 
 
-def _read(work: ProcessWork, origin: Source, device: str, dtype: str | torch.dtype, kwargs: dict[str, Any]) -> PreTrainedModel:
+def _read(
+    work: ProcessWork, origin: Source, device: str, dtype: str | torch.dtype, kwargs: dict[str, Any]
+) -> PreTrainedModel:
     kwargs = {"dtype": dtype} | kwargs
     move = device if kwargs.get("device_map") is None and device != "cpu" else None
     # reads straight to the device; transformers cannot do that without it, and GGUF is unpacked on the host

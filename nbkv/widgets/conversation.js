@@ -2,7 +2,7 @@ function render({ model, el }) {
   const title = make('h4');
   const system = make('div', { class: 'dim' });
   const turns = make('div', { class: 'turns', role: 'log', 'aria-label': 'turns so far' });
-  const live = make('div', { class: 'turn', 'aria-live': 'off' });
+  const live = make('div', { class: 'turn live', 'aria-live': 'off' });
   const saved = make('div', { class: 'saved', role: 'status', 'aria-live': 'polite' });
   const text = make('textarea', { 'aria-label': 'your turn', placeholder: 'Your turn: Enter sends it, Shift+Enter begins a new line', rows: 2 });
   const editing = make('div', { class: 'row editing' });
@@ -79,7 +79,10 @@ function render({ model, el }) {
       const body = make('div');
       body.innerHTML = state.html || '<p class="dim">reading …</p>'; // made by nbkv.show, as above
       live.replaceChildren(make('div', { class: 'asked' }, make('b', {}, '…'), make('span', {}, state.asked)), body);
-    } else if (waits && state.said && !text.value) text.value = waits.text; // what failed need not be typed again
+    } else {
+      live.replaceChildren();
+      if (waits && state.said && !text.value) text.value = waits.text; // what failed need not be typed again
+    }
     if (!state.running) waits = state.said || model.get('cards').length !== waits?.before ? null : waits;
     const words = state.closed ? 'the session is closed' : state.said;
     if (said.textContent !== words) said.textContent = words;
