@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import LoadError
-from nbkv.events import Advanced
-from nbkv.show.progress import screen
+from nbkv.process_work import ProcessWork, process_work
+from nbkv.show.units import plural
+from nbkv.stopping import Stopped
 from nbkv.sweep.folder import report
 from nbkv.sweep.machine import machine
 from nbkv.sweep.plan import Job, inject, plan, settings
@@ -19,12 +20,13 @@ from nbkv.sweep.runs import FAILED, OK, Run, Sweep
 from nbkv.sweep.values import packed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from nbformat import NotebookNode
     from papermill.exceptions import PapermillExecutionError
 
 log = logging.getLogger("nbkv.sweep")
+STOPPED = "stopped"  # the error of a run that somebody has stopped
 
 
 def run(
@@ -41,56 +43,32 @@ def run(
 
     ``parameters`` are values for the cells tagged ``parameters``, a notebook gets those it declares; ``grid`` is
     ``{name: [values]}`` for every combination, or a list of ``{name: value}`` for just these. Executed notebooks, table
-    and page go to ``out_dir``, made if missing. Raises ``LoadError`` if a notebook is missing or is none, ``BadOption``
+    and page go to ``out_dir``, made if missing. Stopped (by the panel, say), it returns what has run. Raises ``LoadError`` if a notebook is missing or is none, ``BadOption``
     if no notebook declares one of the parameters, or a value is none that a notebook can be given.
     """
     from tqdm.contrib.logging import logging_redirect_tqdm  # noqa: PLC0415  (`record` must not pay for it)
 
     jobs = plan(notebooks, dict(parameters or {}), settings(grid), Path(out_dir).expanduser().resolve())
-    folder, progress = jobs[0].output.parent, SweepProgress(jobs)
-    try:
-        with logging_redirect_tqdm([logging.getLogger("nbkv")]):
-            runs = [execute(job, progress.of(job)) for job in jobs]
-    except KeyboardInterrupt:
-        with suppress(LoadError):  # a table of what has run; not even one may have
-            report(folder)
-        raise
-    finally:
-        progress.over()
+    folder, runs, stopped = jobs[0].output.parent, [], ""
+    with process_work("run", sum(job.cells for job in jobs)) as work:
+        try:
+            with logging_redirect_tqdm([logging.getLogger("nbkv")]):
+                for at, job in enumerate(jobs, start=1):
+                    log.info("[%d/%d] %s", at, len(jobs), job.output.stem)
+                    runs.append(execute(job, work))
+                    work.stopper.check()
+        except Stopped:
+            stopped = f"stopped after {len(runs) - 1} of {plural(len(jobs), 'run')}"
+        except KeyboardInterrupt:
+            with suppress(LoadError):  # a table of what has run; not even one may have
+                report(folder)
+            raise
     written = {run.path: run for run in report(folder).runs} if any(run.path.exists() for run in runs) else {}
-    return Sweep(folder, tuple(written.get(run.path, run) for run in runs))
+    return Sweep(folder, tuple(written.get(run.path, run) for run in runs), stopped)
 
 
-class SweepProgress:
-    """How many cells of all jobs have run: drawn, or in a log one line a job."""
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        """Count the cells."""
-        self._cells = {job.output: job.cells for job in jobs}
-        self._jobs, self._done = [job.output for job in jobs], 0
-
-    def of(self, job: Job) -> Callable[[int], None]:
-        """Return what is to be called with the number of each cell of ``job`` before it runs, counted from 0."""
-        at, cells = self._jobs.index(job.output), self._cells[job.output]
-        before = sum(self._cells[path] for path in self._jobs[:at])
-        log.info("[%d/%d] %s", at + 1, len(self._jobs), job.output.stem)
-
-        def tell(cell: int) -> None:
-            self._done = before + cell
-            self._tell(doing=f"{job.output.stem}, cell {cell + 1} of {cells}")
-
-        return tell
-
-    def over(self) -> None:
-        """Nothing runs any more."""
-        self._tell(over=True)
-
-    def _tell(self, **fields: Any) -> None:  # noqa: ANN401  (fields of the event)
-        screen(Advanced(work="run", done=self._done, total=sum(self._cells.values()), **fields))
-
-
-def execute(job: Job, tell: Callable[[int], None]) -> Run:
-    """Run one notebook; whatever goes wrong is the ``error`` of its Run, and what there is of it is kept."""
+def execute(job: Job, work: ProcessWork) -> Run:
+    """Run one notebook as a part of ``work``; what goes wrong is the ``error`` of its Run, what there is of it is kept."""
     import nbformat  # noqa: PLC0415  (`record` must not pay for it)
 
     started, clock, error = datetime.now(UTC).isoformat(), time.perf_counter(), ""
@@ -98,7 +76,9 @@ def execute(job: Job, tell: Callable[[int], None]) -> Run:
     try:
         notebook = nbformat.read(job.notebook, as_version=4)
         inject(job.parameters, notebook)
-        error = _executed(job, notebook, tell)
+        error = _executed(job, notebook, work)
+    except Stopped:
+        error = STOPPED
     except Exception as failure:  # noqa: BLE001  (one bad job may not end the others)
         error = _told(failure)
     duration_s = round(time.perf_counter() - clock, 3)
@@ -130,13 +110,12 @@ def execute(job: Job, tell: Callable[[int], None]) -> Run:
     )
 
 
-def _executed(job: Job, notebook: NotebookNode, tell: Callable[[int], None]) -> str:
+def _executed(job: Job, notebook: NotebookNode, work: ProcessWork) -> str:
     """Execute ``notebook`` into the job's output; return its last error line, or "" when it went well."""
     import papermill  # noqa: PLC0415  (slow to import)
     from papermill.exceptions import PapermillExecutionError  # noqa: PLC0415
 
     from nbkv.sweep.cells import NAME  # noqa: PLC0415
-    from nbkv.sweep.kernel import ThisInterpreter  # noqa: PLC0415
 
     job.output.unlink(missing_ok=True)
     try:
@@ -144,15 +123,17 @@ def _executed(job: Job, notebook: NotebookNode, tell: Callable[[int], None]) -> 
             notebook,
             str(job.output).replace("{", "{{").replace("}", "}}"),  # papermill fills parameters into braces
             engine_name=NAME,
-            tell=tell,
+            work=work,
+            called=job.output.stem,
+            cells=job.cells,
             kernel_name="python3",
             language="python",
             cwd=job.notebook.parent,
             progress_bar=False,
-            kernel_manager_class=ThisInterpreter,
             store_widget_state=False,
         )
     except PapermillExecutionError as failure:
+        work.stopper.check()  # then it is what the kernel was interrupted for
         return _last_line(failure.evalue if failure.ename == "CellExecutionError" else _spoken(failure))
     return ""
 
