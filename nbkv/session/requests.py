@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -12,6 +13,7 @@ from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
 from nbkv.inference.run import LaterRun, RequestRun
 from nbkv.models.adapter import ModelAdapter
+from nbkv.misses import Why
 from nbkv.models.loading import Loaded
 from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result
@@ -41,6 +43,7 @@ from nbkv.stores.spec import open_store, parse_seconds
 from nbkv.strategy import Strategy
 
 _numbers = count(1)
+EXPLAINED = 8  # newest answers that ``why`` knows
 
 
 class Requests:
@@ -63,6 +66,7 @@ class Requests:
         self.events = Bus()
         self.chunks: dict[str, Chunk] = {}
         self.last: Result | Comparison | BatchResults | None = None
+        self._answers: deque[Result] = deque(maxlen=EXPLAINED)
         self._strategy = strategy
         self._stopper = Stopper()
         self._meter = Meter()
@@ -171,6 +175,14 @@ class Requests:
             return job.run(prompts, self._lock)
         finally:
             self.last = job.results
+            self._answers.extend(result for result in job.results if result is not None)
+
+    def why(self, request: int) -> Why | None:
+        """Return why tokens of one of the newest requests were not reused, by costs known already; None for others."""
+        for result in tuple(self._answers):
+            if result.explain is not None and result.explain.request == request:
+                return result.explain(result, measure=False)
+        return None
 
     def rerank(
         self,
@@ -298,3 +310,4 @@ class Requests:
 
     def _remember(self, result: Result) -> None:
         self.last = result
+        self._answers.append(result)
