@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbkv.kv import KV, Space
+from nbkv.stores.snapshots.base import Snapshots
 from nbkv.stores.state_checkpoints import StateCheckpoint
 
 if TYPE_CHECKING:
@@ -142,6 +143,10 @@ class Store(Protocol):
     @property
     def scratch_spaces(self) -> ScratchSpaces:
         """Return those of the sessions that use this store."""
+
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """Return where snapshots outlive the process; None where memory is all there is."""
 
     def take(
         self,

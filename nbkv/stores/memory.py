@@ -23,6 +23,7 @@ from nbkv.stores.buffers import BufferLedger, CompactCopy, NodeStorage, PathBuff
 from nbkv.stores.eviction import LRULeaves, lowest_scored
 from nbkv.stores.prefix_sharing import Holding
 from nbkv.stores.radix import Node, RadixTree
+from nbkv.stores.snapshots.base import Snapshots
 from nbkv.stores.state_checkpoints import StateCheckpoint, StateCheckpoints
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class MemoryStore:
     scratch_spaces: ScratchSpaces = field(default_factory=ScratchSpaces)
     alpha: float = 1.0
     on_evict: EvictionListener | None = None
+    snapshots: Snapshots | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Start empty."""

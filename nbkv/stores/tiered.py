@@ -21,6 +21,7 @@ from nbkv.kv import KV, Space
 from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.search import FoundSpan, PathSearch
+from nbkv.stores.snapshots.shelf import SnapshotShelf
 from nbkv.stores.state_checkpoints import StateCheckpoint
 from nbkv.stores.tiers.base import Tier
 from nbkv.stores.tiers.entry import Entry, EntryFacts, Sealer, make_entry
@@ -82,6 +83,9 @@ class TieredStore:
         self._pending: Counter[tuple[Space, tuple[int, ...]]] = Counter()
         self._error = 0.0  # the largest that the form has made of what was written or read
         self._stateful: set[str] = set()  # models whose KV is of no use without states that only memory holds
+        kinds = frozenset() if self.form.every_token else frozenset({self.form.name})
+        given = self._writer, self.bus, self.sealer, self.facts, self.clock
+        self.snapshots = SnapshotShelf(kinds, self._below, *given)
         self.front.on_evict = self._evicted
         weakref.finalize(self, self._writer.flush)
 
@@ -208,7 +212,7 @@ class TieredStore:
 
     def figures(self) -> list[dict[str, int | float | str]]:
         """Return the figures of memory, then those of each tier, there with its ``form`` and the ``error`` it makes."""
-        how: dict[str, int | float | str] = {"form": self.form.name, "error": self._error}
+        how: dict[str, int | float | str] = {"form": self.form.name, "error": max(self._error, self.snapshots.error)}
         return [*self.front.figures(), *(tier.figures() | how for tier in self._below)]
 
     def ls(self) -> pd.DataFrame:
@@ -218,7 +222,7 @@ class TieredStore:
     # reading from tiers
 
     def _shared(self, space: Space) -> bool:
-        return space.lineage in SHAREABLE and space.model not in self._stateful
+        return self.form.every_token and space.lineage in SHAREABLE and space.model not in self._stateful
 
     def _search(
         self, space: Space, ids: Sequence[int], start: int, stop: int, tiers: Sequence[GuardedTier]

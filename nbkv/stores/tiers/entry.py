@@ -21,7 +21,7 @@ import torch
 from blake3 import blake3
 
 from nbkv.kv import KV, Space
-from nbkv.stores.tiers.forms import StorageForm, form_of
+from nbkv.stores.tiers.forms import StorageForm, Tensors, form_of
 from nbkv.stores.tiers.key import EntryKey, PathKeys, mark_positions
 
 Bytes = bytes | bytearray | memoryview
@@ -36,6 +36,8 @@ _DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
     "F8_E4M3": torch.float8_e4m3fn,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -181,13 +183,17 @@ class Entry:
             raise Damaged(message)
         return pieces[0] if len(pieces) == 1 else memoryview(bytearray(b"".join(pieces)))
 
-    def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values ``[H, T, D]`` of ``layer`` on the CPU, to be read only; raises ``Damaged``."""
+    def tensors(self, layer: int) -> Tensors:
+        """Return the tensors of ``layer`` by name, on the CPU, to be read only; raises ``Damaged``."""
         data, at, tensors = self.blob(layer), 0, {}
         for place in self.header.layers[layer]:
             tensors[place.name] = _tensor(data[at : at + place.nbytes], place)
             at += place.nbytes
-        return form_of(self.header.form).unpack(tensors)
+        return tensors
+
+    def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values ``[H, T, D]`` of ``layer`` on the CPU, to be read only; raises ``Damaged``."""
+        return form_of(self.header.form).unpack(self.tensors(layer))
 
     def kv(self) -> KV:
         """Return all layers; of a large entry one is read while another is checked."""
@@ -221,14 +227,27 @@ def make_entry(
 ) -> Entry:
     """Return ``kv``, the K/V of ``ids[start:]`` in ``space``, as an entry, in the memory of ``kv`` where it can be."""
     keys = keys or PathKeys(space, ids, form.name)
-    packed = [
-        {name: _host(tensor) for name, tensor in form.pack(k, v).items()}
-        for k, v in zip(kv.keys, kv.values, strict=True)
-    ]
+    layers = [form.pack(k, v) for k, v in zip(kv.keys, kv.values, strict=True)]
+    return packed_entry(space, ids, start, layers, keys=keys, kind=form.name, sealer=sealer, facts=facts)
+
+
+def packed_entry(
+    space: Space,
+    ids: Sequence[int],
+    start: int,
+    layers: Sequence[Tensors],
+    *,
+    keys: PathKeys,
+    kind: str,
+    sealer: Sealer,
+    facts: EntryFacts,
+) -> Entry:
+    """Return ``layers``, tensors by name that are of ``ids[start:]``, as an entry whose form is called ``kind``."""
+    packed = [{name: _host(tensor) for name, tensor in layer.items()} for layer in layers]
     blobs = [[_bytes(tensor) for tensor in layer.values()] for layer in packed]
     header = EntryHeader(
         space=space,
-        form=form.name,
+        form=kind,
         start=start,
         ids=tuple(ids[start:]),
         before=keys.at(start),

@@ -12,6 +12,7 @@ from nbkv.events import Bus, StoreFault
 from nbkv.kv import KV
 from nbkv.stores.tiers.base import Tier
 from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts
+from nbkv.stores.tiers.forms import Tensors
 from nbkv.stores.tiers.key import EntryKey
 
 T = TypeVar("T")
@@ -53,6 +54,17 @@ class GuardedTier:
         kv = self._call(lambda: entry.kv().on(devices), None, entry.header.key)
         self.tier.counts.hits += kv is not None
         return kv
+
+    def tensors(self, entry: Entry) -> list[Tensors] | None:
+        """Return the tensors of all layers of ``entry``; None if any cannot be had, or is not what it should be."""
+        found = self._call(lambda: [entry.tensors(layer) for layer in range(entry.n_layers)], None, entry.header.key)
+        self.tier.counts.hits += found is not None
+        return found
+
+    def refuse(self, key: EntryKey, why: str) -> None:
+        """Drop the entry of ``key``, which was read whole and turned out to be of no use, and say ``why``."""
+        self._fault(f"an entry was refused and dropped: {why}")
+        self._call(lambda: self.tier.drop(key), default=False)
 
     def put(self, entry: Entry) -> bool:
         """Keep ``entry``; return whether it is kept."""
