@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbkv.kv import KV, Space
-from nbkv.stores.snapshots.base import Snapshots
+from nbkv.stores.snapshots.base import FoundSnapshot, Snapshots
 from nbkv.stores.state_checkpoints import StateCheckpoint
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Lease:
     prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease. ``too_large`` are the
     bytes that all of it takes, of a lease that was given back and did not fit. ``notes`` are what the store has to say
     about it, ``seconds`` what computing the rest took (0: not measured).
+    A ``checkpoint`` that was ``unproved`` comes from a tier: who goes on from it runs its golden token first.
     """
 
     space: Space
@@ -98,6 +99,7 @@ class Lease:
     too_large: int = 0
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    unproved: FoundSnapshot | None = None
 
 
 class Scratch(dict[str, Any]):

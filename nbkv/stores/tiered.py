@@ -21,6 +21,7 @@ from nbkv.kv import KV, Space
 from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.search import FoundSpan, PathSearch
+from nbkv.stores.snapshots.resting_states import STATES, pack, unpack
 from nbkv.stores.snapshots.shelf import SnapshotShelf
 from nbkv.stores.state_checkpoints import StateCheckpoint
 from nbkv.stores.tiers.base import Tier
@@ -83,7 +84,7 @@ class TieredStore:
         self._pending: Counter[tuple[Space, tuple[int, ...]]] = Counter()
         self._error = 0.0  # the largest that the form has made of what was written or read
         self._stateful: set[str] = set()  # models whose KV is of no use without states that only memory holds
-        kinds = frozenset() if self.form.every_token else frozenset({self.form.name})
+        kinds = frozenset({self.form.name or STATES})
         given = self._writer, self.bus, self.sealer, self.facts, self.clock
         self.snapshots = SnapshotShelf(kinds, self._below, *given)
         self.front.on_evict = self._evicted
@@ -114,14 +115,13 @@ class TieredStore:
         states_from: int | None = None,
         branch_at: Callable[[int], Buffer] | None = None,
     ) -> Lease:
-        """Lease a buffer with the longest prefix that memory and tiers know; of recurrent models, that memory knows."""
+        """Lease a buffer with the longest prefix that memory and tiers know; of recurrent models, one that has states."""
         lease = self.front.take(space, ids, limit, new, states_from=states_from, branch_at=branch_at)
-        if states_from is not None:
-            self._stateful.add(space.model)
-            lease.notes.append("only memory keeps KV of a model with recurrent layers: tiers hold no states")
-            return lease
         try:
-            self._load_into(lease, ids, limit)
+            if states_from is None:
+                self._load_into(lease, ids, limit)
+            else:
+                self._load_states(lease, ids, max(lease.matched, states_from - 1), limit)
         except BaseException:
             self.front.discard(lease)
             raise
@@ -129,6 +129,7 @@ class TieredStore:
 
     def give(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[StateCheckpoint] = ()) -> None:
         """End ``lease``, keep what its buffer holds, and have it written to the tiers."""
+        self._keep_states(lease, ids, checkpoints)
         through = bool(self._through) and self._shared(lease.space)
         path = lease.space, tuple(ids[: len(lease.space.path(ids))])
         if through:
@@ -280,7 +281,39 @@ class TieredStore:
                 lossy = f" ({self.form.name}, off by up to {self._error:.2%})" if self.form.name else ""
                 lease.notes.append(f"{within.length} tokens of KV were read from {span.tier}{lossy}")
 
+    def _load_states(self, lease: Lease, ids: Sequence[int], least: int, limit: int) -> None:
+        """Have ``lease`` end at the last state checkpoint, behind ``least`` tokens, that tiers have with the K/V."""
+        if not self.snapshots.takes(STATES):
+            self._stateful.add(lease.space.model)
+            lease.notes.append(f"only memory keeps KV of a model with recurrent layers, not tiers of {self.form.name}")
+            return
+        found = self.snapshots.find(lease.space, STATES, ids, least, limit)
+        if found is None:
+            return
+        at = lease.matched
+        with self.reading(lease.space, ids[: found.stop], lease.matched) as views:
+            for begin, kv in views:
+                lease.buffer.write(begin, kv)
+                at = begin + kv.length
+        if at < found.stop:
+            lease.buffer.truncate(lease.matched)
+            return
+        lease.matched, lease.unproved = found.stop, found
+        lease.known, lease.branch = max(lease.known, found.stop), max(lease.branch, found.stop)
+        lease.checkpoint = unpack(found, self.devices)
+        lease.notes.append(f"states after {found.stop} tokens were read from {found.tier} and proved by a golden row")
+
     # writing to tiers
+
+    def _keep_states(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[StateCheckpoint]) -> None:
+        """Have the states behind tokens of ``ids`` written; of a model whose states cannot be, no K/V are either."""
+        made = [*lease.made, *checkpoints]
+        if any(checkpoint.states.shell is not None for checkpoint in made):
+            self._stateful.add(lease.space.model)
+        for checkpoint in made if self.snapshots.takes(STATES) and self._shared(lease.space) else ():
+            packed, at = pack(checkpoint), checkpoint.states.at
+            if packed is not None and at <= len(ids):
+                self.snapshots.put(lease.space, STATES, ids[:at], packed)
 
     def _write_path(self, space: Space, ids: tuple[int, ...], facts: EntryFacts, tiers: Sequence[GuardedTier]) -> None:
         """Have ``tiers`` hold ``ids``, as far as memory still does."""

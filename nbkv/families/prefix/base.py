@@ -87,8 +87,9 @@ class Prefix(Strategy):
             if request.keep
             else []
         )
-        ran = state_checkpoints.run(adapter, ids, cache, stops, work)
-        lease.made = state_checkpoints.checkpoints(ran.states, adapter)
+        kept = state_checkpoints.are_kept(ctx.store.snapshots)
+        ran = state_checkpoints.run(adapter, ids, cache, stops, work, proved=kept)
+        lease.made = state_checkpoints.checkpoints(ran.states, adapter, ran.golden)
         return ran
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
@@ -188,10 +189,24 @@ def _take(ids: Sequence[int], limit: int, ctx: Context, reserve: int = 0) -> Lea
     lease = ctx.store.take(ctx.space(), ids, limit, new, states_from=states_from, branch_at=branch_at)
     try:
         _leased(lease).resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
+        why = _disproved(lease, ctx)
     except BaseException:  # no memory for another clone
         ctx.store.discard(lease)
         raise
-    return lease
+    if not why:
+        return lease
+    ctx.store.discard(lease)
+    return _take(ids, limit, ctx, reserve)
+
+
+def _disproved(lease: Lease, ctx: Context) -> str:
+    """Return why the states that ``lease`` has from a tier are refused there, as they are now; empty: all is well."""
+    if lease.unproved is None or lease.checkpoint is None:
+        return ""
+    why = state_checkpoints.disproved(ctx.adapter, _leased(lease), lease.checkpoint)
+    if why:
+        lease.unproved.refuse(f"states after {lease.unproved.stop} tokens: {why}")
+    return why
 
 
 def _leased(lease: Lease) -> GrowingCache:
@@ -216,6 +231,8 @@ def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
         notes.append(f"{shared}: attention in {len(cache.pieces) + 1} parts")
     if n > found.stable_context:
         notes.append("no prefix reuse: beyond its trained length this model's KV depends on the prompt's length")
+    if found.states and state_checkpoints.are_kept(ctx.store.snapshots) and getattr(cache, "shell", None) is not None:
+        notes.append(f"tiers keep nothing of {ctx.adapter.name}: its states lie in an object of its family's own")
     if found.states and lease.branch > lease.matched:
         notes.append(f"{lease.branch - lease.matched} known tokens were run again: no states were kept behind them")
     return notes
