@@ -300,7 +300,7 @@ class TieredStore:
             return
         lease.matched, lease.unproved = found.stop, found
         lease.known, lease.branch = max(lease.known, found.stop), max(lease.branch, found.stop)
-        lease.checkpoint = unpack(found, self.devices)
+        lease.checkpoint = unpack(found)
         lease.notes.append(f"states after {found.stop} tokens were read from {found.tier} and proved by a golden row")
 
     # writing to tiers

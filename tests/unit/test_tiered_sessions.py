@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import transformers
 from redis_server import RedisServer
 
 import nbkv
@@ -110,31 +109,6 @@ def test_kv_of_another_tenant_model_or_dtype_is_no_hit(session_of, words, tmp_pa
     first.generate(words(150), max_new_tokens=2)
     first.close()
     assert session_of(store=f"memory+disk:{tmp_path}", **change).generate(words(150), max_new_tokens=2).hit_rate == 0
-
-
-def test_recurrent_models_keep_to_memory_where_their_states_are(tokenizer, words, tmp_path):
-    config = transformers.FalconH1Config(
-        vocab_size=199,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        mamba_d_ssm=128,
-        mamba_n_heads=8,
-        mamba_d_head=16,
-        mamba_d_state=16,
-        mamba_n_groups=1,
-        eos_token_id=None,
-    )
-    model = transformers.FalconH1ForCausalLM(config).eval()
-    with nbkv.load(model, tokenizer=tokenizer, store=f"memory+disk:{tmp_path}") as session:
-        for reused in (0, 60):
-            result = session.generate(words(60), max_new_tokens=2)
-            assert result.tokens.reused == reused
-            assert any("only memory keeps" in note for note in result.notes)
-    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")

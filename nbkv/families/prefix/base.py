@@ -188,25 +188,18 @@ def _take(ids: Sequence[int], limit: int, ctx: Context, reserve: int = 0) -> Lea
     new = partial(ctx.adapter.growing, reserve)
     lease = ctx.store.take(ctx.space(), ids, limit, new, states_from=states_from, branch_at=branch_at)
     try:
-        _leased(lease).resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
-        why = _disproved(lease, ctx)
+        if lease.unproved is None:
+            _leased(lease).resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
+            return lease
+        why = state_checkpoints.disproved(ctx.adapter, _leased(lease), lease)
     except BaseException:  # no memory for another clone
         ctx.store.discard(lease)
         raise
     if not why:
         return lease
+    lease.unproved.refuse(f"states after {lease.unproved.stop} tokens: {why}")
     ctx.store.discard(lease)
     return _take(ids, limit, ctx, reserve)
-
-
-def _disproved(lease: Lease, ctx: Context) -> str:
-    """Return why the states that ``lease`` has from a tier are refused there, as they are now; empty: all is well."""
-    if lease.unproved is None or lease.checkpoint is None:
-        return ""
-    why = state_checkpoints.disproved(ctx.adapter, _leased(lease), lease.checkpoint)
-    if why:
-        lease.unproved.refuse(f"states after {lease.unproved.stop} tokens: {why}")
-    return why
 
 
 def _leased(lease: Lease) -> GrowingCache:

@@ -9,20 +9,22 @@ two prompts turned out to part (Marconi, arXiv 2411.19379, section 4.1), and eve
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
 from nbkv.fidelity import scaled_error
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.caches.recurrent import StateLayer
 from nbkv.models.caches.states import LayerStates
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.work import Work
 from nbkv.stores.base import Lease
 from nbkv.stores.snapshots.base import Snapshots
-from nbkv.stores.snapshots.resting_states import STATES
+from nbkv.stores.snapshots.resting_states import STATES, RestingStates
 from nbkv.stores.state_checkpoints import GoldenToken, StateCheckpoint
 
 _LEAST = 16  # tokens that a branch point must save: a pass of its own costs about as much
@@ -114,23 +116,31 @@ def are_kept(snapshots: Snapshots | None) -> bool:
     return snapshots is not None and snapshots.takes(STATES)
 
 
-def disproved(adapter: ModelAdapter, cache: GrowingCache, checkpoint: StateCheckpoint) -> str:
-    """Run the golden token of ``checkpoint``, which ``cache`` goes on from; return why not to, empty if all is well.
+def disproved(adapter: ModelAdapter, cache: GrowingCache, lease: Lease) -> str:
+    """Have ``cache`` go on from the states that ``lease`` has from a tier; return why not to, empty if all is well.
 
-    Some models give wrong logits when they are taken up again, without an error. Afterwards the cache is as it was.
+    Some models give wrong logits when they are taken up again, without an error: the golden token tells.
     """
-    golden, states = checkpoint.golden, checkpoint.states
-    if golden is None:
-        return "they have no golden token"
+    assert lease.checkpoint is not None  # noqa: S101
+    golden, states = lease.checkpoint.golden, lease.checkpoint.states
+    assert golden is not None  # noqa: S101  (no other checkpoint comes from a tier)
+    where = [at for at, layer in zip(_layer_devices(adapter), cache.layers, strict=False) if isinstance(layer, StateLayer)]
     try:
+        placed = cast("RestingStates", states).on(where)
+        cache.resume(placed)
         got = adapter.forward(adapter.tensor([golden.token]), cache, start=states.at)[-1].float().cpu()
-    except (RuntimeError, ValueError, IndexError) as error:  # states of other shapes
+        cache.resume(placed)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:  # as of other shapes, or another number of them
         return f"the model does not take them ({type(error).__name__})"
-    finally:
-        cache.resume(states)  # type: ignore[arg-type]  # as ours, but for where they come from
+    lease.checkpoint = replace(lease.checkpoint, states=placed)
     limit = _EXACT if adapter.dtype.itemsize >= torch.float32.itemsize else _ROUNDINGS * torch.finfo(adapter.dtype).eps
     off = scaled_error(got, golden.logits) if got.shape == golden.logits.shape else float("inf")
     return "" if off <= limit else f"the golden token's logits differ by {off:.1e} (limit {limit:.1e})"
+
+
+def _layer_devices(adapter: ModelAdapter) -> list[str]:
+    where = adapter.devices
+    return [where[min(layer, len(where) - 1)] for layer in range(adapter.n_layers)]
 
 
 def flops(n: int, adapter: ModelAdapter) -> float:

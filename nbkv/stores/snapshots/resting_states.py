@@ -22,6 +22,12 @@ class RestingStates:
     layers: tuple[dict[tuple[str, int], torch.Tensor], ...]
     shell: None = None
 
+    def on(self, devices: Sequence[str]) -> RestingStates:
+        """Return each layer's states on its device; raises ``ValueError`` where there are more or fewer layers."""
+        each = zip(self.layers, devices, strict=True)
+        moved = tuple({name: state.to(device) for name, state in layer.items()} for layer, device in each)
+        return RestingStates(self.at, moved)
+
     @cached_property
     def nbytes(self) -> int:
         """Return the bytes of all tensors."""
@@ -44,14 +50,10 @@ def pack(checkpoint: StateCheckpoint) -> list[LayerTensors] | None:
     return [*layers, proof]
 
 
-def unpack(found: FoundSnapshot, devices: Sequence[str]) -> StateCheckpoint:
-    """Return the checkpoint that ``found`` is, each layer's states on its device: one for each, or one for all."""
+def unpack(found: FoundSnapshot) -> StateCheckpoint:
+    """Return the checkpoint that ``found`` is, on the CPU."""
     *layers, proof = found.layers
-    each = list(devices) * (len(layers) if len(devices) == 1 else 1)
-    states = tuple(
-        {(kind, int(number)): state.to(device) for (kind, number), state in _named(layer)}
-        for layer, device in zip(layers, each, strict=True)
-    )
+    states = tuple({(kind, int(number)): state for (kind, number), state in _named(layer)} for layer in layers)
     golden = GoldenToken(int(proof["token"]), proof["logits"])
     return StateCheckpoint(RestingStates(found.stop, states), float(proof["flops"]), golden)
 
