@@ -199,6 +199,9 @@ class Store(Protocol):
     def keep(self, space: Space, ids: Sequence[int], how: Keeping) -> int:
         """Have the K/V of ``ids`` be kept as ``how`` says; return how many first tokens that reached."""
 
+    def rank(self, space: Space, ids: Sequence[int], rank: float) -> None:
+        """Note behind the request's back that a strategy used ``ids`` and thinks their K/V worth ``rank`` a use."""
+
     def flush(self) -> None:
         """Wait until what was given is where other processes find it; nothing to do in a store of memory alone."""
 

@@ -199,6 +199,9 @@ class MemoryStore:
                 self._evict()
             return _length(path)
 
+    def rank(self, space: Space, ids: Sequence[int], rank: float) -> None:
+        """Do nothing: memory evicts by recency, and by what states save."""
+
     def flush(self) -> None:
         """Do nothing: no other process reads this one's memory."""
 

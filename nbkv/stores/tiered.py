@@ -180,6 +180,11 @@ class TieredStore:
                     most = max(most, span.stop)
         return most
 
+    def rank(self, space: Space, ids: Sequence[int], rank: float) -> None:
+        """Have tiers know a use of every entry along ``ids``, and what a strategy thinks it worth."""
+        if self._shared(space):
+            self._writer.add(partial(self._rank, space, tuple(ids), rank))
+
     def flush(self) -> None:
         """Wait until all that was given is written, and write what memory holds to tiers that are written back."""
         back = [tier for tier in self._below if tier not in self._through]
@@ -337,6 +342,11 @@ class TieredStore:
         for span in self._search(space, ids, 0, len(ids), [tier]):
             at = span.stop
         return at
+
+    def _rank(self, space: Space, ids: tuple[int, ...], rank: float) -> None:
+        for tier in self._below:
+            for span in self._search(space, ids, 0, len(ids), [tier]):
+                tier.rank(span.entry.header.key, rank)
 
     def _evicted(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> None:
         """Have ``kv``, which memory evicts, written where that was not done yet; called inside memory's lock."""

@@ -28,6 +28,7 @@ class NoStore:
     limit: int = 0
     scratch_spaces: ScratchSpaces = field(default_factory=ScratchSpaces)
     nbytes: int = 0
+    snapshots: None = None
     open: int = 0
     ended: list[str] = field(default_factory=list)
 
@@ -55,6 +56,9 @@ class NoStore:
 
     def keep(self, space, ids, how):
         return 0
+
+    def rank(self, space, ids, rank):
+        self.ended.append(f"ranked {rank:.2f}")
 
     def flush(self):
         self.ended.append("flushed")
@@ -89,7 +93,7 @@ class NoStore:
 
 
 def test_the_protocol_has_what_is_leased_read_and_reported():
-    leased = {"take", "give", "put", "discard", "reading", "holds", "keep", "flush", "clear", "close"}
+    leased = {"take", "give", "put", "discard", "reading", "holds", "keep", "rank", "flush", "clear", "close"}
     assert leased | {"figures", "ls"} == set(METHODS)
     assert {"name", "limit", "scratch_spaces", "nbytes", "tiers"} == MEMBERS - set(METHODS)
 

@@ -131,6 +131,10 @@ class DiskTier(Tier):
         """Note the use of ``keys``, the last one as the most recent."""
         self.index.use(keys)
 
+    def rank(self, key: EntryKey, rank: float) -> None:
+        """Note a use, and what it was worth."""
+        self.index.rank(key, rank)
+
     def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
         """Have an entry be kept as ``facts`` say."""
         return self.index.keep(key, facts)

@@ -82,6 +82,10 @@ class GuardedTier:
         """Have the entry of ``key`` be kept as ``facts`` say; return whether it is."""
         return self._call(lambda: self.tier.keep(key, facts), default=False)
 
+    def rank(self, key: EntryKey, rank: float) -> None:
+        """Note a use of the entry of ``key``, worth ``rank``."""
+        self._call(lambda: self.tier.rank(key, rank), None)
+
     def missed(self) -> None:
         """Count a lookup that found nothing here."""
         self.tier.counts.misses += 1

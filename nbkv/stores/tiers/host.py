@@ -72,6 +72,10 @@ class HostTier(Tier):
         """Note the use of ``keys``."""
         self.index.use(keys)
 
+    def rank(self, key: EntryKey, rank: float) -> None:
+        """Note a use, and what it was worth."""
+        self.index.rank(key, rank)
+
     def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
         """Have an entry be kept as ``facts`` say."""
         return self.index.keep(key, facts)

@@ -128,11 +128,17 @@ class EntryIndex:
         with self._transaction(write=True) as db:
             self._use(db, keys)
 
+    def rank(self, key: EntryKey, rank: float) -> None:
+        """Note a use of the entry of ``key``, which a strategy thinks worth ``rank``."""
+        with self._transaction(write=True) as db:
+            db.execute("UPDATE entries SET rank = ? WHERE key = ?", (rank, str(key)))
+            self._use(db, [key])
+
     def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
         """Have the entry of ``key`` be kept as ``facts`` say: pinned or not, priority, time to live; False: unknown."""
         with self._transaction(write=True) as db:
-            given = int(facts.pinned), facts.priority, self.clock(), facts.ttl, facts.rank, str(key)
-            question = "UPDATE entries SET pinned = ?, priority = ?, made = ?, ttl = ?, rank = ? WHERE key = ?"
+            given = int(facts.pinned), facts.priority, self.clock(), facts.ttl, str(key)
+            question = "UPDATE entries SET pinned = ?, priority = ?, made = ?, ttl = ? WHERE key = ?"
             return db.execute(question, given).rowcount > 0
 
     def expire(self) -> list[TierRow]:

@@ -220,13 +220,21 @@ class RedisTier(Tier):
                 score = self.policy.score(use) + int(facts[3]) * _PRIORITY
                 self.client.zadd(f"{self.prefix}used", {str(key): score})
 
+    def rank(self, key: EntryKey, rank: float) -> None:
+        """Note a use, and what it was worth."""
+        with self._talking():
+            name = f"{self.prefix}facts:{key}"
+            if self.client.exists(name):
+                self.client.hset(name, "rank", rank)
+        self.use([key])
+
     def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
         """Have an entry be kept as ``facts`` say."""
         with self._talking():
             name = f"{self.prefix}facts:{key}"
             if not self.client.exists(name):
                 return False
-            kept = {"priority": facts.priority, "pinned": int(facts.pinned), "rank": facts.rank}
+            kept = {"priority": facts.priority, "pinned": int(facts.pinned)}
             self.client.hset(name, mapping=kept)
             self.client.zrem(f"{self.prefix}used", str(key))
             if facts.ttl:

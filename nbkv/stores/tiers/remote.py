@@ -116,6 +116,10 @@ class RemoteTier(Tier):
         """Note the use of ``keys``, in this process."""
         self.index.use(keys)
 
+    def rank(self, key: EntryKey, rank: float) -> None:
+        """Note a use, and what it was worth."""
+        self.index.rank(key, rank)
+
     def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
         """Have an entry be kept as ``facts`` say, by this process."""
         return self.index.keep(key, facts)
