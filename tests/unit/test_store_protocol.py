@@ -95,7 +95,7 @@ class NoStore:
 def test_the_protocol_has_what_is_leased_read_and_reported():
     leased = {"take", "give", "put", "discard", "reading", "holds", "keep", "rank", "flush", "clear", "close"}
     assert leased | {"figures", "ls"} == set(METHODS)
-    assert {"name", "limit", "scratch_spaces", "nbytes", "tiers"} == MEMBERS - set(METHODS)
+    assert {"name", "limit", "scratch_spaces", "nbytes", "tiers", "snapshots"} == MEMBERS - set(METHODS)
 
 
 @pytest.mark.parametrize("store", [MemoryStore(limit=2**20), NoStore()], ids=["memory", "none"])
