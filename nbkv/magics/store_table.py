@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import Any
 
 import pandas as pd
 
 from nbkv.show import table_html, table_text
 from nbkv.show.page import view
-from nbkv.show.units import count, size
+from nbkv.show.units import count, share, size
 
 BYTES = {"bytes", "state_bytes", "limit"}  # columns
 
@@ -37,6 +38,12 @@ class StoreTable(pd.DataFrame):
 
 
 def _cell(column: str, value: Any) -> str:  # noqa: ANN401  (any cell)
+    if isinstance(value, float) and isnan(value):
+        return ""
+    if column == "limit" and not value:
+        return "none"
     if column in BYTES:
         return size(value)
+    if column == "error":
+        return share(value) if value else ""
     return count(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)

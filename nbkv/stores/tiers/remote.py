@@ -47,7 +47,8 @@ class RemoteTier(Tier):
         with self._talking():
             self._fs, root = fsspec.core.url_to_fs(self.url, **self.options)
             self._root = root.rstrip("/") + "/entries"
-        self.name = self.name or self.url.partition("://")[0]
+        scheme = self.url.partition("://")[0]
+        self.name = self.name or ("memory://" if scheme == "memory" else scheme)  # the memory of requests is another
         self.index = EntryIndex(None, self.policy, list, self._remove, self.clock)
         self._looked = -self.refresh_s
         self.look()
