@@ -6,7 +6,6 @@ from nbkv.context import Context, Request
 from nbkv.events import Fallback
 from nbkv.strategy import Prefilled, Strategy
 
-
 _TRAINED = "beyond its trained length this model's KV depends on the prompt's length"
 
 

@@ -12,6 +12,7 @@ from nbkv.show.page import view
 from nbkv.show.units import count, share, size
 
 BYTES = {"bytes", "state_bytes", "limit"}  # columns
+STATES = {"checkpoints", "state_bytes"}  # columns that say something of models with recurrent layers only
 
 
 class StoreTable(pd.DataFrame):
@@ -30,10 +31,11 @@ class StoreTable(pd.DataFrame):
         return pd.DataFrame
 
     def _shown(self) -> tuple[list[str], list[list[str]]]:
-        columns = [str(name) for name in self.columns]
+        told = self[[name for name in self.columns if name not in STATES or self[name].any()]]
+        columns = [str(name) for name in told.columns]
         return columns, [
             [_cell(name, value) for name, value in zip(columns, row, strict=True)]
-            for row in self.itertuples(index=False, name=None)
+            for row in told.itertuples(index=False, name=None)
         ]
 
 

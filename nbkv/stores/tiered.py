@@ -115,7 +115,7 @@ class TieredStore:
         states_from: int | None = None,
         branch_at: Callable[[int], Buffer] | None = None,
     ) -> Lease:
-        """Lease a buffer with the longest prefix that memory and tiers know; of recurrent models, one that has states."""
+        """Lease a buffer with the longest prefix that memory and tiers know; of recurrent models, one with states."""
         lease = self.front.take(space, ids, limit, new, states_from=states_from, branch_at=branch_at)
         try:
             if states_from is None:

@@ -62,8 +62,8 @@ class CacheCraft(Harvest):
     its prompt's exact prefix was not run there, and leaves no variant.
 
     What goes first when there is no more room: least uses times 1 - CCI (the paper ranks by reuse and low need to
-    recompute; its formula was not seen). Tiers with ``policy=rank`` are told of each use of a chunk, and of its CFO: what
-    is used often and corrected little stays there longest.
+    recompute; its formula was not seen). Tiers with ``policy=rank`` are told of each use of a chunk, and of its CFO:
+    what is used often and corrected little stays there longest.
     """
 
     name: ClassVar[str] = "cachecraft"

@@ -1,4 +1,4 @@
-"""KVzip: keep what the model needs to repeat its own context, whatever is asked later (Kim et al., arXiv 2505.23416)."""
+"""KVzip: keep what the model needs to repeat a context, whatever is asked later (Kim et al., arXiv 2505.23416)."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_a_chunk_that_needs_little_outlives_one_that_is_used_as_often_and_needs_
     paths = {(*chunk.sink, *chunk.token_ids): name for name, chunk in chunks.items()}
     stay = []
     while True:
-        there = {tuple(tier.get(key).header.ids): key for key in tier.keys()}
+        there = {tuple(tier.get(key).header.ids): key for key in tuple(tier.keys())}
         stay.append({paths[path] for path in paths if any(path[-len(ids) :] == ids for ids in there)})
         if not tier.index.shrink(tier.nbytes - 1):
             break

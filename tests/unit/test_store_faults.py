@@ -59,13 +59,14 @@ def forget(session):
 def small_disk(folder):
     """A file system of 300 kB; raises ``OSError`` where nobody may mount one."""
     folder.mkdir()
-    line = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(line, check=False, capture_output=True).returncode:
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    line = [mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    if None in (mount, umount) or subprocess.run(line, check=False, capture_output=True).returncode:
         raise OSError
     try:
-        yield lambda: subprocess.run(["mount", "-o", "remount,size=9m", str(folder)], check=True)
+        yield lambda: subprocess.run([mount, "-o", "remount,size=9m", str(folder)], check=True)
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        subprocess.run([umount, "-l", str(folder)], check=True)
 
 
 @contextlib.contextmanager
@@ -102,7 +103,7 @@ def test_a_disk_that_is_full(session_of, words, tmp_path, how, spec):
         for number in range(6):  # what is there is whole, what is not is computed
             answers(session, words(170, number))
         kept = {path.stem for path in folder.rglob("*.safetensors")}
-        assert {str(key) for key in session.store.below[0].keys()} <= kept
+        assert {str(key) for key in tuple(session.store.below[0].keys())} <= kept
         enlarge()
         forget(session)
         answers(session, words(170, 9))
@@ -234,7 +235,6 @@ def test_redis_in_mid_load(session_of, words, tmp_path, monkeypatch, what, when)
     server = RedisServer(tmp_path).start()
     try:
         session = session_of(store=f"memory+{server.url}?timeout=0.3s")
-        (tier,) = session.store.below
         answers(session, words(90))
         forget(session)
         own, faults, done = getattr(RedisTier, when), heard(session), []

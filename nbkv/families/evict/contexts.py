@@ -1,4 +1,4 @@
-"""Compressed caches held for prompts that begin alike: on a session's scratch, and where a store has tiers, in those."""
+"""Compressed caches held for prompts that begin alike: on a session's scratch, and at rest in a store's tiers."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ import torch
 from nbkv.fidelity import scaled_error
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.caches.growing import GrowingCache
-from nbkv.models.caches.recurrent import StateLayer
+from nbkv.models.caches.recurrent import StateCache
 from nbkv.models.caches.states import LayerStates
 from nbkv.models.capabilities import Capabilities
 from nbkv.models.work import Work
 from nbkv.stores.base import Lease
 from nbkv.stores.snapshots.base import Snapshots
-from nbkv.stores.snapshots.resting_states import STATES, RestingStates
+from nbkv.stores.snapshots.resting_states import STATES
 from nbkv.stores.state_checkpoints import GoldenToken, StateCheckpoint
 
 _LEAST = 16  # tokens that a branch point must save: a pass of its own costs about as much
@@ -90,7 +90,9 @@ def run(
 
     With ``proved`` the token behind each of them runs alone: what comes out is that checkpoint's golden token.
     """
-    kept, golden, first = [], {}, cache.length or (*stops, len(ids))[0]
+    kept: list[LayerStates] = []
+    golden: dict[int, GoldenToken] = {}
+    first = cache.length or (*stops, len(ids))[0]
     alone = {stop + 1 for stop in stops if proved} - set(stops)
     for begin, stop in pairwise((cache.length, *sorted({*stops, *alone} - {len(ids)}), len(ids))):
         logits = adapter.forward(adapter.tensor(ids[begin:stop]), cache, start=begin, work=work)[-1]
@@ -124,9 +126,10 @@ def disproved(adapter: ModelAdapter, cache: GrowingCache, lease: Lease) -> str:
     assert lease.checkpoint is not None  # noqa: S101
     golden, states = lease.checkpoint.golden, lease.checkpoint.states
     assert golden is not None  # noqa: S101  (no other checkpoint comes from a tier)
-    where = [at for at, layer in zip(_layer_devices(adapter), cache.layers, strict=False) if isinstance(layer, StateLayer)]
+    where = adapter.devices
+    each = [where[min(layer, len(where) - 1)] for layer in range(adapter.n_layers)]
     try:
-        placed = cast("RestingStates", states).on(where)
+        placed = cast("StateCache", cache).placed(states.layers, states.at, each)
         cache.resume(placed)
         got = adapter.forward(adapter.tensor([golden.token]), cache, start=states.at)[-1].float().cpu()
         cache.resume(placed)
@@ -136,11 +139,6 @@ def disproved(adapter: ModelAdapter, cache: GrowingCache, lease: Lease) -> str:
     limit = _EXACT if adapter.dtype.itemsize >= torch.float32.itemsize else _ROUNDINGS * torch.finfo(adapter.dtype).eps
     off = scaled_error(got, golden.logits) if got.shape == golden.logits.shape else float("inf")
     return "" if off <= limit else f"the golden token's logits differ by {off:.1e} (limit {limit:.1e})"
-
-
-def _layer_devices(adapter: ModelAdapter) -> list[str]:
-    where = adapter.devices
-    return [where[min(layer, len(where) - 1)] for layer in range(adapter.n_layers)]
 
 
 def flops(n: int, adapter: ModelAdapter) -> float:

@@ -61,7 +61,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Departure:
-    """Tokens ``[start, start + tokens)`` of a stored sequence left a ``tier``; ``during`` is what ``tenant`` did then."""
+    """Tokens ``[start, start + tokens)`` of a stored sequence left a ``tier``, ``during`` what ``tenant`` did."""
 
     order: int
     store: weakref.ref[Store]

@@ -1,8 +1,7 @@
-"""State checkpoints of recurrent layers as snapshots: packed with the golden token that whoever reads them runs again."""
+"""State checkpoints of recurrent layers as snapshots, packed with the golden token that their readers run again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,12 +20,6 @@ class RestingStates:
     at: int
     layers: tuple[dict[tuple[str, int], torch.Tensor], ...]
     shell: None = None
-
-    def on(self, devices: Sequence[str]) -> RestingStates:
-        """Return each layer's states on its device; raises ``ValueError`` where there are more or fewer layers."""
-        each = zip(self.layers, devices, strict=True)
-        moved = tuple({name: state.to(device) for name, state in layer.items()} for layer, device in each)
-        return RestingStates(self.at, moved)
 
     @cached_property
     def nbytes(self) -> int:

@@ -1,8 +1,8 @@
 """Snapshots in tiers: tensors of all tokens before a position, which are of use behind exactly that position.
 
-A snapshot is an entry like any other (``nbkv.stores.tiers.entry``): content-addressed, sealed, every layer with a digest,
-evicted by the tier's policy. Its ``kind`` stands where other entries have their form, so that nobody who looks for K/V
-of tokens ever comes across one.
+A snapshot is an entry like any other (``nbkv.stores.tiers.entry``): content-addressed, sealed, every layer with a
+digest, evicted by the tier's policy. Its ``kind`` stands where other entries have their form, so that nobody who looks
+for K/V of tokens ever comes across one.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ LEAST = STEP  # tokens: a shorter sequence is computed sooner than it is found
 
 @dataclass(eq=False)
 class SnapshotShelf:
-    """The snapshots of some ``kinds`` in ``tiers``, fastest first; new ones are written by ``writer``, behind the request's back.
+    """The snapshots of some ``kinds`` in ``tiers``, fastest first; implements ``nbkv.stores.snapshots.base.Snapshots``.
 
-    Implements ``nbkv.stores.snapshots.base.Snapshots``, where the methods are described. ``error`` is the largest that a lossy one had, of those written or read.
+    New ones are written by ``writer``, behind the request's back. ``error`` is the largest that a lossy one had, of
+    those written or read.
     """
 
     kinds: frozenset[str]
