@@ -59,7 +59,7 @@ def open_store(spec: str | Sequence[str] | Store, bus: Bus, *devices: str) -> St
     for all models. On a GPU what it evicts goes to pinned memory of the host, at most ``host=SIZE`` of it.
 
     Tiers below are ``disk:PATH``, ``redis://…`` and any other URL, which fsspec opens. Their options: ``limit=SIZE``
-    (none: as much as there is room for), ``policy=lru|lfu|cost|rank``, ``ttl=7d``, ``form=int8|fp8``,
+    (none: as much as there is room for), ``policy=lru|lfu|cost|rank``, ``ttl=7d``, ``form=int8|fp8|kvzip``,
     ``writes=through|back``, and for Redis ``timeout`` in seconds. Without ``memory`` nothing is kept between requests
     but there. Where the environment has ``NBKV_STORE_KEY``, only entries sealed with that key are taken.
 

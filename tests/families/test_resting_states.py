@@ -112,7 +112,7 @@ def test_states_in_an_object_of_the_family_are_refused_by_name(model_named, sess
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("form", ["int8", "fp8", "kvzip"])
+@pytest.mark.parametrize("form", ["int8", "fp8"])
 def test_tiers_that_lose_something_keep_no_states(model_named, session_with, tmp_path, form):
     session = session_with(model_named("falcon_h1"), f"memory+disk:{tmp_path}?form={form}")
     result = answers(session, ids_of(N))

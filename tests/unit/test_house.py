@@ -396,6 +396,7 @@ REACHED = {
     "families/test_states.py": "models/probing/recurrence",
     "kernels/test_fusing.py": "models/projection/kernel_fit",
     "notebooks/test_sweep.py": "sweep/cells sweep/runs",
+    "unit/test_shelf.py": "stores/snapshots/base",
     "strategies/test_auto.py": "families/routing/alongside families/routing/estimate",
     "strategies/test_batch.py": "inference/batch_request inference/by_batch session/batches/results",
     "strategies/test_evict.py": "families/evict/contexts",
