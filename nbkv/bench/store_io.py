@@ -26,8 +26,9 @@ from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
 from nbkv.kv import KV, Space
 from nbkv.stores.tiers.base import Tier
 from nbkv.stores.tiers.disk import DiskTier
-from nbkv.stores.tiers.entry import EntryFacts, Sealer, make_entry
+from nbkv.stores.tiers.entry import make_entry
 from nbkv.stores.tiers.forms import AsItIs
+from nbkv.stores.tiers.head import EntryFacts, Sealer
 from nbkv.stores.tiers.key import PathKeys
 
 NAME, TOKENS, LAYERS, HEADS, DIM = "store.io", 4681, 28, 8, 128  # 1 GiB in float32, of the shape s06

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from nbkv.stores.spec import check_spec, open_tier
 from nbkv.stores.tiers.base import Tier
-from nbkv.stores.tiers.entry import Damaged
+from nbkv.stores.tiers.head import Damaged
 from nbkv.stores.tiers.key import EntryKey
 
 if TYPE_CHECKING:

@@ -17,10 +17,11 @@ from nbkv.scalars import kind_of
 from nbkv.stores.base import Store
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.tiered import TieredStore
-from nbkv.stores.tiers import forms, policies
+from nbkv.stores.tiers import forms
 from nbkv.stores.tiers.base import Tier
-from nbkv.stores.tiers.entry import EntryFacts, Sealer
-from nbkv.stores.tiers.policies import policy_of
+from nbkv.stores.tiers.head import EntryFacts, Sealer
+from nbkv.stores.tiers.indexed import policies
+from nbkv.stores.tiers.indexed.policies import policy_of
 
 KEY_VARIABLE = "NBKV_STORE_KEY"  # the environment variable with the key that entries are sealed with
 _ACCEPTED = "memory, disk:PATH, redis://HOST:PORT/DB, any URL of fsspec; tiers joined with +, fastest first"

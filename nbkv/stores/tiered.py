@@ -25,9 +25,10 @@ from nbkv.stores.snapshots.resting_states import STATES, pack, unpack
 from nbkv.stores.snapshots.shelf import SnapshotShelf
 from nbkv.stores.state_checkpoints import StateCheckpoint
 from nbkv.stores.tiers.base import Tier
-from nbkv.stores.tiers.entry import Entry, EntryFacts, Sealer, make_entry
+from nbkv.stores.tiers.entry import Entry, make_entry
 from nbkv.stores.tiers.forms import AsItIs, StorageForm, error
 from nbkv.stores.tiers.guard import GuardedTier, out_of_memory
+from nbkv.stores.tiers.head import EntryFacts, Sealer
 from nbkv.stores.tiers.key import EntryKey, PathKeys
 from nbkv.stores.writer import BackgroundWriter, SharedWork
 

@@ -338,7 +338,10 @@ TESTED_ELSEWHERE = {
     "strategies/test_residual.py": (
         "families/residual/forms families/residual/latents families/residual/sequence models/caches/restoring"
     ),
-    "unit/test_disk.py": "stores/tiers/entry stores/tiers/index stores/tiers/policies",
+    "unit/test_disk.py": (
+        "stores/tiers/entry stores/tiers/head stores/tiers/indexed/index stores/tiers/indexed/index_file "
+        "stores/tiers/indexed/indexed_tier stores/tiers/indexed/policies"
+    ),
     "unit/test_tiered.py": "stores/tiers/host",
     "unit/test_bench.py": (
         "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "

@@ -11,10 +11,10 @@ from path_kv import same
 from redis_server import RedisServer
 
 from nbkv.events import Bus
-from nbkv.stores.tiers.entry import Damaged
 from nbkv.stores.tiers.guard import GuardedTier
+from nbkv.stores.tiers.head import Damaged
+from nbkv.stores.tiers.indexed.policies import policy_of
 from nbkv.stores.tiers.key import PathKeys
-from nbkv.stores.tiers.policies import policy_of
 from nbkv.stores.tiers.redis import RedisTier
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")

@@ -9,7 +9,7 @@ import pytest
 from entries import SPACE, entry, ids_of
 from path_kv import same
 
-from nbkv.stores.tiers.entry import Damaged
+from nbkv.stores.tiers.head import Damaged
 from nbkv.stores.tiers.key import PathKeys
 from nbkv.stores.tiers.remote import RemoteTier
 

@@ -10,8 +10,8 @@ from nbkv.events import Bus, Stored, StoreFault, TierRead
 from nbkv.kv import Space
 from nbkv.stores.snapshots.shelf import LEAST, SnapshotShelf
 from nbkv.stores.tiers.disk import DiskTier
-from nbkv.stores.tiers.entry import EntryFacts, Sealer
 from nbkv.stores.tiers.guard import GuardedTier
+from nbkv.stores.tiers.head import EntryFacts, Sealer
 from nbkv.stores.tiers.host import HostTier
 from nbkv.stores.writer import BackgroundWriter
 

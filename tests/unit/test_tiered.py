@@ -15,7 +15,7 @@ from nbkv.models.caches.growing import GrowingCache
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.tiered import TieredStore
 from nbkv.stores.tiers.disk import DiskTier
-from nbkv.stores.tiers.entry import Sealer
+from nbkv.stores.tiers.head import Sealer
 from nbkv.stores.tiers.host import HostTier
 
 

@@ -16,7 +16,7 @@ from nbkv.errors import BadPrompt, LoadError, UnknownName, UnsupportedModel
 from nbkv.session.exports import archive, golden
 from nbkv.session.exports.archive import Archive
 from nbkv.session.exports.golden import GoldenRows
-from nbkv.stores.tiers.entry import Sealer
+from nbkv.stores.tiers.head import Sealer
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from nbkv.result import Chunk
 from nbkv.session.exports import archive
 from nbkv.session.exports.golden import GoldenFinding, GoldenRows, check, golden_rows, placed
 from nbkv.stores.spec import sealer
-from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts, Sealer, make_entry
+from nbkv.stores.tiers.entry import Entry, make_entry
 from nbkv.stores.tiers.forms import form_of
+from nbkv.stores.tiers.head import Damaged, EntryFacts, Sealer
 
 T = TypeVar("T")
 _PROVENANCE = "exact"  # all KV in a store's exact space, chunks behind their sinks included

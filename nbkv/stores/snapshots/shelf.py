@@ -17,8 +17,9 @@ import torch
 from nbkv.events import Bus, Stored, TierRead
 from nbkv.kv import Space
 from nbkv.stores.snapshots.base import FoundSnapshot, LayerTensors
-from nbkv.stores.tiers.entry import Entry, EntryFacts, Sealer, packed_entry
+from nbkv.stores.tiers.entry import Entry, packed_entry
 from nbkv.stores.tiers.guard import GuardedTier
+from nbkv.stores.tiers.head import EntryFacts, Sealer
 from nbkv.stores.tiers.key import STEP, EntryKey, PathKeys
 from nbkv.stores.writer import BackgroundWriter
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nbkv.stores.base import Counts
-from nbkv.stores.tiers.entry import Entry, EntryFacts
+from nbkv.stores.tiers.entry import Entry
+from nbkv.stores.tiers.head import EntryFacts
 from nbkv.stores.tiers.key import EntryKey
 
 

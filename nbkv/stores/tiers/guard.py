@@ -11,8 +11,9 @@ import torch
 from nbkv.events import Bus, StoreFault
 from nbkv.kv import KV
 from nbkv.stores.tiers.base import Tier
-from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts
+from nbkv.stores.tiers.entry import Entry
 from nbkv.stores.tiers.forms import Tensors
+from nbkv.stores.tiers.head import Damaged, EntryFacts
 from nbkv.stores.tiers.key import EntryKey
 
 T = TypeVar("T")

@@ -19,9 +19,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from nbkv.stores.tiers.base import Tier, TierRow
-from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts, Sealer, parse
+from nbkv.stores.tiers.entry import Entry
+from nbkv.stores.tiers.head import Damaged, EntryFacts, Sealer, parse
+from nbkv.stores.tiers.indexed.policies import EntryUse, Policy, policy_of
 from nbkv.stores.tiers.key import EntryKey
-from nbkv.stores.tiers.policies import EntryUse, Policy, policy_of
 
 _AHEAD = 2**25  # bytes of layers that are read at once
 _DRAFT_S = 600  # within which an entry must be written

@@ -8,19 +8,18 @@ with a delay, and ``limit`` holds for what this process has seen: there is no se
 from __future__ import annotations
 
 import contextlib
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
 
-from nbkv.stores.tiers.base import Tier, TierRow
-from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts, Sealer, head_size, parse
-from nbkv.stores.tiers.index import EntryIndex
+from nbkv.stores.tiers.entry import Entry
+from nbkv.stores.tiers.head import Damaged, Sealer, head_size, parse
+from nbkv.stores.tiers.indexed.index import EntryIndex
+from nbkv.stores.tiers.indexed.indexed_tier import IndexedTier
 from nbkv.stores.tiers.key import EntryKey
-from nbkv.stores.tiers.policies import Policy, policy_of
 
 SUFFIX = ".safetensors"
 _FIRST = 2**16  # bytes that are read of an entry not known yet: most heads are shorter
@@ -28,7 +27,7 @@ _OBJECTS = {"s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oss", "memory"}  # t
 
 
 @dataclass(eq=False)
-class RemoteTier(Tier):
+class RemoteTier(IndexedTier):
     """Entries below the URL ``url``, which may hold credentials and is shown nowhere.
 
     The folder is listed again when something is not found ``refresh_s`` seconds after the last time.
@@ -36,9 +35,7 @@ class RemoteTier(Tier):
 
     name: str = ""
     url: str = field(kw_only=True, repr=False)
-    policy: Policy = field(default_factory=lambda: policy_of("lru"), kw_only=True)
     sealer: Sealer = field(default_factory=Sealer, kw_only=True)
-    clock: Callable[[], float] = field(default=time.time, kw_only=True)
     refresh_s: float = field(default=30.0, kw_only=True)
     options: dict[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
 
@@ -96,15 +93,6 @@ class RemoteTier(Tier):
             self._remove(key)
         return known
 
-    def keys(self) -> Iterator[EntryKey]:
-        """Yield the keys of what this process has seen."""
-        return (row.key for row in self.index.rows())
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of what this process has seen."""
-        return self.index.figure("bytes")
-
     def find(self, marks: Sequence[str]) -> dict[str, list[EntryKey]]:
         """Return the keys of entries found by ``marks``; looks again if there are none and the last look is old."""
         found = self.index.find(marks)
@@ -112,22 +100,6 @@ class RemoteTier(Tier):
             self.look()
             found = self.index.find(marks)
         return found
-
-    def use(self, keys: Sequence[EntryKey]) -> None:
-        """Note the use of ``keys``, in this process."""
-        self.index.use(keys)
-
-    def rank(self, key: EntryKey, rank: float) -> None:
-        """Note a use, and what it was worth."""
-        self.index.rank(key, rank)
-
-    def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
-        """Have an entry be kept as ``facts`` say, by this process."""
-        return self.index.keep(key, facts)
-
-    def rows(self) -> Iterator[TierRow]:
-        """Yield a row for each entry."""
-        return self.index.rows()
 
     def collect(self) -> tuple[int, int]:
         """Delete what has expired and what is over the limit."""
