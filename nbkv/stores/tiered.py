@@ -297,10 +297,16 @@ class TieredStore:
         if found is None:
             return
         at = lease.matched
-        with self.reading(lease.space, ids[: found.stop], lease.matched) as views:
-            for begin, kv in views:
-                lease.buffer.write(begin, kv)
-                at = begin + kv.length
+        try:
+            with self.reading(lease.space, ids[: found.stop], lease.matched) as views:
+                for begin, kv in views:
+                    lease.buffer.write(begin, kv)
+                    at = begin + kv.length
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            lease.notes.append(f"no memory for KV from {found.tier}: it was computed again")
+            at = -1
         if at < found.stop:
             lease.buffer.truncate(lease.matched)
             return

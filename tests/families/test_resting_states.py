@@ -201,6 +201,35 @@ def test_a_model_that_does_not_take_up_states_from_elsewhere_is_found_out(model_
     assert len(faults(second)) == 1
 
 
+MEMORY = {
+    "of Python": MemoryError(),
+    "of torch on a CPU": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    "of a GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+}
+
+
+@pytest.mark.parametrize("lack", MEMORY)
+@pytest.mark.parametrize("method", ["placed", "write"])
+def test_memory_that_runs_out_is_no_reason_to_refuse_states(model_named, session_with, monkeypatch, lack, method):
+    model, ids = model_named("falcon_h1"), ids_of(N)
+    first = session_with(model)
+    answers(first, ids)
+    first.close()
+
+    def fail(*_, **__):
+        raise MEMORY[lack]
+
+    second = session_with(model)
+    monkeypatch.setattr(StateCache, method, fail)
+    result = answers(second, ids)
+    assert result.tokens.reused == 0
+    assert any("no memory for" in note for note in result.notes)
+    assert not faults(second)
+    monkeypatch.undo()
+    second.close()
+    assert answers(session_with(model), ids).tokens.reused == N - 1
+
+
 @pytest.mark.parametrize("what", ["states", "kv"])
 @pytest.mark.parametrize("how", ["flipped", "gone", "cut"])
 def test_damage_is_a_miss_and_never_a_wrong_answer(model_named, session_with, tmp_path, what, how):

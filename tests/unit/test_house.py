@@ -338,10 +338,7 @@ TESTED_ELSEWHERE = {
     "strategies/test_residual.py": (
         "families/residual/forms families/residual/latents families/residual/sequence models/caches/restoring"
     ),
-    "unit/test_disk.py": (
-        "stores/tiers/entry stores/tiers/head stores/tiers/indexed/index stores/tiers/indexed/index_file "
-        "stores/tiers/indexed/indexed_tier stores/tiers/indexed/policies"
-    ),
+    "unit/test_disk.py": "stores/tiers/head stores/tiers/indexed/policies",
     "unit/test_tiered.py": "stores/tiers/host",
     "unit/test_bench.py": (
         "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
@@ -399,6 +396,10 @@ REACHED = {
     "families/test_states.py": "models/probing/recurrence",
     "kernels/test_fusing.py": "models/projection/kernel_fit",
     "notebooks/test_sweep.py": "sweep/cells sweep/runs",
+    "unit/test_disk.py": (
+        "stores/tiers/entry stores/tiers/indexed/index stores/tiers/indexed/index_file "
+        "stores/tiers/indexed/indexed_tier"
+    ),
     "unit/test_shelf.py": "stores/snapshots/base",
     "strategies/test_auto.py": "families/routing/alongside families/routing/estimate",
     "strategies/test_batch.py": "inference/batch_request inference/by_batch session/batches/results",

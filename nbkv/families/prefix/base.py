@@ -19,6 +19,7 @@ from nbkv.models.work import Work
 from nbkv.result import Provenance
 from nbkv.show.units import size
 from nbkv.stores.base import Lease
+from nbkv.stores.tiers.guard import out_of_memory
 from nbkv.strategy import Prefilled, Strategy
 from nbkv.timing import timed
 
@@ -177,24 +178,29 @@ def adopt(ids: Sequence[int], kv: KV, ctx: Context) -> None:
     ctx.store.give(lease, ids)
 
 
-def _take(ids: Sequence[int], limit: int, ctx: Context, reserve: int = 0) -> Lease:
+def _take(ids: Sequence[int], limit: int, ctx: Context, reserve: int = 0, *, states: bool = True) -> Lease:
     """Lease the longest stored prefix of ``ids``; with recurrent layers, one that ends at a state checkpoint.
 
-    A new buffer has room for ``reserve`` tokens.
+    A new buffer has room for ``reserve`` tokens. Without ``states`` none are gone on from.
     """
     found = ctx.adapter.capabilities
-    states_from = state_checkpoints.least(len(ids), found) if found.states else None
+    least = state_checkpoints.least(len(ids), found) if states else len(ids) + 1
     branch_at = ctx.adapter.branch_at if found.branches else None
     new = partial(ctx.adapter.growing, reserve)
+    states_from = least if found.states else None
     lease = ctx.store.take(ctx.space(), ids, limit, new, states_from=states_from, branch_at=branch_at)
     try:
         if lease.unproved is None:
             _leased(lease).resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
             return lease
         why = state_checkpoints.disproved(ctx.adapter, _leased(lease), lease)
-    except BaseException:  # no memory for another clone
+    except BaseException as error:  # no memory for another clone
         ctx.store.discard(lease)
-        raise
+        if lease.unproved is None or not isinstance(error, Exception) or not out_of_memory(error):
+            raise
+        again = _take(ids, limit, ctx, reserve, states=False)
+        again.notes.append(f"no memory for states from {lease.unproved.tier}: the prompt was computed again")
+        return again
     if not why:
         return lease
     lease.unproved.refuse(f"states after {lease.unproved.stop} tokens: {why}")

@@ -26,6 +26,7 @@ from nbkv.stores.base import Lease
 from nbkv.stores.snapshots.base import Snapshots
 from nbkv.stores.snapshots.resting_states import STATES
 from nbkv.stores.state_checkpoints import GoldenToken, StateCheckpoint
+from nbkv.stores.tiers.guard import out_of_memory
 
 _LEAST = 16  # tokens that a branch point must save: a pass of its own costs about as much
 _SEGMENT = 1024  # tokens, the least that a segment has unless it was asked for
@@ -134,6 +135,8 @@ def disproved(adapter: ModelAdapter, cache: GrowingCache, lease: Lease) -> str:
         got = adapter.forward(adapter.tensor([golden.token]), cache, start=states.at)[-1].float().cpu()
         cache.resume(placed)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:  # as of other shapes, or another number of them
+        if out_of_memory(error):
+            raise
         return f"the model does not take them ({type(error).__name__})"
     lease.checkpoint = replace(lease.checkpoint, states=placed)
     limit = _EXACT if adapter.dtype.itemsize >= torch.float32.itemsize else _ROUNDINGS * torch.finfo(adapter.dtype).eps
