@@ -30,7 +30,7 @@ _VERSION = 1
 _LARGE = 2**23  # bytes from which on threads are worth their start
 _READERS = 2
 _MOST_HEAD = 2**26  # bytes; ids of a million tokens take 8 million
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -38,7 +38,7 @@ _DTYPES = {
     "I8": torch.int8,
     "F8_E4M3": torch.float8_e4m3fn,
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Damaged(Exception):
@@ -55,7 +55,7 @@ class TensorPlace(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Return its bytes."""
-        return prod(self.shape) * _DTYPES[self.dtype].itemsize
+        return prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True)
@@ -322,7 +322,7 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def _tensor(data: memoryview, place: TensorPlace) -> torch.Tensor:
-    dtype = _DTYPES[place.dtype]
+    dtype = DTYPES[place.dtype]
     if not data.nbytes:
         return torch.empty(place.shape, dtype=dtype)
     if data.readonly:  # torch warns of memory it could write to but must not
