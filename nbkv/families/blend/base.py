@@ -82,14 +82,16 @@ class Blend(Strategy):
             return in_full(self, request, ctx, "no chunk reuse")
         began = timed()
         request, supplied = self.supply(request, ctx)
-        partial = assemble(request, ctx, supplied, layerwise=True)
+        first = None
         try:
-            return self._prefill(partial, ctx, began())
+            first = assemble(request, ctx, supplied, layerwise=True)
+            return self._prefill(first, ctx, began())
         except LoadLost:
             again = assemble(request, ctx, supplied)
-            again.notes.append("KV from a tier did not arrive whole: what ran with it was run again")
-            again.rows_work.token_layers += partial.rows_work.token_layers
-            again.select_work.token_layers += partial.select_work.token_layers
+            again.notes.append("KV from a tier did not arrive whole: what was to run with it ran without")
+            if first is not None:
+                again.rows_work.token_layers += first.rows_work.token_layers
+                again.select_work.token_layers += first.select_work.token_layers
             return self._prefill(again, ctx, began())
 
     def _prefill(self, partial: PartialPrefill, ctx: Context, load_s: float) -> Prefilled:
