@@ -34,7 +34,7 @@ _FORGET = """
 local function forget(p, key)
     local facts = redis.call('HMGET', p .. 'facts:' .. key, 'bytes', 'tokens', 'marks', 'layers')
     local there = redis.call('DEL', p .. 'head:' .. key)
-    for layer = 0, tonumber(facts[4] or '0') - 1 do redis.call('UNLINK', p .. 'layer:' .. key .. ':' .. layer) end
+    for layer = 0, tonumber(facts[4] or '0') - 1 do redis.call('DEL', p .. 'layer:' .. key .. ':' .. layer) end
     redis.call('ZREM', p .. 'used', key)
     if facts[1] then
         redis.call('DECRBY', p .. 'bytes', facts[1])
