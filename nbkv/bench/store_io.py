@@ -145,7 +145,7 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
         tier = DiskTier(root=Path(folder))
         rows = _rows("disk", IoWork(tier, RawFile(Path(folder) / "raw"), kv), regime)
         tier.close()
-        with _server(folder) as url:
+        with redis_server(folder) as url:
             if url is None:
                 return [*rows, _row(regime, "redis", "SET and GET", missing="redis-server is not installed")]
             from nbkv.stores.tiers.redis import RedisTier  # noqa: PLC0415  (an extra)
@@ -185,7 +185,7 @@ def _row(regime: dict[str, object], strategy: str, against: str, **figures: Any)
 
 
 @contextlib.contextmanager
-def _server(folder: str) -> Iterator[str | None]:
+def redis_server(folder: str) -> Iterator[str | None]:
     """Give the URL of a Redis server that lasts as long as the block; None where there is no program for one."""
     program = shutil.which("redis-server")
     if program is None:
