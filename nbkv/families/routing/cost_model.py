@@ -1,7 +1,8 @@
 """The cost model of prefill on this model and device: measured once, corrected by the times of real requests.
 
 A pass over some rows costs a fixed overhead, a part for each row, and a part for each pair of a row and a key (its
-attention); KV that is put elsewhere costs a part for each token. That is all a choice between strategies needs.
+attention); KV that is put elsewhere costs a part for each token. A pass over rows scattered among cached ones costs more
+than one behind them, so it is timed by itself. That is all a choice between strategies needs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from nbkv.timing import settle, timed
 
 _SHORT = 16  # rows of the shortest pass that is timed
 _LONGEST = 1024  # and of the longest
-_PATIENCE = 0.2  # seconds the longest pass may be expected to take
+_GROWTH = 4  # from one length to the next
+_PATIENCE = 0.2  # seconds: behind a pass that took longer none of another length is timed
 _REPEAT = 2  # the best of this many counts: a busy machine only ever adds time
 _WEIGHT = 0.25  # of a request in the running correction
 _FARTHEST = 3.0  # a correction is between a third and this
@@ -31,7 +33,8 @@ _FARTHEST = 3.0  # a correction is between a third and this
 class CostModel:
     """Seconds: ``overhead`` of a pass, per ``row``, per ``pair`` of a row and a key; per token to ``move`` or ``copy``.
 
-    Moved are tokens of chunks, whose keys are rotated to other positions; copied are those of a prefix.
+    Moved are tokens of chunks, whose keys are rotated to other positions; copied are those of a prefix. ``scattered``
+    are overhead, row and pair of a pass over rows that stand among cached ones (None: as any other pass).
     """
 
     overhead: float
@@ -39,6 +42,7 @@ class CostModel:
     pair: float
     move: float = 0.0
     copy: float = 0.0
+    scattered: tuple[float, float, float] | None = None
 
     def run(self, rows: int, keys: int) -> float:
         """Return the seconds of a pass of ``rows`` over ``keys`` tokens in all, themselves included."""
@@ -46,7 +50,16 @@ class CostModel:
 
     def scaled(self, pace: float) -> CostModel:
         """Return the costs of passes that take ``pace`` times as long."""
-        return replace(self, overhead=self.overhead * pace, row=self.row * pace, pair=self.pair * pace)
+        apart = None if self.scattered is None else tuple(cost * pace for cost in self.scattered)
+        passes = {"overhead": self.overhead * pace, "row": self.row * pace, "pair": self.pair * pace}
+        return replace(self, scattered=apart, **passes)  # type: ignore[arg-type]  # three of them
+
+    def run_scattered(self, rows: int, keys: int) -> float:
+        """Return the seconds of a pass of ``rows`` scattered among ``keys`` tokens, of which the others have K/V."""
+        if self.scattered is None or not rows:
+            return self.run(rows, keys)
+        overhead, row, pair = self.scattered
+        return overhead + rows * (row + pair * keys)
 
     def rows(self, rows: int, keys: int) -> float:
         """Return what ``rows`` more in a pass over ``keys`` tokens cost in seconds."""
@@ -59,7 +72,8 @@ def costs(ctx: Context) -> CostModel:
     if known is None:
         known = asdict(measure(ctx.adapter))
         ctx.verdicts.put(_name(ctx), known)
-    return CostModel(**known)
+    apart = known["scattered"]
+    return CostModel(**(known | {"scattered": apart and tuple(apart)}))  # JSON has lists
 
 
 def are_known(ctx: Context) -> bool:
@@ -68,17 +82,19 @@ def are_known(ctx: Context) -> bool:
 
 
 def _name(ctx: Context) -> str:
-    return f"costs@{ctx.model}@{torch.get_num_threads()}"
+    return f"costs of passes@{ctx.model}@{torch.get_num_threads()}"
 
 
 def measure(adapter: ModelAdapter) -> CostModel:
     """Time passes of several lengths and relocations of K/V; needs a model that continues from our cache."""
     bench = _TimedPasses(adapter) if adapter.capabilities.per_token else _TimedWholePasses(adapter)
-    shapes = bench.shapes()
-    seconds = [bench.forward(rows, keys) for rows, keys in shapes]
-    overhead, row, pair = _fit(shapes, seconds)
-    tokens = shapes[-1][1]
-    return CostModel(overhead=overhead, row=row, pair=pair, move=bench.moving(tokens), copy=bench.copying(tokens))
+    timed_passes = bench.passes()
+    overhead, row, pair = _fit(list(timed_passes), list(timed_passes.values()))
+    tokens = max(keys for _, keys in timed_passes)
+    move, copy = bench.moving(tokens), bench.copying(tokens)
+    apart = bench.scattered_shapes(tokens) if move and adapter.walk is not None else []
+    scattered = _fit(apart, [bench.scattered(rows, keys) for rows, keys in apart]) if apart else None
+    return CostModel(overhead=overhead, row=row, pair=pair, move=move, copy=copy, scattered=scattered)
 
 
 class _TimedPasses:
@@ -91,13 +107,24 @@ class _TimedPasses:
         self._longest = max(2, min(_LONGEST, known.context - 1, known.stable_context))
         self._ids = adapter.tensor(made_up_ids(self._longest, adapter.config.vocab_size))
 
-    def shapes(self) -> list[tuple[int, int]]:
-        """Return the rows and keys to time: three lengths from nothing, and few rows behind the longest."""
-        short = min(_SHORT, self._longest // 2)
-        self.forward(short, short)  # the first pass of all also sets things up
-        room = int(short * _PATIENCE / self.forward(short, short))
-        longest = max(min(self._longest, room), min(self._longest, 4 * short), short)
-        return [(short, short), ((short + longest) // 2, (short + longest) // 2), (longest, longest), (short, longest)]
+    def passes(self) -> dict[tuple[int, int], float]:
+        """Return the seconds of passes by rows and keys: of growing lengths from nothing, and few behind the longest.
+
+        What a long pass costs cannot be told from short ones: they grow until one has taken its time.
+        """
+        seconds = self._from_nothing()
+        short, longest = min(seconds)[0], max(seconds)[0]
+        return seconds | {(short, longest): self.forward(short, longest)}
+
+    def _from_nothing(self) -> dict[tuple[int, int], float]:
+        rows, seconds = max(1, min(_SHORT, self._longest // 2)), dict[tuple[int, int], float]()
+        self.forward(rows, rows)  # the first pass of all also sets things up
+        while rows <= self._longest:
+            took = seconds[rows, rows] = self.forward(rows, rows)
+            if rows == self._longest or (took > _PATIENCE and len(seconds) > 1):
+                break
+            rows = min(self._longest, _GROWTH * rows)
+        return seconds
 
     def forward(self, rows: int, keys: int) -> float:
         """Return the seconds of a pass of the last ``rows`` of ``keys`` tokens."""
@@ -109,6 +136,18 @@ class _TimedPasses:
             self._pass(keys - rows, keys)
 
         return self._time(once)
+
+    @staticmethod
+    def scattered_shapes(longest: int) -> list[tuple[int, int]]:
+        """Return the rows and keys of the scattered passes to time."""
+        few, some = max(1, longest // 32), max(2, longest // 6)
+        return [(few, longest), (some, longest), (2 * some, longest), (some, longest // 2)]
+
+    def scattered(self, rows: int, keys: int) -> float:
+        """Return the seconds of a pass over ``rows`` tokens among ``keys``, the others having K/V."""
+        self._cache.truncate(keys)
+        which = torch.linspace(0, keys - 1, rows, device=self._ids.device).round().long()
+        return self._time(lambda: self._adapter.recompute(self._ids[which], which, self._cache))
 
     def moving(self, tokens: int) -> float:
         """Return the seconds per token of rotating keys to other positions and writing the K/V to another cache."""
@@ -127,7 +166,7 @@ class _TimedPasses:
     def _pass(self, start: int, stop: int) -> None:
         self._adapter.forward(self._ids[start:stop], self._cache, start=start)
 
-    def _time(self, work: Callable[[], None]) -> float:
+    def _time(self, work: Callable[[], object]) -> float:
         seconds = []
         for _ in range(_REPEAT):
             settle(self._adapter)
@@ -141,9 +180,9 @@ class _TimedPasses:
 class _TimedWholePasses(_TimedPasses):
     """Passes of a model whose states no token can be cut off again: each begins from nothing, and KV are not moved."""
 
-    def shapes(self) -> list[tuple[int, int]]:
-        """Return three lengths from nothing."""
-        return super().shapes()[:3]
+    def passes(self) -> dict[tuple[int, int], float]:
+        """Return the seconds of passes of growing lengths from nothing."""
+        return self._from_nothing()
 
     def forward(self, rows: int, keys: int) -> float:  # noqa: ARG002  (as many as rows)
         """Return the seconds of a pass over ``rows`` tokens."""
