@@ -257,7 +257,7 @@ class TieredStore:
         """Note the use of what was loaded, what comes first as the most recent, and have faster tiers keep it too."""
         for tier in self._below:
             if here := [span.entry.header.key for span in reversed(spans) if span.tier is tier]:
-                tier.use(here)
+                self._writer.add(partial(tier.use, here))
             elif not spans:
                 tier.missed()
         for span in spans:
