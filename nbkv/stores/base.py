@@ -181,8 +181,8 @@ class Store(Protocol):
 
         ``new`` makes an empty buffer. ``branch_at(base)``, of a caller that can attend to K/V stored elsewhere, makes
         one for the tokens from ``base`` on. With ``states_from`` the prefix ends at its last state checkpoint behind at
-        least so many tokens, and the lease names it. With ``layerwise`` some of it may still arrive (``Lease.arrival``).
-        Every lease must be ended, by ``give`` or by ``discard``.
+        least so many tokens, and the lease names it. With ``layerwise`` some of it may still be on its way
+        (``Lease.arrival``). Every lease must be ended, by ``give`` or by ``discard``.
         """
 
     def give(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[StateCheckpoint] = ()) -> None:

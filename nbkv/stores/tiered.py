@@ -275,7 +275,9 @@ class TieredStore:
 
     def _told(self, lease: Lease, spans: Sequence[FoundSpan]) -> None:
         lossy = f" ({self.form.name}, off by up to {self._error:.2%})" if self.form.name else ""
-        lease.notes += [f"{span.stop - span.start} tokens of KV were read from {span.tier.name}{lossy}" for span in spans]
+        lease.notes += [
+            f"{span.stop - span.start} tokens of KV were read from {span.tier.name}{lossy}" for span in spans
+        ]
         self._used(spans)
 
     # writing to tiers

@@ -1,4 +1,4 @@
-"""Layers arrive from tiers while earlier ones run; none is used before it was checked, and faults end in full's answer."""
+"""Layers arrive while earlier ones run; none is used before it was checked, and faults end in the answer of full."""
 
 from __future__ import annotations
 

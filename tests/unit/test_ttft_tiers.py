@@ -47,7 +47,7 @@ def test_a_tier_that_gives_other_kv_has_no_figures(monkeypatch, layer):
 
 def test_a_tier_that_loses_a_layer_has_no_figures(monkeypatch):
     def lost(_entry, _number):
-        raise Damaged("gone")
+        raise Damaged
 
     monkeypatch.setattr(Entry, "layer", lost)
     monkeypatch.setattr("shutil.which", lambda _: None)

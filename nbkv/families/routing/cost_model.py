@@ -1,8 +1,8 @@
 """The cost model of prefill on this model and device: measured once, corrected by the times of real requests.
 
 A pass over some rows costs a fixed overhead, a part for each row, and a part for each pair of a row and a key (its
-attention); KV that is put elsewhere costs a part for each token. A pass over rows scattered among cached ones costs more
-than one behind them, so it is timed by itself. That is all a choice between strategies needs.
+attention); KV that is put elsewhere costs a part for each token. A pass over rows scattered among cached ones costs
+more than one behind them, so it is timed by itself. That is all a choice between strategies needs.
 """
 
 from __future__ import annotations

@@ -103,7 +103,9 @@ class LeaseArrival:
 def room_for(span: FoundSpan, devices: Sequence[str]) -> KV:
     """Return memory of its own for what was found, where the layers are."""
     like = shapes(span, span.stop - span.start, devices)
-    sides = [[allocate(*one.shape, dtype=one.dtype, device=one.device) for one in side] for side in (like.keys, like.values)]
+    sides = [
+        [allocate(*one.shape, dtype=one.dtype, device=one.device) for one in side] for side in (like.keys, like.values)
+    ]
     return KV(tuple(sides[0]), tuple(sides[1]))
 
 

@@ -54,7 +54,7 @@ class GuardedTier:
             wait()
             return True
 
-        return self._caught(waited, False, key)
+        return self._caught(waited, default=False, key=key)
 
     def put(self, entry: Entry) -> bool:
         """Keep ``entry``; return whether it is kept."""

@@ -99,7 +99,9 @@ return 1
 """
 )
 # ARGV: key, ttl in ms.
-_KEEP = _LIVE + "live(KEYS[1], ARGV[1], tonumber(redis.call('HGET', KEYS[1] .. 'facts:' .. ARGV[1], 'layers')), ARGV[2])"
+_KEEP = (
+    _LIVE + "live(KEYS[1], ARGV[1], tonumber(redis.call('HGET', KEYS[1] .. 'facts:' .. ARGV[1], 'layers')), ARGV[2])"
+)
 
 
 @dataclass(eq=False)

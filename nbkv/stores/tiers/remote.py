@@ -153,7 +153,7 @@ class RemoteTier(Tier):
         return len(gone), sum(row.nbytes for row in gone)
 
     def look(self) -> int:
-        """List the folder, and read the heads of entries that are not known; return the bytes of what cannot be read."""
+        """List the folder, and read the heads of what is not known yet; return the bytes of what cannot be read."""
         self._looked = self.clock()
         with self._talking():
             sizes = {path: size for path, size in self._list(self._root).items() if path.endswith(SUFFIX)}
