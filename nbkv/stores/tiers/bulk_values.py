@@ -38,7 +38,7 @@ class BulkValues:
                 connection.read_response()
 
     def get(self, names: Sequence[str], sizes: Sequence[int]) -> list[memoryview | None]:
-        """Return the values of ``names``, about as large as ``sizes``, each in memory of its own; None: no such name."""
+        """Return the values of ``names``, about as large as ``sizes``, in memory of their own; None: no such name."""
         with self._connection() as connection:
             asked = b"".join(b"*2\r\n%b%b" % (_argument(b"GET"), _argument(name.encode())) for name in names)
             connection.send_packed_command([asked])
