@@ -104,14 +104,15 @@ def test_longer_passes_are_timed_until_one_takes_its_time(row, longest, lengths)
 
 def test_rows_among_cached_ones_cost_what_such_a_pass_costs():
     plain = CostModel(overhead=1.0, row=0.1, pair=0.0)
-    costs = replace(plain, scattered=(2.0, 0.3, 0.001))
+    costs = replace(plain, scattered=(2.0, 0.3, 0.001), watched=(3.0, 0.4, 0.002))
     assert costs.run_scattered(10, 100) == pytest.approx(2.0 + 3.0 + 1.0)
     assert costs.scaled(2.0).run_scattered(10, 100) == pytest.approx(12.0)
     assert costs.run_scattered(0, 100) == 0.0
+    assert costs.scaled(3.0).run_watched(5, 10) == pytest.approx(3 * (3.0 + 2.0 + 0.1))
     assert plain.run_scattered(10, 100) == plain.run(10, 100)
     known = estimate.Estimate(length=100, prefix=10, placed=60)
     assert known.by_blend(costs, 0.5) - known.by_blend(plain, 0.5) == pytest.approx(
-        costs.run_scattered(30, 100) - plain.run(30, 100) + costs.run_scattered(60, 100) - plain.run(60, 100)
+        costs.run_watched(30, 100) - plain.run(30, 100) + costs.run_scattered(60, 100) - plain.run(60, 100)
     )
     assert known.by_prefix(costs) == known.by_prefix(plain)
 
@@ -119,5 +120,6 @@ def test_rows_among_cached_ones_cost_what_such_a_pass_costs():
 @pytest.mark.parametrize(("family", "apart"), [("llama", True), ("gpt2", False)])
 def test_scattered_passes_are_timed_where_chunks_can_be_placed(session_of, family, apart):
     ctx = session_of(family)._open().for_request()
-    assert (cost_model.costs(ctx).scattered is not None) == apart
+    known = cost_model.costs(ctx)
+    assert (known.scattered is not None) == (known.watched is not None) == apart
     assert cost_model.costs(ctx) == cost_model.costs(ctx)

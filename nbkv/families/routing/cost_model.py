@@ -2,7 +2,8 @@
 
 A pass over some rows costs a fixed overhead, a part for each row, and a part for each pair of a row and a key (its
 attention); KV that is put elsewhere costs a part for each token. A pass over rows scattered among cached ones costs
-more than one behind them, so it is timed by itself. That is all a choice between strategies needs.
+more than one behind them, and one whose attention is looked at more than that, so both are timed by themselves. That is
+all a choice between strategies needs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 
 from nbkv.context import Context
 from nbkv.models.adapter import ModelAdapter
+from nbkv.models.attention.intercept import watched
+from nbkv.models.attention.layer import Attended
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.probing.prompt import made_up_ids
 from nbkv.strategy import Strategy
@@ -29,12 +32,16 @@ _WEIGHT = 0.25  # of a request in the running correction
 _FARTHEST = 3.0  # a correction is between a third and this
 
 
+Costs = tuple[float, float, float]  # seconds of a pass, of each row, and of each pair of a row and a key
+
+
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
     """Seconds: ``overhead`` of a pass, per ``row``, per ``pair`` of a row and a key; per token to ``move`` or ``copy``.
 
     Moved are tokens of chunks, whose keys are rotated to other positions; copied are those of a prefix. ``scattered``
-    are overhead, row and pair of a pass over rows that stand among cached ones (None: as any other pass).
+    are overhead, row and pair of a pass over rows that stand among cached ones, ``watched`` those of one that chooses
+    rows by what it attends to (None: as any other pass).
     """
 
     overhead: float
@@ -42,7 +49,8 @@ class CostModel:
     pair: float
     move: float = 0.0
     copy: float = 0.0
-    scattered: tuple[float, float, float] | None = None
+    scattered: Costs | None = None
+    watched: Costs | None = None
 
     def run(self, rows: int, keys: int) -> float:
         """Return the seconds of a pass of ``rows`` over ``keys`` tokens in all, themselves included."""
@@ -50,15 +58,23 @@ class CostModel:
 
     def scaled(self, pace: float) -> CostModel:
         """Return the costs of passes that take ``pace`` times as long."""
-        apart = None if self.scattered is None else tuple(cost * pace for cost in self.scattered)
-        passes = {"overhead": self.overhead * pace, "row": self.row * pace, "pair": self.pair * pace}
-        return replace(self, scattered=apart, **passes)  # type: ignore[arg-type]  # three of them
+        overhead, row, pair = _times(pace, (self.overhead, self.row, self.pair))
+        apart = {"scattered": self.scattered and _times(pace, self.scattered)}
+        apart["watched"] = self.watched and _times(pace, self.watched)
+        return replace(self, overhead=overhead, row=row, pair=pair, **apart)
 
     def run_scattered(self, rows: int, keys: int) -> float:
         """Return the seconds of a pass of ``rows`` scattered among ``keys`` tokens, of which the others have K/V."""
-        if self.scattered is None or not rows:
+        return self._run(self.scattered, rows, keys)
+
+    def run_watched(self, rows: int, keys: int) -> float:
+        """Return the seconds of a pass of ``rows`` over ``keys`` tokens, whose attention is looked at."""
+        return self._run(self.watched, rows, keys)
+
+    def _run(self, known: Costs | None, rows: int, keys: int) -> float:
+        if known is None or not rows:
             return self.run(rows, keys)
-        overhead, row, pair = self.scattered
+        overhead, row, pair = known
         return overhead + rows * (row + pair * keys)
 
     def rows(self, rows: int, keys: int) -> float:
@@ -72,8 +88,8 @@ def costs(ctx: Context) -> CostModel:
     if known is None:
         known = asdict(measure(ctx.adapter))
         ctx.verdicts.put(_name(ctx), known)
-    apart = known["scattered"]
-    return CostModel(**(known | {"scattered": apart and tuple(apart)}))  # JSON has lists
+    apart = {name: known[name] and tuple(known[name]) for name in ("scattered", "watched")}  # JSON has lists
+    return CostModel(**(known | apart))
 
 
 def are_known(ctx: Context) -> bool:
@@ -92,9 +108,16 @@ def measure(adapter: ModelAdapter) -> CostModel:
     overhead, row, pair = _fit(list(timed_passes), list(timed_passes.values()))
     tokens = max(keys for _, keys in timed_passes)
     move, copy = bench.moving(tokens), bench.copying(tokens)
-    apart = bench.scattered_shapes(tokens) if move and adapter.walk is not None else []
-    scattered = _fit(apart, [bench.scattered(rows, keys) for rows, keys in apart]) if apart else None
-    return CostModel(overhead=overhead, row=row, pair=pair, move=move, copy=copy, scattered=scattered)
+    found = CostModel(overhead=overhead, row=row, pair=pair, move=move, copy=copy)
+    if not move or adapter.walk is None:
+        return found
+    ways = {"scattered": bench.scattered}
+    if adapter.capabilities.attention:
+        ways["watched"] = bench.watched
+    few, some = max(1, tokens // 32), max(2, tokens // 6)
+    shapes = [(few, tokens), (some, tokens), (2 * some, tokens), (some, tokens // 2)]
+    fits = {name: _fit(shapes, [way(rows, keys) for rows, keys in shapes]) for name, way in ways.items()}
+    return replace(found, **fits)
 
 
 class _TimedPasses:
@@ -137,17 +160,22 @@ class _TimedPasses:
 
         return self._time(once)
 
-    @staticmethod
-    def scattered_shapes(longest: int) -> list[tuple[int, int]]:
-        """Return the rows and keys of the scattered passes to time."""
-        few, some = max(1, longest // 32), max(2, longest // 6)
-        return [(few, longest), (some, longest), (2 * some, longest), (some, longest // 2)]
-
     def scattered(self, rows: int, keys: int) -> float:
         """Return the seconds of a pass over ``rows`` tokens among ``keys``, the others having K/V."""
         self._cache.truncate(keys)
         which = torch.linspace(0, keys - 1, rows, device=self._ids.device).round().long()
         return self._time(lambda: self._adapter.recompute(self._ids[which], which, self._cache))
+
+    def watched(self, rows: int, keys: int) -> float:
+        """Return the seconds of a pass over the last ``rows`` of ``keys`` tokens, in which attention is looked at."""
+        self._cache.truncate(keys)
+        which = torch.arange(keys - rows, keys, device=self._ids.device)
+
+        def once() -> None:
+            with watched(self._adapter.config, torch.arange(rows), _look):
+                self._adapter.recompute(self._ids[which], which, self._cache)
+
+        return self._time(once)
 
     def moving(self, tokens: int) -> float:
         """Return the seconds per token of rotating keys to other positions and writing the K/V to another cache."""
@@ -200,6 +228,16 @@ class _TimedWholePasses(_TimedPasses):
     def copying(self, tokens: int) -> float:  # noqa: ARG002
         """Return 0: a prefix is continued in place."""
         return 0.0
+
+
+def _look(seen: Attended) -> None:
+    """Do what a choice of rows does with a layer: sum up what each key received, and how much its value is."""
+    seen.weights.sum(dim=(0, 1)).add_(seen.values.to(torch.float32).norm(dim=-1).sum(dim=0))
+
+
+def _times(pace: float, known: Costs) -> Costs:
+    overhead, row, pair = known
+    return overhead * pace, row * pace, pair * pace
 
 
 def _fit(shapes: Sequence[tuple[int, int]], seconds: Sequence[float]) -> tuple[float, float, float]:
