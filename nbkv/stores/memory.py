@@ -74,6 +74,7 @@ class MemoryStore:
         *,
         states_from: int | None = None,
         branch_at: Callable[[int], Buffer] | None = None,
+        layerwise: bool = False,  # noqa: ARG002  (all of it is here)
     ) -> Lease:
         """Lease a buffer that holds the longest known prefix of ``ids``, at most ``limit`` tokens of it."""
         with self._lock:
@@ -147,7 +148,14 @@ class MemoryStore:
             self._end(lease)
 
     @contextmanager
-    def reading(self, space: Space, ids: Sequence[int], start: int = 0) -> Iterator[list[tuple[int, KV]]]:
+    def reading(
+        self,
+        space: Space,
+        ids: Sequence[int],
+        start: int = 0,
+        *,
+        layerwise: bool = False,  # noqa: ARG002  (all of it is here)
+    ) -> Iterator[list[tuple[int, KV]]]:
         """Give the known K/V of ``ids[start:]`` as views, in pairs of a position and the K/V from there on."""
         with self._lock:
             found = self._views(space, ids, start)

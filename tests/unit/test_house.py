@@ -358,6 +358,7 @@ TESTED_ELSEWHERE = {
     "unit/test_fingerprint.py": "models/capabilities",
     "unit/test_house.py": "former_paths",
     "unit/test_lab.py": "lab/comm roster",
+    "unit/test_layer_reader.py": "stores/reading/arriving",
     "unit/test_magics.py": "magics/commands magics/stream_output",
     "unit/test_measuring.py": "families/routing/kl_history session/measure",
     "unit/test_misses.py": "session/misses/past",

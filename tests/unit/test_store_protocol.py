@@ -32,7 +32,7 @@ class NoStore:
     open: int = 0
     ended: list[str] = field(default_factory=list)
 
-    def take(self, space, ids, limit, new, *, states_from=None, branch_at=None):
+    def take(self, space, ids, limit, new, *, states_from=None, branch_at=None, layerwise=False):
         self.open += 1
         return Lease(space, new())
 
@@ -48,7 +48,7 @@ class NoStore:
         return 0
 
     @contextmanager
-    def reading(self, space, ids, start=0):
+    def reading(self, space, ids, start=0, *, layerwise=False):
         yield []
 
     def holds(self, space, ids):

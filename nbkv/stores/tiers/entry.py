@@ -92,6 +92,14 @@ def digest(pieces: Sequence[Bytes]) -> str:
     return hasher.digest(16).hex()
 
 
+def _digests(layers: Sequence[Sequence[Bytes]]) -> tuple[str, ...]:
+    """Return the digest of each layer; of many bytes two at a time."""
+    if sum(len(piece) for pieces in layers for piece in pieces) < _LARGE:
+        return tuple(digest(pieces) for pieces in layers)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="nbkv-digest") as pool:
+        return tuple(pool.map(digest, layers))
+
+
 def make_entry(
     space: Space,
     ids: Sequence[int],
@@ -135,7 +143,7 @@ def packed_entry(
             tuple(TensorPlace(name, NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in layer.items())
             for layer in packed
         ),
-        digests=tuple(digest(pieces) for pieces in blobs),
+        digests=_digests(blobs),
         facts=facts,
     )
     return Entry(header, render(header, sealer), blobs.__getitem__, made=True)

@@ -9,7 +9,6 @@ from typing import TypeVar
 import torch
 
 from nbkv.events import Bus, StoreFault
-from nbkv.kv import KV
 from nbkv.stores.tiers.base import Tier
 from nbkv.stores.tiers.entry import Entry
 from nbkv.stores.tiers.forms import Tensors
@@ -50,11 +49,14 @@ class GuardedTier:
         """Return the entry of ``key``, if it is there and whole."""
         return self._call(lambda: self.tier.get(key), None, key)
 
-    def load(self, entry: Entry, devices: Sequence[str]) -> KV | None:
-        """Return the K/V of ``entry`` on ``devices``; None if any of it cannot be had, or is not what it should be."""
-        kv = self._call(lambda: entry.kv().on(devices), None, entry.header.key)
-        self.tier.counts.hits += kv is not None
-        return kv
+    def arrival(self, wait: Callable[[], object], key: EntryKey | None = None) -> bool:
+        """Return whether ``wait``, for what was asked of the tier before, ends without a fault of it."""
+
+        def waited() -> bool:
+            wait()
+            return True
+
+        return self._caught(waited, default=False, key=key)
 
     def tensors(self, entry: Entry) -> list[Tensors] | None:
         """Return the tensors of all layers of ``entry``; None if any cannot be had, or is not what it should be."""
@@ -114,8 +116,9 @@ class GuardedTier:
         self._call(self.tier.close, None)
 
     def _call(self, call: Callable[[], T], default: T, key: EntryKey | None = None) -> T:
-        if self.out_of_reach:
-            return default
+        return default if self.out_of_reach else self._caught(call, default, key)
+
+    def _caught(self, call: Callable[[], T], default: T, key: EntryKey | None = None) -> T:
         try:
             return call()
         except Damaged as error:

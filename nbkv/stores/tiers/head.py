@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import accumulate
 from math import prod
@@ -140,7 +140,8 @@ class Sealer:
 
 def render(header: EntryHeader, sealer: Sealer) -> bytes:
     """Return the head of a file with ``header``: its length in 8 bytes, then safetensors' JSON."""
-    body = asdict(header) | {"version": _VERSION}
+    body: dict[str, object] = {each.name: getattr(header, each.name) for each in fields(header)}  # a copy takes longer
+    body |= {"space": asdict(header.space), "facts": asdict(header.facts), "version": _VERSION}
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     table: dict[str, object] = {"__metadata__": {"nbkv": text, "seal": sealer.seal(text)}}
     at = 0
