@@ -228,6 +228,15 @@ def test_memory_that_runs_out_while_kv_are_loaded(session_of, words, store_named
 # a server that goes in the middle
 
 
+def spoil(client):
+    """Put garbage in the place of layers, whether they are fields of a hash or strings of their own."""
+    for name in client.keys("nbkv:*"):
+        if client.type(name) == b"hash" and client.hexists(name, "1"):
+            client.hset(name, "1", b"garbage" * 99)
+        elif client.type(name) == b"string" and client.strlen(name) > 9999:
+            client.set(name, b"garbage" * 99)
+
+
 @needs_redis
 @pytest.mark.parametrize("when", ["find", "get"])
 @pytest.mark.parametrize("what", ["killed", "restarted", "stopped", "garbage"])
@@ -246,8 +255,7 @@ def test_redis_in_mid_load(session_of, words, tmp_path, monkeypatch, what, when)
                 if what == "stopped":
                     server.process.send_signal(signal.SIGSTOP)
                 elif what == "garbage":
-                    for name in tier.client.keys("nbkv:entry:*"):
-                        tier.client.hset(name, "1", b"garbage" * 99)
+                    spoil(tier.client)
                 else:
                     server.kill()
                     if what == "restarted":
