@@ -124,8 +124,8 @@ def measure(adapter: ModelAdapter) -> CostModel:
     ways = {"scattered": bench.scattered}
     if adapter.capabilities.attention:
         ways["watched"] = bench.watched
-    few, some = max(1, tokens // 32), max(2, tokens // 6)
-    shapes = [(few, tokens), (some, tokens), (2 * some, tokens), (some, tokens // 2)]
+    few, some, short = max(1, tokens // 32), max(2, tokens // 6), min(tokens, 4 * _SHORT)
+    shapes = [(max(1, short // 4), short), (few, tokens), (some, tokens), (2 * some, tokens), (some, tokens // 2)]
     fits = {name: _fit(shapes, [way(rows, keys) for rows, keys in shapes], _among) for name, way in ways.items()}
     return replace(found, **fits)
 
