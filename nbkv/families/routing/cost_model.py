@@ -83,7 +83,7 @@ class CostModel:
 
 
 def _causal(rows: int, keys: int) -> float:
-    """Return how many pairs of a row and a key there are where the last ``rows`` of ``keys`` tokens see those before."""
+    """Return how many pairs of a row and a key there are where the last ``rows`` of ``keys`` tokens see all before."""
     return rows * (keys - rows / 2)
 
 
