@@ -59,9 +59,8 @@ class CostModel:
     def scaled(self, pace: float) -> CostModel:
         """Return the costs of passes that take ``pace`` times as long."""
         overhead, row, pair = _times(pace, (self.overhead, self.row, self.pair))
-        apart = {"scattered": self.scattered and _times(pace, self.scattered)}
-        apart["watched"] = self.watched and _times(pace, self.watched)
-        return replace(self, overhead=overhead, row=row, pair=pair, **apart)
+        scattered, watching = (known and _times(pace, known) for known in (self.scattered, self.watched))
+        return replace(self, overhead=overhead, row=row, pair=pair, scattered=scattered, watched=watching)
 
     def run_scattered(self, rows: int, keys: int) -> float:
         """Return the seconds of a pass of ``rows`` scattered among ``keys`` tokens, of which the others have K/V."""
@@ -121,13 +120,14 @@ def measure(adapter: ModelAdapter) -> CostModel:
     found = CostModel(overhead=overhead, row=row, pair=pair, move=move, copy=copy)
     if not move or adapter.walk is None:
         return found
-    ways = {"scattered": bench.scattered}
-    if adapter.capabilities.attention:
-        ways["watched"] = bench.watched
     few, some, short = max(1, tokens // 32), max(2, tokens // 6), min(tokens, 4 * _SHORT)
     shapes = [(max(1, short // 4), short), (few, tokens), (some, tokens), (2 * some, tokens), (some, tokens // 2)]
-    fits = {name: _fit(shapes, [way(rows, keys) for rows, keys in shapes], _among) for name, way in ways.items()}
-    return replace(found, **fits)
+    scattered = _fit(shapes, [bench.scattered(*shape) for shape in shapes], _among)
+    if not adapter.capabilities.attention:
+        return replace(found, scattered=scattered)
+    return replace(
+        found, scattered=scattered, watched=_fit(shapes, [bench.watched(*shape) for shape in shapes], _among)
+    )
 
 
 class _TimedPasses:
