@@ -24,7 +24,7 @@ from nbkv.strategy import Strategy
 from nbkv.timing import settle, timed
 
 _SHORT = 16  # rows of the shortest pass that is timed
-_LONGEST = 1024  # and of the longest
+_LONGEST = 2048  # and of the longest
 _GROWTH = 4  # from one length to the next
 _PATIENCE = 0.2  # seconds: behind a pass that took longer none of another length is timed
 _REPEAT = 2  # the best of this many counts: a busy machine only ever adds time
@@ -59,9 +59,8 @@ class CostModel:
     def scaled(self, pace: float) -> CostModel:
         """Return the costs of passes that take ``pace`` times as long."""
         overhead, row, pair = _times(pace, (self.overhead, self.row, self.pair))
-        apart = {"scattered": self.scattered and _times(pace, self.scattered)}
-        apart["watched"] = self.watched and _times(pace, self.watched)
-        return replace(self, overhead=overhead, row=row, pair=pair, **apart)
+        scattered, watching = (known and _times(pace, known) for known in (self.scattered, self.watched))
+        return replace(self, overhead=overhead, row=row, pair=pair, scattered=scattered, watched=watching)
 
     def run_scattered(self, rows: int, keys: int) -> float:
         """Return the seconds of a pass of ``rows`` scattered among ``keys`` tokens, of which the others have K/V."""
@@ -75,11 +74,21 @@ class CostModel:
         if known is None or not rows:
             return self.run(rows, keys)
         overhead, row, pair = known
-        return overhead + rows * (row + pair * keys)
+        return overhead + rows * row + pair * _among(rows, keys)
 
     def rows(self, rows: int, keys: int) -> float:
         """Return what ``rows`` more in a pass over ``keys`` tokens cost in seconds."""
-        return rows * (self.row + self.pair * keys)
+        return rows * self.row + self.pair * _causal(rows, keys)
+
+
+def _causal(rows: int, keys: int) -> float:
+    """Return how many pairs of a row and a key there are where the last ``rows`` of ``keys`` tokens see all before."""
+    return rows * (keys - rows / 2)
+
+
+def _among(rows: int, keys: int) -> float:
+    """Return the same for rows anywhere among the keys, which are counted as if they saw all of them."""
+    return rows * keys
 
 
 def costs(ctx: Context) -> CostModel:
@@ -111,13 +120,14 @@ def measure(adapter: ModelAdapter) -> CostModel:
     found = CostModel(overhead=overhead, row=row, pair=pair, move=move, copy=copy)
     if not move or adapter.walk is None:
         return found
-    ways = {"scattered": bench.scattered}
-    if adapter.capabilities.attention:
-        ways["watched"] = bench.watched
-    few, some = max(1, tokens // 32), max(2, tokens // 6)
-    shapes = [(few, tokens), (some, tokens), (2 * some, tokens), (some, tokens // 2)]
-    fits = {name: _fit(shapes, [way(rows, keys) for rows, keys in shapes]) for name, way in ways.items()}
-    return replace(found, **fits)
+    few, some, short = max(1, tokens // 32), max(2, tokens // 6), min(tokens, 4 * _SHORT)
+    shapes = [(max(1, short // 4), short), (few, tokens), (some, tokens), (2 * some, tokens), (some, tokens // 2)]
+    scattered = _fit(shapes, [bench.scattered(*shape) for shape in shapes], _among)
+    if not adapter.capabilities.attention:
+        return replace(found, scattered=scattered)
+    return replace(
+        found, scattered=scattered, watched=_fit(shapes, [bench.watched(*shape) for shape in shapes], _among)
+    )
 
 
 class _TimedPasses:
@@ -240,9 +250,11 @@ def _times(pace: float, known: Costs) -> Costs:
     return overhead * pace, row * pace, pair * pace
 
 
-def _fit(shapes: Sequence[tuple[int, int]], seconds: Sequence[float]) -> tuple[float, float, float]:
+def _fit(
+    shapes: Sequence[tuple[int, int]], seconds: Sequence[float], pairs: Callable[[int, int], float] = _causal
+) -> Costs:
     """Return overhead, cost per row and per pair that explain ``seconds`` best, relative to each; none is negative."""
-    columns = np.array([(1.0, rows, rows * keys) for rows, keys in shapes])
+    columns = np.array([(1.0, rows, pairs(rows, keys)) for rows, keys in shapes])
     weights = 1 / np.maximum(np.array(seconds), 1e-9)
     kept, found = [0, 1, 2], np.zeros(3)
     while kept:

@@ -140,31 +140,24 @@ class RedisTier(Tier):
             if head is None:
                 self._drop(keys=[self.prefix], args=[str(key)])  # it has expired, or the server has evicted it itself
                 return None
-        if not isinstance(head, bytes):
-            message = "its head is no text"
-            raise Damaged(message)
         header = parse(head, self.sealer, key)
         ahead: dict[int, memoryview | None] = {}
         lock = threading.Lock()
 
         def read(layer: int) -> list[memoryview]:
-            with lock:
-                return [ahead_of(layer)]
-
-        def ahead_of(layer: int) -> memoryview:
-            if layer not in ahead:
-                size, stop = header.sizes[layer], layer + 1
-                while stop < len(header.sizes) and size + header.sizes[stop] <= _AHEAD:
-                    size, stop = size + header.sizes[stop], stop + 1
-                with self._talking():
+            with lock, self._talking():
+                if layer not in ahead:
+                    size, stop = header.sizes[layer], layer + 1
+                    while stop < len(header.sizes) and size + header.sizes[stop] <= _AHEAD:
+                        size, stop = size + header.sizes[stop], stop + 1
                     names = [f"{self.prefix}layer:{key}:{each}" for each in range(layer, stop)]
                     answers = self._bulk.get(names, header.sizes[layer:stop])
                     ahead.update(zip(range(layer, stop), answers, strict=True))
-            data = ahead.pop(layer)
+                data = ahead.pop(layer)
             if data is None:
                 message = f"layer {layer} is gone"
                 raise Damaged(message)
-            return data
+            return [data]
 
         return Entry(header, head, read)
 
