@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -148,6 +149,14 @@ class Chooser:
     def plain(self) -> bool:
         """Return whether it always picks the largest logit."""
         return self._greedy and not self._processors
+
+    def branch(self, seed: int) -> Chooser:
+        """Return one that has chosen the same tokens and goes on for itself, drawing from ``seed``."""
+        other = copy(self)
+        other._ids = list(self._ids)
+        if self._generator is not None:
+            other._generator = torch.Generator(device=self._generator.device).manual_seed(seed)
+        return other
 
     def choose(self, logits: torch.Tensor) -> int:
         """Return the next token's id for ``logits`` ``[V]``."""

@@ -10,6 +10,7 @@ from typing import Any
 from nbkv.context import Context
 from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
+from nbkv.families.search.rewards import Reward
 from nbkv.inference.run import LaterRun, RequestRun
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.loading import Loaded
@@ -29,6 +30,9 @@ from nbkv.session.encoding.chunks import check_name, make_chunk
 from nbkv.session.lock import SessionLock
 from nbkv.session.measure import FidelityMeter
 from nbkv.session.misses.journal import Journal
+from nbkv.session.search.job import SearchJob
+from nbkv.session.search.results import SearchResult
+from nbkv.session.search.search_options import spells_out_search
 from nbkv.session.stats import Meter
 from nbkv.session.stream import Stream
 from nbkv.show.progress import screen
@@ -59,7 +63,7 @@ class Requests:
         self.model_name = loaded.name
         self.events = Bus()
         self.chunks: dict[str, Chunk] = {}
-        self.last: Result | Comparison | BatchResults | None = None
+        self.last: Result | Comparison | BatchResults | SearchResult | None = None
         self._strategy = strategy
         self._stopper = Stopper()
         self._meter = Meter()
@@ -168,6 +172,29 @@ class Requests:
             return job.run(prompts, self._lock)
         finally:
             self.last = job.results
+
+    @spells_out_sampling
+    @spells_out_search
+    def search(
+        self,
+        prompt: PromptLike,
+        *,
+        reward: Reward,
+        **options: Any,  # noqa: ANN401  (as transformers names them)
+    ) -> SearchResult:
+        """Search for the answer to ``prompt`` that ``reward`` values most, step by step, over a tree of branches.
+
+        ``reward(texts)`` gives a number for each answer so far. ``method`` is ``"ets"``, ``"rebase"``, ``"beam"`` or
+        ``"dvts"``, with options in brackets; the others are those of ``SearchOptions`` and of ``generate``. K/V of the
+        tree are held once. A branch whose reward fails ends: see ``SearchResult.errors``. Ctrl-C raises
+        ``KeyboardInterrupt`` whose ``result`` has what there was; after ``stop()`` that is returned.
+        """
+        ctx = self._open().for_request(next(self._count))
+        job = SearchJob.of(ctx, prompt, reward, options, self.chunks, self._strategy)
+        try:
+            return job.run(self._lock)
+        finally:
+            self.last = job.result
 
     def full_ttft_s(self, tokens: int) -> float | None:
         """Return about the seconds to the first token that ``full`` takes for ``tokens``, from requests so far.
