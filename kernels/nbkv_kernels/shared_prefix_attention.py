@@ -49,7 +49,8 @@ def shared_prefix_attention(
 
     Row r of branch b sees its first ``upper[b, r]`` own keys (``[n]`` or ``[B, n]``; 0: none; None: all), and of all
     keys, those of the pieces first, the ones from ``lower[b, r]`` on (None: all). ``mask``, booleans ``[n, S]``, says
-    instead which of the own keys each row sees, of whatever branch they are. ``sinks`` ``[H_q]`` count once. Returns the output ``[B, H_q, n, D_v]`` and float32 log-sum-exp ``[B, H_q, n]``. ``fused`` launches Triton kernels.
+    instead which of the own keys each row sees. ``sinks`` ``[H_q]`` count once. Returns the output
+    ``[B, H_q, n, D_v]`` and float32 log-sum-exp ``[B, H_q, n]``. ``fused`` launches Triton kernels.
     Raises ``ValueError`` for shapes that do not fit.
     """
     for keys, _ in pieces:

@@ -153,9 +153,8 @@ class Chooser:
     def branch(self, seed: int) -> Chooser:
         """Return one that has chosen the same tokens and goes on for itself, drawing from ``seed``."""
         other = copy(self)
-        other._ids = list(self._ids)
-        if self._generator is not None:
-            other._generator = torch.Generator(device=self._generator.device).manual_seed(seed)
+        drawing = None if self._greedy else torch.Generator(device=self._device).manual_seed(seed)
+        vars(other).update(_ids=list(self._ids), _generator=drawing)
         return other
 
     def choose(self, logits: torch.Tensor) -> int:

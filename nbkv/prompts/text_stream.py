@@ -38,7 +38,7 @@ class TextStream:
     def branch(self) -> TextStream:
         """Return one that has the same tokens and goes on for itself."""
         other = copy(self)
-        other._ids, other._shown, other._stops = list(self._ids), list(self._shown), copy(self._stops)
+        vars(other).update(_ids=list(self._ids), _shown=list(self._shown), _stops=copy(self._stops))
         return other
 
     def add(self, token: int) -> str:

@@ -190,7 +190,7 @@ class Requests:
         ``KeyboardInterrupt`` whose ``result`` has what there was; after ``stop()`` that is returned.
         """
         ctx = self._open().for_request(next(self._count))
-        job = SearchJob.of(ctx, prompt, reward, options, self.chunks, self._strategy)
+        job = SearchJob.of(ctx, prompt, reward, options, chunks=self.chunks, strategy=self._strategy)
         try:
             return job.run(self._lock)
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def kept(
     from scipy.sparse import coo_array  # noqa: PLC0415  (as above)
 
     paths = [[node.number for node in leaf.path()[:-1]] for leaf in leaves]
-    inner = {number: len(leaves) + at for at, number in enumerate(dict.fromkeys(sum(paths, [])))}
+    inner = {number: len(leaves) + at for at, number in enumerate(dict.fromkeys(chain(*paths)))}
     n, n_clusters = len(leaves) + len(inner), max(clusters) + 1
     total = sum(costs[leaf.number] for leaf in leaves) + sum(costs[number] for number in inner)
     value = np.zeros(n + n_clusters)  # leaves, nodes above them, clusters

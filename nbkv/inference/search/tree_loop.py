@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from os.path import commonprefix
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +93,7 @@ class TreeLoop:
     _seeds: int = 0
     _hidden: LastHidden | None = None
 
-    work: ClassVar[str] = "search"
+    work = "search"
 
     @property
     def total(self) -> int:
@@ -234,7 +233,7 @@ class TreeLoop:
             if node.depth == step.depth:
                 node.answer = branch.text.text
                 before = "" if node.parent is None else node.parent.answer
-                node.text = node.answer[len(commonprefix([before, node.answer])) :]
+                node.text = node.answer[len(before.rstrip("\ufffd")) :]  # bytes that were no character yet
                 node.nbytes = len(node.token_ids) * size
                 step.tokens += len(node.token_ids)
 

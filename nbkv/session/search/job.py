@@ -39,12 +39,13 @@ class SearchJob:
         prompt: PromptLike,
         reward: Reward,
         options: Mapping[str, object],
+        *,
         chunks: Mapping[str, Chunk],
         strategy: Strategy,
     ) -> SearchJob:
-        """Return the job that was asked for; raises ``BadOption``, ``BadPrompt``, ``UnknownName``, ``UnsupportedModel``.
+        """Return the job that was asked for in a session of ``strategy``.
 
-        ``strategy`` is the session's.
+        Raises ``BadOption``, ``BadPrompt``, ``UnknownName``, ``UnsupportedModel``.
         """
         asked, sampled = SearchOptions.of(options)
         plan = asked.plan(reward, strategy)

@@ -23,8 +23,8 @@ _COLUMNS = ("node", "parent", "depth", "state", "reward", "children", "tokens", 
 class Trajectory:
     """One answer of a search, its ``steps`` as text, the reward of each step and, as ``reward``, of the last one.
 
-    ``finish_reason`` is ``stop``, ``length`` (tokens or depth) or ``interrupted``; ``node`` is its last node. ``reward``
-    is None where a stop came before it was scored.
+    ``finish_reason`` is ``stop``, ``length`` (tokens or depth) or ``interrupted``; ``node`` is its last node. The last
+    reward is None where a stop came before it was scored.
     """
 
     node: int

@@ -50,9 +50,8 @@ class SearchOptions:
             if not is_whole(getattr(self, name), 1):
                 message = f"{name}={getattr(self, name)!r:.60} is not accepted: {name} is a whole number >= 1"
                 raise BadOption(message)
-        if self.embedding is not None and not callable(self.embedding):
-            message = f"embedding is {kind_of(self.embedding)} (accepted: None, or a function of a list of texts)"
-            raise BadOption(message)
+        if self.embedding is not None:
+            _check_function("embedding", self.embedding, "None, or a function of a list of texts that gives vectors")
 
     @classmethod
     def of(cls, given: Mapping[str, object]) -> tuple[SearchOptions, dict[str, object]]:
@@ -74,9 +73,7 @@ class SearchOptions:
 
     def plan(self, reward: Reward, strategy: Strategy) -> SearchPlan:
         """Return how the search goes in a session whose strategy is ``strategy``; raises ``BadOption``."""
-        if not callable(reward):
-            message = f"reward is {kind_of(reward)} (accepted: a function that takes a list of texts, gives as many numbers)"
-            raise BadOption(message)
+        _check_function("reward", reward, "a function of a list of texts that gives as many numbers")
         method = self.method
         if method is None:
             method = strategy if isinstance(strategy, SearchMethod) else _OWN
@@ -132,6 +129,12 @@ def method_of(spec: str | SearchMethod) -> SearchMethod:
             message = f"unknown option {name!r} in {spec!r}{closest(name, known)} (options: {', '.join(known)})"
             raise BadOption(message)
     return kind(**named)
+
+
+def _check_function(name: str, given: object, accepted: str) -> None:
+    if not callable(given):
+        message = f"{name} is {kind_of(given)} (accepted: {accepted})"
+        raise BadOption(message)
 
 
 def _texts(given: object) -> tuple[str, ...]:
