@@ -1,7 +1,7 @@
 """Evaluation tasks: questions about text that comes in chunks, and the scoring of their answers.
 
 ``ledger``, ``report`` and ``chat`` write text in the closed vocabulary of the bundled readers; so do ``needle`` and
-``trace``, which are for real models; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text from files;
+``trace``, which are for real models, as are the ``sums``; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text from files;
 ``evaluate`` asks the questions in a session and scores the answers. ``prompt_file`` reads prompts of any kind, with or
 without answers.
 """
@@ -16,6 +16,8 @@ from nbkv.tasks.items import Dialogue, Evidence, Item, Place
 from nbkv.tasks.ledger import ledger
 from nbkv.tasks.needle import needle
 from nbkv.tasks.report import report
+from nbkv.tasks.steps.step_check import StepCheck
+from nbkv.tasks.steps.sums import sums
 from nbkv.tasks.trace import trace
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Evidence",
     "Item",
     "Place",
+    "StepCheck",
     "chat",
     "evaluate",
     "from_jsonl",
@@ -32,5 +35,6 @@ __all__ = [
     "needle",
     "prompt_file",
     "report",
+    "sums",
     "trace",
 ]

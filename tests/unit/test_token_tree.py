@@ -22,7 +22,10 @@ class Said:
     def __init__(self, adapter, cuts=((0, 5), (5, 23))):
         cache = GrowingCache()
         adapter.prefill(SHARED, cache)
-        self.adapter, self.tree = adapter, TokenTree([cache.read(*cut) for cut in cuts], adapter.n_layers, adapter.device)
+        self.adapter, self.tree = (
+            adapter,
+            TokenTree([cache.read(*cut) for cut in cuts], adapter.n_layers, adapter.device),
+        )
         self.ids = [[]]
         self.tree.begin()
 
@@ -128,7 +131,9 @@ def test_half_precision_is_as_good_as_a_split_prefill(make_model):
     got = run(adapter, TreePass(tree, [0, 1], [5, 5]))
     exact = adapter.plain(adapter.tensor([*SHARED, 5]))[-1]
     other = adapter.forward(adapter.tensor([5]), split, start=23)[-1]
-    limit = 2 * float((other - exact).abs().max()) + 4 * float(torch.finfo(torch.bfloat16).eps) * float(exact.abs().max())
+    limit = 2 * float((other - exact).abs().max()) + 4 * float(torch.finfo(torch.bfloat16).eps) * float(
+        exact.abs().max()
+    )
     assert float((got - exact).abs().max()) <= limit
 
 
