@@ -33,7 +33,7 @@ class EfficientTreeSearch(Prefix, SearchMethod):
     lambda_b: float = 1.0
     lambda_d: float = 1.5
     temperature: float = 0.2
-    distance: float = 0.3
+    distance: float = 0.05
     cost: str = "bytes"
 
     def __post_init__(self) -> None:

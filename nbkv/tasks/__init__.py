@@ -1,9 +1,9 @@
 """Evaluation tasks: questions about text that comes in chunks, and the scoring of their answers.
 
 ``ledger``, ``report`` and ``chat`` write text in the closed vocabulary of the bundled readers; so do ``needle`` and
-``trace``, which are for real models, as are the ``sums``; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text from files;
-``evaluate`` asks the questions in a session and scores the answers. ``prompt_file`` reads prompts of any kind, with or
-without answers.
+``trace``, which are for real models, as are the ``sums``; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text
+from files; ``evaluate`` asks the questions in a session and scores the answers. ``prompt_file`` reads prompts of any
+kind, with or without answers. ``StepCheck`` says of an answer in steps how good it is so far.
 """
 
 from nbkv.tasks.chat import chat
