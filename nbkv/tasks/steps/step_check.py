@@ -16,8 +16,9 @@ from nbkv.tasks.metrics import normal
 class StepCheck:
     """Knows the right steps of an answer; each step ends with the text ``end``.
 
-    Called with answers so far, it gives for each the share of its whole steps that stand before the first wrong one: 1
-    as long as all are right. Said after the last right one, a step is wrong.
+    Called with answers so far, it gives for each a number from 0 to 1: half of it is the share of what was said that
+    stands before the first wrong step, half how much of the right answer that is. So 1 is all of the right answer and
+    nothing else. Said after the last right one, a step is wrong.
     """
 
     def __init__(self, answer: str | Item, end: str = "\n") -> None:
@@ -30,8 +31,8 @@ class StepCheck:
             raise BadOption(message)
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
-        """Return for each of ``texts`` the share of its steps that are right, up to the first wrong one; 0 to 1."""
-        return [self._share(text) for text in texts]
+        """Return for each of ``texts`` how good it is, from 0 to 1."""
+        return [self._worth(text) for text in texts]
 
     def is_right(self, text: str) -> bool:
         """Return whether ``text`` is all of the right steps and nothing else."""
@@ -42,9 +43,9 @@ class StepCheck:
         wrong = (at for at, (said, step) in enumerate(zip(self._said(text), self.steps, strict=False)) if said != step)
         return next(wrong, min(len(self._said(text)), len(self.steps)))
 
-    def _share(self, text: str) -> float:
-        said = len(self._said(text))
-        return self.right_steps(text) / said if said else 0.0
+    def _worth(self, text: str) -> float:
+        right, said = self.right_steps(text), len(self._said(text))
+        return (right / said + right / len(self.steps)) / 2 if said else 0.0
 
     def _said(self, text: str) -> list[str]:
         return [normal(step) for step in text.split(self.end) if step.strip()]
