@@ -26,9 +26,9 @@ from nbkv.models.attention.positions import PassAttention
 from nbkv.models.caches.evicting import EvictingCache
 from nbkv.models.caches.recurrent import StateLayer
 from nbkv.models.caches.restoring import RestoringLayer
+from nbkv.models.probing.probe import probe
 from nbkv.models.trees.token_tree import TokenTree
 from nbkv.models.trees.tree_pass import TreePass
-from nbkv.models.probing.probe import probe
 from nbkv.stores.memory import MemoryStore
 from nbkv.strategies import kvlink
 from nbkv.strategies.flashblock import FlashBlock
@@ -210,7 +210,7 @@ STATES = {"families": ["qwen3_5_text"], "hidden": 64, "turns": 6, "lines": 6, "h
 STATES |= {"users": 1, "segment": 64, "block": 16, "rooms": [0.3]}
 
 SEARCH = {"n": 1, "width": 4, "depth": 3, "max_new_tokens": 20, "chunks": 3, "lines": 4}
-SEARCH |= {"methods": ["ets"], "lambdas": [1.0]}
+SEARCH |= {"methods": ["beam"], "lambdas": [1.0]}
 
 BEHIND = {"11_masks": "imports", "40_bounded_memory": "bounded-02", "41_state_checkpoints": "proof"}
 BEHIND |= {"train_reader": "cell-1", "train_diffuser": "cell-2", "train_links": "cell-2"}
@@ -249,7 +249,7 @@ NOTEBOOKS = [
         "52_search",
         SEARCH,
         (a_branch_sees_its_siblings, pruned_branches_stay),
-        lambda found, space: (found["error"], found["ways"]["rebase"]["at most, MiB"]),
+        lambda found, space: (found["error"], found["ways"]["beam"]["K/V on average, MiB"]),
     ),
 ]
 

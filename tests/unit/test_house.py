@@ -343,7 +343,8 @@ TESTED_ELSEWHERE = {
     "unit/test_bench.py": (
         "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
         "bench/measure "
-        "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/search_ets bench/store_scale "
+        "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/search_ets "
+        "bench/store_scale "
         "bench/ttft_chunks bench/ttft_prefix bench/views bench/why_gain models/work"
     ),
     "unit/test_chunk_study.py": "studies/chunks studies/statistics",
