@@ -19,6 +19,7 @@ _HOME = {
     "ttft.tiers": "nbkv.bench.ttft_tiers",
     "decode.tpot": "nbkv.bench.decode_tpot",
     "batch.prefix": "nbkv.bench.batch_prefix",
+    "search.ets": "nbkv.bench.search_ets",
     "diffusion.flashblock": "nbkv.bench.diffusion_flashblock",
     "residual.restore": "nbkv.bench.residual_restore",
     "import": "nbkv.bench.import_time",

@@ -11,6 +11,7 @@ from typing import Any
 from nbkv.context import Context
 from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
+from nbkv.families.search.rewards import Reward
 from nbkv.inference.run import LaterRun, RequestRun
 from nbkv.models.adapter import ModelAdapter
 from nbkv.misses import Why
@@ -34,6 +35,9 @@ from nbkv.session.misses.journal import Journal
 from nbkv.session.reranking import layout
 from nbkv.session.reranking.ranking import Document, Ranking
 from nbkv.session.reranking.rerank import Reranking
+from nbkv.session.search.job import SearchJob
+from nbkv.session.search.results import SearchResult
+from nbkv.session.search.search_options import spells_out_search
 from nbkv.session.stats import Meter
 from nbkv.session.stream import Stream
 from nbkv.show.progress import screen
@@ -65,7 +69,7 @@ class Requests:
         self.model_name = loaded.name
         self.events = Bus()
         self.chunks: dict[str, Chunk] = {}
-        self.last: Result | Comparison | BatchResults | None = None
+        self.last: Result | Comparison | BatchResults | SearchResult | None = None
         self._answers: deque[Result] = deque(maxlen=EXPLAINED)
         self._strategy = strategy
         self._stopper = Stopper()
@@ -208,6 +212,29 @@ class Requests:
         work = Reranking.of(ctx, chosen_strategy(strategy, ctx), query, chunks, **options)
         with self._lock.request():
             return work.run(fidelity=fidelity)
+
+    @spells_out_sampling
+    @spells_out_search
+    def search(
+        self,
+        prompt: PromptLike,
+        *,
+        reward: Reward,
+        **options: Any,  # noqa: ANN401  (as transformers names them)
+    ) -> SearchResult:
+        """Search for the answer to ``prompt`` that ``reward`` values most, step by step, over a tree of branches.
+
+        ``reward(texts)`` gives a number for each answer so far. ``method`` is ``"ets"``, ``"rebase"``, ``"beam"`` or
+        ``"dvts"``, with options in brackets; the others are those of ``SearchOptions`` and of ``generate``. K/V of the
+        tree are held once. A branch whose reward fails ends: see ``SearchResult.errors``. Ctrl-C raises
+        ``KeyboardInterrupt`` whose ``result`` has what there was; after ``stop()`` that is returned.
+        """
+        ctx = self._open().for_request(next(self._count))
+        job = SearchJob.of(ctx, prompt, reward, options, chunks=self.chunks, strategy=self._strategy)
+        try:
+            return job.run(self._lock)
+        finally:
+            self.last = job.result
 
     def full_ttft_s(self, tokens: int) -> float | None:
         """Return about the seconds to the first token that ``full`` takes for ``tokens``, from requests so far.

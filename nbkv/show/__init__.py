@@ -19,6 +19,7 @@ from nbkv.show.ranking import ranking_html, ranking_text
 from nbkv.show.replay import replay_html, replay_svg, replay_text
 from nbkv.show.report import report_html, report_text
 from nbkv.show.result import coming_html, result_html, result_summary, result_text
+from nbkv.show.search import search_html, search_text
 from nbkv.show.stats import stats_html, stats_text
 from nbkv.show.tour import tour_html, tour_reason, tour_text
 from nbkv.show.why import why_html, why_text
@@ -62,6 +63,8 @@ __all__ = [
     "result_html",
     "result_summary",
     "result_text",
+    "search_html",
+    "search_text",
     "stats_html",
     "stats_text",
     "table_html",

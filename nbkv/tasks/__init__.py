@@ -1,9 +1,10 @@
 """Evaluation tasks: questions about text that comes in chunks, and the scoring of their answers.
 
 ``ledger``, ``report`` and ``chat`` write text in the closed vocabulary of the bundled readers; so do ``needle`` and
-``trace``, which are for real models; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text from files;
-``evaluate`` asks the questions in a session and scores the answers. ``prompt_file`` reads prompts of any kind, with or
-without answers. ``tool_choice``, ``judge`` and ``last_words`` give choices: one of a few options is the answer.
+``trace``, which are for real models, as are the ``sums``; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text
+from files; ``evaluate`` asks the questions in a session and scores the answers. ``prompt_file`` reads prompts of any
+kind, with or without answers. ``tool_choice``, ``judge`` and ``last_words`` give choices: one of a few options is the
+answer. ``StepCheck`` says of an answer in steps how good it is so far.
 """
 
 from nbkv.tasks.chat import chat
@@ -19,6 +20,8 @@ from nbkv.tasks.items import Dialogue, Evidence, Item, Place
 from nbkv.tasks.ledger import ledger
 from nbkv.tasks.needle import needle
 from nbkv.tasks.report import report
+from nbkv.tasks.steps.step_check import StepCheck
+from nbkv.tasks.steps.sums import sums
 from nbkv.tasks.trace import trace
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "Evidence",
     "Item",
     "Place",
+    "StepCheck",
     "chat",
     "evaluate",
     "from_jsonl",
@@ -38,6 +42,7 @@ __all__ = [
     "needle",
     "prompt_file",
     "report",
+    "sums",
     "tool_choice",
     "trace",
 ]

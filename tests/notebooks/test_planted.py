@@ -28,6 +28,8 @@ from nbkv.models.caches.recurrent import StateLayer
 from nbkv.models.caches.restoring import RestoringLayer
 from nbkv.models.probing.probe import probe
 from nbkv.session.reranking import rerank
+from nbkv.models.trees.token_tree import TokenTree
+from nbkv.models.trees.tree_pass import TreePass
 from nbkv.stores.memory import MemoryStore
 from nbkv.strategies import kvlink
 from nbkv.strategies.flashblock import FlashBlock
@@ -123,6 +125,25 @@ def a_known_prefix_has_other_values(patch):
     patch.setattr(MemoryStore, "take", take)
 
 
+def a_branch_sees_its_siblings(patch):
+    own = TreePass._reach
+
+    def reach(self, window, chunk):
+        first, lower, mask = own(self, window, chunk)
+        return first, lower, torch.ones_like(mask)
+
+    patch.setattr(TreePass, "_reach", reach)
+
+
+def pruned_branches_stay(patch):
+    own = TokenTree.keep
+
+    def keep(self, numbers):
+        own(self, [*numbers, *(at for at in range(len(self.lengths)) if at not in set(numbers))])
+
+    patch.setattr(TokenTree, "keep", keep)
+
+
 def saved_weights_are_noise(patch):
     own = reader.save_reader
 
@@ -189,6 +210,9 @@ MEMORY = {"turns": 6, "chunks": 2, "lines": 3, "conversations": 1, "strategies":
 STATES = {"families": ["qwen3_5_text"], "hidden": 64, "turns": 6, "lines": 6, "histories": [48], "repeat": 1}
 STATES |= {"users": 1, "segment": 64, "block": 16, "rooms": [0.3]}
 
+SEARCH = {"n": 1, "width": 4, "depth": 3, "max_new_tokens": 20, "chunks": 3, "lines": 4}
+SEARCH |= {"methods": ["beam"], "lambdas": [1.0]}
+
 BEHIND = {"11_masks": "imports", "40_bounded_memory": "bounded-02", "41_state_checkpoints": "proof"}
 BEHIND |= {"train_reader": "cell-1", "train_diffuser": "cell-2", "train_links": "cell-2"}
 UNTIL = {"train_reader": "cell-9"}  # what comes then asks the same model by the same function
@@ -233,6 +257,12 @@ NOTEBOOKS = [
         STATES,
         (states_come_back_halved,),
         lambda found, space: (found["worst_kl"],),
+    ),
+    (
+        "52_search",
+        SEARCH,
+        (a_branch_sees_its_siblings, pruned_branches_stay),
+        lambda found, space: (found["error"], found["ways"]["beam"]["K/V on average, MiB"]),
     ),
 ]
 

@@ -157,6 +157,38 @@ def test_a_batch_with_another_answer_has_no_figures(monkeypatch, at):
     assert row.ours is None
 
 
+@pytest.fixture
+def _small_searches(monkeypatch):
+    for name, value in (("WIDTH", 4), ("DEPTH", 3), ("STEP", 3)):
+        monkeypatch.setattr(f"nbkv.bench.search_ets.{name}", value)
+
+
+@pytest.mark.usefixtures("_small_searches")
+def test_a_search_is_measured_beside_those_that_share_nothing():
+    rows = bench.run(["search.ets"], shape="mini", context=24, rounds=1)
+    assert [row.against for row in rows] == [
+        "rebase without sharing",
+        "the same search without sharing",
+        "rebase with sharing",
+    ]
+    assert all(row.ours > 0 and row.baseline > 0 for row in rows)
+    assert "x less than rebase without sharing" in rows[0].notes[1]
+
+
+@pytest.mark.usefixtures("_small_searches")
+@pytest.mark.parametrize("method", ["ets", "rebase"])
+def test_a_search_that_finds_something_else_without_sharing_has_no_figures(monkeypatch, method):
+    from nbkv.bench.search_ets import _WAYS, RepeatedBranches
+
+    own = RepeatedBranches.run
+    if method == "rebase":  # the other one agrees
+        monkeypatch.setitem(_WAYS, "ets alone", _WAYS["ets"])
+    monkeypatch.setattr(RepeatedBranches, "run", lambda self, *given: -own(self, *given))
+    (row,) = bench.run(["search.ets"], shape="mini", context=24, rounds=1)
+    assert row.refused == f"{method} finds other answers without sharing"
+    assert row.ours is None
+
+
 def test_the_planners_pick_is_measured_beside_every_form(tmp_path):
     path = tmp_path / "rows.json"
     command = ["bench", "residual.restore", "--shape", "mini", "--context", "64", "--rounds", "1", "--json", str(path)]

@@ -349,7 +349,8 @@ TESTED_ELSEWHERE = {
     "unit/test_bench.py": (
         "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
         "bench/measure "
-        "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/store_scale "
+        "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/search_ets "
+        "bench/store_scale "
         "bench/ttft_chunks bench/ttft_prefix bench/views bench/why_gain models/work"
     ),
     "unit/test_chunk_study.py": "studies/chunks studies/statistics",
@@ -373,6 +374,11 @@ TESTED_ELSEWHERE = {
     "unit/test_projection.py": "models/projection/project",
     "unit/test_ranges.py": "models/attention/intercept models/attention/masks",
     "unit/test_reader.py": "training/batch_scoring",
+    "unit/test_search_methods.py": (
+        "families/search/clusters families/search/program families/search/rewards families/search/tree"
+    ),
+    "unit/test_step_check.py": "tasks/steps/sums",
+    "unit/test_token_tree.py": "models/trees/last_hidden models/trees/tree_pass",
     "unit/test_simulation.py": "traces/log traces/simulated_tier",
     "unit/test_real_text.py": "studies/answers studies/real_text/table",
     "unit/test_rope.py": "models/probing/rotary",
@@ -410,6 +416,10 @@ REACHED = {
     "unit/test_shelf.py": "stores/snapshots/base",
     "strategies/test_auto.py": "families/routing/alongside families/routing/estimate",
     "strategies/test_batch.py": "inference/batch_request inference/by_batch session/batches/results",
+    "strategies/test_ets.py": (
+        "inference/search/branches inference/search/search_request inference/search/tree_loop session/search/job "
+        "session/search/results session/search/search_options show/search"
+    ),
     "strategies/test_evict.py": "families/evict/contexts",
     "strategies/test_prefix.py": "families/prefix/base",
     "strategies/test_residual.py": "families/residual/base models/capture",
