@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbkv.misses import Cause, Miss
-from nbkv.prompts.matching import find_matches
+from nbkv.prompts.matching import common_prefix, find_matches
 from nbkv.result import Provenance, runs
 from nbkv.session.misses import wording
 from nbkv.session.misses.differences import Difference, Pieces, differences
-from nbkv.session.misses.past import WINDOW, Past, Seen, common_prefix
+from nbkv.session.misses.past import WINDOW, Past, Seen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
