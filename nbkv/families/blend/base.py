@@ -162,7 +162,7 @@ def provenance(partial: PartialPrefill, chosen: torch.Tensor) -> NDArray[np.uint
 
 def _is_new(prompt: Prompt, prefix: int) -> bool:
     """Return whether nothing behind the first ``prefix`` tokens of ``prompt`` was there before, as far as searched."""
-    behind = (chunk for chunk, _, stop in prompt.chunks if stop > prefix)
+    behind = (chunk for chunk, start, _ in prompt.chunks if start >= prefix)  # an answer's last token has no KV yet
     return prompt.searched and not any(chunk.lineage in {"canonical", "exact"} for chunk in behind)
 
 

@@ -118,7 +118,7 @@ def grid(reader: bool) -> list[tuple[TranscriptTemplate, str]]:  # noqa: FBT001 
 
 
 def measure(
-    session: Session, given: Sequence[ToolTranscript], found: dict[str, Any], specs: Sequence[str]
+    session: Session, given: Sequence[ToolTranscript], found: dict[str, Any], specs: Sequence[str] = SPECS
 ) -> Iterator[None]:
     """Fill ``found`` with all rows for one model, a step at a time; what it holds already stays.
 
@@ -237,7 +237,7 @@ def main(model: str = "tiny", n: int = 2, path: str = "", folder: str = "docs") 
         if (kept.get("command"), kept.get("regime")) != (command, regime):
             kept = {"command": command, "regime": regime, "changes": [], "turns": []}
         data["models"][session.model_name] = kept
-        for _ in measure(session, given, kept, SPECS):
+        for _ in measure(session, given, kept):
             out.write_text(json.dumps(data) + "\n", encoding="utf-8")
     (Path(folder) / "edited-history.md").write_text(markdown(data), encoding="utf-8")
 
