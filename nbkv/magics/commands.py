@@ -124,6 +124,8 @@ class KVMagics(Magics):
         option("--new", action="store_true", help="begin a new conversation"),
         option("--system", metavar="TEXT", help="what the model is told before a new conversation"),
         option("--edit", type=int, metavar="TURN", help="ask the cell in place of this turn and all after it"),
+        option("--keep-later", action="store_true", help="with --edit: change what was asked, keep what came after"),
+        option("--drop-thinking", action="store_true", help="leave out the thinking of all answers so far"),
         STRATEGY,
         MAX_NEW,
         option("-t", "--temperature", type=float, help="0 is greedy (default: %%config KVMagics.temperature, 0)"),
@@ -138,13 +140,21 @@ class KVMagics(Magics):
         chat = self.chats.get(session.name)
         if chat is None or args.new or args.system is not None:
             chat = self.chats[session.name] = session.chat(args.system)
+        if args.keep_later and (args.edit is None or text is None):
+            message = "--keep-later is for a cell with --edit TURN: it says which turn the cell is put in place of"
+            raise BadOption(message)
+        if args.drop_thinking:
+            chat.drop_thinking()
         if text is None:
             return chat
         parts = fill(text, self._variables(), session.chunks)
         prompt_of(parts, chat=False)  # says so if there is nothing to ask
+        asked: Any = parts if len(parts) > 1 else parts[0]
+        if args.keep_later:
+            chat.edit(args.edit, asked)
+            return chat
         if args.edit is not None:
             chat.rewind(args.edit)
-        asked: Any = parts if len(parts) > 1 else parts[0]
         with live(self.shell) as view:
             result = self._streamed(chat.stream(asked, **self._sampling(args)), view)
             if result.finish_reason == "interrupted":  # no turn of the conversation

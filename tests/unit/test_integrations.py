@@ -185,7 +185,7 @@ def test_documents_of_langchain_are_chunks(session, chat, where):
     assert len(session.last.chunks) == 2
     assert answer.response_metadata["exact"] is False
     assert answer.response_metadata["reused"] >= 2 * (24 - 2)
-    chained = (lambda bound: bound.invoke(text))(chat.bind(documents=documents, strategy="prefix"))
+    chained = chat.bind(documents=documents, strategy="prefix").invoke(text)
     assert chained.response_metadata["exact"] is True
 
 
@@ -258,7 +258,8 @@ def test_llamaindex_streams_and_awaits_what_it_answers(session, llm):
 
     async def awaited():
         streamed = [piece async for piece in await llm.astream_chat(asked)]
-        return streamed[-1].message.content, (await llm.achat(asked)).message.content, (await llm.acomplete("w9 w8")).text
+        chatted, completed = await llm.achat(asked), await llm.acomplete("w9 w8")
+        return streamed[-1].message.content, chatted.message.content, completed.text
 
     streamed, chatted, completed = asyncio.run(awaited())
     assert streamed == chatted == whole

@@ -139,8 +139,9 @@ def measure(
 
 
 def means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the means of the figures of ``rows``; of ``kl_max`` the largest."""
-    found = {name: statistics.fmean(row[name] for row in rows) for name in _FIGURES if name in rows[0]}
+    """Return the means of the figures of ``rows``; of seconds the medians, of ``kl_max`` the largest."""
+    found = {name: statistics.fmean(row[name] for row in rows) for name in _FIGURES}
+    found |= {name: statistics.median(row[name] for row in rows) for name in ("ttft_s", "total_s")}
     return found | {"kl_max": max(row["kl_max"] for row in rows), "n": len(rows)}
 
 
@@ -157,6 +158,8 @@ def markdown(data: dict[str, Any]) -> str:
             mean = means([row for row in about["changes"] if keys.items() <= row.items()])
             lines.append(f"| {template} | {change} | `{strategy}` | {_cells(mean)} {mean['total_s']:.2f} s |")
         lines += ["", _sentence(about["changes"]), ""]
+        if not about["turns"]:
+            continue
         lines += [f"Twelve turns, the first line changes in each ({STEPS} requests):", ""]
         lines += ["| strategy | again | share | KL | KL max | top 1 | floor | TTFT of all |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
@@ -213,8 +216,9 @@ The transcripts: a system text, a task, twelve calls of a tool with thinking bef
 another question. *again*: share of the prompt's tokens that this conversation had computed before and that ran once
 more; *share*: token-layers run over prompt x layers, selection included. KL (nats), its maximum and the agreement are
 along full's greedy answer, beside the *floor*, full's distance to itself with its prefill split elsewhere; `prefix` is
-exact, and naive reuse is `cacheblend(budget=0)`: moved, nothing corrected. Naive reuse is hard to beat here, for what
-is moved was computed in nearly the same place; selections earn their cost where context changes more.
+exact, and naive reuse is `cacheblend(budget=0)`: moved, nothing corrected. Seconds are of
+single runs (medians where a row has several), measured while other work ran on the same cores: *share* is what does not
+depend on that.
 """
 
 
