@@ -247,3 +247,22 @@ def test_which_chunks_give_way_to_runs(lineage, span, stays):
 def test_what_a_prompt_begins_with_needs_no_run(prefix):
     runs, _ = chosen_runs([Match(0, 0, 0, 80)], [], prefix, 100)
     assert [(run.at, run.at + run.length) for run in runs] == ([(prefix, 80)] if 80 - prefix >= SHORTEST else [])
+
+
+def test_the_cure_that_a_miss_names_is_one(session_of, words, monkeypatch):
+    from nbkv.families.routing import cost_model
+    from nbkv.families.routing.cost_model import CostModel
+    from nbkv.session.misses import past
+
+    costs = CostModel(overhead=1e-3, row=1e-3, pair=0.0, move=1e-7, copy=1e-7)
+    monkeypatch.setattr(cost_model, "measure", lambda adapter: costs)
+    monkeypatch.setattr("nbkv.session.misses.journal.past", past.Past())
+    session, head, rest = session_of(strategy="prefix"), words(20, seed=1), words(60, seed=2)
+    session.generate(head + words(5, seed=3) + rest, max_new_tokens=1)
+    prompt = head + words(6, seed=7) + rest
+    (edited,) = session.generate(prompt, max_new_tokens=1, keep=False).why.of("edited")
+    cured = session.generate(prompt, max_new_tokens=1, match="earlier", strategy="epic(first_k=0)")
+
+    assert 'match="earlier"' in edited.fix
+    assert edited.saves == 59
+    assert (cured.provenance[edited.start : edited.stop] == Provenance.CHUNK).sum() == edited.saves
