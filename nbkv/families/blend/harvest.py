@@ -13,24 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbkv.context import Context, Request
-from nbkv.families.blend.base import Blend
-from nbkv.families.blend.layerwise import SpanKV
+from nbkv.families.blend.base import Blend, blended
+from nbkv.families.blend.earlier import HarvestedKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_share
-from nbkv.kv import Space
 from nbkv.strategy import Prefilled
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class HarvestedKV(SpanKV):
-    """KV harvested from a prompt, and the space in which alone it may be used again."""
-
-    space: Space
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of the KV."""
-        return 0 if self.kv is None else self.kv.nbytes
 
 
 @dataclass(kw_only=True, repr=False)
@@ -57,19 +44,16 @@ class Harvest(Blend):
     def worth(self, kept: HarvestedKV) -> float:
         """Return the eviction score of ``kept``: the lowest is evicted first."""
 
-    def space(self, ctx: Context) -> Space:
-        """Return the space of this strategy's K/V: its own lineage, model and tenant."""
-        return ctx.space(f"approx:{self.name}")
-
     def kept(self, ctx: Context) -> Sequence[HarvestedKV]:
         """Return what earlier requests of this session left, of every space."""
         return tuple(ctx.scratch.get(self.name, ()))
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep what is harvested, evicting the lowest scores above ``store_share`` of the store's limit."""
-        partial = prefilled.own
-        # None: the prompt was run in full; another cache: all keys were rotated by other angles meanwhile
-        if not request.keep or partial is None or prefilled.cache is not partial.cache:
+        partial = blended(prefilled)
+        if prefilled.lease is not None:
+            super().commit(prefilled, ids, request, ctx)
+        if not request.keep or partial is None:
             return
         left, limit = list(self.harvest(partial, ids, request, ctx)), int(self.store_share * ctx.store.limit)
         nbytes = sum(one.nbytes for one in left)
