@@ -1,4 +1,4 @@
-"""Long work that no session does, such as loading a model or a sweep: told as a session's is, stopped from any thread."""
+"""Long work that no session does, such as loading a model or a sweep: told and stopped as a session's is."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ProcessWork:
     @property
     def reached(self) -> str:
         """Return how far it has come, in words."""
-        return f"stopped after {self.done} of {self.total} steps ({self.work}: {self.doing})"
+        return f"stopped after {self.done} of {self.total} step{'s' * (self.total != 1)} ({self.work}: {self.doing})"
 
 
 @contextmanager

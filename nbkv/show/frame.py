@@ -41,7 +41,8 @@ class Frame(pd.DataFrame):
             f'<th style="text-align:{side}">{escape(name)}</th>' for name, side in zip(names, sides, strict=True)
         )
         width = _width([["", *names], *texts])
-        table = f'<table class="nbkv-fits-{width}"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+        body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+        table = f'<table class="nbkv-fits-{width}">{body}</table>'
         shape = f'<p class="nbkv-dim">{plural(rows, "row")}, {plural(len(names), "column")}</p>'
         rules = f"<style>{fitting(f'nbkv-fits-{width}', width)}</style>"
         return view(f'{rules}<div class="nbkv-scroll" style="overflow-x:auto">{table}</div>{shape}', "frame")

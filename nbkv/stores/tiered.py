@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from nbkv.events import Bus, Stored, TierRead
 from nbkv.kv import KV, Space
+from nbkv.show.units import plural
 from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.search import FoundSpan, PathSearch
@@ -274,7 +275,7 @@ class TieredStore:
                     return
                 lease.matched = lease.branch = span.start + within.length
                 lossy = f" ({self.form.name}, off by up to {self._error:.2%})" if self.form.name else ""
-                lease.notes.append(f"{within.length} tokens of KV were read from {span.tier}{lossy}")
+                lease.notes.append(f"read {plural(within.length, 'token')} of KV from {span.tier}{lossy}")
 
     # writing to tiers
 

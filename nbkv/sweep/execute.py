@@ -43,8 +43,9 @@ def run(
 
     ``parameters`` are values for the cells tagged ``parameters``, a notebook gets those it declares; ``grid`` is
     ``{name: [values]}`` for every combination, or a list of ``{name: value}`` for just these. Executed notebooks, table
-    and page go to ``out_dir``, made if missing. Stopped (by the panel, say), it returns what has run. Raises ``LoadError`` if a notebook is missing or is none, ``BadOption``
-    if no notebook declares one of the parameters, or a value is none that a notebook can be given.
+    and page go to ``out_dir``, made if missing. Stopped, it returns what has run. Raises ``LoadError`` if a notebook is
+    missing or is none, ``BadOption`` if no notebook declares one of the parameters, or a value is none that a notebook
+    can be given.
     """
     from tqdm.contrib.logging import logging_redirect_tqdm  # noqa: PLC0415  (`record` must not pay for it)
 
@@ -68,7 +69,7 @@ def run(
 
 
 def execute(job: Job, work: ProcessWork) -> Run:
-    """Run one notebook as a part of ``work``; what goes wrong is the ``error`` of its Run, what there is of it is kept."""
+    """Run one notebook as a part of ``work``; what goes wrong is its Run's ``error``, what there is of it is kept."""
     import nbformat  # noqa: PLC0415  (`record` must not pay for it)
 
     started, clock, error = datetime.now(UTC).isoformat(), time.perf_counter(), ""

@@ -104,7 +104,7 @@ def test_settings_without_numbers_are_bars(folder):
         ),
         (
             [({"n": 1}, {"r": 1}, ""), ({"n": 2}, {"r": 1}, "")],
-            "2 of 2 runs reached their end; no recorded figure differs",
+            "2 of 2 runs reached the end; no recorded figure differs",
         ),
     ],
 )
