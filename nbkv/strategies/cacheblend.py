@@ -75,7 +75,8 @@ class CacheBlend(Blend):
         if self.check_layers[-1] > adapter.n_layers - 2:
             message = (
                 f"check_layers={self.check_layers!r} is not accepted: {adapter.name} has "
-                f"{plural(adapter.n_layers, 'layer')}, and a check layer lies before the last one (0 to {adapter.n_layers - 2})"
+                f"{plural(adapter.n_layers, 'layer')}, and a check layer lies before the last one "
+                f"(0 to {adapter.n_layers - 2})"
             )
             raise BadOption(message)
         if self.filtering == "gradual" and adapter.capabilities.shared_kv:

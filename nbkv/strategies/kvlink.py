@@ -176,7 +176,7 @@ class KVLink(Strategy):
         if n:
             marks = f" and {plural(_MARKS, 'mark')}" if plan.opened else ""
             tokens = len(plan.added) - _MARKS * plan.opened
-            notes.append(f"{plural(tokens, 'link token')}{marks} run for {plural(n, 'chunk')}")
+            notes.append(f"ran {plural(tokens, 'link token')}{marks} for {plural(n, 'chunk')}")
         if sum(span.length for _, span, _ in partial.placed) < sum(len(chunk) for chunk, _, _ in plan.chunks):
             notes.append("chunks that the store could not hold were run as text, and saw what stands before them")
         if links is None and any(chunk.sink for chunk, _, _ in plan.chunks):
