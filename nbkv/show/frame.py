@@ -16,7 +16,7 @@ from nbkv.show.units import UNKNOWN, cut, plural
 ROWS = 40  # drawn; of longer frames the first and the last half of them
 CELL = 60  # characters of a text; a longer one is folded
 TOLD = 600
-LETTER, EDGES, STEP = 6.9, 16, 80  # pixels: a letter's width, a cell's margins; widths are rounded up to few classes
+LETTER, EDGES, STEP = 7.4, 16, 80  # pixels: a letter's width, a cell's margins; widths are rounded up to few classes
 
 
 class Frame(pd.DataFrame):
@@ -54,7 +54,7 @@ def _row(texts: list[str], names: list[str], sides: list[str]) -> str:
 
 
 def _cell(text: str, name: str, side: str) -> str:
-    none = ' class="nbkv-none"' if text == UNKNOWN else ""
+    none = ' class="nbkv-none"' if text in {UNKNOWN, ""} else ""
     return f'<td{none} data-name="{escape(name)}" style="text-align:{side};white-space:nowrap">{_folded(text)}</td>'
 
 

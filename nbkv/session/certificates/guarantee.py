@@ -58,7 +58,8 @@ class Guarantee:
             too_few = "is too little" if n == 1 else "are too few"
             message = (
                 f"{plural(n, 'prompt')} {too_few}: {needed} are needed (with none above max_kl) for "
-                f"rate={self.rate:g}, alpha={self.alpha:g} and {tested} (give more prompts, a larger rate or alpha, or fewer strategies)"
+                f"rate={self.rate:g}, alpha={self.alpha:g} and {tested} "
+                "(give more prompts, a larger rate or alpha, or fewer strategies)"
             )
             raise BadOption(message)
 
