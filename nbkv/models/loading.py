@@ -27,8 +27,8 @@ from nbkv.models.pretrained.gguf_file import read_tokenizer, read_weights
 from nbkv.models.pretrained.reading_bar import own_bars
 from nbkv.models.pretrained.source import Source, known_models, names, source
 from nbkv.models.probing.probe import adapt, probe
-from nbkv.process_work import LOADING_STEPS, ProcessWork, process_work
 from nbkv.prompts.tokenizer import Codec
+from nbkv.roster import LOADING_STEPS, ProcessWork, process_work
 from nbkv.scalars import kind_of
 from nbkv.show.units import plural
 from nbkv.stopping import Stopped, interruption

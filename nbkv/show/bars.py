@@ -64,7 +64,7 @@ def _segment(part: TimingPart, label: str, scale: float) -> str:
     # dark letters on every one of the colours, whatever the theme
     letters = f"color:#111111;font-size:11px;line-height:{HEIGHT - 2}px;text-indent:3px;overflow:hidden"
     # the bare number is for the style sheet: where there is little room it makes all bars shorter
-    return f'<span class="nbkv-bar" title="{told}" style="{style};--nbkv-w:{width:.1f};{letters}">{word}</span>'
+    return f'<span title="{told}" style="{style};--w:{width:.0f};{letters}">{word}</span>'
 
 
 def _legend(rows: Sequence[tuple[str, dict[str, Any]]], longest: float) -> str:

@@ -20,8 +20,7 @@ _FITS = """@container (max-width:PXpx){.NAME thead{display:none}.NAME,.NAME :is(
 .NAME tr{display:flex;flex-wrap:wrap;gap:0 14px;padding:5px 0;border-bottom:1px solid var(--nbkv-line)}
 .NAME td.nbkv-l:first-child{flex:1 0 100%;max-width:none;font-weight:600}
 .nbkv .NAME :is(td,th){display:block;padding:0;border:0}.nbkv .NAME .nbkv-none{display:none}
-.NAME td:not(:first-child)::before{content:attr(data-name) " ";opacity:.75}
-.NAME td details{display:inline-block;vertical-align:top;margin:0;text-align:left}}"""
+.NAME td:not(:first-child)::before{content:attr(data-name) " ";opacity:.75}}"""
 
 
 def fitting(name: str, width: int) -> str:
@@ -48,9 +47,8 @@ margin:2px 0}
 FITS
 .nbkv summary{cursor:pointer}.nbkv details{margin:4px 0}
 .nbkv-plots{gap:8px 28px;container-type:inline-size}
-@container (max-width:420px){.nbkv-wide{display:none}.nbkv-narrow{display:block!important}
-.nbkv-bars td{padding:2px 4px}.nbkv-bars td:first-child:not(:only-child){white-space:normal;overflow-wrap:anywhere;
-max-width:30cqw}.nbkv-bars .nbkv-bar{width:calc(var(--nbkv-w)*.16cqw)!important}}
+@container (max-width:420px){.nbkv .nbkv-bars td{padding:2px;white-space:normal;max-width:60cqw;overflow-wrap:anywhere}
+.nbkv-bars span{width:calc(var(--w)*.16cqw)!important}}
 .nbkv-map{font-family:var(--nbkv-mono);font-size:12px;border-color:var(--nbkv-line)}
 .nbkv-map small{font:600 10px var(--jp-ui-font-family,sans-serif);opacity:.85;padding:0 4px;user-select:none}
 .nbkv-map .nbkv-gap{font-size:11px;font-style:italic;opacity:1}

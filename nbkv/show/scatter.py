@@ -46,7 +46,10 @@ def fidelity_html(rows: Sequence[dict[str, Any]]) -> str:
     narrow = (
         f'<div class="nbkv-narrow" aria-hidden="true" style="display:none">{_drawing(measured, NARROW, title)}</div>'
     )
-    return f'<div><b class="nbkv-title">{title}</b>{wide}{narrow}</div>'
+    rules = (
+        f"@container (max-width:{WIDTH + 39}px){{.nbkv-wide{{display:none}}.nbkv-narrow{{display:block!important}}}}"
+    )
+    return f'<div><style>{rules}</style><b class="nbkv-title">{title}</b>{wide}{narrow}</div>'
 
 
 def _drawing(measured: Sequence[dict[str, Any]], wide: int, title: str) -> str:

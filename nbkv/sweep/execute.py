@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import LoadError
-from nbkv.process_work import ProcessWork, process_work
+from nbkv.roster import ProcessWork, process_work
 from nbkv.show.units import plural
 from nbkv.stopping import Stopped
 from nbkv.sweep.folder import report

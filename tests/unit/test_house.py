@@ -357,7 +357,7 @@ TESTED_ELSEWHERE = {
     "unit/test_findings.py": "sweep/downloads sweep/machine",
     "unit/test_fingerprint.py": "models/capabilities",
     "unit/test_house.py": "former_paths",
-    "unit/test_lab.py": "lab/comm roster",
+    "unit/test_lab.py": "lab/comm",
     "unit/test_magics.py": "magics/commands magics/stream_output",
     "unit/test_measuring.py": "families/routing/kl_history session/measure",
     "unit/test_misses.py": "session/misses/past",

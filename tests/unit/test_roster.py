@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 import nbkv
 from nbkv.models.pretrained.reading_bar import MOST, own_bars
-from nbkv.process_work import LOADING_STEPS, bus, process_work, running
+from nbkv.roster import LOADING_STEPS, bus, process_work, running
 from nbkv.show.progress import screen
 from nbkv.stopping import Stopped
 
