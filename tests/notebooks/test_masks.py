@@ -38,6 +38,6 @@ def test_a_notebook_that_fails_writes_no_table(tmp_path, broken):
     data = tmp_path / "questions.json"
     if broken == "no questions":
         data.write_text("[]")
-    with pytest.raises(RuntimeError, match="11_masks.ipynb failed: "):
+    with pytest.raises(RuntimeError, match=r"11_masks\.ipynb failed: "):
         masks.main(str(data), "tiny", str(tmp_path / "out"), tmp_path / "masks.json", n=1)
     assert not (tmp_path / "masks.json").exists()

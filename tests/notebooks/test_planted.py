@@ -205,13 +205,8 @@ STATES |= {"users": 1, "segment": 64, "block": 16, "rooms": [0.3]}
 BATCHES = {"texts": 1, "questions": 2, "lines": 12, "widths": [2], "asked": 2, "blends": ["epic"], "passages": 4}
 BATCHES |= {"retrieved": 2, "max_new_tokens": 4}
 
-BEHIND = {
-    "51_batch": "cell-02",
-    "11_masks": "imports",
-    "40_bounded_memory": "bounded-02",
-    "41_state_checkpoints": "proof",
-}
-BEHIND |= {"train_reader": "cell-1", "train_diffuser": "cell-2", "train_links": "cell-2"}
+BEHIND = {"11_masks": "imports", "40_bounded_memory": "bounded-02", "41_state_checkpoints": "proof"}
+BEHIND |= {"51_batch": "cell-02", "train_reader": "cell-1", "train_diffuser": "cell-2", "train_links": "cell-2"}
 UNTIL = {"train_reader": "cell-9"}  # what comes then asks the same model by the same function
 
 # name, parameters, what is planted all at once, and what of the notebook each of it must move
