@@ -12,7 +12,7 @@ from nbkv.sweep import run
 if TYPE_CHECKING:
     from nbkv.sweep import Run
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK, TABLE = ROOT / "notebooks" / "11_masks.ipynb", ROOT / "docs" / "tables" / "masks.json"
 ASKED = {"chunks": 5, "n": 24, "sink": "auto", "strategy": "cacheblend", "longest": 16}
 CALLED = {"chunks": "paragraphs", "longest": "tokens", "n": None}  # in the table; how many were asked is a record
@@ -41,4 +41,4 @@ def tabled(done: Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(sys.argv[1], sys.argv[2])
