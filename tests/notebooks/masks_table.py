@@ -18,7 +18,7 @@ ASKED = {"chunks": 5, "n": 24, "sink": "auto", "strategy": "cacheblend", "longes
 CALLED = {"chunks": "paragraphs", "longest": "tokens", "n": None}  # in the table; how many were asked is a record
 
 
-def main(data: str, model: str, out: str = "runs/masks", table: Path = TABLE, **asked: Any) -> dict[str, Any]:  # noqa: ANN401  (values of a notebook)
+def main(data: str, model: str, out: str = "runs/masks", table: Path = TABLE, **asked: Any) -> dict[str, Any]:
     """Run the notebook on ``model`` and the questions of ``data``, write ``table`` and return what it holds.
 
     Raises ``RuntimeError`` where the notebook ends with an error, such as a mask that changes no logit.

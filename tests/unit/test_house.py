@@ -380,7 +380,7 @@ TESTED_ELSEWHERE = {
     ),
     "unit/test_tour.py": "session/tours/documents",
     "unit/test_verdicts.py": "models/identity/record models/probing/probe",
-    "unit/test_widgets.py": "widgets/base widgets/choices widgets/throttle",
+    "unit/test_widgets.py": "widgets/base widgets/choices widgets/conversation widgets/throttle",
 }
 
 # Modules that tests reach through others only: through a session, a view, a magic, a store or a strategy.
