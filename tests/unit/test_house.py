@@ -380,7 +380,7 @@ TESTED_ELSEWHERE = {
     ),
     "unit/test_tour.py": "session/tours/documents",
     "unit/test_verdicts.py": "models/identity/record models/probing/probe",
-    "unit/test_widgets.py": "widgets/base widgets/choices widgets/conversation widgets/throttle",
+    "unit/test_widgets.py": "widgets/base widgets/choices widgets/throttle",
 }
 
 # Modules that tests reach through others only: through a session, a view, a magic, a store or a strategy.
@@ -436,7 +436,7 @@ REACHED = {
         "session/verification/model_checks session/verification/prompts session/verification/report "
         "session/verification/reuse_checks session/verification/trials"
     ),
-    "unit/test_widgets.py": "widgets/dashboard widgets/history widgets/playground",
+    "unit/test_widgets.py": "session/conversation/asking widgets/background widgets/conversation widgets/dashboard widgets/history widgets/playground",
     "unit/test_tiered.py": "stores/search stores/tiers/guard",
 }
 
