@@ -436,7 +436,10 @@ REACHED = {
         "session/verification/model_checks session/verification/prompts session/verification/report "
         "session/verification/reuse_checks session/verification/trials"
     ),
-    "unit/test_widgets.py": "session/conversation/asking widgets/background widgets/conversation widgets/dashboard widgets/history widgets/playground",
+    "unit/test_widgets.py": (
+        "session/conversation/asking widgets/background widgets/conversation widgets/dashboard widgets/history "
+        "widgets/playground"
+    ),
     "unit/test_tiered.py": "stores/search stores/tiers/guard",
 }
 
