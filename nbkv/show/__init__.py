@@ -15,6 +15,7 @@ from nbkv.show.figures import Plot, comparison_figure, comparison_plot, history_
 from nbkv.show.health import health_html, health_text
 from nbkv.show.page import table_html, table_text
 from nbkv.show.plan import plan_html, plan_text
+from nbkv.show.ranking import ranking_html, ranking_text
 from nbkv.show.replay import replay_html, replay_svg, replay_text
 from nbkv.show.report import report_html, report_text
 from nbkv.show.result import coming_html, result_html, result_summary, result_text
@@ -50,6 +51,8 @@ __all__ = [
     "history_plot",
     "plan_html",
     "plan_text",
+    "ranking_html",
+    "ranking_text",
     "replay_html",
     "replay_svg",
     "replay_text",

@@ -1,83 +1,88 @@
-"""Runs notebooks one after another, each with each setting of its parameters, and keeps the executed copies."""
+"""Executes one notebook with its parameters, and keeps the executed copy, whatever becomes of it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+<<<<<<< HEAD
 from nbkv.errors import LoadError
 from nbkv.roster import ProcessWork, process_work
 from nbkv.show.units import plural
+=======
+from nbkv.process_work import ProcessWork
+>>>>>>> main
 from nbkv.stopping import Stopped
-from nbkv.sweep.folder import report
+from nbkv.sweep.content import content
 from nbkv.sweep.machine import machine
-from nbkv.sweep.plan import Job, inject, plan, settings
-from nbkv.sweep.runs import FAILED, OK, Run, Sweep
+from nbkv.sweep.plan import Job, inject
+from nbkv.sweep.runs import FAILED, OK, Run
 from nbkv.sweep.values import packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable
 
     from nbformat import NotebookNode
     from papermill.exceptions import PapermillExecutionError
 
-log = logging.getLogger("nbkv.sweep")
+log = logging.getLogger(__name__)
 STOPPED = "stopped"  # the error of a run that somebody has stopped
 
 
-def run(
-    notebooks: str | Path | Iterable[str | Path],
-    parameters: Mapping[str, Any] | None = None,
-    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] | None = None,
-    out_dir: str | Path = "runs",
-) -> Sweep:
-    """Execute ``notebooks`` with papermill and gather the folder into ``results.csv`` and ``report.html``.
+@dataclass(frozen=True)
+class RunLimits:
+    """How long a run may take, in seconds (None: as long as it does), and how often it is tried again when it fails."""
 
-    Each notebook runs in its own folder and in a kernel of this very interpreter. A notebook that fails is kept as far
-    as it came and the others still run; see ``Sweep.failed``. A folder holds all that was ever run into it: the same
-    notebook with the same parameters takes the place of its earlier run.
+    timeout: float | None = None
+    retries: int = 0
 
+<<<<<<< HEAD
     ``parameters`` are values for the cells tagged ``parameters``, a notebook gets those it declares; ``grid`` is
     ``{name: [values]}`` for every combination, or a list of ``{name: value}`` for just these. Executed notebooks, table
     and page go to ``out_dir``, made if missing. Stopped, it returns what has run. Raises ``LoadError`` if a notebook is
     missing or is none, ``BadOption`` if no notebook declares one of the parameters, or a value is none that a notebook
     can be given.
+=======
+
+def execute(job: Job, work: ProcessWork, limits: RunLimits, cwd: Path | None = None) -> Run:
+    """Run one notebook as a part of ``work``; what goes wrong is the ``error`` of its Run, what there is of it is kept.
+
+    One that fails is tried again within ``limits``, from its first cell. The kernel starts in ``cwd``, or else in the
+    notebook's own folder.
+>>>>>>> main
     """
-    from tqdm.contrib.logging import logging_redirect_tqdm  # noqa: PLC0415  (`record` must not pay for it)
-
-    jobs = plan(notebooks, dict(parameters or {}), settings(grid), Path(out_dir).expanduser().resolve())
-    folder, runs, stopped = jobs[0].output.parent, [], ""
-    with process_work("run", sum(job.cells for job in jobs)) as work:
-        try:
-            with logging_redirect_tqdm([logging.getLogger("nbkv")]):
-                for at, job in enumerate(jobs, start=1):
-                    log.info("[%d/%d] %s", at, len(jobs), job.output.stem)
-                    runs.append(execute(job, work))
-                    work.stopper.check()
-        except Stopped:
-            stopped = f"stopped after {len(runs) - 1} of {plural(len(jobs), 'run')}"
-        except KeyboardInterrupt:
-            with suppress(LoadError):  # a table of what has run; not even one may have
-                report(folder)
-            raise
-    written = {run.path: run for run in report(folder).runs} if any(run.path.exists() for run in runs) else {}
-    return Sweep(folder, tuple(written.get(run.path, run) for run in runs), stopped)
+    for attempt in range(1, 2 + limits.retries):
+        run = _attempt(job, work, limits.timeout, cwd or job.notebook.parent, attempt)
+        if run.status == OK or run.error == STOPPED:
+            break
+        if attempt <= limits.retries:
+            log.warning("%s failed (%s) and is tried again", job.output.stem, run.error)
+    if run.error:
+        kept = f" (kept in {job.output})" if job.output.is_file() else ""
+        log.warning("%s failed: %s%s", job.notebook.name, run.error, kept)
+    return run
 
 
+<<<<<<< HEAD
 def execute(job: Job, work: ProcessWork) -> Run:
     """Run one notebook as a part of ``work``; what goes wrong is its Run's ``error``, what there is of it is kept."""
+=======
+def _attempt(job: Job, work: ProcessWork, timeout: float | None, cwd: Path, attempt: int) -> Run:
+>>>>>>> main
     import nbformat  # noqa: PLC0415  (`record` must not pay for it)
 
     started, clock, error = datetime.now(UTC).isoformat(), time.perf_counter(), ""
-    notebook = nbformat.v4.new_notebook()
+    notebook, source = nbformat.v4.new_notebook(), ""
     try:
         notebook = nbformat.read(job.notebook, as_version=4)
+        source = content(notebook, job.parameters)
         inject(job.parameters, notebook)
-        error = _executed(job, notebook, work)
+        error = _executed(job, notebook, work, timeout, cwd)
     except Stopped:
         error = STOPPED
     except Exception as failure:  # noqa: BLE001  (one bad job may not end the others)
@@ -91,6 +96,9 @@ def execute(job: Job, work: ProcessWork) -> Run:
             "notebook": job.notebook.name,
             "parameters": [[name, packed(value)] for name, value in job.parameters.items()],  # files sort a dict's keys
             "started": started,
+            "sequence": job.sequence or started,
+            "content": source,
+            "attempts": attempt,
             "duration_s": duration_s,
             "error": error,
             "machine": machine(),
@@ -98,9 +106,6 @@ def execute(job: Job, work: ProcessWork) -> Run:
         nbformat.write(notebook, job.output)
     except Exception as failure:  # noqa: BLE001  (as above: the disk may be full)
         error = error or _told(failure)
-    if error:
-        kept = f" (kept in {job.output})" if job.output.is_file() else ""
-        log.warning("%s failed: %s%s", job.notebook.name, error, kept)
     return Run(
         path=job.output,
         notebook=job.notebook.name,
@@ -111,9 +116,10 @@ def execute(job: Job, work: ProcessWork) -> Run:
     )
 
 
-def _executed(job: Job, notebook: NotebookNode, work: ProcessWork) -> str:
+def _executed(job: Job, notebook: NotebookNode, work: ProcessWork, timeout: float | None, cwd: Path) -> str:
     """Execute ``notebook`` into the job's output; return its last error line, or "" when it went well."""
     import papermill  # noqa: PLC0415  (slow to import)
+    from nbclient.exceptions import CellTimeoutError  # noqa: PLC0415
     from papermill.exceptions import PapermillExecutionError  # noqa: PLC0415
 
     from nbkv.sweep.cells import NAME  # noqa: PLC0415
@@ -129,14 +135,25 @@ def _executed(job: Job, notebook: NotebookNode, work: ProcessWork) -> str:
             cells=job.cells,
             kernel_name="python3",
             language="python",
-            cwd=job.notebook.parent,
+            cwd=cwd,
+            timeout_func=_clock(timeout),
             progress_bar=False,
             store_widget_state=False,
         )
+    except CellTimeoutError:
+        return f"it took longer than {timeout:g} s"
     except PapermillExecutionError as failure:
         work.stopper.check()  # then it is what the kernel was interrupted for
         return _last_line(failure.evalue if failure.ename == "CellExecutionError" else _spoken(failure))
     return ""
+
+
+def _clock(timeout: float | None) -> Callable[[object], int] | None:
+    """Return what tells nbclient how many seconds a cell has left when a run may take ``timeout``; at least one."""
+    if timeout is None:
+        return None
+    end = time.monotonic() + timeout
+    return lambda _: max(1, math.ceil(end - time.monotonic()))
 
 
 def _quiet_failure(notebook: NotebookNode) -> str:

@@ -3,10 +3,13 @@
 ``ledger``, ``report`` and ``chat`` write text in the closed vocabulary of the bundled readers; so do ``needle`` and
 ``trace``, which are for real models; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text from files;
 ``evaluate`` asks the questions in a session and scores the answers. ``prompt_file`` reads prompts of any kind, with or
-without answers.
+without answers. ``tool_choice``, ``judge`` and ``last_words`` give choices: one of a few options is the answer.
 """
 
 from nbkv.tasks.chat import chat
+from nbkv.tasks.choices.choice import Choice, last_words
+from nbkv.tasks.choices.judge import judge
+from nbkv.tasks.choices.tool_choice import tool_choice
 from nbkv.tasks.evaluate import evaluate
 from nbkv.tasks.files.hotpotqa import hotpotqa
 from nbkv.tasks.files.jsonl import from_jsonl
@@ -19,6 +22,7 @@ from nbkv.tasks.report import report
 from nbkv.tasks.trace import trace
 
 __all__ = [
+    "Choice",
     "Dialogue",
     "Evidence",
     "Item",
@@ -27,10 +31,13 @@ __all__ = [
     "evaluate",
     "from_jsonl",
     "hotpotqa",
+    "judge",
+    "last_words",
     "ledger",
     "musique",
     "needle",
     "prompt_file",
     "report",
+    "tool_choice",
     "trace",
 ]

@@ -48,7 +48,7 @@ def test_a_grid_becomes_one_row_a_setting(write, tmp_path):
 def test_running_again_replaces_and_a_new_setting_joins(write, tmp_path):
     notebook = write("draw", "n = 1", "import nbkv, time\nnbkv.record(drawn=time.time())")
     first = run(notebook, {"n": 1}, out_dir=tmp_path)
-    again = run(notebook, {"n": 1}, out_dir=tmp_path)
+    again = run(notebook, {"n": 1}, out_dir=tmp_path, rerun=True)
     other = run(notebook, {"n": 2}, out_dir=tmp_path)
 
     assert first.runs[0].path == again.runs[0].path
