@@ -10,13 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
-from nbkv.errors import LoadError
-from nbkv.roster import ProcessWork, process_work
-from nbkv.show.units import plural
-=======
-from nbkv.process_work import ProcessWork
->>>>>>> main
+from nbkv.roster import ProcessWork
 from nbkv.stopping import Stopped
 from nbkv.sweep.content import content
 from nbkv.sweep.machine import machine
@@ -41,20 +35,12 @@ class RunLimits:
     timeout: float | None = None
     retries: int = 0
 
-<<<<<<< HEAD
-    ``parameters`` are values for the cells tagged ``parameters``, a notebook gets those it declares; ``grid`` is
-    ``{name: [values]}`` for every combination, or a list of ``{name: value}`` for just these. Executed notebooks, table
-    and page go to ``out_dir``, made if missing. Stopped, it returns what has run. Raises ``LoadError`` if a notebook is
-    missing or is none, ``BadOption`` if no notebook declares one of the parameters, or a value is none that a notebook
-    can be given.
-=======
 
 def execute(job: Job, work: ProcessWork, limits: RunLimits, cwd: Path | None = None) -> Run:
     """Run one notebook as a part of ``work``; what goes wrong is the ``error`` of its Run, what there is of it is kept.
 
     One that fails is tried again within ``limits``, from its first cell. The kernel starts in ``cwd``, or else in the
     notebook's own folder.
->>>>>>> main
     """
     for attempt in range(1, 2 + limits.retries):
         run = _attempt(job, work, limits.timeout, cwd or job.notebook.parent, attempt)
@@ -68,12 +54,7 @@ def execute(job: Job, work: ProcessWork, limits: RunLimits, cwd: Path | None = N
     return run
 
 
-<<<<<<< HEAD
-def execute(job: Job, work: ProcessWork) -> Run:
-    """Run one notebook as a part of ``work``; what goes wrong is its Run's ``error``, what there is of it is kept."""
-=======
 def _attempt(job: Job, work: ProcessWork, timeout: float | None, cwd: Path, attempt: int) -> Run:
->>>>>>> main
     import nbformat  # noqa: PLC0415  (`record` must not pay for it)
 
     started, clock, error = datetime.now(UTC).isoformat(), time.perf_counter(), ""

@@ -433,12 +433,8 @@ PLANTED = {
     "tables": {
         **dict.fromkeys(["chunks", "eviction", "eviction-reasoning", "masks"], "test_a_study_reacts"),
         "flashblock": "test_the_study_of_block_diffusion_reacts",
-<<<<<<< HEAD
-        "replay": "test_the_replay_of_a_log_reacts",
-=======
         "decisions": "unit/test_decisions.py::test_a_fault_in_placing_chunks_is_seen_in_the_decisions",
-        "replay": "unit/test_simulation.py::test_policies_evict_different_things",
->>>>>>> main
+        "replay": "test_the_replay_of_a_log_reacts",
         "bench": "unit/test_bench.py::test_other_outputs_are_refused_not_reported",
         "certify": "unit/test_splits.py::test_a_table_beyond_the_bound_is_seldom_certified_and_told",
     },
