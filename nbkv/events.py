@@ -86,12 +86,19 @@ class Evicted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TierRead(Event):
-    """KV of ``tokens`` tokens (``nbytes``) was brought to memory from ``tier`` in ``seconds``."""
+    """KV of ``tokens`` tokens (``nbytes``) was brought to memory from ``tier`` in ``seconds``.
+
+    For ``waited`` seconds of these the request could do nothing else; of the ``layers``, ``ahead`` were there before
+    they were needed.
+    """
 
     tokens: int
     nbytes: int
     tier: str
     seconds: float
+    waited: float = 0.0
+    layers: int = 0
+    ahead: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,9 @@ class KV:
         """Return the tokens of ``span`` as a view."""
         return KV(tuple(k[:, span] for k in self.keys), tuple(v[:, span] for v in self.values))
 
+    def need(self, layer: int) -> None:
+        """Wait until ``layer`` may be read; here all of them may, others arrive while earlier ones are in use."""
+
     def compact(self) -> KV:
         """Return a copy that shares memory with nothing else."""
         return KV(

@@ -16,6 +16,7 @@ __all__ = ["BenchRow", "names", "run", "table"]
 _HOME = {
     "ttft.prefix": "nbkv.bench.ttft_prefix",
     "ttft.chunks": "nbkv.bench.ttft_chunks",
+    "ttft.tiers": "nbkv.bench.ttft_tiers",
     "decode.tpot": "nbkv.bench.decode_tpot",
     "batch.prefix": "nbkv.bench.batch_prefix",
     "diffusion.flashblock": "nbkv.bench.diffusion_flashblock",

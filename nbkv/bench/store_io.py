@@ -2,7 +2,8 @@
 
 On disk the baseline writes each layer to one file, makes it durable and reads it into memory of its own; on Redis it
 sets and gets a value a layer. Ours besides makes the entry, takes and checks every layer's digest, and keeps the index.
-Files are read while the operating system still has them in memory, which is the harder case for ours.
+Files are read while the operating system still has them in memory, which is the harder case for ours. Before a put what
+is there is deleted, on both sides: a server that has just freed a value of that size sets it faster.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
 from nbkv.kv import KV, Space
 from nbkv.stores.tiers.base import Tier
 from nbkv.stores.tiers.disk import DiskTier
-from nbkv.stores.tiers.entry import EntryFacts, Sealer, make_entry
+from nbkv.stores.tiers.entry import make_entry
 from nbkv.stores.tiers.forms import AsItIs
+from nbkv.stores.tiers.head import EntryFacts, Sealer
 from nbkv.stores.tiers.key import PathKeys
 
 NAME, TOKENS, LAYERS, HEADS, DIM = "store.io", 4681, 28, 8, 128  # 1 GiB in float32, of the shape s06
@@ -86,6 +88,10 @@ class RawFile:
         """Write to ``path``."""
         self._path = path
 
+    def forget(self) -> None:
+        """Delete the file."""
+        self._path.unlink(missing_ok=True)
+
     def write(self, layers: list[memoryview]) -> None:
         """Write and make durable."""
         with self._path.open("wb") as file:
@@ -114,6 +120,11 @@ class RawRedis:
         """Use ``client``."""
         self._client = client
 
+    def forget(self) -> None:
+        """Delete the values."""
+        if names := self._client.keys("raw:*"):
+            self._client.delete(*names)
+
     def write(self, layers: list[memoryview]) -> None:
         """Set one value a layer."""
         for number, layer in enumerate(layers):
@@ -135,7 +146,7 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
         tier = DiskTier(root=Path(folder))
         rows = _rows("disk", IoWork(tier, RawFile(Path(folder) / "raw"), kv), regime)
         tier.close()
-        with _server(folder) as url:
+        with redis_server(folder) as url:
             if url is None:
                 return [*rows, _row(regime, "redis", "SET and GET", missing="redis-server is not installed")]
             from nbkv.stores.tiers.redis import RedisTier  # noqa: PLC0415  (an extra)
@@ -152,7 +163,10 @@ def _rows(what: str, io: IoWork, regime: dict[str, object]) -> list[BenchRow]:
     layers = io.layers()
     io.raw.write(layers)
     rounds = int(str(regime["rounds"]))
-    puts = [TimedCandidate("raw", lambda _: io.raw.write(layers)), TimedCandidate("ours", io.put, io.forget)]
+    puts = [
+        TimedCandidate("raw", lambda _: io.raw.write(layers), io.raw.forget),
+        TimedCandidate("ours", io.put, io.forget),
+    ]
     gets = [TimedCandidate("raw", lambda _: io.raw.read(layers)), TimedCandidate("ours", io.get)]
     rows = []
     for verb, candidates in (("put", puts), ("get", gets)):
@@ -172,7 +186,7 @@ def _row(regime: dict[str, object], strategy: str, against: str, **figures: Any)
 
 
 @contextlib.contextmanager
-def _server(folder: str) -> Iterator[str | None]:
+def redis_server(folder: str) -> Iterator[str | None]:
     """Give the URL of a Redis server that lasts as long as the block; None where there is no program for one."""
     program = shutil.which("redis-server")
     if program is None:

@@ -66,6 +66,13 @@ class Ids:
         """Put the ids in ``kv`` at ``start``."""
         self.tokens = (*self.tokens[:start], *kv.keys[0].flatten().tolist())
 
+    def expect(self, start: int, like: KV, need: Callable[[int], None]) -> None:  # noqa: ARG002  (a buffer's)
+        """Make room for as many ids as ``like`` has, which are written from ``start`` on later."""
+        self.tokens = (*self.tokens[:start], *[-1] * like.length)
+
+    def arrived(self) -> None:
+        """Do nothing: nobody computes with ids."""
+
     def fit(self) -> None:
         """Give back nothing: no more is held than is needed."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import Any
 
 import pandas as pd
 
 from nbkv.show import table_html, table_text
 from nbkv.show.page import view
-from nbkv.show.units import count, size
+from nbkv.show.units import count, share, size
 
 BYTES = {"bytes", "state_bytes", "limit"}  # columns
+STATES = {"checkpoints", "state_bytes"}  # columns that say something of models with recurrent layers only
 
 
 class StoreTable(pd.DataFrame):
@@ -29,14 +31,21 @@ class StoreTable(pd.DataFrame):
         return pd.DataFrame
 
     def _shown(self) -> tuple[list[str], list[list[str]]]:
-        columns = [str(name) for name in self.columns]
+        told = self[[name for name in self.columns if name not in STATES or self[name].any()]]
+        columns = [str(name) for name in told.columns]
         return columns, [
             [_cell(name, value) for name, value in zip(columns, row, strict=True)]
-            for row in self.itertuples(index=False, name=None)
+            for row in told.itertuples(index=False, name=None)
         ]
 
 
 def _cell(column: str, value: Any) -> str:  # noqa: ANN401  (any cell)
+    if isinstance(value, float) and isnan(value):
+        return ""
+    if column == "limit" and not value:
+        return "none"
     if column in BYTES:
         return size(value)
+    if column == "error":
+        return share(value) if value else ""
     return count(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbkv.kv import KV, Space
+from nbkv.stores.snapshots.base import FoundSnapshot, Snapshots
 from nbkv.stores.state_checkpoints import StateCheckpoint
 
 if TYPE_CHECKING:
@@ -42,6 +43,15 @@ class Buffer(Protocol):
     def write(self, start: int, kv: KV) -> None:
         """Copy ``kv`` to the positions ``[start, start + kv.length)``."""
 
+    def expect(self, start: int, like: KV, need: Callable[[int], None]) -> None:
+        """Count tokens of the kind of ``like`` in from ``start`` on, which are written there later, a layer at a time.
+
+        ``need(layer)``, which waits until they are, is called before a layer is used, until ``arrived``.
+        """
+
+    def arrived(self) -> None:
+        """Wait for nothing any more."""
+
     def fit(self) -> None:
         """Free the memory allocated behind the last token."""
 
@@ -74,6 +84,16 @@ class Keeping:
     priority: int = 0
 
 
+class Arrival(Protocol):
+    """Tokens that a lease counts as matched already and that are still on their way into its buffer."""
+
+    def settle(self) -> bool:
+        """Wait for all of them; return whether they came. If not, the lease was cut back to what did, and says so."""
+
+    def cancel(self) -> None:
+        """Have nothing more written, and cut the lease back to what was there before."""
+
+
 @dataclass(eq=False)
 class Lease:
     """A buffer that one request may write, until it is given back or discarded.
@@ -83,7 +103,10 @@ class Lease:
     is the position of the last ``checkpoint`` among those, and ``made`` are the checkpoints that the request's own
     prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease. ``too_large`` are the
     bytes that all of it takes, of a lease that was given back and did not fit. ``notes`` are what the store has to say
-    about it, ``seconds`` what computing the rest took (0: not measured).
+    about it, ``seconds`` what computing the rest took (0: not measured). While there is an ``arrival``, a layer of the
+    buffer is whole once a pass needs it; it must be settled before anything else is done. ``waited`` are the seconds
+    that this took.
+    A ``checkpoint`` that was ``unproved`` comes from a tier: who goes on from it runs its golden token first.
     """
 
     space: Space
@@ -97,6 +120,9 @@ class Lease:
     too_large: int = 0
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    unproved: FoundSnapshot | None = None
+    arrival: Arrival | None = None
+    waited: float = 0.0
 
 
 class Scratch(dict[str, Any]):
@@ -143,6 +169,10 @@ class Store(Protocol):
     def scratch_spaces(self) -> ScratchSpaces:
         """Return those of the sessions that use this store."""
 
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """Return where snapshots outlive the process; None where memory is all there is."""
+
     def take(
         self,
         space: Space,
@@ -152,12 +182,14 @@ class Store(Protocol):
         *,
         states_from: int | None = None,
         branch_at: Callable[[int], Buffer] | None = None,
+        layerwise: bool = False,
     ) -> Lease:
         """Lease a buffer that holds the longest known prefix of ``ids``, at most ``limit`` tokens of it.
 
         ``new`` makes an empty buffer. ``branch_at(base)``, of a caller that can attend to K/V stored elsewhere, makes
         one for the tokens from ``base`` on. With ``states_from`` the prefix ends at its last state checkpoint behind at
-        least so many tokens, and the lease names it. Every lease must be ended, by ``give`` or by ``discard``.
+        least so many tokens, and the lease names it. With ``layerwise`` some of it may still be on its way
+        (``Lease.arrival``). Every lease must be ended, by ``give`` or by ``discard``.
         """
 
     def give(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[StateCheckpoint] = ()) -> None:
@@ -176,11 +208,13 @@ class Store(Protocol):
     def discard(self, lease: Lease) -> None:
         """End ``lease``; what the request wrote is dropped, what was known before stays."""
 
-    def reading(self, space: Space, ids: Sequence[int], start: int = 0) -> AbstractContextManager[list[tuple[int, KV]]]:
+    def reading(
+        self, space: Space, ids: Sequence[int], start: int = 0, *, layerwise: bool = False
+    ) -> AbstractContextManager[list[tuple[int, KV]]]:
         """Give the known K/V of ``ids[start:]``, as pairs of a position and the K/V from there on, in order.
 
         They are contiguous from ``start`` on and end where ``ids`` are not known any more. They are views, valid within
-        the ``with`` block. Counts as a hit if there are any.
+        the ``with`` block. Counts as a hit if there are any. With ``layerwise`` a layer may be read after ``KV.need``.
         """
 
     def holds(self, space: Space, ids: Sequence[int]) -> int:
@@ -191,6 +225,9 @@ class Store(Protocol):
 
     def keep(self, space: Space, ids: Sequence[int], how: Keeping) -> int:
         """Have the K/V of ``ids`` be kept as ``how`` says; return how many first tokens that reached."""
+
+    def rank(self, space: Space, ids: Sequence[int], rank: float) -> None:
+        """Note behind the request's back that a strategy used ``ids`` and thinks their K/V worth ``rank`` a use."""
 
     def flush(self) -> None:
         """Wait until what was given is where other processes find it; nothing to do in a store of memory alone."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
 from nbkv.stores.spec import check_spec, open_tier
 from nbkv.stores.tiers.base import Tier
-from nbkv.stores.tiers.entry import Damaged
+from nbkv.stores.tiers.head import Damaged
 from nbkv.stores.tiers.key import EntryKey
 
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
 COLUMNS = ["tier", "key", "tokens", "bytes", "uses", "pinned", "priority", "ttl_s", "model", "tenant", "form"]
 
 
@@ -29,7 +30,7 @@ def listing(tiers: Iterable[Tier]) -> pd.DataFrame:
 
     rows = []
     for tier in tiers:
-        for row in sorted(tier.rows(), key=lambda row: -row.used):
+        for row in _shown(sorted(tier.rows(), key=lambda row: -row.used), tier):
             try:
                 entry = tier.get(row.key)
             except Damaged:
@@ -41,11 +42,16 @@ def listing(tiers: Iterable[Tier]) -> pd.DataFrame:
     return Frame(rows, columns=COLUMNS)
 
 
+def _shown(entries: Sequence[T], tier: Tier) -> Iterable[T]:
+    """Yield ``entries``, in a terminal with a bar of how far it is."""
+    return tqdm(entries, desc=tier.name, unit="entry", leave=False, disable=None)
+
+
 def damaged(tiers: Iterable[Tier]) -> list[tuple[str, EntryKey, str]]:
     """Read every byte; return tier, key and what is wrong for each entry that is damaged."""
     found = []
     for tier in tiers:
-        for key in tqdm(tuple(tier.keys()), desc=tier.name, unit="entry", leave=False, disable=None):
+        for key in _shown(tuple(tier.keys()), tier):
             try:
                 entry = tier.get(key)
                 for layer in range(entry.n_layers if entry else 0):

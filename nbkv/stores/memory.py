@@ -23,6 +23,7 @@ from nbkv.stores.buffers import BufferLedger, CompactCopy, NodeStorage, PathBuff
 from nbkv.stores.eviction import LRULeaves, lowest_scored
 from nbkv.stores.prefix_sharing import Holding
 from nbkv.stores.radix import Node, RadixTree
+from nbkv.stores.snapshots.base import Snapshots
 from nbkv.stores.state_checkpoints import StateCheckpoint, StateCheckpoints
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class MemoryStore:
     scratch_spaces: ScratchSpaces = field(default_factory=ScratchSpaces)
     alpha: float = 1.0
     on_evict: EvictionListener | None = None
+    snapshots: Snapshots | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Start empty."""
@@ -72,6 +74,7 @@ class MemoryStore:
         *,
         states_from: int | None = None,
         branch_at: Callable[[int], Buffer] | None = None,
+        layerwise: bool = False,  # noqa: ARG002  (all of it is here)
     ) -> Lease:
         """Lease a buffer that holds the longest known prefix of ``ids``, at most ``limit`` tokens of it."""
         with self._lock:
@@ -145,7 +148,14 @@ class MemoryStore:
             self._end(lease)
 
     @contextmanager
-    def reading(self, space: Space, ids: Sequence[int], start: int = 0) -> Iterator[list[tuple[int, KV]]]:
+    def reading(
+        self,
+        space: Space,
+        ids: Sequence[int],
+        start: int = 0,
+        *,
+        layerwise: bool = False,  # noqa: ARG002  (all of it is here)
+    ) -> Iterator[list[tuple[int, KV]]]:
         """Give the known K/V of ``ids[start:]`` as views, in pairs of a position and the K/V from there on."""
         with self._lock:
             found = self._views(space, ids, start)
@@ -196,6 +206,9 @@ class MemoryStore:
                     self._leaves.add(node)
                 self._evict()
             return _length(path)
+
+    def rank(self, space: Space, ids: Sequence[int], rank: float) -> None:
+        """Do nothing: memory evicts by recency, and by what states save."""
 
     def flush(self) -> None:
         """Do nothing: no other process reads this one's memory."""

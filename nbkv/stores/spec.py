@@ -17,10 +17,11 @@ from nbkv.scalars import kind_of
 from nbkv.stores.base import Store
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.tiered import TieredStore
-from nbkv.stores.tiers import forms, policies
+from nbkv.stores.tiers import forms
 from nbkv.stores.tiers.base import Tier
-from nbkv.stores.tiers.entry import EntryFacts, Sealer
-from nbkv.stores.tiers.policies import policy_of
+from nbkv.stores.tiers.head import EntryFacts, Sealer
+from nbkv.stores.tiers.indexed import policies
+from nbkv.stores.tiers.indexed.policies import policy_of
 
 KEY_VARIABLE = "NBKV_STORE_KEY"  # the environment variable with the key that entries are sealed with
 _ACCEPTED = "memory, disk:PATH, redis://HOST:PORT/DB, any URL of fsspec; tiers joined with +, fastest first"
@@ -59,7 +60,7 @@ def open_store(spec: str | Sequence[str] | Store, bus: Bus, *devices: str) -> St
     for all models. On a GPU what it evicts goes to pinned memory of the host, at most ``host=SIZE`` of it.
 
     Tiers below are ``disk:PATH``, ``redis://…`` and any other URL, which fsspec opens. Their options: ``limit=SIZE``
-    (none: as much as there is room for), ``policy=lru|lfu|cost|rank``, ``ttl=7d``, ``form=int8|fp8``,
+    (none: as much as there is room for), ``policy=lru|lfu|cost|rank``, ``ttl=7d``, ``form=int8|fp8|kvzip``,
     ``writes=through|back``, and for Redis ``timeout`` in seconds. Without ``memory`` nothing is kept between requests
     but there. Where the environment has ``NBKV_STORE_KEY``, only entries sealed with that key are taken.
 

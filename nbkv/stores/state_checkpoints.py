@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+
 from nbkv.stores.radix import Node
 
 
@@ -25,13 +27,33 @@ class StateSnapshot(Protocol):
     def nbytes(self) -> int:
         """Return their bytes."""
 
+    @property
+    def layers(self) -> tuple[dict[tuple[str, int], torch.Tensor], ...]:
+        """Return the tensors of each layer by kind and number."""
+
+    @property
+    def shell(self) -> object:
+        """Return the object that they lie in, if a family has its own; None: they are all there is."""
+
+
+@dataclass(frozen=True, eq=False)
+class GoldenToken:
+    """A ``token`` that was run behind a checkpoint as its sequence went on, and the logits ``[V]`` after it."""
+
+    token: int
+    logits: torch.Tensor
+
 
 @dataclass(frozen=True, eq=False)
 class StateCheckpoint:
-    """States, and the FLOPs of the prefill from the sequence's first token that made them."""
+    """States, and the FLOPs of the prefill from the sequence's first token that made them.
+
+    With a ``golden`` token they can be proved elsewhere; only such are kept outside of this process.
+    """
 
     states: StateSnapshot
     flops: float
+    golden: GoldenToken | None = None
 
 
 class StateCheckpoints:

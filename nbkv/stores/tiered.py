@@ -16,34 +16,29 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nbkv.events import Bus, Stored, TierRead
+from nbkv.events import Bus, Stored
 from nbkv.kv import KV, Space
 from nbkv.show.units import plural
 from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces
 from nbkv.stores.memory import MemoryStore
+from nbkv.stores.reading.arriving import ArrivingKV, LeaseArrival, room_for
+from nbkv.stores.reading.layer_reader import ArrivingSpan, LayerReader, LayerReads
 from nbkv.stores.search import FoundSpan, PathSearch
+from nbkv.stores.snapshots.resting_states import STATES, pack, unpack
+from nbkv.stores.snapshots.shelf import SnapshotShelf
 from nbkv.stores.state_checkpoints import StateCheckpoint
 from nbkv.stores.tiers.base import Tier
-from nbkv.stores.tiers.entry import Entry, EntryFacts, Sealer, make_entry
+from nbkv.stores.tiers.entry import Entry, make_entry
 from nbkv.stores.tiers.forms import AsItIs, StorageForm, error
 from nbkv.stores.tiers.guard import GuardedTier, out_of_memory
-from nbkv.stores.tiers.key import EntryKey, PathKeys
+from nbkv.stores.tiers.head import EntryFacts, Sealer
+from nbkv.stores.tiers.key import PathKeys
 from nbkv.stores.writer import BackgroundWriter, SharedWork
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHAREABLE = ("exact", "canonical")  # what a strategy made under approximations is its own session's
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedSpan:
-    """K/V of the tokens ``[start, stop)``, loaded from the tier ``tier``."""
-
-    start: int
-    stop: int
-    kv: KV
-    tier: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +74,13 @@ class TieredStore:
         self._below = [GuardedTier(tier, self.bus) for tier in self.below]
         self._through = [tier for tier in self._below if tier.tier.writes == "through"]
         self._writer = BackgroundWriter()
-        self._loads: SharedWork[EntryKey, KV | None] = SharedWork()
+        self._reads: LayerReads = SharedWork()
         self._pending: Counter[tuple[Space, tuple[int, ...]]] = Counter()
         self._error = 0.0  # the largest that the form has made of what was written or read
         self._stateful: set[str] = set()  # models whose KV is of no use without states that only memory holds
+        kinds = frozenset({self.form.name or STATES})
+        given = self._writer, self.bus, self.sealer, self.facts, self.clock
+        self.snapshots = SnapshotShelf(kinds, self._below, *given)
         self.front.on_evict = self._evicted
         weakref.finalize(self, self._writer.flush)
 
@@ -110,22 +108,28 @@ class TieredStore:
         *,
         states_from: int | None = None,
         branch_at: Callable[[int], Buffer] | None = None,
+        layerwise: bool = False,
     ) -> Lease:
-        """Lease a buffer with the longest prefix that memory and tiers know; of recurrent models, that memory knows."""
+        """Lease a buffer with the longest prefix that memory and tiers know; of recurrent models, one with states."""
         lease = self.front.take(space, ids, limit, new, states_from=states_from, branch_at=branch_at)
-        if states_from is not None:
-            self._stateful.add(space.model)
-            lease.notes.append("only memory keeps KV of a model with recurrent layers: tiers hold no states")
-            return lease
         try:
-            self._load_into(lease, ids, limit)
+            if states_from is None:
+                self._load_into(lease, ids, limit)
+            else:
+                self._load_states(lease, ids, max(lease.matched, states_from - 1), limit)
+            if lease.arrival is not None and not layerwise:
+                lease.arrival.settle()
         except BaseException:
-            self.front.discard(lease)
+            self.discard(lease)
             raise
         return lease
 
     def give(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[StateCheckpoint] = ()) -> None:
         """End ``lease``, keep what its buffer holds, and have it written to the tiers."""
+        if lease.arrival is not None and not lease.arrival.settle():
+            self.front.discard(lease)  # it is shorter than what the caller would give
+            return
+        self._keep_states(lease, ids, checkpoints)
         through = bool(self._through) and self._shared(lease.space)
         path = lease.space, tuple(ids[: len(lease.space.path(ids))])
         if through:
@@ -146,18 +150,27 @@ class TieredStore:
 
     def discard(self, lease: Lease) -> None:
         """End ``lease``; what the request wrote is dropped, what was known before stays."""
+        if lease.arrival is not None:
+            lease.arrival.cancel()
         self.front.discard(lease)
 
     @contextmanager
-    def reading(self, space: Space, ids: Sequence[int], start: int = 0) -> Iterator[list[tuple[int, KV]]]:
+    def reading(
+        self, space: Space, ids: Sequence[int], start: int = 0, *, layerwise: bool = False
+    ) -> Iterator[list[tuple[int, KV]]]:
         """Give the known K/V of ``ids[start:]``: views of memory, then what the tiers have; memory keeps that too."""
-        known = self.front.holds(space, ids)
-        loaded = list(self._load(space, ids, max(known, start), len(ids)))
-        with self.front.reading(space, ids, start) as views:
-            reach = max(self.front.holds(space, ids), start)
-            yield [*views, *((max(span.start, reach), span.kv[max(0, reach - span.start) :]) for span in loaded)]
-        for span in loaded:
-            self.front.adopt(space, ids[: span.stop], span.start, span.kv)
+        reader = self._read(self._found(space, ids, max(self.front.holds(space, ids), start), len(ids)))
+        spans = reader.spans if layerwise else reader.spans[: reader.finish()]
+        try:
+            with self.front.reading(space, ids, start) as views:
+                reach = max(self.front.holds(space, ids), start)
+                kvs = ((span.found.start, ArrivingKV(span.into.keys, span.into.values, reader)) for span in spans)
+                yield [*views, *((max(at, reach), kv[max(0, reach - at) :]) for at, kv in kvs)]
+        finally:
+            whole = reader.spans[: reader.close()]
+            self._used([span.found for span in whole])
+        for span in whole:
+            self.front.adopt(space, ids[: span.found.stop], span.found.start, span.into)
 
     def holds(self, space: Space, ids: Sequence[int]) -> int:
         """Return how many of the first tokens of ``ids`` memory and tiers know; damage is found when they are read."""
@@ -175,6 +188,11 @@ class TieredStore:
                 if tier.keep(span.entry.header.key, facts):
                     most = max(most, span.stop)
         return most
+
+    def rank(self, space: Space, ids: Sequence[int], rank: float) -> None:
+        """Have tiers know a use of every entry along ``ids``, and what a strategy thinks it worth."""
+        if self._shared(space):
+            self._writer.add(partial(self._rank, space, tuple(ids), rank))
 
     def flush(self) -> None:
         """Wait until all that was given is written, and write what memory holds to tiers that are written back."""
@@ -209,7 +227,7 @@ class TieredStore:
 
     def figures(self) -> list[dict[str, int | float | str]]:
         """Return the figures of memory, then those of each tier, there with its ``form`` and the ``error`` it makes."""
-        how: dict[str, int | float | str] = {"form": self.form.name, "error": self._error}
+        how: dict[str, int | float | str] = {"form": self.form.name, "error": max(self._error, self.snapshots.error)}
         return [*self.front.figures(), *(tier.figures() | how for tier in self._below)]
 
     def ls(self) -> pd.DataFrame:
@@ -219,7 +237,7 @@ class TieredStore:
     # reading from tiers
 
     def _shared(self, space: Space) -> bool:
-        return space.lineage in SHAREABLE and space.model not in self._stateful
+        return self.form.every_token and space.lineage in SHAREABLE and space.model not in self._stateful
 
     def _search(
         self, space: Space, ids: Sequence[int], start: int, stop: int, tiers: Sequence[GuardedTier]
@@ -229,28 +247,29 @@ class TieredStore:
         if start < stop and self._shared(space):
             yield from PathSearch(PathKeys(space, ids, self.form.name), ids, tiers, start, stop, block).spans()
 
-    def _load(self, space: Space, ids: Sequence[int], start: int, stop: int) -> Iterator[LoadedSpan]:
-        """Load the K/V of ``ids`` from ``start`` on to their devices, as far as tiers have them whole."""
-        used: list[FoundSpan] = []
-        for span in self._search(space, ids, start, stop, self._below):
-            began = time.perf_counter()
-            kv = self._loads.do(span.entry.header.key, partial(span.tier.load, span.entry, self.devices))
-            if kv is None:
+    def _found(self, space: Space, ids: Sequence[int], start: int, stop: int) -> list[FoundSpan]:
+        found = list(self._search(space, ids, start, stop, self._below))
+        self._error = max([self._error, *(span.entry.header.facts.error for span in found)])
+        return found
+
+    def _read(self, found: Sequence[FoundSpan]) -> LayerReader:
+        """Have ``found`` read into memory of its own, as far as there is room for it."""
+        spans = []
+        for span in found:
+            into: list[KV] = []
+            if not span.tier.arrival(lambda: into.append(room_for(span, self.devices))):  # noqa: B023  (called at once)
                 break
-            used.append(span)
-            self._error = max(self._error, span.entry.header.facts.error)
-            own = kv[span.start - span.entry.header.start : span.stop - span.entry.header.start]
-            if self.bus.heard:
-                seconds = time.perf_counter() - began
-                self.bus.emit(TierRead(tokens=own.length, nbytes=own.nbytes, tier=span.tier.name, seconds=seconds))
-            yield LoadedSpan(span.start, span.stop, own, span.tier.name)
-        self._used(used)
+            spans.append(ArrivingSpan(span, into[0]))
+        return self._begin(spans)
+
+    def _begin(self, spans: Sequence[ArrivingSpan]) -> LayerReader:
+        return LayerReader(spans, self._reads, self.bus)
 
     def _used(self, spans: Sequence[FoundSpan]) -> None:
         """Note the use of what was loaded, what comes first as the most recent, and have faster tiers keep it too."""
         for tier in self._below:
             if here := [span.entry.header.key for span in reversed(spans) if span.tier is tier]:
-                tier.use(here)
+                self._writer.add(partial(tier.use, here))
             elif not spans:
                 tier.missed()
         for span in spans:
@@ -260,24 +279,60 @@ class TieredStore:
     def _load_into(self, lease: Lease, ids: Sequence[int], limit: int) -> None:
         if lease.known >= limit:
             return
-        for span in self._load(lease.space, ids, lease.known, len(ids)):
-            lease.known = span.stop
-            if span.start < limit:
-                within = span.kv[: limit - span.start]
-                try:
-                    lease.buffer.write(span.start, within)
-                except (MemoryError, RuntimeError) as error:
-                    if not out_of_memory(error):
-                        raise
-                    lease.buffer.truncate(lease.matched)
-                    lease.known = lease.matched
-                    lease.notes.append(f"no memory for KV from {span.tier}: it was computed again")
-                    return
-                lease.matched = lease.branch = span.start + within.length
-                lossy = f" ({self.form.name}, off by up to {self._error:.2%})" if self.form.name else ""
-                lease.notes.append(f"read {plural(within.length, 'token')} of KV from {span.tier}{lossy}")
+        found = self._found(lease.space, ids, lease.known, len(ids))
+        if found:
+            LeaseArrival(lease, found, limit, self.devices, partial(self._told, lease)).begin(self._begin)
+        else:
+            self._used(())
+
+    def _told(self, lease: Lease, spans: Sequence[FoundSpan]) -> None:
+        lossy = f" ({self.form.name}, off by up to {self._error:.2%})" if self.form.name else ""
+        lease.notes += [
+            f"read {plural(span.stop - span.start, 'token')} of KV from {span.tier.name}{lossy}" for span in spans
+        ]
+        self._used(spans)
+
+    def _load_states(self, lease: Lease, ids: Sequence[int], least: int, limit: int) -> None:
+        """Have ``lease`` end at the last state checkpoint, behind ``least`` tokens, that tiers have with the K/V."""
+        if not self.snapshots.takes(STATES):
+            self._stateful.add(lease.space.model)
+            lease.notes.append(f"only memory keeps KV of a model with recurrent layers, not tiers of {self.form.name}")
+            return
+        found = self.snapshots.find(lease.space, STATES, ids, least, limit)
+        if found is None:
+            return
+        at = lease.matched
+        try:
+            with self.reading(lease.space, ids[: found.stop], lease.matched) as views:
+                for begin, kv in views:
+                    lease.buffer.write(begin, kv)
+                    at = begin + kv.length
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            lease.notes.append(f"no memory for KV from {found.tier}: it was computed again")
+            at = -1
+        if at < found.stop:
+            lease.buffer.truncate(lease.matched)
+            return
+        lease.matched, lease.unproved = found.stop, found
+        lease.known, lease.branch = max(lease.known, found.stop), max(lease.branch, found.stop)
+        lease.checkpoint = unpack(found)
+        lease.notes.append(
+            f"states after {plural(found.stop, 'token')} were read from {found.tier} and proved by a golden row"
+        )
 
     # writing to tiers
+
+    def _keep_states(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[StateCheckpoint]) -> None:
+        """Have the states behind tokens of ``ids`` written; of a model whose states cannot be, no K/V are either."""
+        made = [*lease.made, *checkpoints]
+        if any(checkpoint.states.shell is not None for checkpoint in made):
+            self._stateful.add(lease.space.model)
+        for checkpoint in made if self.snapshots.takes(STATES) and self._shared(lease.space) else ():
+            packed, at = pack(checkpoint), checkpoint.states.at
+            if packed is not None and at <= len(ids):
+                self.snapshots.put(lease.space, STATES, ids[:at], packed)
 
     def _write_path(self, space: Space, ids: tuple[int, ...], facts: EntryFacts, tiers: Sequence[GuardedTier]) -> None:
         """Have ``tiers`` hold ``ids``, as far as memory still does."""
@@ -301,6 +356,11 @@ class TieredStore:
         for span in self._search(space, ids, 0, len(ids), [tier]):
             at = span.stop
         return at
+
+    def _rank(self, space: Space, ids: tuple[int, ...], rank: float) -> None:
+        for tier in self._below:
+            for span in self._search(space, ids, 0, len(ids), [tier]):
+                tier.rank(span.entry.header.key, rank)
 
     def _evicted(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> None:
         """Have ``kv``, which memory evicts, written where that was not done yet; called inside memory's lock."""

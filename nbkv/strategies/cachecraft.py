@@ -33,6 +33,7 @@ from nbkv.models.attention.layer import Attended
 from nbkv.scalars import is_number
 from nbkv.selection import best, count
 
+_LEAST_CFO = 0.05  # what a rank is at most for: a use that corrects nothing is not worth any number of others
 _SEVERAL = 2  # chunks, of which a question can look at one rather than at another
 
 
@@ -61,7 +62,8 @@ class CacheCraft(Harvest):
     its prompt's exact prefix was not run there, and leaves no variant.
 
     What goes first when there is no more room: least uses times 1 - CCI (the paper ranks by reuse and low need to
-    recompute; its formula was not seen).
+    recompute; its formula was not seen). Tiers with ``policy=rank`` are told of each use of a chunk, and of its CFO:
+    what is used often and corrected little stays there longest.
     """
 
     name: ClassVar[str] = "cachecraft"
@@ -203,12 +205,15 @@ class CacheCraft(Harvest):
         self,
         partial: PartialPrefill,
         ids: Sequence[int],  # noqa: ARG002
-        request: Request,  # noqa: ARG002
+        request: Request,
         ctx: Context,
     ) -> Sequence[HarvestedKV]:
         """Return all variants with the new ones; of more than ``variants`` of a chunk the least worth is left out."""
-        every = list(self.kept(ctx))
+        every, chunks = list(self.kept(ctx)), {start: chunk for chunk, start, _ in request.prompt.chunks}
         for one in choices(partial):
+            if one.span.start in chunks:
+                chunk = chunks[one.span.start]
+                ctx.store.rank(ctx.space(), (*chunk.sink, *chunk.token_ids), 1 / max(one.cfo, _LEAST_CFO))
             if one.variant is not None:
                 every = [
                     replace(v, uses=v.uses + 1) if v is one.variant else v for v in every if isinstance(v, Variant)

@@ -10,7 +10,7 @@ from math import inf
 
 from nbkv.families.routing.cost_model import CostModel
 from nbkv.stores.radix import Node, RadixTree
-from nbkv.stores.tiers.policies import EntryUse, Policy
+from nbkv.stores.tiers.indexed.policies import EntryUse, Policy
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from nbkv.errors import BadOption
 from nbkv.families.routing.cost_model import CostModel
 from nbkv.models.adapter import ModelAdapter
 from nbkv.stores.spec import parse_size
-from nbkv.stores.tiers.policies import policy_of
+from nbkv.stores.tiers.indexed.policies import policy_of
 from nbkv.traces.log import LoggedRequest, RequestLog, read_log, tokenizing_of
 from nbkv.traces.simulated_tier import LowerTier, SimulatedTier
 

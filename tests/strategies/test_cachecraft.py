@@ -19,6 +19,44 @@ def note(result):
     return next(each for each in result.notes if each.startswith("CFO by chunk: "))
 
 
+# what tiers are told
+
+
+def test_a_chunk_that_needs_little_outlives_one_that_is_used_as_often_and_needs_much(session_of, words, tmp_path):
+    session = session_of(store=f"memory+disk:{tmp_path}?policy=rank", strategy="cachecraft")
+    names = ["steady", "moved", *(f"other {number}" for number in range(5))]
+    chunks = {name: session.chunk(words(64, seed=at), name=name) for at, name in enumerate(names)}
+    for number in range(5):
+        before = chunks[f"other {number}"]
+        session.generate([words(4, 50), chunks["steady"], before, chunks["moved"], words(3, 60)], max_new_tokens=1)
+    session.store.flush()
+    (tier,) = session.store.below
+    paths = {(*chunk.sink, *chunk.token_ids): name for name, chunk in chunks.items()}
+    stay = []
+    while True:
+        there = {tuple(tier.get(key).header.ids): key for key in tuple(tier.keys())}
+        stay.append({paths[path] for path in paths if any(path[-len(ids) :] == ids for ids in there)})
+        if not tier.index.shrink(tier.nbytes - 1):
+            break
+
+    assert stay[0] == set(names)
+    gone = [min(at for at, left in enumerate(stay) if name not in left) for name in names]
+    assert gone[0] == max(gone), "used five times, always behind the same"
+    assert gone[1] == sorted(gone)[-2], "used five times, and computed again each time"
+
+
+@pytest.mark.parametrize("cfo", [0.0, 0.02, 0.5, 1.0])
+def test_the_rank_of_a_use_is_its_cost_over_cfo(session_of, words, monkeypatch, cfo):
+    session, told = session_of(strategy="cachecraft"), []
+    monkeypatch.setattr("nbkv.strategies.cachecraft.fix_overhead", lambda *_: cfo)
+    monkeypatch.setattr(session.store, "rank", lambda space, ids, rank: told.append((ids, rank)))
+    chunk = session.chunk(words(12, seed=1), name="c")
+    for _ in range(2):
+        session.generate([words(5, seed=2), chunk, words(3, seed=3)], max_new_tokens=1)
+    path = (*chunk.sink, *chunk.token_ids)
+    assert told == [(path, 1.0), (path, pytest.approx(1 / max(cfo, 0.05)))]
+
+
 # the statistics
 
 

@@ -99,7 +99,7 @@ def test_a_long_prompt_is_held_a_stretch_at_a_time(session, words, name):
         assert result.kv_bytes["peak"] >= 200 * SIDE * LAYERS
     else:
         assert result.kv_bytes["peak"] <= stretch + moved
-    assert result.compute.share == pytest.approx(1.0)
+    assert result.compute.rows == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("name", EAGER)
@@ -230,7 +230,7 @@ def test_a_stored_prefix_is_copied_and_stays_exact(session, words, name):
 def test_blended_chunks_are_evicted_from(session, words, name):
     prompt = [words(4, seed=1), session.chunk(words(40), name="c"), words(6, seed=2)]
     blend = session.generate(prompt, strategy="blend(budget=0.2)", max_new_tokens=8)
-    inner = "inner='blend(budget=0.2)'"
+    inner = "inner='blend(budget=0.2)', context='none'"
     whole = session.generate(prompt, strategy=f"{name}(keep=1.0, {inner})", max_new_tokens=8)
     some = session.generate(prompt, strategy=f"{name}(keep=16, {inner})", max_new_tokens=8)
 

@@ -7,8 +7,9 @@ import random
 from path_kv import truth
 
 from nbkv.kv import Space
-from nbkv.stores.tiers.entry import EntryFacts, Sealer, make_entry
+from nbkv.stores.tiers.entry import make_entry
 from nbkv.stores.tiers.forms import form_of
+from nbkv.stores.tiers.head import EntryFacts, Sealer
 
 SPACE = Space("model", "float32")
 

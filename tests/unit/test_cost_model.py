@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nbkv.context import Request
@@ -70,3 +72,54 @@ def test_the_newest_measurements_count_and_infinity_is_survived():
         seen = seen.with_kl(0.1)
     assert (seen.n, seen.largest) == (256, 0.1)
     assert seen.mean == pytest.approx(0.1)
+
+
+class Clocked(cost_model._TimedPasses):
+    """Passes that take as long as a model of costs says."""
+
+    def __init__(self, known, longest):
+        self.known, self._longest, self.made = known, longest, []
+
+    def forward(self, rows, keys):
+        self.made.append((rows, keys))
+        return self.known.run(rows, keys)
+
+
+@pytest.mark.parametrize(
+    ("row", "longest", "lengths"),
+    [
+        (1e-6, 1024, [16, 64, 256, 1024]),
+        (1e-6, 700, [16, 64, 256, 700]),
+        (2e-3, 1024, [16, 64, 256]),
+        (1.0, 1024, [16, 64]),
+        (1e-6, 9, [4, 9]),
+        (1e-6, 2, [1, 2]),
+    ],
+)
+def test_longer_passes_are_timed_until_one_takes_its_time(row, longest, lengths):
+    timed = Clocked(CostModel(overhead=1e-3, row=row, pair=0.0), longest)
+    assert list(timed.passes()) == [(n, n) for n in lengths] + [(lengths[0], lengths[-1])]
+    assert timed.made[0] == timed.made[1]  # the first of all sets things up
+
+
+def test_rows_among_cached_ones_cost_what_such_a_pass_costs():
+    plain = CostModel(overhead=1.0, row=0.1, pair=0.0)
+    costs = replace(plain, scattered=(2.0, 0.3, 0.001), watched=(3.0, 0.4, 0.002))
+    assert costs.run_scattered(10, 100) == pytest.approx(2.0 + 3.0 + 1.0)
+    assert costs.scaled(2.0).run_scattered(10, 100) == pytest.approx(12.0)
+    assert costs.run_scattered(0, 100) == 0.0
+    assert costs.scaled(3.0).run_watched(5, 10) == pytest.approx(3 * (3.0 + 2.0 + 0.1))
+    assert plain.run_scattered(10, 100) == plain.run(10, 100)
+    known = estimate.Estimate(length=100, prefix=10, placed=60)
+    assert known.by_blend(costs, 0.5) - known.by_blend(plain, 0.5) == pytest.approx(
+        costs.run_watched(30, 100) - plain.run(30, 100) + costs.run_scattered(60, 100) - plain.run(60, 100)
+    )
+    assert known.by_prefix(costs) == known.by_prefix(plain)
+
+
+@pytest.mark.parametrize(("family", "apart"), [("llama", True), ("gpt2", False)])
+def test_scattered_passes_are_timed_where_chunks_can_be_placed(session_of, family, apart):
+    ctx = session_of(family)._open().for_request()
+    known = cost_model.costs(ctx)
+    assert (known.scattered is not None) == (known.watched is not None) == apart
+    assert cost_model.costs(ctx) == cost_model.costs(ctx)

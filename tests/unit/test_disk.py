@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import sqlite3
 
 import pytest
@@ -10,9 +11,9 @@ from safetensors.torch import load_file
 
 from nbkv.kv import Space
 from nbkv.stores.tiers.disk import DiskTier
-from nbkv.stores.tiers.entry import Damaged, Sealer
+from nbkv.stores.tiers.head import Damaged, Sealer
+from nbkv.stores.tiers.indexed.policies import policy_of
 from nbkv.stores.tiers.key import PathKeys
-from nbkv.stores.tiers.policies import policy_of
 
 
 def size_of(ids):
@@ -179,7 +180,8 @@ def test_entries_expire_and_a_clock_that_goes_back_loses_nothing(tmp_path):
 def test_what_a_killed_process_left_is_cleared(tmp_path, monkeypatch):
     tier = DiskTier(root=tmp_path)
     made = [entry(ids_of(i)) for i in range(3)]
-    monkeypatch.setattr("nbkv.stores.tiers.index._writer", lambda: __import__("socket").gethostname() + ":999999999")
+    dead = socket.gethostname() + ":999999999"
+    monkeypatch.setattr("nbkv.stores.tiers.indexed.index._writer", lambda: dead)
     for each in made:
         tier.index.reserve(each.header, each.nbytes, 0)
     tier._write(made[0])  # killed before it was noted as ready
@@ -212,7 +214,7 @@ def test_an_index_shared_with_another_process_that_was_made_anew_is_noticed(tmp_
     first, second = entry(ids_of(1)), entry(ids_of(2))
     one.put(first)
     assert left(other, [first]) == [0]
-    one.index._begin_anew()
+    one.index.file.begin_anew()
     one.put(second)
     assert left(other, [first, second]) == [0, 1]
     assert sqlite3.connect(tmp_path / "index.sqlite").execute("SELECT count(*) FROM entries").fetchone() == (2,)

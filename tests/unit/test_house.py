@@ -344,7 +344,7 @@ TESTED_ELSEWHERE = {
         "tasks/choices/choice tasks/choices/judge tasks/choices/tool_choice"
     ),
     "unit/test_reranking.py": "session/reranking/layout session/reranking/ranking show/ranking",
-    "unit/test_disk.py": "stores/tiers/entry stores/tiers/index stores/tiers/policies",
+    "unit/test_disk.py": "stores/tiers/head stores/tiers/indexed/policies",
     "unit/test_tiered.py": "stores/tiers/host",
     "unit/test_bench.py": (
         "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
@@ -364,6 +364,7 @@ TESTED_ELSEWHERE = {
     "unit/test_fingerprint.py": "models/capabilities",
     "unit/test_house.py": "former_paths",
     "unit/test_lab.py": "lab/comm",
+    "unit/test_layer_reader.py": "stores/reading/arriving",
     "unit/test_magics.py": "magics/commands magics/stream_output",
     "unit/test_measuring.py": "families/routing/kl_history session/measure",
     "unit/test_misses.py": "session/misses/past",
@@ -402,6 +403,11 @@ REACHED = {
     "families/test_states.py": "models/probing/recurrence",
     "kernels/test_fusing.py": "models/projection/kernel_fit",
     "notebooks/test_sweep.py": "sweep/cells sweep/runs",
+    "unit/test_disk.py": (
+        "stores/tiers/entry stores/tiers/indexed/index stores/tiers/indexed/index_file "
+        "stores/tiers/indexed/indexed_tier"
+    ),
+    "unit/test_shelf.py": "stores/snapshots/base",
     "strategies/test_auto.py": "families/routing/alongside families/routing/estimate",
     "strategies/test_batch.py": "inference/batch_request inference/by_batch session/batches/results",
     "strategies/test_evict.py": "families/evict/contexts",

@@ -1,6 +1,7 @@
 """The magics in a real IPython shell, on the bundled model."""
 
 import re
+import shutil
 import signal
 from contextlib import contextmanager
 from itertools import pairwise
@@ -10,6 +11,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from redis_server import RedisServer
 from traitlets.config import Config
 
 from nbkv.events import Advanced, Token
@@ -765,6 +767,79 @@ def test_sizes_in_a_stores_table_are_read_and_stay_numbers(shell, session):
     assert re.search(r"\d kB|\d MB", repr(listed))
     assert listed["bytes"].dtype.kind == "i"
     assert not any(digits in repr(table) for digits in ("5800000000", "5,800,000,000"))
+
+
+STORES = {
+    "disk:{}": ("disk", ""),
+    "memory+disk:{}": ("disk", ""),
+    "memory?device=64MiB+disk:{}?limit=3GiB&policy=cost&ttl=7d": ("disk", ""),
+    "memory+disk:{}?form=int8&policy=lfu": ("disk", "int8"),
+    "memory+disk:{}?form=fp8&policy=rank&writes=back": ("disk", "fp8"),
+    "memory+disk:{}/a+disk:{}/b": ("disk", ""),
+    "memory+file://{}": ("file", ""),
+    "memory+memory://{}": ("memory://", ""),
+    "memory+redis": ("redis", ""),
+}
+
+
+@pytest.mark.parametrize("spec", STORES)
+def test_every_kind_of_store_is_opened_shown_and_found_again(shell, session, tmp_path, spec):
+    (name, form), place = STORES[spec], spec.replace("{}", f"{tmp_path}/kv")
+    server = None
+    if spec == "memory+redis":
+        if shutil.which("redis-server") is None:
+            pytest.skip("redis-server is not installed")
+        server = RedisServer(tmp_path).start()
+        place = f"memory+{server.url}?timeout=2s&limit=1GiB"
+    try:
+        opened = run(shell, f"%kvstore {place}")
+        assert opened["tier"].tolist()[0] == "memory"
+        assert opened["tier"].tolist()[1].startswith(name)
+        run(shell, "%%kvgen -n 2\n" + "Marta has 3 apples . " * 20)
+        session.store.flush()
+        table = run(shell, "%kvstore")
+        below = table.iloc[1:]
+        assert (below["entries"] == 1).all()
+        assert (below["form"] == form).all()
+        assert (below["error"] > 0).all() == bool(form)
+        for shown in (repr(table), table._repr_html_()):
+            assert re.search(r"\d kB|\d MB", shown)
+            assert not re.search(r"\d{7}", shown), "bytes that nobody reads"
+            assert "nan" not in shown
+            assert re.search(r"\d %", shown) or not form
+        cleared = run(shell, "%kvstore clear")
+        assert (cleared["entries"].iloc[0], cleared["entries"].iloc[1:].min()) == (0, 1)
+        assert len(run(shell, "%kvstore ls")) == 0
+        former = session.store
+        run(shell, f"%kvstore {place}")
+        assert session.store is not former
+        again = run(shell, "%%kvgen -n 2\n" + "Marta has 3 apples . " * 20)
+        assert again.tokens.reused == again.tokens.prompt - 1
+        assert any(" of KV from " in note and form in note for note in again.notes)
+    finally:
+        run(shell, "%kvstore memory")
+        if server is not None:
+            server.kill()
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("disk:", "unknown store"),
+        ("memory+disk:x?form=int3", "accepted: int8, fp8, kvzip"),
+        ("memory+disk:x?policy=best", "accepted: lru, lfu, cost, rank"),
+        ("memory+disk:x?limit=much", "not a size"),
+        ("memory+redis://:secret@127.0.0.1:1", "cannot be opened"),
+        ("disk:/proc/none/here", "cannot be opened"),
+        ("memory+disk:x?form=int8+disk:y", "one form"),
+    ],
+)
+def test_a_store_that_is_none_is_one_line_and_the_old_one_stays(shell, session, spec, told):
+    former = session.store
+    line = refused(shell, f"%kvstore {spec}")
+    assert told in line
+    assert "secret" not in line
+    assert session.store is former
 
 
 def test_a_replaced_chunk_is_said(shell):

@@ -9,7 +9,7 @@ import pytest
 from entries import SPACE, entry, ids_of
 from path_kv import same
 
-from nbkv.stores.tiers.entry import Damaged
+from nbkv.stores.tiers.head import Damaged
 from nbkv.stores.tiers.key import PathKeys
 from nbkv.stores.tiers.remote import RemoteTier
 
@@ -82,6 +82,75 @@ def test_the_budget_holds_for_what_was_seen(place):
         assert sum(sizes) == tier.nbytes <= tier.limit
     assert tier.counts.evictions == 3
     assert not tier.put(entry(ids_of(9, 1000)))
+
+
+def bytes_at(tier):
+    tier._fs.invalidate_cache()
+    return sum(info["size"] for info in tier._fs.find(tier._root, detail=True).values())
+
+
+def test_the_budget_holds_for_all_processes_together(place):
+    one = entry(ids_of(0)).nbytes
+    tiers = [RemoteTier(**place, limit=int(3.5 * one)) for _ in range(3)]
+    for number in range(9):
+        assert tiers[number % 3].put(entry(ids_of(number)))
+        assert bytes_at(tiers[0]) <= tiers[0].limit
+    assert sum(tier.counts.evictions for tier in tiers) == 6
+    assert all(tier._list(tier._announced) == {} for tier in tiers)
+
+
+@pytest.mark.parametrize("moment", ["_bytes_announced", "look", "_write", "_announcing"])
+def test_the_budget_holds_where_another_puts_in_between(place, monkeypatch, moment):
+    one = entry(ids_of(0)).nbytes
+    first, second = (RemoteTier(**place, limit=int(2.5 * one)) for _ in range(2))
+    true, at, totals = getattr(first, moment), [], []
+
+    def between(*args, **options):
+        at.append(moment)
+        if len(at) == 1:
+            for number in (10, 11):
+                second.put(entry(ids_of(number)))
+                totals.append(bytes_at(first))
+        return true(*args, **options)
+
+    monkeypatch.setattr(first, moment, between)
+    for number in range(3):
+        first.put(entry(ids_of(number)))
+        totals.append(bytes_at(first))
+    assert at
+    assert max(totals) <= first.limit
+    assert len(first) > 0
+
+
+def test_announcements_of_the_dead_count_for_an_hour(place):
+    now, one = [10_000.0], entry(ids_of(0)).nbytes
+    tier = RemoteTier(**place, limit=int(1.5 * one), clock=lambda: now[0])
+    dying = tier._announcing(one)
+    dying.__enter__()
+    assert not tier.put(entry(ids_of(0)))
+    assert bytes_at(tier) == 0
+    now[0] += 3601.0
+    assert tier.put(entry(ids_of(0)))
+    tier.collect()
+    assert tier._list(tier._announced) == {}
+
+
+def test_what_cannot_be_read_counts_too(place):
+    one = entry(ids_of(0)).nbytes
+    tier = RemoteTier(**place, limit=int(2.5 * one))
+    tier._fs.makedirs(f"{tier._root}/zz", exist_ok=True)
+    tier._fs.pipe_file(f"{tier._root}/zz/{'0' * 40}-0-5.safetensors", b"x" * one)
+    for number in range(3):
+        assert tier.put(entry(ids_of(number)))
+        assert bytes_at(tier) <= tier.limit
+    assert tier.nbytes == one
+
+
+def test_without_a_limit_nothing_is_announced_or_listed(place, monkeypatch):
+    tier = RemoteTier(**place)
+    for name in ("look", "_announcing", "_list"):
+        monkeypatch.setattr(tier, name, None)
+    assert tier.put(entry(ids_of(1)))
 
 
 def test_what_a_file_system_raises_is_an_oserror_that_names_no_url():

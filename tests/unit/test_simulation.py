@@ -16,7 +16,7 @@ from nbkv.errors import BadOption, BadPrompt, LoadError
 from nbkv.families.routing import cost_model
 from nbkv.families.routing.cost_model import CostModel
 from nbkv.models.caches import growing_layer
-from nbkv.stores.tiers.policies import policy_of
+from nbkv.stores.tiers.indexed.policies import policy_of
 from nbkv.traces.log import LoggedRequest, RequestLog, read_log
 from nbkv.traces.simulated_tier import LowerTier, SimulatedTier
 

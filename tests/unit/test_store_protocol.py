@@ -28,10 +28,11 @@ class NoStore:
     limit: int = 0
     scratch_spaces: ScratchSpaces = field(default_factory=ScratchSpaces)
     nbytes: int = 0
+    snapshots: None = None
     open: int = 0
     ended: list[str] = field(default_factory=list)
 
-    def take(self, space, ids, limit, new, *, states_from=None, branch_at=None):
+    def take(self, space, ids, limit, new, *, states_from=None, branch_at=None, layerwise=False):
         self.open += 1
         return Lease(space, new())
 
@@ -47,7 +48,7 @@ class NoStore:
         return 0
 
     @contextmanager
-    def reading(self, space, ids, start=0):
+    def reading(self, space, ids, start=0, *, layerwise=False):
         yield []
 
     def holds(self, space, ids):
@@ -55,6 +56,9 @@ class NoStore:
 
     def keep(self, space, ids, how):
         return 0
+
+    def rank(self, space, ids, rank):
+        self.ended.append(f"ranked {rank:.2f}")
 
     def flush(self):
         self.ended.append("flushed")
@@ -89,9 +93,9 @@ class NoStore:
 
 
 def test_the_protocol_has_what_is_leased_read_and_reported():
-    leased = {"take", "give", "put", "discard", "reading", "holds", "keep", "flush", "clear", "close"}
+    leased = {"take", "give", "put", "discard", "reading", "holds", "keep", "rank", "flush", "clear", "close"}
     assert leased | {"figures", "ls"} == set(METHODS)
-    assert {"name", "limit", "scratch_spaces", "nbytes", "tiers"} == MEMBERS - set(METHODS)
+    assert {"name", "limit", "scratch_spaces", "nbytes", "tiers", "snapshots"} == MEMBERS - set(METHODS)
 
 
 @pytest.mark.parametrize("store", [MemoryStore(limit=2**20), NoStore()], ids=["memory", "none"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import pytest
 from entries import entry, ids_of
 
@@ -65,3 +68,32 @@ def test_a_tier_that_cannot_be_opened_says_which(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnavailable, match="file"):
         listing.open_tiers(f"disk:{tmp_path}/file/x")
+
+
+class Terminal(io.StringIO):
+    """What somebody looks at."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("action", ["ls", "verify", "gc"])
+def test_long_work_shows_how_far_it_is_where_somebody_looks(spec, monkeypatch, action):
+    looked = Terminal()
+    monkeypatch.setattr("sys.stderr", looked)
+    assert main(["store", action, spec]) == 0
+    assert "/3 [" in looked.getvalue()
+    monkeypatch.setattr("sys.stderr", unseen := io.StringIO())
+    assert main(["store", action, spec]) == 0
+    assert unseen.getvalue() == "", "nothing goes into a file that is kept"
+
+
+def test_files_are_written_and_read_with_a_bar(tmp_path, monkeypatch):
+    looked = Terminal()
+    (tmp_path / "text").write_text("Alice bought a lamp. Bob sold a chair. " * 4)
+    given = [part for name in ("one", "two") for part in ("--chunk", name, str(tmp_path / "text"))]
+    monkeypatch.setattr("sys.stderr", looked)
+    assert main(["store", "export", "tiny", str(tmp_path / "file"), *given]) == 0
+    assert re.search(r"export:.*/4 \[", looked.getvalue())
+    assert main(["store", "import", "tiny", str(tmp_path / "file"), "--store", f"disk:{tmp_path}/kv"]) == 0
+    assert re.search(r"import:.*/[24] \[", looked.getvalue())

@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-import transformers
 from redis_server import RedisServer
 
 import nbkv
 from nbkv.errors import BadOption, StoreUnavailable
-from nbkv.events import StoreFault
+from nbkv.events import StoreFault, TierRead
+from nbkv.stores.tiers.disk import DiskTier
 
 SPECS = ["memory+disk:{}", "disk:{}", "memory+disk:{}/a+disk:{}/b", "memory+file://{}", "memory+disk:{}?writes=back"]
 
@@ -112,31 +112,6 @@ def test_kv_of_another_tenant_model_or_dtype_is_no_hit(session_of, words, tmp_pa
     assert session_of(store=f"memory+disk:{tmp_path}", **change).generate(words(150), max_new_tokens=2).hit_rate == 0
 
 
-def test_recurrent_models_keep_to_memory_where_their_states_are(tokenizer, words, tmp_path):
-    config = transformers.FalconH1Config(
-        vocab_size=199,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        mamba_d_ssm=128,
-        mamba_n_heads=8,
-        mamba_d_head=16,
-        mamba_d_state=16,
-        mamba_n_groups=1,
-        eos_token_id=None,
-    )
-    model = transformers.FalconH1ForCausalLM(config).eval()
-    with nbkv.load(model, tokenizer=tokenizer, store=f"memory+disk:{tmp_path}") as session:
-        for reused in (0, 60):
-            result = session.generate(words(60), max_new_tokens=2)
-            assert result.tokens.reused == reused
-            assert any("only memory keeps" in note for note in result.notes)
-    assert not list(tmp_path.rglob("*.safetensors"))
-
-
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 def test_redis_killed_restarted_and_slow(session_of, words, tmp_path):
     server = RedisServer(tmp_path).start()
@@ -176,6 +151,37 @@ with nbkv.load("tiny", store="memory+disk:{tmp_path}") as session:
     ran = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True) for _ in range(2)]
     (none, prompt), (reused, _) = (map(int, each.stdout.split()) for each in ran)
     assert (none, reused) == (0, prompt - 1)
+
+
+@pytest.mark.parametrize("strategy", ["prefix", "epic(first_k=2)"])
+def test_a_first_request_does_what_a_hit_in_memory_does_and_reads_once(
+    session_of, words, tmp_path, monkeypatch, strategy
+):
+    """What the time to the first token of a second kernel is made of: the same rows, one reading, nothing written."""
+    first = session_of(store=f"memory+disk:{tmp_path}")
+    parts = [first.chunk(words(150), name="a"), words(9, 2)]
+    hit = [first.generate(parts, strategy=strategy, max_new_tokens=1) for _ in range(2)][-1]
+    first.store.flush()
+    first.store.clear()
+    entries = len(list(tmp_path.rglob("*.safetensors")))
+    asked, told, hear = [], [], None
+    for name in ("find", "get", "put"):
+        true = getattr(DiskTier, name)
+        monkeypatch.setattr(DiskTier, name, lambda *args, true=true, name=name: asked.append(name) or true(*args))
+    hear = told.append
+    first.store.bus.add(hear)
+    result = first.generate(parts, strategy=strategy, max_new_tokens=1)
+    first.store.bus.drop(hear)
+    assert result.compute == hit.compute
+    assert (result.provenance == hit.provenance).all()
+    reads = [event for event in told if isinstance(event, TierRead)]
+    assert sum(event.nbytes for event in reads) <= 160 * first.adapter.token_bytes  # no token twice
+    assert {event.layers for event in reads} == {first.adapter.n_layers}
+    assert not [event for event in told if isinstance(event, StoreFault)]
+    first.store.flush()
+    assert len(list(tmp_path.rglob("*.safetensors"))) == entries
+    assert asked.count("get") <= 6
+    assert asked.count("find") <= 12
 
 
 def test_credentials_are_shown_nowhere(session_of):

@@ -16,7 +16,7 @@ from nbkv.errors import BadPrompt, LoadError, UnknownName, UnsupportedModel
 from nbkv.session.exports import archive, golden
 from nbkv.session.exports.archive import Archive
 from nbkv.session.exports.golden import GoldenRows
-from nbkv.stores.tiers.entry import Sealer
+from nbkv.stores.tiers.head import Sealer
 
 
 @pytest.fixture
@@ -330,6 +330,91 @@ def test_what_two_files_hold_cannot_be_swapped(session_of, words, tmp_path):
         with pytest.raises(LoadError):
             other.import_(forged)
     assert other.store.figures()[0]["tokens"] == 0
+
+
+@pytest.fixture
+def strangers(make_model, tokenizer, words, tmp_path):
+    """Files like ``exported``'s, made by other models, in another dtype, and of other text; and their sessions."""
+    models = {
+        "another model": perturbed(make_model, 0.3),
+        "nearly the same": perturbed(make_model, 1e-3),
+        "another family": make_model("qwen3"),
+        "another dtype": make_model("llama").to(torch.bfloat16),
+        "another text": make_model("llama"),
+    }
+    files = {}
+    for name, model in models.items():
+        with nbkv.load(model, tokenizer=tokenizer) as session:
+            session.chunk(words(80, seed=1 if name != "another text" else 9), name="contract")
+            files[name] = tmp_path / name.replace(" ", "-")
+            session.export(files[name], ["contract"], prefix=words(90, seed=2 if name != "another text" else 8))
+    return files
+
+
+def test_two_hundred_files_with_members_of_others_give_no_wrong_answer(
+    exported, strangers, session_of, words, tmp_path
+):
+    draw, want, other = random.Random(6), answers(session_of(), words)[0], session_of()
+    path, forged, taken = exported[0], tmp_path / "forged", 0
+    for _ in range(200):
+        with zipfile.ZipFile(path) as one, zipfile.ZipFile(draw.choice(list(strangers.values()))) as two:
+            foreign = dict.fromkeys(draw.sample(one.namelist(), draw.randrange(1, 4)))
+            theirs = {name.split("/")[0]: name for name in two.namelist()}
+            with zipfile.ZipFile(forged, "w") as new:
+                for name in one.namelist():
+                    source, inner = (two, theirs[name.split("/")[0]]) if name in foreign else (one, name)
+                    new.writestr(name, source.read(inner))
+        try:
+            other.import_(forged)
+        except (LoadError, UnsupportedModel):
+            assert other.store.figures()[0]["tokens"] == 0
+            continue
+        taken += 1  # a member that is the same in both files
+        assert answers(other, words)[0] == want
+        other.store.clear()
+        other.chunks.clear()
+    assert taken < 20
+
+
+@pytest.mark.parametrize("theirs", ["kv", "golden", "both"])
+@pytest.mark.parametrize("name", ["another model", "nearly the same", "another dtype", "another text"])
+def test_files_put_together_of_two_and_sealed_again_are_refused_by_name(
+    exported, strangers, session_of, tmp_path, theirs, name
+):
+    """Whoever can make seals can make any file; what its K/V are is found out by running golden rows."""
+    from nbkv.stores.tiers.entry import make_entry
+    from nbkv.stores.tiers.forms import form_of
+
+    own, foreign = archive.read(exported[0], Sealer()), archive.read(strangers[name], Sealer())
+    by_length = {entry.header.stop: entry for entry in foreign.entries.values()}
+    entries, golden_of = [], dict(own.golden)
+    for key, entry in own.entries.items():
+        other, header = by_length[entry.header.stop], entry.header
+        kv = entry.kv() if theirs == "golden" else other.kv()
+        given = {"form": form_of(""), "sealer": Sealer(), "facts": header.facts}
+        entries.append(make_entry(header.space, header.ids, 0, kv, **given))
+        if theirs != "kv":
+            golden_of |= {f"{key}.{part}": foreign.golden[f"{other.header.key}.{part}"] for part in ("logits", "rows")}
+    manifest = {each: own.manifest[each] for each in ("made", "provenance", "sequences", "chunks")}
+    archive.write(tmp_path / "forged", manifest, golden_of, entries, Sealer())
+    session = session_of()
+    with pytest.raises(UnsupportedModel, match=r"(head|rows|logits) off by .*nothing of it was imported"):
+        session.import_(tmp_path / "forged")
+    assert session.store.figures()[0]["tokens"] == 0
+
+
+@pytest.mark.parametrize("version", ["5.16.0", "6.1.0", "4.57.3", ""])
+def test_another_version_of_transformers_is_taken_where_its_rows_agree_and_says_so(
+    exported, session_of, words, tmp_path, version
+):
+    own = archive.read(exported[0], Sealer())
+    manifest = {each: own.manifest[each] for each in ("made", "provenance", "sequences", "chunks")}
+    manifest["made"] = manifest["made"] | {"transformers": version, "fingerprint": "of another version"}
+    archive.write(tmp_path / "older", manifest, own.golden, list(own.entries.values()), Sealer())
+    session = session_of()
+    file = session.import_(tmp_path / "older")
+    assert f"transformers {version} there" in file.notes[0]
+    assert answers(session, words)[0] == answers(session_of(), words)[0]
 
 
 def test_what_cannot_be_exported_is_refused_in_one_line(session_of, words, tmp_path):

@@ -17,14 +17,20 @@ Spot = tuple[Chunk, int]  # a chunk and where in the prompt it begins
 
 
 def assemble(
-    request: Request, ctx: Context, supplied: Mapping[int, SpanKV] | None = None, *, upto: int | None = None
+    request: Request,
+    ctx: Context,
+    supplied: Mapping[int, SpanKV] | None = None,
+    *,
+    upto: int | None = None,
+    layerwise: bool = False,
 ) -> PartialPrefill:
     """Return the prompt with everything placed that the store has: an exact prefix, then chunks at their positions.
 
     The prefix is taken from the first ``upto`` tokens only (None: from all but what must run). Where ``supplied`` has
     K/V for the chunk that begins at a position, that is placed. A canonical chunk that has left the store, or was never
     encoded for its place in a diffusion block, is encoded again, and a note says so; of an answer used as a chunk only
-    what the store still has is placed.
+    what the store still has is placed. With ``layerwise`` K/V from tiers still arrive while earlier layers run, which
+    raise ``LoadLost`` where they do not.
     """
     ids, work = request.ids, ctx.work()
     notes: list[str] = []
@@ -40,7 +46,8 @@ def assemble(
         known = ctx.store.holds(ctx.space(), ids[:upto])
         prefix = min(known, ctx.adapter.reusable(len(ids)))
         if prefix:
-            held = placement.views.enter_context(ctx.store.reading(ctx.space(), ids[:prefix]))
+            reading = ctx.store.reading(ctx.space(), ids[:prefix], layerwise=layerwise)
+            held = placement.views.enter_context(reading)
             for at, kv in held:
                 placement.add(PlacedKV(kv, at, at))
             prefix = sum(kv.length for _, kv in held)  # an entry may turn out damaged when it is read
@@ -49,7 +56,10 @@ def assemble(
             if stop <= prefix:
                 continue
             one = own.get(start)
-            span = _stored(chunk, start, prefix, ctx, placement) if one is None else _own(one, start, prefix, placement)
+            if one is None:
+                span = _stored((chunk, start), prefix, ctx, placement, layerwise=layerwise)
+            else:
+                span = _own(one, start, prefix, placement)
             if span.length:
                 placed.append(PlacedChunk(chunk, span, encoded=one is None and (chunk, start) in encoded))
         placement.begin()
@@ -88,14 +98,16 @@ def _encode_missing(
     return encoded
 
 
-def _stored(chunk: Chunk, start: int, prefix: int, ctx: Context, placement: LayerwisePlacement) -> Span:
-    """Place the store's K/V of ``chunk`` at positions from ``start`` on; the first ``prefix`` rows hold K/V already."""
+def _stored(spot: Spot, prefix: int, ctx: Context, placement: LayerwisePlacement, *, layerwise: bool) -> Span:
+    """Place the store's K/V of a chunk where it begins; the first ``prefix`` rows hold K/V already."""
+    chunk, start = spot
     block = ctx.adapter.capabilities.block or 1
     path = chunk.path(start, ctx.adapter.capabilities.block)
     behind = len(path) - len(chunk)
     first = -(-max(start, prefix) // block) * block  # a block that the chunk shares with what is before it must run
     stop = first
-    for at, kv in placement.views.enter_context(ctx.store.reading(ctx.space(), path, behind + first - start)):
+    reading = ctx.store.reading(ctx.space(), path, behind + first - start, layerwise=layerwise)
+    for at, kv in placement.views.enter_context(reading):
         placement.add(PlacedKV(kv, at, start + at - behind))
         stop = start + at - behind + kv.length
     return Span(first, stop)

@@ -23,6 +23,7 @@ from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
 from nbkv.families.options import check_share
 from nbkv.result import Provenance
+from nbkv.stores.reading.layer_reader import LoadLost
 from nbkv.strategy import Prefilled, Strategy
 from nbkv.timing import timed
 
@@ -73,13 +74,28 @@ class Blend(Strategy):
         return partial.finish(chosen)
 
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Place stored K/V, select rows, run these and all rows without K/V; return the cache and last logits."""
+        """Place stored K/V, select rows, run these and all rows without K/V; return the cache and last logits.
+
+        K/V from tiers arrive while earlier layers run. Where they do not, all begins anew, once what there is has come.
+        """
         if len(request.ids) > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no chunk reuse")
-        clock = timed()
+        began = timed()
         request, supplied = self.supply(request, ctx)
-        partial = assemble(request, ctx, supplied)
-        load_s, clock = clock(), timed()
+        first = None
+        try:
+            first = assemble(request, ctx, supplied, layerwise=True)
+            return self._prefill(first, ctx, began())
+        except LoadLost:
+            again = assemble(request, ctx, supplied)
+            again.notes.append("KV from a tier did not arrive whole: what was to run with it ran without")
+            if first is not None:
+                again.rows_work.token_layers += first.rows_work.token_layers
+                again.select_work.token_layers += first.select_work.token_layers
+            return self._prefill(again, ctx, began())
+
+    def _prefill(self, partial: PartialPrefill, ctx: Context, load_s: float) -> Prefilled:
+        clock = timed()
         for _, span, _ in partial.placed:
             ctx.tell(Reused, start=span.start, stop=span.stop, tier=ctx.store.name)
         with closing(partial.placement):

@@ -39,8 +39,8 @@ class PlacedKV:
 class LayerwisePlacement:
     """The K/V to be placed in ``cache``, which then has ``length`` rows in every layer; rows without K/V are zeros.
 
-    ``need(layer)`` returns once that layer is filled, its keys rotated to their new positions. Views into stores stay
-    valid until ``close``.
+    ``need(layer)`` returns once that layer is filled, its keys rotated to their new positions; raises ``LoadLost``
+    where K/V that still arrive from a tier do not. Views into stores stay valid until ``close``.
     """
 
     cache: GrowingCache
@@ -91,6 +91,7 @@ class LayerwisePlacement:
 
     def _place(self, layer: int) -> None:
         for piece in self.pieces:
+            piece.kv.need(layer)
             keys, values = piece.kv.keys[layer], piece.kv.values[layer]
             if keys.shape[0]:
                 self._put(layer, keys, values, piece)

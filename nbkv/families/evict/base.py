@@ -18,8 +18,8 @@ import torch
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Evicted, Reused
-from nbkv.families.evict.budget import SlotBudget
-from nbkv.families.evict.contexts import CompressedContexts, boundary
+from nbkv.families.evict.budget import BudgetedCache, SlotBudget
+from nbkv.families.evict.contexts import CompressedContexts, RestingContexts, boundary
 from nbkv.families.fallback import in_full
 from nbkv.families.options import check_choice, check_context, check_count, check_keep
 from nbkv.models.adapter import ModelAdapter
@@ -36,14 +36,6 @@ from nbkv.timing import timed
 
 _OBSERVED = 32  # last rows that look again at a prompt which an inner strategy has run
 _INNER = ("none", "prefix", "blend")  # families whose rows stand for the prompt's tokens one by one
-
-
-@dataclass(frozen=True, eq=False)
-class BudgetedCache:
-    """The cache of one request, and how much of it may stay."""
-
-    cache: EvictingCache
-    budget: SlotBudget
 
 
 @dataclass(kw_only=True, repr=False)
@@ -74,6 +66,7 @@ class Evict(Strategy):
     whole: ClassVar[bool] = False  # whether the prompt has to be prefilled in one pass
     observes_prompt: ClassVar[bool] = True  # whether queries of the prompt are observed
     observes_decoding: ClassVar[bool] = True  # whether queries of decoded tokens are observed too
+    at_rest: ClassVar[str] = ""  # the form of tiers in which contexts outlive the session: they depend on tokens alone
 
     keep: float = 0.5
     per: str = "head"
@@ -109,6 +102,13 @@ class Evict(Strategy):
     def worth(self, layer: EvictingLayer, at: int, room: int) -> torch.Tensor:
         """Return the eviction scores ``[H_k, T]`` before position ``at`` runs; the ``room`` highest a head stay."""
 
+    def weigh(self, ids: Sequence[int], held: BudgetedCache, work: Work, ctx: Context) -> None:
+        """Look at a context ``ids`` that has run, in all or its last tokens, before any of it is evicted."""
+
+    def lost(self, held: BudgetedCache) -> float:  # noqa: ARG002
+        """Return how far the cache is from that of all tokens, from 0 to 1, by what was weighed; nothing by default."""
+        return 0.0
+
     @property
     def lag(self) -> int:
         """Return after how many decoded tokens each eviction comes, down to ``keep``; the prompt stays till the first.
@@ -142,7 +142,7 @@ class Evict(Strategy):
         n, clock = len(request.ids), timed()
         if n + request.max_new_tokens > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no eviction")
-        known = None if self.context == "none" else self._contexts(ctx).take(request.ids)
+        known, tier = (None, "") if self.context == "none" else self._contexts(ctx).take(request.ids)
         held = BudgetedCache(known or EvictingCache(ctx.adapter.n_layers), SlotBudget(self.keep, n))
         cache = held.cache
         prefilled = Prefilled(
@@ -156,14 +156,15 @@ class Evict(Strategy):
         )
         split, begun = boundary(self.context, request.prompt), cache.seen
         if known is not None:
-            _reused(known, prefilled, ctx)
+            _reused(known, prefilled, ctx, tier)
         elif self.inner != "full":
             self._prefill_by_inner(_first(request, split), held, prefilled, ctx)
         for stop in sorted({split, n}):
             if cache.seen < stop:
-                prefilled.logits = self._pass(request.ids[cache.seen : stop], held, prefilled.rows, ctx)
+                ran = request.ids[cache.seen : stop]
+                prefilled.logits = self._pass(ran, held, prefilled, ctx, weighed=stop == split)
             if stop == split < n and begun < split and request.keep:
-                self._contexts(ctx).put(request.ids[:split], cache.copy())
+                self._contexts(ctx).put_to_rest(request.ids[:split], cache.copy(), self.lost(held))
         return prefilled
 
     def step(self, token: int, at: int, prefilled: Prefilled, ctx: Context, work: Work | None = None) -> torch.Tensor:
@@ -189,15 +190,22 @@ class Evict(Strategy):
 
     # inside
 
-    def _pass(self, ids: Sequence[int], held: BudgetedCache, work: Work, ctx: Context) -> torch.Tensor:
-        """Prefill ``ids`` in segments of ``stretch`` tokens, evicting after each; return the last logits ``[V]``."""
+    def _pass(
+        self, ids: Sequence[int], held: BudgetedCache, prefilled: Prefilled, ctx: Context, *, weighed: bool
+    ) -> torch.Tensor:
+        """Prefill ``ids`` in segments of ``stretch`` tokens, evicting after each; return the last logits ``[V]``.
+
+        The end of a context is ``weighed``.
+        """
         cache, stretch = held.cache, len(ids) if self.whole else self.stretch
         logits = torch.empty(0)
         for start in range(0, len(ids), stretch):
             part = ids[start : start + stretch]
             self._limit(held, ctx, cache.seen + len(part))
             look = self.look(len(part)) if self.observes_prompt else 0
-            logits = self._run(part, cache, ctx, look=look, work=work)
+            logits = self._run(part, cache, ctx, look=look, work=prefilled.rows)
+            if weighed and start + stretch >= len(ids) and self.keep != 1.0:
+                self.weigh(ids, held, prefilled.select, ctx)
             self._shrink(held, ctx)
         return logits
 
@@ -285,7 +293,8 @@ class Evict(Strategy):
                 self._evict_to(slots, layer, window)
 
     def _contexts(self, ctx: Context) -> CompressedContexts:
-        return CompressedContexts(ctx.scratch, self.name, self.spec, ctx.space(f"approx:{self.name}"), self.contexts)
+        space, resting = ctx.space(f"approx:{self.name}"), RestingContexts.of(self.at_rest, self.spec, ctx)
+        return CompressedContexts(ctx.scratch, self.name, self.spec, space, self.contexts, resting)
 
 
 def _held(prefilled: Prefilled) -> BudgetedCache | None:
@@ -307,11 +316,9 @@ def _first(request: Request, n: int) -> Request:
     return replace(request, prompt=replace(prompt, ids=prompt.ids[:n], chunks=chunks))
 
 
-def _reused(known: EvictingCache, prefilled: Prefilled, ctx: Context) -> None:
+def _reused(known: EvictingCache, prefilled: Prefilled, ctx: Context, tier: str) -> None:
     """Mark the tokens of ``known``, a compressed cache, as reused: provenance, event and note."""
     prefilled.provenance[: known.seen] = Provenance.PREFIX
-    ctx.tell(Reused, start=0, stop=known.seen, tier="shelf")
-    share = f"{known.share():.0%} of their K/V"
-    prefilled.notes.append(
-        f"went on from {plural(known.seen, 'token')} held compressed on this session's shelf ({share})"
-    )
+    ctx.tell(Reused, start=0, stop=known.seen, tier=tier)
+    share, where = f"{known.share():.0%} of their K/V", "on this session's shelf" if tier == "shelf" else f"in {tier}"
+    prefilled.notes.append(f"went on from {plural(known.seen, 'token')} held compressed {where} ({share})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from nbkv.models.caches.evicting import UNBOUNDED
+from nbkv.models.caches.evicting import UNBOUNDED, EvictingCache
 
 _STEPS = 32  # a share's budget grows in steps of this part of what it is after the prompt, so that buffers seldom move
 
@@ -32,3 +32,11 @@ class SlotBudget:
 
     def _share(self, tokens: int) -> int:
         return max(1, ceil(self.keep * tokens - 1e-9))
+
+
+@dataclass(frozen=True, eq=False)
+class BudgetedCache:
+    """The cache of one request, and how much of it may stay."""
+
+    cache: EvictingCache
+    budget: SlotBudget

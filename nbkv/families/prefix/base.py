@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from nbkv.models.work import Work
 from nbkv.result import Provenance
 from nbkv.show.units import plural, size
 from nbkv.stores.base import Lease
+from nbkv.stores.reading.layer_reader import LoadLost
+from nbkv.stores.tiers.guard import out_of_memory
 from nbkv.strategy import Prefilled, Strategy
 from nbkv.timing import timed
 
@@ -54,19 +56,22 @@ class Prefix(Strategy):
         def room(base: int) -> int:
             return min(needed + max(_ROOM, (needed - base) // 2), max(needed, most))
 
-        lease = _take(ids, self.reusable(ids, ctx), ctx, room(0))
-        cache, matched = _leased(lease), lease.matched
+        lease = _take(ids, self.reusable(ids, ctx), ctx, room(0), layerwise=True)
+        cache, arriving = _leased(lease), lease.arrival is not None
         cache.reserve(room(cache.base))
         load_s = clock()
-        if matched:
-            ctx.tell(Reused, start=0, stop=matched, tier=ctx.store.name)
+        if lease.matched and not arriving:
+            ctx.tell(Reused, start=0, stop=lease.matched, tier=ctx.store.name)
         rows = ctx.work()
         try:
-            ran = self._run(request, lease, ctx, rows)
+            ran = self._run_arriving(request, lease, ctx, rows)
+            load_s += lease.waited
             lease.seconds = clock() - load_s
         except BaseException:
             ctx.store.discard(lease)
             raise
+        if lease.matched and arriving:
+            ctx.tell(Reused, start=0, stop=lease.matched, tier=ctx.store.name)
         return Prefilled(
             cache=cache,
             logits=ran.logits,
@@ -76,6 +81,16 @@ class Prefix(Strategy):
             notes=[*_notes(len(ids), lease, ctx), *_one_by_one(ran.one_by_one, clock() - load_s, ctx)],
             lease=lease,
         )
+
+    def _run_arriving(self, request: Request, lease: Lease, ctx: Context, work: Work) -> state_checkpoints.PrefillPass:
+        """Run while the leased prefix still arrives, layer by layer; again behind what did, where some is lost."""
+        ran = None
+        try:
+            ran = self._run(request, lease, ctx, work)
+        except LoadLost:
+            assert lease.arrival is not None  # noqa: S101
+        whole = lease.arrival is None or lease.arrival.settle()
+        return ran if ran is not None and whole else self._run(request, lease, ctx, work)
 
     def _run(self, request: Request, lease: Lease, ctx: Context, work: Work) -> state_checkpoints.PrefillPass:
         """Run the tokens behind the leased prefix; clone recurrent states where checkpoints are wanted."""
@@ -87,8 +102,9 @@ class Prefix(Strategy):
             if request.keep
             else []
         )
-        ran = state_checkpoints.run(adapter, ids, cache, stops, work)
-        lease.made = state_checkpoints.checkpoints(ran.states, adapter)
+        kept = state_checkpoints.are_kept(ctx.store.snapshots)
+        ran = state_checkpoints.run(adapter, ids, cache, stops, work, proved=kept)
+        lease.made = state_checkpoints.checkpoints(ran.states, adapter, ran.golden)
         return ran
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
@@ -176,22 +192,43 @@ def adopt(ids: Sequence[int], kv: KV, ctx: Context) -> None:
     ctx.store.give(lease, ids)
 
 
-def _take(ids: Sequence[int], limit: int, ctx: Context, reserve: int = 0) -> Lease:
+def _take(
+    ids: Sequence[int],
+    limit: int,
+    ctx: Context,
+    reserve: int = 0,
+    *,
+    layerwise: bool = False,
+    states: bool = True,
+) -> Lease:
     """Lease the longest stored prefix of ``ids``; with recurrent layers, one that ends at a state checkpoint.
 
-    A new buffer has room for ``reserve`` tokens.
+    A new buffer has room for ``reserve`` tokens. Without ``states`` none are gone on from.
     """
     found = ctx.adapter.capabilities
-    states_from = state_checkpoints.least(len(ids), found) if found.states else None
+    least = state_checkpoints.least(len(ids), found) if states else len(ids) + 1
     branch_at = ctx.adapter.branch_at if found.branches else None
     new = partial(ctx.adapter.growing, reserve)
-    lease = ctx.store.take(ctx.space(), ids, limit, new, states_from=states_from, branch_at=branch_at)
+    states_from = least if found.states else None
+    options: dict[str, Any] = {"states_from": states_from, "branch_at": branch_at, "layerwise": layerwise}
+    lease = ctx.store.take(ctx.space(), ids, limit, new, **options)
     try:
-        _leased(lease).resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
-    except BaseException:  # no memory for another clone
+        if lease.unproved is None:
+            _leased(lease).resume(None if lease.checkpoint is None else lease.checkpoint.states)  # type: ignore[arg-type]  # ours
+            return lease
+        why = state_checkpoints.disproved(ctx.adapter, _leased(lease), lease)
+    except BaseException as error:  # no memory for another clone
         ctx.store.discard(lease)
-        raise
-    return lease
+        if lease.unproved is None or not isinstance(error, Exception) or not out_of_memory(error):
+            raise
+        again = _take(ids, limit, ctx, reserve, layerwise=layerwise, states=False)
+        again.notes.append(f"no memory for states from {lease.unproved.tier}: the prompt was computed again")
+        return again
+    if not why:
+        return lease
+    lease.unproved.refuse(f"states after {lease.unproved.stop} tokens: {why}")
+    ctx.store.discard(lease)
+    return _take(ids, limit, ctx, reserve, layerwise=layerwise)
 
 
 def _leased(lease: Lease) -> GrowingCache:
@@ -216,6 +253,8 @@ def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
         notes.append(f"{shared}: attention in {len(cache.pieces) + 1} parts")
     if n > found.stable_context:
         notes.append("no prefix reuse: beyond its trained length this model's KV depends on the prompt's length")
+    if found.states and state_checkpoints.are_kept(ctx.store.snapshots) and getattr(cache, "shell", None) is not None:
+        notes.append(f"tiers keep nothing of {ctx.adapter.name}: its states lie in an object of its family's own")
     if found.states and lease.branch > lease.matched:
         again = plural(lease.branch - lease.matched, "known token")
         notes.append(f"ran {again} again: no states were kept behind them")

@@ -1,7 +1,9 @@
 """The cost model of prefill on this model and device: measured once, corrected by the times of real requests.
 
 A pass over some rows costs a fixed overhead, a part for each row, and a part for each pair of a row and a key (its
-attention); KV that is put elsewhere costs a part for each token. That is all a choice between strategies needs.
+attention); KV that is put elsewhere costs a part for each token. A pass over rows scattered among cached ones costs
+more than one behind them, and one whose attention is looked at more than that, so both are timed by themselves. That is
+all a choice between strategies needs.
 """
 
 from __future__ import annotations
@@ -14,24 +16,32 @@ import torch
 
 from nbkv.context import Context
 from nbkv.models.adapter import ModelAdapter
+from nbkv.models.attention.intercept import watched
+from nbkv.models.attention.layer import Attended
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.probing.prompt import made_up_ids
 from nbkv.strategy import Strategy
 from nbkv.timing import settle, timed
 
 _SHORT = 16  # rows of the shortest pass that is timed
-_LONGEST = 1024  # and of the longest
-_PATIENCE = 0.2  # seconds the longest pass may be expected to take
+_LONGEST = 2048  # and of the longest
+_GROWTH = 4  # from one length to the next
+_PATIENCE = 0.2  # seconds: behind a pass that took longer none of another length is timed
 _REPEAT = 2  # the best of this many counts: a busy machine only ever adds time
 _WEIGHT = 0.25  # of a request in the running correction
 _FARTHEST = 3.0  # a correction is between a third and this
+
+
+Costs = tuple[float, float, float]  # seconds of a pass, of each row, and of each pair of a row and a key
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
     """Seconds: ``overhead`` of a pass, per ``row``, per ``pair`` of a row and a key; per token to ``move`` or ``copy``.
 
-    Moved are tokens of chunks, whose keys are rotated to other positions; copied are those of a prefix.
+    Moved are tokens of chunks, whose keys are rotated to other positions; copied are those of a prefix. ``scattered``
+    are overhead, row and pair of a pass over rows that stand among cached ones, ``watched`` those of one that chooses
+    rows by what it attends to (None: as any other pass).
     """
 
     overhead: float
@@ -39,6 +49,8 @@ class CostModel:
     pair: float
     move: float = 0.0
     copy: float = 0.0
+    scattered: Costs | None = None
+    watched: Costs | None = None
 
     def run(self, rows: int, keys: int) -> float:
         """Return the seconds of a pass of ``rows`` over ``keys`` tokens in all, themselves included."""
@@ -46,11 +58,37 @@ class CostModel:
 
     def scaled(self, pace: float) -> CostModel:
         """Return the costs of passes that take ``pace`` times as long."""
-        return replace(self, overhead=self.overhead * pace, row=self.row * pace, pair=self.pair * pace)
+        overhead, row, pair = _times(pace, (self.overhead, self.row, self.pair))
+        scattered, watching = (known and _times(pace, known) for known in (self.scattered, self.watched))
+        return replace(self, overhead=overhead, row=row, pair=pair, scattered=scattered, watched=watching)
+
+    def run_scattered(self, rows: int, keys: int) -> float:
+        """Return the seconds of a pass of ``rows`` scattered among ``keys`` tokens, of which the others have K/V."""
+        return self._run(self.scattered, rows, keys)
+
+    def run_watched(self, rows: int, keys: int) -> float:
+        """Return the seconds of a pass of ``rows`` over ``keys`` tokens, whose attention is looked at."""
+        return self._run(self.watched, rows, keys)
+
+    def _run(self, known: Costs | None, rows: int, keys: int) -> float:
+        if known is None or not rows:
+            return self.run(rows, keys)
+        overhead, row, pair = known
+        return overhead + rows * row + pair * _among(rows, keys)
 
     def rows(self, rows: int, keys: int) -> float:
         """Return what ``rows`` more in a pass over ``keys`` tokens cost in seconds."""
-        return rows * (self.row + self.pair * keys)
+        return rows * self.row + self.pair * _causal(rows, keys)
+
+
+def _causal(rows: int, keys: int) -> float:
+    """Return how many pairs of a row and a key there are where the last ``rows`` of ``keys`` tokens see all before."""
+    return rows * (keys - rows / 2)
+
+
+def _among(rows: int, keys: int) -> float:
+    """Return the same for rows anywhere among the keys, which are counted as if they saw all of them."""
+    return rows * keys
 
 
 def costs(ctx: Context) -> CostModel:
@@ -59,7 +97,8 @@ def costs(ctx: Context) -> CostModel:
     if known is None:
         known = asdict(measure(ctx.adapter))
         ctx.verdicts.put(_name(ctx), known)
-    return CostModel(**known)
+    apart = {name: known[name] and tuple(known[name]) for name in ("scattered", "watched")}  # JSON has lists
+    return CostModel(**(known | apart))
 
 
 def are_known(ctx: Context) -> bool:
@@ -68,17 +107,27 @@ def are_known(ctx: Context) -> bool:
 
 
 def _name(ctx: Context) -> str:
-    return f"costs@{ctx.model}@{torch.get_num_threads()}"
+    return f"costs of passes@{ctx.model}@{torch.get_num_threads()}"
 
 
 def measure(adapter: ModelAdapter) -> CostModel:
     """Time passes of several lengths and relocations of K/V; needs a model that continues from our cache."""
     bench = _TimedPasses(adapter) if adapter.capabilities.per_token else _TimedWholePasses(adapter)
-    shapes = bench.shapes()
-    seconds = [bench.forward(rows, keys) for rows, keys in shapes]
-    overhead, row, pair = _fit(shapes, seconds)
-    tokens = shapes[-1][1]
-    return CostModel(overhead=overhead, row=row, pair=pair, move=bench.moving(tokens), copy=bench.copying(tokens))
+    timed_passes = bench.passes()
+    overhead, row, pair = _fit(list(timed_passes), list(timed_passes.values()))
+    tokens = max(keys for _, keys in timed_passes)
+    move, copy = bench.moving(tokens), bench.copying(tokens)
+    found = CostModel(overhead=overhead, row=row, pair=pair, move=move, copy=copy)
+    if not move or adapter.walk is None:
+        return found
+    few, some, short = max(1, tokens // 32), max(2, tokens // 6), min(tokens, 4 * _SHORT)
+    shapes = [(max(1, short // 4), short), (few, tokens), (some, tokens), (2 * some, tokens), (some, tokens // 2)]
+    scattered = _fit(shapes, [bench.scattered(*shape) for shape in shapes], _among)
+    if not adapter.capabilities.attention:
+        return replace(found, scattered=scattered)
+    return replace(
+        found, scattered=scattered, watched=_fit(shapes, [bench.watched(*shape) for shape in shapes], _among)
+    )
 
 
 class _TimedPasses:
@@ -91,13 +140,24 @@ class _TimedPasses:
         self._longest = max(2, min(_LONGEST, known.context - 1, known.stable_context))
         self._ids = adapter.tensor(made_up_ids(self._longest, adapter.config.vocab_size))
 
-    def shapes(self) -> list[tuple[int, int]]:
-        """Return the rows and keys to time: three lengths from nothing, and few rows behind the longest."""
-        short = min(_SHORT, self._longest // 2)
-        self.forward(short, short)  # the first pass of all also sets things up
-        room = int(short * _PATIENCE / self.forward(short, short))
-        longest = max(min(self._longest, room), min(self._longest, 4 * short), short)
-        return [(short, short), ((short + longest) // 2, (short + longest) // 2), (longest, longest), (short, longest)]
+    def passes(self) -> dict[tuple[int, int], float]:
+        """Return the seconds of passes by rows and keys: of growing lengths from nothing, and few behind the longest.
+
+        What a long pass costs cannot be told from short ones: they grow until one has taken its time.
+        """
+        seconds = self._from_nothing()
+        short, longest = min(seconds)[0], max(seconds)[0]
+        return seconds | {(short, longest): self.forward(short, longest)}
+
+    def _from_nothing(self) -> dict[tuple[int, int], float]:
+        rows, seconds = max(1, min(_SHORT, self._longest // 2)), dict[tuple[int, int], float]()
+        self.forward(rows, rows)  # the first pass of all also sets things up
+        while rows <= self._longest:
+            took = seconds[rows, rows] = self.forward(rows, rows)
+            if rows == self._longest or (took > _PATIENCE and len(seconds) > 1):
+                break
+            rows = min(self._longest, _GROWTH * rows)
+        return seconds
 
     def forward(self, rows: int, keys: int) -> float:
         """Return the seconds of a pass of the last ``rows`` of ``keys`` tokens."""
@@ -107,6 +167,23 @@ class _TimedPasses:
         def once() -> None:
             self._cache.truncate(keys - rows)
             self._pass(keys - rows, keys)
+
+        return self._time(once)
+
+    def scattered(self, rows: int, keys: int) -> float:
+        """Return the seconds of a pass over ``rows`` tokens among ``keys``, the others having K/V."""
+        self._cache.truncate(keys)
+        which = torch.linspace(0, keys - 1, rows, device=self._ids.device).round().long()
+        return self._time(lambda: self._adapter.recompute(self._ids[which], which, self._cache))
+
+    def watched(self, rows: int, keys: int) -> float:
+        """Return the seconds of a pass over the last ``rows`` of ``keys`` tokens, in which attention is looked at."""
+        self._cache.truncate(keys)
+        which = torch.arange(keys - rows, keys, device=self._ids.device)
+
+        def once() -> None:
+            with watched(self._adapter.config, torch.arange(rows), _look):
+                self._adapter.recompute(self._ids[which], which, self._cache)
 
         return self._time(once)
 
@@ -127,7 +204,7 @@ class _TimedPasses:
     def _pass(self, start: int, stop: int) -> None:
         self._adapter.forward(self._ids[start:stop], self._cache, start=start)
 
-    def _time(self, work: Callable[[], None]) -> float:
+    def _time(self, work: Callable[[], object]) -> float:
         seconds = []
         for _ in range(_REPEAT):
             settle(self._adapter)
@@ -141,9 +218,9 @@ class _TimedPasses:
 class _TimedWholePasses(_TimedPasses):
     """Passes of a model whose states no token can be cut off again: each begins from nothing, and KV are not moved."""
 
-    def shapes(self) -> list[tuple[int, int]]:
-        """Return three lengths from nothing."""
-        return super().shapes()[:3]
+    def passes(self) -> dict[tuple[int, int], float]:
+        """Return the seconds of passes of growing lengths from nothing."""
+        return self._from_nothing()
 
     def forward(self, rows: int, keys: int) -> float:  # noqa: ARG002  (as many as rows)
         """Return the seconds of a pass over ``rows`` tokens."""
@@ -163,9 +240,21 @@ class _TimedWholePasses(_TimedPasses):
         return 0.0
 
 
-def _fit(shapes: Sequence[tuple[int, int]], seconds: Sequence[float]) -> tuple[float, float, float]:
+def _look(seen: Attended) -> None:
+    """Do what a choice of rows does with a layer: sum up what each key received, and how much its value is."""
+    seen.weights.sum(dim=(0, 1)).add_(seen.values.to(torch.float32).norm(dim=-1).sum(dim=0))
+
+
+def _times(pace: float, known: Costs) -> Costs:
+    overhead, row, pair = known
+    return overhead * pace, row * pace, pair * pace
+
+
+def _fit(
+    shapes: Sequence[tuple[int, int]], seconds: Sequence[float], pairs: Callable[[int, int], float] = _causal
+) -> Costs:
     """Return overhead, cost per row and per pair that explain ``seconds`` best, relative to each; none is negative."""
-    columns = np.array([(1.0, rows, rows * keys) for rows, keys in shapes])
+    columns = np.array([(1.0, rows, pairs(rows, keys)) for rows, keys in shapes])
     weights = 1 / np.maximum(np.array(seconds), 1e-9)
     kept, found = [0, 1, 2], np.zeros(3)
     while kept:

@@ -39,7 +39,7 @@ class Estimate:
         encode = sum(costs.run(tokens, tokens) for tokens in self.missing)
         load = costs.copy * self.prefix + costs.move * self.placed
         rows = fresh + selection.count(budget, self.placed)
-        return load + encode + costs.run(fresh, self.length) + costs.run(rows, self.length)
+        return load + encode + costs.run_watched(fresh, self.length) + costs.run_scattered(rows, self.length)
 
 
 def estimate(request: Request, ctx: Context) -> Estimate:

@@ -8,6 +8,7 @@ more than that must be held.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -135,6 +136,28 @@ class EvictingLayer(DynamicLayer):
             marks[heads, slots] = marks[:, last].clone()
         self.length = last
 
+    def forget(self, n: int) -> None:
+        """Forget the last ``n`` tokens as if they had never come by; none of them may have been dropped."""
+        self.length -= n
+        self.seen -= n
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return all that is held, by name, as views: ``k`` and ``v`` ``[H, T, D]``, and each mark ``[H, T]``."""
+        assert self.keys is not None  # noqa: S101
+        assert self.values is not None  # noqa: S101
+        return {"k": self.keys[0], "v": self.values[0], "position": self.positions} | {
+            name: self.mark(name) for name in self._marks
+        }
+
+    def fill(self, tensors: Mapping[str, torch.Tensor], seen: int, device: str) -> None:
+        """Hold copies of ``tensors``, as ``tensors()`` gave them after ``seen`` tokens, on ``device``; empty so far."""
+        keys, values = (tensors[side][None].to(device) for side in ("k", "v"))
+        self.update(keys, values)
+        for name, mark in tensors.items():
+            if name not in {"k", "v"}:
+                self.mark(name, mark.dtype).copy_(mark)
+        self.seen = seen
+
     def copy(self, tally: ByteTally) -> EvictingLayer:
         """Return a layer of its own memory that holds the same."""
         twin = EvictingLayer(tally, self.index)
@@ -213,6 +236,23 @@ class EvictingCache(SequenceCache, Cache):
     def peak_bytes(self) -> int:
         """Return ``peak``."""
         return self.peak
+
+    def forget(self, n: int) -> None:
+        """Forget the last ``n`` tokens, which no layer has dropped, as if they had never come by."""
+        for layer in self.layers:
+            layer.forget(n)
+
+    def tensors(self) -> list[dict[str, torch.Tensor]]:
+        """Return all that each layer holds, by name, as views."""
+        return [layer.tensors() for layer in self.layers]
+
+    @classmethod
+    def of(cls, layers: Sequence[Mapping[str, torch.Tensor]], seen: int, devices: Sequence[str]) -> EvictingCache:
+        """Return a cache that holds ``layers``, as ``tensors`` gave them after ``seen`` tokens, each on its device."""
+        made = cls(len(layers))
+        for layer, tensors, device in zip(made.layers, layers, devices, strict=True):
+            layer.fill(tensors, seen, device)
+        return made
 
     def copy(self) -> EvictingCache:
         """Return a cache of its own memory that holds the same."""

@@ -6,8 +6,9 @@ positions, and spans be read, written and cut off, which is what stores and stra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import torch
 from transformers.cache_utils import Cache
@@ -130,6 +131,22 @@ class GrowingCache(SequenceCache, Cache):
         for layer, (keys, values) in enumerate(zip(kv.keys, kv.values, strict=True)):
             if keys.shape[0]:
                 self.put(layer, start, keys, values)
+
+    def expect(self, start: int, like: KV, need: Callable[[int], None]) -> None:
+        """Count tokens of the kind of ``like`` in from ``start`` on; what writes them there has ``need(layer)`` wait.
+
+        A pass calls it when a layer is about to use its K/V, until ``arrived``.
+        """
+        self.extend(len(like.keys))
+        for layer, (keys, values) in enumerate(zip(like.keys, like.values, strict=True)):
+            if keys.shape[0]:
+                self.room(layer, start, keys, values)
+            self.layers[layer].need = partial(need, layer)
+
+    def arrived(self) -> None:
+        """Wait for nothing any more."""
+        for layer in self.layers:
+            layer.need = None
 
     @contextmanager
     def writing(self, rows: torch.Tensor) -> Iterator[None]:

@@ -31,6 +31,7 @@ class GrowingLayer(DynamicLayer):
         self.rows: torch.Tensor | None = None
         self.watcher: Watcher | None = None
         self.ends = False
+        self.need: Callable[[], None] | None = None  # waits for tokens that are counted in and still arrive
         super().__init__()  # type: ignore[no-untyped-call]
 
     @property
@@ -80,6 +81,8 @@ class GrowingLayer(DynamicLayer):
         **kwargs: Any,  # noqa: ANN401, ARG002  (as transformers calls a cache)
     ) -> Pair:
         """Append the states ``[B, H, n, D]``, or scatter them to ``rows`` if set; return all valid keys and values."""
+        if self.need is not None:
+            self.need()
         if self.rows is None:
             self._append(key_states, value_states)
         else:

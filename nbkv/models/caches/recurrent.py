@@ -169,6 +169,16 @@ class StateCache(GrowingCache):
         for number, layer in enumerate(self._stateful):
             layer.put({} if states is None else states.layers[number])
 
+    def placed(self, layers: Sequence[Named], at: int, devices: Sequence[str]) -> LayerStates:
+        """Return states of this cache's layers after ``at`` tokens, which come from elsewhere, where those layers are.
+
+        ``devices`` are one for each layer of the model. Raises ``ValueError`` where there are more or fewer states.
+        """
+        where = [device for layer, device in zip(self.layers, devices, strict=False) if isinstance(layer, StateLayer)]
+        each = zip(layers, where, strict=True)
+        moved = tuple({name: state.to(device) for name, state in named.items()} for named, device in each)
+        return LayerStates(at, moved)
+
     def release(self) -> LayerStates | None:
         """Return the present states and keep none; nothing is copied."""
         given = None

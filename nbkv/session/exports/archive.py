@@ -22,7 +22,8 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 
 from nbkv.errors import LoadError
-from nbkv.stores.tiers.entry import Damaged, Entry, Sealer, digest, head_size, parse
+from nbkv.stores.tiers.entry import Entry, digest
+from nbkv.stores.tiers.head import Damaged, Sealer, head_size, parse
 from nbkv.stores.tiers.key import EntryKey
 
 _MANIFEST, _SEAL, _GOLDEN, _ENTRIES, _SUFFIX = "manifest.json", "seal", "golden.safetensors", "entries/", ".safetensors"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from nbkv import show
 from nbkv.context import Context
@@ -22,9 +23,11 @@ from nbkv.session.exports import archive
 from nbkv.session.exports.golden import GoldenFinding, GoldenRows, check, golden_rows, placed
 from nbkv.show.units import plural
 from nbkv.stores.spec import sealer
-from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts, Sealer, make_entry
+from nbkv.stores.tiers.entry import Entry, make_entry
 from nbkv.stores.tiers.forms import form_of
+from nbkv.stores.tiers.head import Damaged, EntryFacts, Sealer
 
+T = TypeVar("T")
 _PROVENANCE = "exact"  # all KV in a store's exact space, chunks behind their sinks included
 
 
@@ -85,7 +88,7 @@ def export(
     space, seals = replace(ctx.space(), tenant=""), sealer()  # whose it was is nobody's business
     entries: dict[str, Entry] = {}
     golden: dict[str, torch.Tensor] = {}
-    for _, ids in dict.fromkeys(named):
+    for _, ids in _shown(list(dict.fromkeys(named)), "export"):
         entry, rows = _entry(ids, space, seals, ctx)
         name = str(entry.header.key)
         entries[name] = entry
@@ -128,7 +131,7 @@ def import_(ctx: Context, path: str | Path) -> tuple[CacheFile, tuple[Chunk, ...
         message = f"{at}: {why}; nothing of it was imported"
         raise LoadError(message) from error
     findings = []
-    for key, one in arrivals.items():
+    for key, one in _shown(list(arrivals.items()), "import"):
         looked = check(ctx.adapter, one.ids, one.kv, golden[key])
         findings += [(one.name, each) for each in looked]
         if failed := next((each for each in looked if not each.ok), None):
@@ -138,6 +141,11 @@ def import_(ctx: Context, path: str | Path) -> tuple[CacheFile, tuple[Chunk, ...
     notes = () if made["fingerprint"] == ctx.model else (_elsewhere(made, ctx),)
     sequences = tuple((str(name), len(arrivals[key].ids)) for name, key in listed)
     return CacheFile(str(at), at.stat().st_size, sequences, made, tuple(findings), notes), chunks
+
+
+def _shown(work: Sequence[T], what: str) -> Iterable[T]:
+    """Yield the parts of ``work``, in a terminal with a bar of how far it is."""
+    return tqdm(work, desc=what, unit="sequence", leave=False, disable=None)
 
 
 def _paths(chunk: Chunk, ctx: Context) -> list[tuple[int, ...]]:

@@ -62,7 +62,7 @@ class Diagnosis:
         provenance = self.asked.provenance
         self._open = (provenance == Provenance.FRESH) | (provenance == Provenance.RECOMPUTED)
         self._ids = np.array(self.asked.seen.ids[: self.asked.length], dtype=np.int64)
-        self._known = self.past.before(self.asked.seen.order)
+        self._known = self.past.before(self.asked.seen.order, self.asked.seen.space.tenant)
         self._common = {seen: common_prefix(self._ids, seen.array) for seen in self._known}
         self._first = int(self._open.argmax()) if self._open.any() else len(self._open)
 
@@ -73,8 +73,9 @@ class Diagnosis:
             self._declined()
         self._chunks()
         self._prefixes()
+        self._others()
         self._parted()
-        self._claim(Cause.NEW, 0, self.asked.length, "not seen by any session of this process", saves=0)
+        self._claim(Cause.NEW, 0, self.asked.length, "not seen before by a session of this process", saves=0)
         return sorted(self.found, key=lambda miss: miss.start)
 
     # what ran although it was known
@@ -133,7 +134,7 @@ class Diagnosis:
                 self._known_prefix(seen, stop)
 
     def _rank(self, seen: Seen) -> int:
-        """Return how near ``seen`` is: here and kept, here, another store, another dtype or tenant, another model."""
+        """Return how near ``seen`` is: here and kept, here, another store, another dtype, another model."""
         own = self.asked.seen
         if self._here(seen):
             return 1 if seen.lost else 0
@@ -160,15 +161,19 @@ class Diagnosis:
         elif seen.space == own.space:
             detail = f"{who} of session {seen.session!r} has them, in another store"
             self._claim(Cause.ELSEWHERE, start, stop, detail, "give both sessions one store: store=session.store")
-        elif seen.space.tenant != own.space.tenant:
-            detail = f"computed for tenant {seen.space.tenant!r}; tenants share nothing"
-            self._claim(Cause.TENANT, start, stop, detail, "one tenant for all who may read the same text")
         elif seen.space.dtype != own.space.dtype:  # the fingerprint differs as well then
             detail = f"{who} computed them in {seen.space.dtype}, this request runs in {own.space.dtype}"
             self._claim(Cause.DTYPE, start, stop, detail, "one dtype for all sessions on a store")
         else:
             detail = f"{who} computed them with other weights or another adapter active"
             self._claim(Cause.ADAPTER, start, stop, detail, "ask all of a text's questions under one adapter")
+
+    def _others(self) -> None:
+        """Claim what is a whole prompt of another tenant's; neither who, nor when, nor what came behind it is told."""
+        own = self.asked.seen
+        stop = self.past.prompt_of_others(self._ids, own.order, own.space)
+        detail = "computed for another tenant; tenants share nothing"
+        self._claim(Cause.TENANT, 0, stop, detail, "one tenant for all who may read the same text")
 
     def _gone(self, seen: Seen, start: int, stop: int, shift: int) -> None:
         """Claim ``[start, stop)``: tokens from ``start + shift`` on of ``seen``, which its store had and lost."""
@@ -179,7 +184,8 @@ class Diagnosis:
         ]
         who = _called(seen, self.asked.seen)
         if left:
-            when = f", during {left[0].during}" if left[0].during else ""
+            ours = left[0].during and left[0].tenant == self.asked.seen.space.tenant
+            when = f", during {left[0].during}" if ours else ""
             detail = f"kept since {who}, evicted from {left[0].tier}{when}"
             self._claim(Cause.EVICTED, start, stop, detail, "a larger store, a tier below it, or a pin")
         else:
@@ -240,16 +246,11 @@ class Diagnosis:
         self._claim(kind, each.at, each.at + each.length, detail, fix, was=wording.middle(was), now=wording.middle(now))
 
     def _moved(self, start: int, stop: int, seen: Seen) -> None:
-        if self._open[start:stop].sum() < WINDOW or not self._lawful(seen):
+        if self._open[start:stop].sum() < WINDOW or self.asked.seen.space.model != seen.space.model:
             return
         who = _called(seen, self.asked.seen)
         fix = 'give it as a chunk (session.chunk) and ask with a chunk strategy, such as strategy="blend"'
         self._claim(Cause.MOVED, start, stop, f"{who} had the same tokens at another place", fix)
-
-    def _lawful(self, seen: Seen) -> bool:
-        """Return whether ``seen`` is of this model and tenant: text of others at other places is nobody's business."""
-        mine, its = self.asked.seen.space, seen.space
-        return (mine.model, mine.tenant) == (its.model, its.tenant)
 
     def _claim(
         self,

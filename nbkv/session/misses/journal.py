@@ -26,7 +26,7 @@ class Journal:
         """Begin to hear what leaves the store of ``ctx``; costs are measured while nobody has ``lock``."""
         self._ctx: Context | None = ctx
         self._lock, self._past = lock, past if kept is None else kept
-        self._leavers = Leavers(self._past, ctx.store)
+        self._leavers = Leavers(self._past, ctx.store, ctx.tenant)
         ctx.bus.add(self._leavers)
 
     def use(self, ctx: Context) -> None:

@@ -1,7 +1,9 @@
 """What sessions of this process have computed, and what left their stores: ids and counts, no tensors, bounded.
 
-All sessions share one past, so that a miss can be put down to another dtype, adapter, tenant or store. It belongs to
-the process, as its notebook does: nothing of it is written anywhere, and of another tenant a miss tells the name alone.
+All sessions share one past, so that a miss can be put down to another dtype, adapter or store; nothing of it is
+written anywhere. A tenant is given its own past alone. Of others it learns one thing, which it must know already to
+learn it: that a prompt of somebody else's is, whole, the beginning of its own. A part of one is never told: whoever may
+ask how many first tokens are another's could find out the rest token by token.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING
@@ -59,7 +61,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Departure:
-    """Tokens ``[start, start + tokens)`` of a stored sequence left a ``tier``; ``during`` says what went on then."""
+    """Tokens ``[start, start + tokens)`` of a stored sequence left a ``tier``, ``during`` what ``tenant`` did."""
 
     order: int
     store: weakref.ref[Store]
@@ -68,6 +70,7 @@ class Departure:
     digest: int
     tier: str
     during: str
+    tenant: str
 
     def was_part_of(self, seen: Seen) -> bool:
         """Return whether the tokens that left are those of ``seen``."""
@@ -102,9 +105,20 @@ class Past:
         """Remember what left a store."""
         self._departed.append(departure)
 
-    def before(self, order: int) -> list[Seen]:
-        """Return the sequences from before ``order``, the newest first."""
-        return [seen for seen in reversed(tuple(self._seen)) if seen.order < order]
+    def before(self, order: int, tenant: str) -> list[Seen]:
+        """Return the sequences of ``tenant`` from before ``order``, the newest first."""
+        known = reversed(tuple(self._seen))
+        return [seen for seen in known if seen.order < order and seen.space.tenant == tenant]
+
+    def prompt_of_others(self, ids: NDArray[np.int64], order: int, space: Space) -> int:
+        """Return the length of the longest prompt of another tenant, from before ``order``, that ``ids`` begin with.
+
+        Only whole prompts count, of at least ``WINDOW`` tokens and of ``space`` but for the tenant; 0: there is none.
+        """
+        others = (seen for seen in tuple(self._seen) if seen.order < order and seen.space.tenant != space.tenant)
+        like = (seen for seen in others if replace(seen.space, tenant=space.tenant) == space)
+        whole = (each.prompt for each in like if common_prefix(ids, each.array) >= each.prompt >= WINDOW)
+        return max(whole, default=0)
 
     def departures(self, seen: Seen, order: int) -> list[Departure]:
         """Return what left of ``seen``, between its own time and ``order``, from its store; the newest first."""
@@ -118,9 +132,9 @@ class Past:
 class Leavers:
     """Hears one session's events and remembers what leaves its store, and ``during`` which request or chunk."""
 
-    def __init__(self, past: Past, store: Store) -> None:
-        """Begin with a store as it is."""
-        self._past, self.store = past, weakref.ref(store)
+    def __init__(self, past: Past, store: Store, tenant: str) -> None:
+        """Begin with a store as it is, and the tenant of the session."""
+        self._past, self.store, self._tenant = past, weakref.ref(store), tenant
         self.during = ""
 
     def __call__(self, event: Event) -> None:
@@ -141,6 +155,7 @@ class Leavers:
                     digest=event.digest,
                     tier=event.tier,
                     during=self.during,
+                    tenant=self._tenant,
                 )
             )
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nbkv.stores.base import Counts
-from nbkv.stores.tiers.entry import Entry, EntryFacts
+from nbkv.stores.tiers.entry import Entry
+from nbkv.stores.tiers.head import EntryFacts
 from nbkv.stores.tiers.key import EntryKey
 
 
@@ -84,6 +85,9 @@ class Tier(ABC):
 
     def use(self, keys: Sequence[EntryKey]) -> None:  # noqa: B027  (nothing to note where nothing is evicted)
         """Note that the entries of ``keys`` were used, the last of them most recently."""
+
+    def rank(self, key: EntryKey, rank: float) -> None:  # noqa: B027  (as above)
+        """Note a use of the entry of ``key``, worth ``rank`` to the strategy that used it."""
 
     def keep(self, key: EntryKey, facts: EntryFacts) -> bool:  # noqa: ARG002
         """Have the entry of ``key`` be kept as ``facts`` say; return whether this tier can, and has it."""

@@ -10,18 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from nbkv.stores.tiers.base import Tier, TierRow
-from nbkv.stores.tiers.entry import Bytes, Damaged, Entry, EntryFacts, EntryHeader, Sealer, head_size, parse
-from nbkv.stores.tiers.index import EntryIndex
+from nbkv.stores.tiers.entry import Entry
+from nbkv.stores.tiers.head import Bytes, Damaged, EntryHeader, Sealer, head_size, parse
+from nbkv.stores.tiers.indexed.index import EntryIndex
+from nbkv.stores.tiers.indexed.indexed_tier import IndexedTier
 from nbkv.stores.tiers.key import EntryKey
-from nbkv.stores.tiers.policies import Policy, policy_of
 
 SUFFIX = ".safetensors"
 _ENTRIES, _INDEX = "entries", "index.sqlite"
@@ -51,14 +50,12 @@ class OpenFile:
 
 
 @dataclass(eq=False)
-class DiskTier(Tier):
+class DiskTier(IndexedTier):
     """Entries in the folder ``root``; what ``policy`` scores lowest is evicted first."""
 
     name: str = "disk"
     root: Path = field(kw_only=True)
-    policy: Policy = field(default_factory=lambda: policy_of("lru"), kw_only=True)
     sealer: Sealer = field(default_factory=Sealer, kw_only=True)
-    clock: Callable[[], float] = field(default=time.time, kw_only=True)
 
     def __post_init__(self) -> None:
         """Make the folder, and finish or undo what a process that was killed has left."""
@@ -104,40 +101,6 @@ class DiskTier(Tier):
         there = self._path(key).exists()
         self._remove(key)
         return known or there
-
-    def keys(self) -> Iterator[EntryKey]:
-        """Yield the keys in the index."""
-        return (row.key for row in self.index.rows())
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of all files, with those that are being written."""
-        return self.index.figure("bytes")
-
-    @property
-    def tokens(self) -> int:
-        """Return the tokens of all entries."""
-        return self.index.figure("tokens")
-
-    def __len__(self) -> int:
-        """Return how many entries there are."""
-        return self.index.figure("entries")
-
-    def find(self, marks: Sequence[str]) -> dict[str, list[EntryKey]]:
-        """Return the keys of entries found by ``marks``, as the index has them."""
-        return self.index.find(marks)
-
-    def use(self, keys: Sequence[EntryKey]) -> None:
-        """Note the use of ``keys``, the last one as the most recent."""
-        self.index.use(keys)
-
-    def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
-        """Have an entry be kept as ``facts`` say."""
-        return self.index.keep(key, facts)
-
-    def rows(self) -> Iterator[TierRow]:
-        """Yield a row for each entry."""
-        return self.index.rows()
 
     def collect(self) -> tuple[int, int]:
         """Delete what has expired, what is over the limit, and what killed processes left; return entries and bytes."""

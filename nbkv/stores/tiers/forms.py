@@ -17,6 +17,7 @@ class StorageForm(Protocol):
     """How keys and values ``[H, T, D]`` of one layer become the tensors that are stored, and back."""
 
     name: str
+    every_token: bool  # whether K/V of all tokens are there again, if with an error
 
     def pack(self, keys: torch.Tensor, values: torch.Tensor) -> Tensors:
         """Return the tensors to store, in order."""
@@ -29,6 +30,7 @@ class AsItIs:
     """The very bits."""
 
     name = ""
+    every_token = True
 
     def pack(self, keys: torch.Tensor, values: torch.Tensor) -> Tensors:
         """Return both."""
@@ -44,6 +46,8 @@ class Scaled:
 
     Keys have channels that are large at every token, values have not (KIVI, arXiv 2402.02750, section 3.1).
     """
+
+    every_token = True
 
     def __init__(self, name: str, dtype: torch.dtype, most: float) -> None:
         """Scale so that the largest number of a channel or token becomes ``most`` in ``dtype``."""
@@ -73,6 +77,16 @@ class Scaled:
         return (numbers if self._dtype.is_floating_point else numbers.round()).to(self._dtype)
 
 
+class Dropped(AsItIs):
+    """Only what a strategy has left of a sequence: the slots of its most important tokens, as they are.
+
+    K/V of all tokens are never stored in it, so that no exact strategy finds anything there.
+    """
+
+    name = "kvzip"
+    every_token = False
+
+
 def error(form: StorageForm, keys: torch.Tensor, values: torch.Tensor) -> float:
     """Return how far ``form`` moves one layer's K/V: the norm of the difference over that of K, or of V if larger."""
     if form.name == "" or not keys.numel():
@@ -82,7 +96,12 @@ def error(form: StorageForm, keys: torch.Tensor, values: torch.Tensor) -> float:
     return max(by / norm if norm else 0.0 for by, norm in moved)
 
 
-_KNOWN: tuple[StorageForm, ...] = AsItIs(), Scaled("int8", torch.int8, 127), Scaled("fp8", torch.float8_e4m3fn, 448)
+_KNOWN: tuple[StorageForm, ...] = (
+    AsItIs(),
+    Scaled("int8", torch.int8, 127),
+    Scaled("fp8", torch.float8_e4m3fn, 448),
+    Dropped(),
+)
 _FORMS = {form.name: form for form in _KNOWN}
 
 

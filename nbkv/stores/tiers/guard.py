@@ -9,9 +9,10 @@ from typing import TypeVar
 import torch
 
 from nbkv.events import Bus, StoreFault
-from nbkv.kv import KV
 from nbkv.stores.tiers.base import Tier
-from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts
+from nbkv.stores.tiers.entry import Entry
+from nbkv.stores.tiers.forms import Tensors
+from nbkv.stores.tiers.head import Damaged, EntryFacts
 from nbkv.stores.tiers.key import EntryKey
 
 T = TypeVar("T")
@@ -48,11 +49,25 @@ class GuardedTier:
         """Return the entry of ``key``, if it is there and whole."""
         return self._call(lambda: self.tier.get(key), None, key)
 
-    def load(self, entry: Entry, devices: Sequence[str]) -> KV | None:
-        """Return the K/V of ``entry`` on ``devices``; None if any of it cannot be had, or is not what it should be."""
-        kv = self._call(lambda: entry.kv().on(devices), None, entry.header.key)
-        self.tier.counts.hits += kv is not None
-        return kv
+    def arrival(self, wait: Callable[[], object], key: EntryKey | None = None) -> bool:
+        """Return whether ``wait``, for what was asked of the tier before, ends without a fault of it."""
+
+        def waited() -> bool:
+            wait()
+            return True
+
+        return self._caught(waited, default=False, key=key)
+
+    def tensors(self, entry: Entry) -> list[Tensors] | None:
+        """Return the tensors of all layers of ``entry``; None if any cannot be had, or is not what it should be."""
+        found = self._call(lambda: [entry.tensors(layer) for layer in range(entry.n_layers)], None, entry.header.key)
+        self.tier.counts.hits += found is not None
+        return found
+
+    def refuse(self, key: EntryKey, why: str) -> None:
+        """Drop the entry of ``key``, which was read whole and turned out to be of no use, and say ``why``."""
+        self._fault(f"an entry was refused and dropped: {why}")
+        self._call(lambda: self.tier.drop(key), default=False)
 
     def put(self, entry: Entry) -> bool:
         """Keep ``entry``; return whether it is kept."""
@@ -69,6 +84,10 @@ class GuardedTier:
     def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
         """Have the entry of ``key`` be kept as ``facts`` say; return whether it is."""
         return self._call(lambda: self.tier.keep(key, facts), default=False)
+
+    def rank(self, key: EntryKey, rank: float) -> None:
+        """Note a use of the entry of ``key``, worth ``rank``."""
+        self._call(lambda: self.tier.rank(key, rank), None)
 
     def missed(self) -> None:
         """Count a lookup that found nothing here."""
@@ -97,8 +116,9 @@ class GuardedTier:
         self._call(self.tier.close, None)
 
     def _call(self, call: Callable[[], T], default: T, key: EntryKey | None = None) -> T:
-        if self.out_of_reach:
-            return default
+        return default if self.out_of_reach else self._caught(call, default, key)
+
+    def _caught(self, call: Callable[[], T], default: T, key: EntryKey | None = None) -> T:
         try:
             return call()
         except Damaged as error:

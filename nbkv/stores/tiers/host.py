@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from time import time
 
 import torch
 
-from nbkv.stores.tiers.base import Tier, TierRow
-from nbkv.stores.tiers.entry import Bytes, Entry, EntryFacts
-from nbkv.stores.tiers.index import EntryIndex
+from nbkv.stores.tiers.entry import Entry
+from nbkv.stores.tiers.head import Bytes
+from nbkv.stores.tiers.indexed.index import EntryIndex
+from nbkv.stores.tiers.indexed.indexed_tier import IndexedTier
 from nbkv.stores.tiers.key import EntryKey
-from nbkv.stores.tiers.policies import Policy, policy_of
 
 
 @dataclass(eq=False)
-class HostTier(Tier):
+class HostTier(IndexedTier):
     """Entries in this process's memory, ``pinned`` where a GPU copies from it; written to when a GPU evicts."""
 
     name: str = "host"
     pinned: bool = field(default=False, kw_only=True)
-    policy: Policy = field(default_factory=lambda: policy_of("lru"), kw_only=True)
-    clock: Callable[[], float] = field(default=time, kw_only=True)
     writes: str = field(default="back", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -58,27 +55,6 @@ class HostTier(Tier):
     def keys(self) -> Iterator[EntryKey]:
         """Yield the key of every entry."""
         return iter(tuple(self._entries))
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of all entries."""
-        return self.index.figure("bytes")
-
-    def find(self, marks: Sequence[str]) -> dict[str, list[EntryKey]]:
-        """Return the keys of entries found by ``marks``."""
-        return self.index.find(marks)
-
-    def use(self, keys: Sequence[EntryKey]) -> None:
-        """Note the use of ``keys``."""
-        self.index.use(keys)
-
-    def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
-        """Have an entry be kept as ``facts`` say."""
-        return self.index.keep(key, facts)
-
-    def rows(self) -> Iterator[TierRow]:
-        """Yield a row for each entry."""
-        return self.index.rows()
 
     def collect(self) -> tuple[int, int]:
         """Free what has expired."""

@@ -1,6 +1,6 @@
-"""The Redis tier: an entry is a hash with one field a layer, so that layers are read in pipelines, many at a time.
+"""The Redis tier: of an entry the head and each layer are a string, so that layers are read as they are needed.
 
-A hash is written under a name of its own and renamed when it is whole; one that is never finished expires. The account
+They are written under names of their own and renamed when all are there; what is never finished expires. The account
 of bytes and the order of eviction are kept on the server by scripts, each of which runs alone, so that the budget holds
 for all processes together. Times to live are the server's.
 """
@@ -8,6 +8,7 @@ for all processes together. Times to live are the server's.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -19,19 +20,22 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from nbkv.stores.tiers.base import Tier, TierRow
-from nbkv.stores.tiers.entry import Damaged, Entry, EntryFacts, Sealer, parse
+from nbkv.stores.tiers.bulk_values import BulkValues
+from nbkv.stores.tiers.entry import Entry
+from nbkv.stores.tiers.head import Damaged, EntryFacts, Sealer, parse
+from nbkv.stores.tiers.indexed.policies import EntryUse, Policy, policy_of
 from nbkv.stores.tiers.key import EntryKey
-from nbkv.stores.tiers.policies import EntryUse, Policy, policy_of
 
-_AHEAD = 2**25  # bytes of layers that are read at once
+_AHEAD = 2**23  # bytes of layers that are asked for at once
 _DRAFT_S = 600  # within which an entry must be written
 _PRIORITY = 1e13  # more than any score
 
 # Removes an entry with its marks, and takes it off the account. KEYS[1] is the prefix of all names.
 _FORGET = """
 local function forget(p, key)
-    local facts = redis.call('HMGET', p .. 'facts:' .. key, 'bytes', 'tokens', 'marks')
-    local there = redis.call('DEL', p .. 'entry:' .. key)
+    local facts = redis.call('HMGET', p .. 'facts:' .. key, 'bytes', 'tokens', 'marks', 'layers')
+    local there = redis.call('DEL', p .. 'head:' .. key)
+    for layer = 0, tonumber(facts[4] or '0') - 1 do redis.call('DEL', p .. 'layer:' .. key .. ':' .. layer) end
     redis.call('ZREM', p .. 'used', key)
     if facts[1] then
         redis.call('DECRBY', p .. 'bytes', facts[1])
@@ -61,24 +65,44 @@ redis.call('INCRBY', p .. 'bytes', need)
 return gone
 """
 )
-# ARGV: draft, key, bytes, tokens, ttl in ms, seconds, rank, priority, pinned, marks. The bytes are booked already.
-_COMMIT = """
-local p, draft, key = KEYS[1], ARGV[1], ARGV[2]
-if redis.call('EXISTS', p .. 'entry:' .. key) == 1 or redis.call('EXISTS', draft) == 0 then
-    redis.call('DEL', draft)
+# Has an entry live for so many ms from now on; 0: for ever.
+_LIVE = """
+local function live(p, key, layers, ms)
+    local function one(name)
+        if tonumber(ms) > 0 then redis.call('PEXPIRE', name, ms) else redis.call('PERSIST', name) end
+    end
+    one(p .. 'head:' .. key)
+    for layer = 0, layers - 1 do one(p .. 'layer:' .. key .. ':' .. layer) end
+end
+"""
+# ARGV: draft, key, bytes, tokens, ttl in ms, layers, seconds, rank, priority, pinned, marks. The bytes are booked.
+_COMMIT = (
+    _LIVE
+    + """
+local p, draft, key, layers = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[6])
+local there = redis.call('EXISTS', draft .. 'head')
+for layer = 0, layers - 1 do there = there + redis.call('EXISTS', draft .. layer) end
+if redis.call('EXISTS', p .. 'head:' .. key) == 1 or there <= layers then
+    redis.call('DEL', draft .. 'head')
+    for layer = 0, layers - 1 do redis.call('UNLINK', draft .. layer) end
     redis.call('DECRBY', p .. 'bytes', ARGV[3])
     return 0
 end
-redis.call('RENAME', draft, p .. 'entry:' .. key)
-redis.call('PERSIST', p .. 'entry:' .. key)
-if tonumber(ARGV[5]) > 0 then redis.call('PEXPIRE', p .. 'entry:' .. key, ARGV[5]) end
+redis.call('RENAME', draft .. 'head', p .. 'head:' .. key)
+for layer = 0, layers - 1 do redis.call('RENAME', draft .. layer, p .. 'layer:' .. key .. ':' .. layer) end
+live(p, key, layers, ARGV[5])
 redis.call('INCRBY', p .. 'tokens', ARGV[4])
 redis.call('SADD', p .. 'keys', key)
-redis.call('HSET', p .. 'facts:' .. key, 'bytes', ARGV[3], 'tokens', ARGV[4], 'uses', 0, 'seconds', ARGV[6],
-    'rank', ARGV[7], 'priority', ARGV[8], 'pinned', ARGV[9], 'marks', ARGV[10])
-for mark in string.gmatch(ARGV[10], '%S+') do redis.call('SADD', p .. 'mark:' .. mark, key) end
+redis.call('HSET', p .. 'facts:' .. key, 'bytes', ARGV[3], 'tokens', ARGV[4], 'layers', layers, 'uses', 0,
+    'seconds', ARGV[7], 'rank', ARGV[8], 'priority', ARGV[9], 'pinned', ARGV[10], 'marks', ARGV[11])
+for mark in string.gmatch(ARGV[11], '%S+') do redis.call('SADD', p .. 'mark:' .. mark, key) end
 return 1
 """
+)
+# ARGV: key, ttl in ms.
+_KEEP = (
+    _LIVE + "live(KEYS[1], ARGV[1], tonumber(redis.call('HGET', KEYS[1] .. 'facts:' .. ARGV[1], 'layers')), ARGV[2])"
+)
 
 
 @dataclass(eq=False)
@@ -104,42 +128,36 @@ class RedisTier(Tier):
                 socket_connect_timeout=self.timeout_s,
                 retry=Retry(NoBackoff(), 0),
             )
-            scripts = [self.client.register_script(each) for each in (_DROP, _RESERVE, _COMMIT)]
-            self._drop, self._reserve, self._commit = scripts
+            scripts = [self.client.register_script(each) for each in (_DROP, _RESERVE, _COMMIT, _KEEP)]
+            self._drop, self._reserve, self._commit, self._live = scripts
+            self._bulk = BulkValues(self.client)
             self.client.ping()
 
     def get(self, key: EntryKey) -> Entry | None:
         """Return the entry of ``key``; its layers are read several at a time."""
-        name = f"{self.prefix}entry:{key}"
         with self._talking():
-            head: Any = self.client.hget(name, "head")
+            head: Any = self.client.get(f"{self.prefix}head:{key}")
             if head is None:
                 self._drop(keys=[self.prefix], args=[str(key)])  # it has expired, or the server has evicted it itself
                 return None
-        if not isinstance(head, bytes):
-            message = "its head is no text"
-            raise Damaged(message)
         header = parse(head, self.sealer, key)
-        ahead: dict[int, object] = {}
+        ahead: dict[int, memoryview | None] = {}
         lock = threading.Lock()
 
-        def read(layer: int) -> list[bytes]:
-            with lock:
-                return [ahead_of(layer)]
-
-        def ahead_of(layer: int) -> bytes:
-            if layer not in ahead:
-                size, stop = header.sizes[layer], layer + 1
-                while stop < len(header.sizes) and size + header.sizes[stop] <= _AHEAD:
-                    size, stop = size + header.sizes[stop], stop + 1
-                with self._talking():
-                    answers = self.client.hmget(name, [str(each) for each in range(layer, stop)])
+        def read(layer: int) -> list[memoryview]:
+            with lock, self._talking():
+                if layer not in ahead:
+                    size, stop = header.sizes[layer], layer + 1
+                    while stop < len(header.sizes) and size + header.sizes[stop] <= _AHEAD:
+                        size, stop = size + header.sizes[stop], stop + 1
+                    names = [f"{self.prefix}layer:{key}:{each}" for each in range(layer, stop)]
+                    answers = self._bulk.get(names, header.sizes[layer:stop])
                     ahead.update(zip(range(layer, stop), answers, strict=True))
-            data = ahead.pop(layer)
-            if not isinstance(data, bytes):
+                data = ahead.pop(layer)
+            if data is None:
                 message = f"layer {layer} is gone"
                 raise Damaged(message)
-            return data
+            return [data]
 
         return Entry(header, head, read)
 
@@ -148,9 +166,9 @@ class RedisTier(Tier):
         key, header, facts = str(entry.header.key), entry.header, entry.header.facts
         if self.limit and entry.nbytes > self.limit:
             return False
-        draft = f"{self.prefix}draft:{uuid.uuid4().hex}"
+        draft = f"{self.prefix}draft:{uuid.uuid4().hex}:"
         with self._talking():
-            if self.client.exists(f"{self.prefix}entry:{key}"):
+            if self.client.exists(f"{self.prefix}head:{key}"):
                 self.use([header.key])
                 return True
             evicted = int(self._reserve(keys=[self.prefix], args=[entry.nbytes, self.limit]))
@@ -162,16 +180,16 @@ class RedisTier(Tier):
             except BaseException:
                 with contextlib.suppress(redis.RedisError):
                     self.client.decrby(f"{self.prefix}bytes", entry.nbytes)
-                    self.client.delete(draft)
+                    self.client.delete(f"{draft}head", *(f"{draft}{layer}" for layer in range(entry.n_layers)))
                 raise
-            what = [draft, key, str(entry.nbytes), str(len(header.ids)), str(int(facts.ttl * 1000))]
+            what = [draft, key, *map(str, (entry.nbytes, len(header.ids), int(facts.ttl * 1000), entry.n_layers))]
             kept = [facts.seconds, facts.rank, facts.priority, int(facts.pinned), " ".join(header.marks)]
             new = self._commit(keys=[self.prefix], args=[*what, *map(str, kept)])
             self.use([header.key])
-        return bool(new) or self.client.exists(f"{self.prefix}entry:{key}") == 1
+            return bool(new) or self.client.exists(f"{self.prefix}head:{key}") == 1
 
     def drop(self, key: EntryKey) -> bool:
-        """Delete the entry's hash and its marks."""
+        """Delete the entry's strings and its marks."""
         with self._talking():
             return bool(self._drop(keys=[self.prefix], args=[str(key)]))
 
@@ -220,19 +238,24 @@ class RedisTier(Tier):
                 score = self.policy.score(use) + int(facts[3]) * _PRIORITY
                 self.client.zadd(f"{self.prefix}used", {str(key): score})
 
+    def rank(self, key: EntryKey, rank: float) -> None:
+        """Note a use, and what it was worth."""
+        with self._talking():
+            name = f"{self.prefix}facts:{key}"
+            if self.client.exists(name):
+                self.client.hset(name, "rank", rank)
+        self.use([key])
+
     def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
         """Have an entry be kept as ``facts`` say."""
         with self._talking():
             name = f"{self.prefix}facts:{key}"
             if not self.client.exists(name):
                 return False
-            kept = {"priority": facts.priority, "pinned": int(facts.pinned), "rank": facts.rank}
+            kept = {"priority": facts.priority, "pinned": int(facts.pinned)}
             self.client.hset(name, mapping=kept)
             self.client.zrem(f"{self.prefix}used", str(key))
-            if facts.ttl:
-                self.client.pexpire(f"{self.prefix}entry:{key}", int(facts.ttl * 1000))
-            else:
-                self.client.persist(f"{self.prefix}entry:{key}")
+            self._live(keys=[self.prefix], args=[str(key), str(int(facts.ttl * 1000))])
             self.use([key])
         return True
 
@@ -250,7 +273,7 @@ class RedisTier(Tier):
         gone, freed, held = 0, 0, 0
         for row in tuple(self.rows()):
             with self._talking():
-                if self.client.exists(f"{self.prefix}entry:{row.key}"):
+                if self.client.exists(f"{self.prefix}head:{row.key}"):
                     held += row.nbytes
                     continue
                 self._drop(keys=[self.prefix], args=[str(row.key)])
@@ -266,10 +289,8 @@ class RedisTier(Tier):
             self.client.close()
 
     def _fill(self, draft: str, entry: Entry) -> None:
-        self.client.hset(draft, "head", entry.head)
-        self.client.expire(draft, _DRAFT_S)
-        for layer in range(entry.n_layers):
-            self.client.hset(draft, str(layer), b"".join(entry.pieces(layer)))
+        layers = ((f"{draft}{layer}", entry.pieces(layer)) for layer in range(entry.n_layers))
+        self._bulk.set(itertools.chain([(f"{draft}head", [entry.head])], layers), _DRAFT_S)
 
     def _figure(self, name: str) -> int:
         with self._talking():

@@ -6,48 +6,22 @@ missing or broken it is made anew. It keeps the account of bytes: room is reserv
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nbkv.stores.tiers.base import TierRow
-from nbkv.stores.tiers.entry import EntryFacts, EntryHeader
+from nbkv.stores.tiers.head import EntryFacts, EntryHeader
+from nbkv.stores.tiers.indexed.index_file import IndexFile
+from nbkv.stores.tiers.indexed.policies import EntryUse, Policy
 from nbkv.stores.tiers.key import EntryKey
-from nbkv.stores.tiers.policies import EntryUse, Policy
 
-_WAIT_S = 20.0  # for another process's transaction
 _MOST = 500  # names in one question
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    key TEXT PRIMARY KEY, bytes INTEGER NOT NULL, uses INTEGER NOT NULL, tick INTEGER NOT NULL, score REAL NOT NULL,
-    priority INTEGER NOT NULL, pinned INTEGER NOT NULL, made REAL NOT NULL, ttl REAL NOT NULL,
-    seconds REAL NOT NULL, rank REAL NOT NULL, tokens INTEGER NOT NULL, ready INTEGER NOT NULL, writer TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS next_to_go ON entries (pinned, ready, priority, score);
-CREATE TABLE IF NOT EXISTS marks (mark TEXT, key TEXT, PRIMARY KEY (mark, key)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS marks_of ON marks (key);
-CREATE TABLE IF NOT EXISTS figures (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
-INSERT OR IGNORE INTO figures VALUES ('bytes', 0), ('entries', 0), ('tokens', 0), ('tick', 0), ('floor', 0);
-CREATE TRIGGER IF NOT EXISTS counted AFTER INSERT ON entries BEGIN
-    UPDATE figures SET value = value + new.bytes WHERE name = 'bytes';
-    UPDATE figures SET value = value + 1 WHERE name = 'entries';
-    UPDATE figures SET value = value + new.tokens WHERE name = 'tokens';
-END;
-CREATE TRIGGER IF NOT EXISTS discounted AFTER DELETE ON entries BEGIN
-    DELETE FROM marks WHERE key = old.key;
-    UPDATE figures SET value = value - old.bytes WHERE name = 'bytes';
-    UPDATE figures SET value = value - 1 WHERE name = 'entries';
-    UPDATE figures SET value = value - old.tokens WHERE name = 'tokens';
-END;
-"""
 _ROW = "key, bytes, tick, uses, priority, pinned, made, ttl"
 
 
@@ -64,14 +38,15 @@ class EntryIndex:
     remake: Callable[[], Iterable[tuple[EntryHeader, int]]]
     remove: Callable[[EntryKey], None]
     clock: Callable[[], float] = time.time
-    _lock: threading.RLock = field(default_factory=threading.RLock)
-    _open: sqlite3.Connection | None = None
-    _of: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        """Open nothing yet."""
+        self.file = IndexFile(self.path, self._fill)
 
     def find(self, marks: Sequence[str]) -> dict[str, list[EntryKey]]:
         """Return for each of ``marks`` the keys of ready entries that have it and have not expired."""
         found: dict[str, list[EntryKey]] = {}
-        with self._transaction(write=False) as db:
+        with self.file.transaction(write=False) as db:
             for at in range(0, len(marks), _MOST):
                 some = marks[at : at + _MOST]
                 question = f"""SELECT mark, {_ROW} FROM marks JOIN entries USING (key)
@@ -87,7 +62,7 @@ class EntryIndex:
         It is not where the entry is there already, another process writes it, or what may be evicted is too little.
         """
         evicted: list[TierRow] = []
-        with self._transaction(write=True) as db:
+        with self.file.transaction(write=True) as db:
             known = db.execute("SELECT ready, writer FROM entries WHERE key = ?", (str(header.key),)).fetchone()
             if known is not None and (known[0] or _alive_writer(known[1])):
                 self._use(db, [header.key])
@@ -105,7 +80,7 @@ class EntryIndex:
 
     def ready(self, header: EntryHeader) -> bool:
         """Note that the entry of ``header`` is written, to be found from now on; False: it was dropped meanwhile."""
-        with self._transaction(write=True) as db:
+        with self.file.transaction(write=True) as db:
             known = db.execute("UPDATE entries SET ready = 1 WHERE key = ?", (str(header.key),)).rowcount > 0
             if known:
                 self._mark(db, header)
@@ -113,31 +88,37 @@ class EntryIndex:
 
     def add(self, header: EntryHeader, nbytes: int) -> None:
         """Note an entry that was found lying there."""
-        with self._transaction(write=True) as db:
+        with self.file.transaction(write=True) as db:
             db.execute("DELETE FROM entries WHERE key = ?", (str(header.key),))
             self._insert(db, header, nbytes, ready=True)
             self._mark(db, header)
 
     def forget(self, key: EntryKey) -> bool:
         """Forget the entry of ``key``; return whether it was known."""
-        with self._transaction(write=True) as db:
+        with self.file.transaction(write=True) as db:
             return db.execute("DELETE FROM entries WHERE key = ?", (str(key),)).rowcount > 0
 
     def use(self, keys: Sequence[EntryKey]) -> None:
         """Note that the entries of ``keys`` were used, the last of them most recently."""
-        with self._transaction(write=True) as db:
+        with self.file.transaction(write=True) as db:
             self._use(db, keys)
+
+    def rank(self, key: EntryKey, rank: float) -> None:
+        """Note a use of the entry of ``key``, which a strategy thinks worth ``rank``."""
+        with self.file.transaction(write=True) as db:
+            db.execute("UPDATE entries SET rank = ? WHERE key = ?", (rank, str(key)))
+            self._use(db, [key])
 
     def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
         """Have the entry of ``key`` be kept as ``facts`` say: pinned or not, priority, time to live; False: unknown."""
-        with self._transaction(write=True) as db:
-            given = int(facts.pinned), facts.priority, self.clock(), facts.ttl, facts.rank, str(key)
-            question = "UPDATE entries SET pinned = ?, priority = ?, made = ?, ttl = ?, rank = ? WHERE key = ?"
+        with self.file.transaction(write=True) as db:
+            given = int(facts.pinned), facts.priority, self.clock(), facts.ttl, str(key)
+            question = "UPDATE entries SET pinned = ?, priority = ?, made = ?, ttl = ? WHERE key = ?"
             return db.execute(question, given).rowcount > 0
 
     def expire(self) -> list[TierRow]:
         """Remove what has expired, pinned or not; return it."""
-        with self._transaction(write=True) as db:
+        with self.file.transaction(write=True) as db:
             rows = [_row(row) for row in db.execute(f"SELECT {_ROW} FROM entries WHERE ttl > 0 AND ready")]  # noqa: S608
             gone = [row for row in rows if not self._alive(made=row.made, ttl=row.ttl)]
             for row in gone:
@@ -147,7 +128,7 @@ class EntryIndex:
     def shrink(self, limit: int) -> list[TierRow]:
         """Evict until ``limit`` bytes are kept, or nothing more may go; return what went."""
         evicted: list[TierRow] = []
-        with self._transaction(write=True) as db:
+        with self.file.transaction(write=True) as db:
             while self._figure(db, "bytes") > limit and (row := self._next(db)) is not None:
                 self._evict(db, row)
                 evicted.append(row)
@@ -155,27 +136,24 @@ class EntryIndex:
 
     def abandoned(self) -> list[EntryKey]:
         """Return the keys of entries whose writer has died before it was done."""
-        with self._transaction(write=False) as db:
+        with self.file.transaction(write=False) as db:
             rows = db.execute("SELECT key, writer FROM entries WHERE NOT ready").fetchall()
         return [_key(key) for key, writer in rows if not _alive_writer(writer)]
 
     def rows(self) -> Iterator[TierRow]:
         """Yield every ready entry."""
-        with self._transaction(write=False) as db:
+        with self.file.transaction(write=False) as db:
             found = db.execute(f"SELECT {_ROW} FROM entries WHERE ready").fetchall()  # noqa: S608  (names of columns)
         return (_row(row) for row in found)
 
     def figure(self, name: str) -> int:
         """Return ``bytes``, ``entries`` or ``tokens``: those of all entries, with those being written."""
-        with self._transaction(write=False) as db:
+        with self.file.transaction(write=False) as db:
             return int(self._figure(db, name))
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            if self._open is not None:
-                self._open.close()
-            self._open, self._of = None, (0, 0)
+        self.file.close()
 
     # inside a transaction
 
@@ -223,87 +201,10 @@ class EntryIndex:
         """Return whether an entry has not expired; one made before the clock was set back lives on."""
         return not ttl or self.clock() - made < ttl
 
-    # the file
-
-    @contextmanager
-    def _transaction(self, *, write: bool) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                db = self._connection()
-                db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-                try:
-                    yield db
-                except BaseException:
-                    db.rollback()
-                    raise
-                db.commit()
-            except sqlite3.OperationalError as error:
-                message = f"the index of the store cannot be used now: {error}"
-                raise OSError(message) from error
-            except sqlite3.Error as error:
-                self._begin_anew()
-                message = f"the index of the store was broken and will be made anew: {error}"
-                raise OSError(message) from error
-
-    def _connection(self) -> sqlite3.Connection:
-        if self.path is None:
-            if self._open is None:
-                self._open = self._connect(":memory:")
-                self._fill(self._open)
-            return self._open
-        now = self._identity()
-        if self._open is None or now != self._of:
-            self.close()
-            if now == (0, 0):
-                self._make()
-            self._open = self._connect(str(self.path))
-            self._of = self._identity()
-            if self._open.execute("SELECT 1 FROM figures WHERE name = 'whole'").fetchone() is None:
-                message = "it was not written to its end"
-                raise sqlite3.DatabaseError(message)
-        return self._open
-
-    def _identity(self) -> tuple[int, int]:
-        """Return which file there is, and the process: another one's connection must not be used."""
-        try:
-            return Path(self.path or "").stat().st_ino, os.getpid()
-        except OSError:
-            return 0, 0
-
-    def _make(self) -> None:
-        """Make the file under another name and put it in place whole, unless another process was faster."""
-        assert self.path is not None  # noqa: S101
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-        draft.unlink(missing_ok=True)
-        db = sqlite3.connect(draft, isolation_level=None)
-        try:
-            db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
-            self._fill(db)
-        finally:
-            db.close()
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, self.path)
-        draft.unlink()
-
     def _fill(self, db: sqlite3.Connection) -> None:
-        db.execute("BEGIN")
         for header, nbytes in self.remake():
             self._insert(db, header, nbytes, ready=True)
             self._mark(db, header)
-        db.execute("INSERT INTO figures VALUES ('whole', 1)")
-        db.execute("COMMIT")
-
-    @staticmethod
-    def _connect(name: str) -> sqlite3.Connection:
-        db = sqlite3.connect(name, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-        db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;" + _SCHEMA)
-        return db
-
-    def _begin_anew(self) -> None:
-        self.close()
-        if self.path is not None:
-            for name in (self.path.name, f"{self.path.name}-wal", f"{self.path.name}-shm"):
-                self.path.with_name(name).unlink(missing_ok=True)
 
 
 def _key(text: str) -> EntryKey:

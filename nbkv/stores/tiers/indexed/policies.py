@@ -69,9 +69,10 @@ class LeastSaved(Policy):
 
 
 class LowestRank(Policy):
-    """What a strategy ranks lowest: Cache-Craft ranks a chunk's variant by uses and by how little it must be corrected.
+    """What a strategy ranks lowest: uses times the rank it gave a use; 1 where none has given any.
 
-    arXiv 2502.15734, section 3.3: uses times the rank, which is 1 - CCI there; 1 where a strategy has given none.
+    Cache-Craft (arXiv 2502.15734) ranks by how often a chunk is reused and how little of it must then be recomputed:
+    its rank is the chunk's cost over CFO, the share recomputed. Costs are by the byte here, as eviction is: 1.
     """
 
     name = "rank"

@@ -1,0 +1,1 @@
+"""K/V on their way from tiers to where a request uses them, layer by layer."""

@@ -1,0 +1,102 @@
+"""Values are received in place whatever pieces they come in; what is no value is an error, and costs the connection."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import socket
+import threading
+
+import pytest
+import redis
+from redis_server import RedisServer
+
+from nbkv.stores.tiers.bulk_values import BulkValues, _Replies
+
+
+@pytest.fixture
+def replies_of():
+    sockets, threads = [], []
+
+    def make(data, piece):
+        ours, theirs = socket.socketpair()
+        sockets.append(ours)
+        ours.settimeout(5)
+
+        def send():
+            with theirs, contextlib.suppress(OSError):
+                for at in range(0, len(data), piece):
+                    theirs.sendall(data[at : at + piece])
+
+        threads.append(threading.Thread(target=send))
+        threads[-1].start()
+        return _Replies(ours)
+
+    yield make
+    for each in sockets:
+        each.close()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("piece", [1, 3, 255, 257, 100_000])
+def test_values_are_whole_whatever_pieces_they_come_in(replies_of, piece):
+    draw = random.Random(piece)
+    sizes = [0, 1, 2, 255, 256, 257, 5000, 3]
+    values = [draw.randbytes(size) for size in sizes]
+    values.insert(4, None)
+    said = b"".join(b"$-1\r\n" if each is None else b"$%d\r\n%b\r\n" % (len(each), each) for each in values)
+    replies = replies_of(said + b"_\r\n", piece)
+    for each in values:
+        got = replies.value(10_000)
+        assert (got if got is None else bytes(got)) == each
+        assert got is None or not got.readonly
+    assert replies.value(10_000) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (b"-LOADING the server\r\n", redis.ResponseError),
+        (b":7\r\n", redis.InvalidResponse),
+        (b"*-1\r\n", redis.InvalidResponse),
+        (b"$-2\r\n", redis.InvalidResponse),
+        (b"$11\r\nhello world\r\n", redis.InvalidResponse),  # more than was to be expected
+        (b"$many\r\n", ValueError),
+        (b"x" * 5000, redis.InvalidResponse),
+        (b"$5\r\nab", redis.ConnectionError),
+        (b"$5\r\nhello", redis.ConnectionError),
+        (b"", redis.ConnectionError),
+    ],
+)
+def test_what_is_no_value_is_an_error(replies_of, said, error):
+    with pytest.raises(error):
+        replies_of(said, 4).value(10)
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_a_connection_that_failed_is_not_used_again(tmp_path):
+    server = RedisServer(tmp_path).start()
+    try:
+        client = redis.Redis.from_url(server.url)
+        bulk, large = BulkValues(client), random.Random(1).randbytes(300_000)
+        bulk.set([("a", [large[:7], memoryview(large)[7:]]), ("b", [b""])], 100)
+        assert 0 < client.ttl("a") <= 100
+        a, b, none = bulk.get(["a", "b", "c"], [len(large), 0, 5])
+        assert (bytes(a), bytes(b), none) == (large, b"", None)
+        client.set("c", b"x" * (2**20 + 9))
+        with pytest.raises(redis.InvalidResponse):
+            bulk.get(["c", "b"], [1, 1])
+        assert bytes(bulk.get(["b"], [0])[0]) == b""
+        assert client.get("a") == large
+        client.lpush("list", "x")
+        with pytest.raises(redis.ResponseError):
+            bulk.get(["list"], [1])
+        client.config_set("maxmemory", "1")
+        with pytest.raises(redis.ResponseError):
+            bulk.set([("d", [large]), ("e", [large])], 100)
+        assert client.get("a") == large
+        client.close()
+    finally:
+        server.kill()
