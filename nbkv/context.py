@@ -17,6 +17,7 @@ from nbkv.models.work import Work
 from nbkv.prompts.prompt import Prompt
 from nbkv.prompts.tokenizer import Codec
 from nbkv.result import Chunk
+from nbkv.show.units import plural
 from nbkv.stopping import Stopped, Stopper
 from nbkv.stores.base import Scratch, Store
 
@@ -137,7 +138,7 @@ class Context:
                     self.stopper.check()
             done = work.total
         except Stopped:
-            return f"stopped after {done} of {max(done, work.total)} steps"
+            return f"stopped after {done} of {plural(max(done, work.total), 'step')}"
         finally:
             told(over=True)
         return ""

@@ -15,6 +15,7 @@ from nbkv import __version__, show
 from nbkv.models.identity.verdicts import folder
 from nbkv.models.pretrained.packages import PACKAGED, whereabouts
 from nbkv.models.pretrained.source import bundled
+from nbkv.show.units import plural
 
 _NEEDED = {"torch": "2.9", "transformers": "5.17"}
 _OPTIONAL = ("accelerate", "gguf", "triton", "peft")
@@ -60,7 +61,11 @@ def health() -> Health:
             Finding("nbkv", f"{__version__}, Python {platform.python_version()}"),
             *(_package(name, least) for name, least in _NEEDED.items()),
             Finding("optional", ", ".join(_optional(name) for name in _OPTIONAL)),
-            Finding("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch, {_half()}"),
+            Finding(
+                "CPU",
+                f"{plural(os.cpu_count() or 1, 'core')}, "
+                f"{plural(torch.get_num_threads(), 'thread')} used by torch, {_half()}",
+            ),
             Finding("memory", f"{_gb(memory.available)} free of {_gb(memory.total)}"),
             *_cards(),
             Finding("fused attention", _attention()),

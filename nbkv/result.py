@@ -13,6 +13,7 @@ import numpy as np
 from nbkv import show
 from nbkv.errors import UnknownName
 from nbkv.misses import Why
+from nbkv.show.units import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +115,8 @@ class Chunk:
         """Return name, size and the beginning of the text."""
         text = " ".join(self.text.split())
         shown = f"{text[:60]!r}{'…' if len(text) > 60 else ''}"  # noqa: PLR2004
-        return f"<Chunk {self.name!r}: {'; '.join((f'{len(self)} tokens, {shown}', *self.notes))}>"
+        about = f"{plural(len(self), 'token')}, {shown}"
+        return f"<Chunk {self.name!r}: {'; '.join((about, *self.notes))}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the chunk as JSON-able data."""

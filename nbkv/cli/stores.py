@@ -11,13 +11,13 @@ from nbkv.cli.answers import FAILED, OK, add_place, say
 
 def store(options: argparse.Namespace) -> int:
     """List, check or clear up the tiers of a store."""
-    from nbkv.show.units import size
+    from nbkv.show.units import plural, size
     from nbkv.stores import listing
 
     tiers = listing.open_tiers(options.spec)
     if options.action == "ls":
         rows = listing.listing(tiers)
-        total = f"{len(rows)} entries, {size(int(rows['bytes'].sum()))}"
+        total = f"{plural(len(rows), 'entry', 'entries')}, {size(int(rows['bytes'].sum()))}"
         say(rows.assign(bytes=rows["bytes"].map(size)).to_string(index=False) if len(rows) else "no entries")
         say(total)
         return OK
@@ -28,7 +28,7 @@ def store(options: argparse.Namespace) -> int:
     wrong = listing.damaged(tiers)
     for name, key, why in wrong:
         say(f"{name}: {key}: {why}")
-    say(f"{sum(len(tier) for tier in tiers)} entries, {len(wrong)} damaged")
+    say(f"{plural(sum(len(tier) for tier in tiers), 'entry', 'entries')}, {len(wrong)} damaged")
     return FAILED if wrong else OK
 
 

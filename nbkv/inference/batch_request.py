@@ -17,6 +17,7 @@ from nbkv.models.caches.packed import Bundle, Feed
 from nbkv.models.sampling import Chooser
 from nbkv.prompts.text_stream import TextStream
 from nbkv.result import Provenance, Timing
+from nbkv.show.units import plural
 from nbkv.strategy import Prefilled, RequestGroup
 
 
@@ -95,12 +96,12 @@ class BatchRequest(RequestRun):
         request, n, shared = self._request(), len(self.prompt.ids), group.shared
         provenance = np.full(n, Provenance.FRESH, dtype=np.uint8)
         provenance[: shared if matched is None else matched] = Provenance.PREFIX
-        notes = [f"ran with {len(group.members) - 1} other prompts"]
+        notes = [f"ran with {plural(len(group.members) - 1, 'other prompt')}"]
         if shared:
             notes = [
-                f"{notes[0]} that share {shared} tokens of KV"
+                f"{notes[0]} that share {plural(shared, 'token')} of KV"
                 if len(group.members) > 1
-                else f"{shared} stored tokens of KV are read where they are"
+                else f"reads {plural(shared, 'stored token')} of KV in place"
             ]
         size = _SlotBytes(self.ctx.adapter.token_bytes, shared)
         self._prefilled = Prefilled(cache=size, logits=torch.empty(0), provenance=provenance, notes=notes)

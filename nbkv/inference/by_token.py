@@ -11,6 +11,7 @@ from nbkv.events import Fallback
 from nbkv.inference.loop import DecodeLoop
 from nbkv.models.sampling import Chooser
 from nbkv.models.work import Unfollowed, Work
+from nbkv.show.units import plural
 
 _QUICK_S = 0.1  # after a token that took less, a stop can wait for the end of the next one
 
@@ -48,7 +49,8 @@ class ByToken(DecodeLoop):
         adapter, request, prefilled = self.task.ctx.adapter, self.task.request, self.task.prefilled
         ids = (*request.ids, *self.tokens)
         prefilled.cache, prefilled.extra = adapter.new_cache(len(request.ids) + request.max_new_tokens), 0
-        why = f"longrope changes its angles after {len(ids) - 1} tokens: prompt and answer so far were run again"
+        after = plural(len(ids) - 1, "token")
+        why = f"longrope changes its angles after {after}: prompt and answer so far were run again"
         prefilled.notes.append(why)
         self.task.ctx.tell(Fallback, why=why)
         return adapter.forward(adapter.tensor(ids), prefilled.cache, start=0, work=work)[-1]

@@ -19,6 +19,7 @@ from nbkv.models.sampling import Sampling, set_aside
 from nbkv.prompts.prompt import Prompt
 from nbkv.prompts.text_stream import TextStream
 from nbkv.result import Compute, Explains, Provenance, Result, Timing
+from nbkv.show.units import plural
 from nbkv.stopping import Stopped
 from nbkv.stores.base import Scratch
 from nbkv.strategy import Prefilled, Strategy
@@ -148,7 +149,7 @@ class RequestRun:
         notes = [self.ctx.adapter.whereabouts, *self.ctx.notes, *self.prompt.notes]
         room = self._room(prefilled)
         if room < self.sampling.max_new_tokens:
-            notes.append(f"answer limited to {room} tokens by the model's context")
+            notes.append(f"answer limited to {plural(room, 'token')} by the model's context")
         if prefilled is None:
             notes.append("interrupted during prefill: nothing of this prompt was kept")
         else:

@@ -10,8 +10,7 @@ import comm
 from nbkv.lab.comm import StateComm
 from nbkv.lab.session_state import SessionState
 from nbkv.lab.sessions_state import SessionsState
-from nbkv.process_work import running
-from nbkv.roster import Roster, roster
+from nbkv.roster import Roster, roster, running
 
 CONTROL = "nbkv.ctl"
 

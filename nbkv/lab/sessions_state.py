@@ -8,10 +8,9 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nbkv import process_work
 from nbkv.events import Bus, Event, Layer, Listener, Token
 from nbkv.lab.session_state import SessionState
-from nbkv.roster import Roster
+from nbkv.roster import Roster, bus, running
 
 if TYPE_CHECKING:
     from nbkv.session.session import Session
@@ -45,12 +44,12 @@ class SessionsState:
         for session in self._roster:
             self._add(session)
         self._roster.watch(self._on_roster)
-        process_work.bus.add(self._ear)
+        bus.add(self._ear)
 
     def close(self) -> None:
         """Listen no more."""
         self._roster.unwatch(self._on_roster)
-        process_work.bus.drop(self._ear)
+        bus.drop(self._ear)
         for number in list(self._seats):
             self._remove(number)
 
@@ -63,7 +62,7 @@ class SessionsState:
             seat.card.read_tiers()
         with self._lock:
             sessions = [seat.card.state() for seat in self._seats.values()]
-        works = [work.to_dict() for work in process_work.running()]
+        works = [work.to_dict() for work in running()]
         return {"nbkv": 1, "active": self._active, "sessions": sessions, "works": works}
 
     def card(self, number: int) -> SessionState | None:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from nbkv.session.session import Session
     from nbkv.session.stream import Stream
     from nbkv.session.verify import Report
-    from nbkv.widgets.conversation import Conversation
     from nbkv.show import Plot
+    from nbkv.widgets.conversation import Conversation
 
 Kept = TypeVar("Kept")
 LAST = "_kv"  # the notebook's variable for the last Result or Comparison

@@ -48,7 +48,7 @@ class CellOutput:
 
 
 class CellProgress:
-    """Shows the long work of every session and of the process: in a notebook as outputs of cells, in a terminal as bars."""
+    """Shows long work, of sessions and of the process: in a notebook as outputs of cells, in a terminal as bars."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         """Show nothing yet."""

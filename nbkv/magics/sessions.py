@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from nbkv.errors import UnknownName, closest
-from nbkv.process_work import LOADING_STEPS, process_work
-from nbkv.roster import roster
+from nbkv.roster import LOADING_STEPS, process_work, roster
 
 if TYPE_CHECKING:
     from nbkv.session.session import Session

@@ -27,9 +27,10 @@ from nbkv.models.pretrained.gguf_file import read_tokenizer, read_weights
 from nbkv.models.pretrained.reading_bar import own_bars
 from nbkv.models.pretrained.source import Source, known_models, names, source
 from nbkv.models.probing.probe import adapt, probe
-from nbkv.process_work import LOADING_STEPS, ProcessWork, process_work
 from nbkv.prompts.tokenizer import Codec
+from nbkv.roster import LOADING_STEPS, ProcessWork, process_work
 from nbkv.scalars import kind_of
+from nbkv.show.units import plural
 from nbkv.stopping import Stopped, interruption
 from nbkv.torch_mode import usual_mode
 
@@ -108,8 +109,8 @@ def _loaded(
     _check_adapters(network, name)
     if empty := without_data(network):
         message = (
-            f"{name}: {len(empty)} weights have no values, such as {empty[0]} (an adapter gets none on layers that a "
-            "device_map keeps in another place than they run: give these layers a device)"
+            f"{name}: no values for {plural(len(empty), 'weight')}, such as {empty[0]} (an adapter gets none on "
+            "layers that a device_map keeps in another place than they run: give these layers a device)"
         )
         raise LoadError(message)
     how = recipe(network.config.get_text_config(), tokenizer, name, block_size)

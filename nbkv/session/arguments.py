@@ -17,6 +17,7 @@ from nbkv.prompts.passage_order import reordered
 from nbkv.prompts.prompt import Prompt, PromptLike, build, matched
 from nbkv.result import Chunk, Result
 from nbkv.session.misses.past import WINDOW, Seen
+from nbkv.show.units import plural
 from nbkv.strategy import Strategy, parse
 
 TEMPLATE = {
@@ -173,9 +174,8 @@ def built_prompt(
     built = build(ctx.codec, prompt, ctx.model, ctx.eos, asked)
     ctx.fits(len(built.ids))
     if unknown := ctx.codec.unknown(built.ids):
-        note = (
-            f"the tokenizer does not know {unknown} of {len(built.ids)} prompt tokens: the model reads nothing in them"
-        )
+        of = plural(len(built.ids), "prompt token")
+        note = f"the tokenizer does not know {unknown} of {of}: the model reads nothing in them"
         built = replace(built, notes=(*built.notes, note))
     if match == "auto":
         known = tuple(chunks.values())  # another thread may add one meanwhile

@@ -13,8 +13,8 @@ from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
 from nbkv.families.search.rewards import Reward
 from nbkv.inference.run import LaterRun, RequestRun
-from nbkv.models.adapter import ModelAdapter
 from nbkv.misses import Why
+from nbkv.models.adapter import ModelAdapter
 from nbkv.models.loading import Loaded
 from nbkv.prompts.prompt import Prompt, PromptLike
 from nbkv.result import Chunk, Comparison, Result

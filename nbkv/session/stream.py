@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 from nbkv.inference.run import RequestRun
 from nbkv.result import Result
 from nbkv.session.lock import SessionLock
+from nbkv.show.units import plural
 from nbkv.stopping import interruption
 
 T = TypeVar("T")
@@ -47,7 +48,8 @@ class Stream:
     def __repr__(self) -> str:
         """Return whether it runs, and how far it came."""
         if self.result is not None:
-            return f"<Stream: ended ({self.result.finish_reason}), {len(self.result.token_ids)} tokens; see .result>"
+            tokens = plural(len(self.result.token_ids), "token")
+            return f"<Stream: ended ({self.result.finish_reason}), {tokens}; see .result>"
         return f"<Stream: {'running' if self._pieces else 'not begun: iterate it'}>"
 
     def __iter__(self) -> Self:
@@ -144,5 +146,9 @@ class Stream:
 
     def _interrupt(self) -> KeyboardInterrupt:
         result = self.result
-        told = "stopped before the first token" if result is None else f"stopped after {len(result.token_ids)} tokens"
+        told = (
+            "stopped before the first token"
+            if result is None
+            else f"stopped after {plural(len(result.token_ids), 'token')}"
+        )
         return interruption(result, told)

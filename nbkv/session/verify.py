@@ -20,6 +20,7 @@ from nbkv.session.verification.prompts import ChunkPrompt, chunk_prompts, long_p
 from nbkv.session.verification.report import Checks, Report
 from nbkv.session.verification.reuse_checks import ReuseChecks
 from nbkv.session.verification.trials import attempt, encode_chunks, in_store_of_its_own
+from nbkv.show.units import plural
 from nbkv.stopping import Stopped
 from nbkv.stores.base import Scratch
 from nbkv.strategy import Strategy
@@ -123,7 +124,9 @@ class _StrategyChecks:
         known, made = self.ctx.adapter.capabilities, chunk_prompts(self.ctx)
         longest = max(len(given.prompt.ids) for given in made) + STEPS
         if longest >= min(known.context, known.stable_context):
-            self.checks.unchecked("with chunks", f"not checked: this model's context is {known.context} tokens")
+            self.checks.unchecked(
+                "with chunks", f"not checked: this model's context is {plural(known.context, 'token')}"
+            )
             return ()
         # whether a model repeats itself was proved where its K/V are reused
         if not self.answers.has_kv and not all(
@@ -168,7 +171,7 @@ class _StrategyChecks:
                 if tried.ran_again(trial):
                     self._at_length(tried)
                 else:
-                    tried.nothing_reused(f"none of the K/V of {len(given.prompt.chunks)} encoded chunks")
+                    tried.nothing_reused(f"none of the K/V of {plural(len(given.prompt.chunks), 'encoded chunk')}")
 
     def _at_length(self, tried: ReuseChecks) -> None:
         """Check reuse of one long chunk: of a short one a strategy may be asked to run every token again."""
@@ -176,7 +179,7 @@ class _StrategyChecks:
         self._encode(tried.ctx, given)
         trial = attempt(tried.ctx, self.strategy, given.prompt)
         if not tried.reused(trial, given):
-            tried.nothing_reused(f"all {len(given.prompt.chunks[0][0])} tokens of a chunk were run again")
+            tried.nothing_reused(f"a chunk was run again as a whole, {plural(len(given.prompt.chunks[0][0]), 'token')}")
 
     def _encode(self, ctx: Context, given: ChunkPrompt) -> None:
         if ctx.adapter.capabilities.prefix:

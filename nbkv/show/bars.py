@@ -44,7 +44,8 @@ def ttft_html(rows: Sequence[tuple[str, dict[str, Any]]], title: str = "Time to 
     """Return one bar for each ``(label, timing)``."""
     longest = max((float(timing.get("ttft_s") or 0.0) for _, timing in rows), default=0.0) or 1.0
     lines = "".join(_row(label, timing, WIDTH / longest) for label, timing in rows)
-    return f"<div><table><caption>{escape(title)}</caption><tbody>{lines}</tbody></table>{_legend(rows, longest)}</div>"
+    table = f'<table class="nbkv-bars"><caption>{escape(title)}</caption><tbody>{lines}</tbody></table>'
+    return f"<div>{table}{_legend(rows, longest)}</div>"
 
 
 def _row(label: str, timing: dict[str, Any], scale: float) -> str:
@@ -62,7 +63,8 @@ def _segment(part: TimingPart, label: str, scale: float) -> str:
     style = f"background-color:{part.colour};width:{width:.1f}px;height:{HEIGHT}px;box-sizing:border-box;{BORDER}"
     # dark letters on every one of the colours, whatever the theme
     letters = f"color:#111111;font-size:11px;line-height:{HEIGHT - 2}px;text-indent:3px;overflow:hidden"
-    return f'<span title="{told}" style="{style};{letters}">{word}</span>'
+    # the bare number is for the style sheet: where there is little room it makes all bars shorter
+    return f'<span title="{told}" style="{style};--w:{width:.0f};{letters}">{word}</span>'
 
 
 def _legend(rows: Sequence[tuple[str, dict[str, Any]]], longest: float) -> str:

@@ -48,14 +48,16 @@ def _headline(batch: dict[str, Any]) -> str:
 
 def _figures(batch: dict[str, Any]) -> str:
     figures = batch["figures"]
-    took = f"{seconds(batch['seconds'])}, {count(batch['generated'])} tokens generated ({rate(batch['tokens_per_s'])})"
+    took = (
+        f"{seconds(batch['seconds'])}, {plural(batch['generated'], 'token')} generated ({rate(batch['tokens_per_s'])})"
+    )
     reused = f"{share(batch['hit_rate'])} of the prompts reused"
     if not figures["together"]:
         return f"{took}; {reused}; one prompt after another"
     sizes = figures["groups"]
     groups = f"{plural(len(sizes), 'group')} of {_range(sizes)}" if sizes else "no shared prefix"
     held = f"K/V at most {size(figures['peak_bytes'])}, of it shared {size(figures['shared_bytes'])}"
-    return f"{took}; {reused}; {groups}, {count(figures['passes'])} passes; {held}"
+    return f"{took}; {reused}; {groups}, {plural(figures['passes'], 'pass', 'passes')}; {held}"
 
 
 def _range(sizes: list[int]) -> str:

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from nbkv.show.page import notes_html, table_html, table_text, view
-from nbkv.show.units import UNKNOWN, distance, nats, share, times
+from nbkv.show.units import UNKNOWN, distance, nats, plural, share, times
 
 # above: prompts above the bound, of those measured; at most: the share of all prompts that may be above it
 COLUMNS = ("strategy", "budget", "verdict", "above", "at most", "KL", "worst KL", "computed", "speed-up")
@@ -34,8 +34,9 @@ def _headline(certificate: dict[str, Any]) -> str:
 def _about(certificate: dict[str, Any]) -> str:
     return (
         f"{certificate['model']} in {certificate['dtype'].removeprefix('torch.')}, sink {certificate['sink']}; "
-        f"{certificate['n']} prompts (at least {certificate['needed']}), of which {certificate['allowed']} may be "
-        f"above {certificate['max_kl']:g} nats; rate {certificate['rate']:g}, alpha {certificate['alpha']:g}"
+        f"{plural(certificate['n'], 'prompt')} (at least {certificate['needed']}), of which "
+        f"{certificate['allowed']} may be above {certificate['max_kl']:g} nats; "
+        f"rate {certificate['rate']:g}, alpha {certificate['alpha']:g}"
     )
 
 

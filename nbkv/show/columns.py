@@ -18,7 +18,7 @@ from nbkv.show.tokenmap import SOURCES, cells, runs, totals, visible
 from nbkv.show.units import cut
 
 NAMES, NAME = 40, 120  # chunks that are named, and characters of each name
-MOST = 20_000  # bytes of text
+MOST = 19_000  # bytes of text
 ROUND_FROM = 1_000  # tokens: deviations of longer prompts are told as 0.1, 0.2, 0.5, 1, 2, …
 LETTERS = {name: look.letter for name, look in SOURCES.items()} | {"DROPPED": "D"}
 

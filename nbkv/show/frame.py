@@ -16,7 +16,7 @@ from nbkv.show.units import UNKNOWN, cut, plural
 ROWS = 40  # drawn; of longer frames the first and the last half of them
 CELL = 60  # characters of a text; a longer one is folded
 TOLD = 600
-LETTER, EDGES, STEP = 6.9, 16, 80  # pixels: a letter's width, a cell's margins; widths are rounded up to few classes
+LETTER, EDGES, STEP = 7.4, 16, 80  # pixels: a letter's width, a cell's margins; widths are rounded up to few classes
 
 
 class Frame(pd.DataFrame):
@@ -41,9 +41,11 @@ class Frame(pd.DataFrame):
             f'<th style="text-align:{side}">{escape(name)}</th>' for name, side in zip(names, sides, strict=True)
         )
         width = _width([["", *names], *texts])
-        table = f'<table class="nbkv-fits-{width}"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+        body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+        table = f'<table class="nbkv-fits-{width}">{body}</table>'
         shape = f'<p class="nbkv-dim">{plural(rows, "row")}, {plural(len(names), "column")}</p>'
-        rules = f"<style>{fitting(f'nbkv-fits-{width}', width)}</style>"
+        unfolding = ".nbkv td details{display:inline-block;vertical-align:top;margin:0;text-align:left}"
+        rules = f"<style>{fitting(f'nbkv-fits-{width}', width)}{unfolding}</style>"
         return view(f'{rules}<div class="nbkv-scroll" style="overflow-x:auto">{table}</div>{shape}', "frame")
 
 
@@ -53,7 +55,7 @@ def _row(texts: list[str], names: list[str], sides: list[str]) -> str:
 
 
 def _cell(text: str, name: str, side: str) -> str:
-    none = ' class="nbkv-none"' if text == UNKNOWN else ""
+    none = ' class="nbkv-none"' if text in {UNKNOWN, ""} else ""
     return f'<td{none} data-name="{escape(name)}" style="text-align:{side};white-space:nowrap">{_folded(text)}</td>'
 
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from nbkv.show.units import UNKNOWN
+
 NO_MATHS = "tex2jax_ignore mathjax_ignore"  # MathJax 2 (exported pages, Voila) and 3 (JupyterLab)
 NARROW = 560  # pixels below which a table of figures becomes a list
 _FITS = """@container (max-width:PXpx){.NAME thead{display:none}.NAME,.NAME :is(tbody,caption){display:block}
@@ -32,7 +34,7 @@ STYLE = """<style>
 color:var(--nbkv-text);font:13px/1.5 var(--jp-ui-font-family,system-ui,'DejaVu Sans',sans-serif);max-width:64em;
 margin:2px 0}
 .nbkv .nbkv-answer{font:14px/1.55 var(--jp-content-font-family,system-ui,'DejaVu Sans',sans-serif)}
-.nbkv p{margin:4px 0}.nbkv .nbkv-dim{opacity:.75}
+.nbkv-frame{max-width:none}.nbkv p{margin:4px 0}.nbkv .nbkv-dim{opacity:.75}
 .nbkv table{border-collapse:collapse;margin:4px 0;font-size:13px;color:inherit;background:none;border:0}
 .nbkv tr,.nbkv tr:nth-child(even),.nbkv tr:hover{background:none}
 .nbkv caption,.nbkv-title{text-align:left;font-weight:600;padding:2px 0;color:inherit}
@@ -44,7 +46,9 @@ margin:2px 0}
 .nbkv-scroll{overflow-x:auto;container-type:inline-size}
 FITS
 .nbkv summary{cursor:pointer}.nbkv details{margin:4px 0}
-.nbkv-plots{gap:8px 28px}
+.nbkv-plots{gap:8px 28px;container-type:inline-size}
+@container (max-width:420px){.nbkv .nbkv-bars td{padding:2px;white-space:normal;max-width:60cqw;overflow-wrap:anywhere}
+.nbkv-bars span{width:calc(var(--w)*.16cqw)!important}}
 .nbkv-map{font-family:var(--nbkv-mono);font-size:12px;border-color:var(--nbkv-line)}
 .nbkv-map small{font:600 10px var(--jp-ui-font-family,sans-serif);opacity:.85;padding:0 4px;user-select:none}
 .nbkv-map .nbkv-gap{font-size:11px;font-style:italic;opacity:1}
@@ -75,14 +79,22 @@ def table_html(
     """
 
     def cells(tag: str, values: Sequence[object]) -> str:
-        words = dict.fromkeys(left, ' class="nbkv-l" style="text-align:left"')
         more = [' scope="col"' if tag == "th" else f' data-name="{escape(str(name))}"' for name in columns]
-        return "".join(f"<{tag}{more[i]}{words.get(i, '')}>{_broken(str(v))}</{tag}>" for i, v in enumerate(values))
+        return "".join(
+            f"<{tag}{more[i]}{_kind(v, in_words=i in left)}>{_broken(str(v))}</{tag}>" for i, v in enumerate(values)
+        )
 
     head = f"<thead><tr>{cells('th', columns)}</tr></thead>"
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f'<div class="nbkv-scroll"><table class="nbkv-fits">{title}{head}<tbody>{body}</tbody></table></div>'
+
+
+def _kind(value: object, *, in_words: bool) -> str:
+    """Return a cell's class and side; what there is no value for is left out of a list."""
+    classes = [name for name, true in (("nbkv-l", in_words), ("nbkv-none", value in {"", UNKNOWN})) if true]
+    named = f' class="{" ".join(classes)}"' if classes else ""
+    return f'{named} style="text-align:left"' if in_words else named
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: Sequence[int] = (0,)) -> str:

@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nbkv.events import Advanced, Event, Listener
-from nbkv.process_work import bus
+from nbkv.roster import bus
 from nbkv.show.certificate import certificate_html
 from nbkv.show.comparison import comparison_html
 from nbkv.show.page import view

@@ -44,7 +44,9 @@ def headline(replay: dict[str, Any]) -> str:
     """Return the log, its size, and TTFT without reuse."""
     full = f"; without reuse TTFT {seconds(replay['full_s'])} on {replay['model']}" if replay["full_s"] else ""
     blocks = f" in blocks of {replay['block']}" if replay["block"] > 1 else ""
-    return f"{replay['log']}: {plural(replay['requests'], 'request')}, {count(replay['tokens'])} tokens{blocks}{full}"
+    return (
+        f"{replay['log']}: {plural(replay['requests'], 'request')}, {plural(replay['tokens'], 'token')}{blocks}{full}"
+    )
 
 
 def _cells(replay: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -11,8 +11,9 @@ from nbkv.show.palette import EDGE
 from nbkv.show.units import cut, nats, share
 
 KL_FLOOR = 1e-6  # below is arithmetic noise
-LEFT, TOP, RIGHT, BOTTOM = 50.0, 24.0, 330.0, 174.0  # pixels
-WIDTH, HEIGHT = 380, 212
+LEFT, TOP, BOTTOM = 50.0, 24.0, 174.0  # pixels
+WIDTH, NARROW, HEIGHT = 380, 256, 212  # of the drawing, and of the one that is shown where there is no room for that
+RIGHT = 50.0  # for labels
 LABEL, CHARACTER, LINE = 24, 7.0, 14.0
 _TEXT = f"position:absolute;font-size:11px;line-height:{LINE:.0f}px;white-space:nowrap"
 
@@ -30,9 +31,9 @@ class LabelBox(NamedTuple):
         apart_x = self.right < other.left or other.right < self.left
         return not (apart_x or self.bottom < other.top or other.bottom < self.top)
 
-    def inside(self) -> bool:
-        """Whether the rectangle lies in the drawing."""
-        return self.left > LEFT + 2 and self.right <= WIDTH and self.top > TOP - 6 and self.bottom < BOTTOM
+    def inside(self, width: float) -> bool:
+        """Whether the rectangle lies in a drawing of that width."""
+        return self.left > LEFT + 2 and self.right <= width and self.top > TOP - 6 and self.bottom < BOTTOM
 
 
 def fidelity_html(rows: Sequence[dict[str, Any]]) -> str:
@@ -40,37 +41,48 @@ def fidelity_html(rows: Sequence[dict[str, Any]]) -> str:
     measured = [row for row in rows if row.get("kl") is not None and row.get("compute_share") is not None]
     if not measured:
         return ""
+    title = "KL to full (nats) against computed share"
+    wide = f'<div class="nbkv-wide">{_drawing(measured, WIDTH, title)}</div>'
+    narrow = (
+        f'<div class="nbkv-narrow" aria-hidden="true" style="display:none">{_drawing(measured, NARROW, title)}</div>'
+    )
+    rules = (
+        f"@container (max-width:{WIDTH + 39}px){{.nbkv-wide{{display:none}}.nbkv-narrow{{display:block!important}}}}"
+    )
+    return f'<div><style>{rules}</style><b class="nbkv-title">{title}</b>{wide}{narrow}</div>'
+
+
+def _drawing(measured: Sequence[dict[str, Any]], wide: int, title: str) -> str:
+    right = wide - RIGHT
     largest = max(KL_FLOOR, *(row["kl"] for row in measured))
     low, high = round(log10(KL_FLOOR)), max(0, ceil(log10(largest)))
     widest = max(1.0, *(row["compute_share"] for row in measured))
     points = []
     for row in measured:
         height = (log10(max(row["kl"], KL_FLOOR)) - low) / (high - low)
-        points.append((LEFT + (RIGHT - LEFT) * row["compute_share"] / widest, BOTTOM - (BOTTOM - TOP) * height, row))
-    marks = "".join([*_points(points), *_axes(low, high, widest)])
-    title = "KL to full (nats) against computed share"
-    size = f"position:relative;width:{WIDTH}px;height:{HEIGHT}px"
-    drawing = f'<div role="figure" aria-label="{title}" style="{size}">{marks}</div>'
-    return f'<div><b class="nbkv-title">{title}</b>{drawing}</div>'
+        points.append((LEFT + (right - LEFT) * row["compute_share"] / widest, BOTTOM - (BOTTOM - TOP) * height, row))
+    marks = "".join([*_points(points, wide), *_axes(low, high, widest, right)])
+    size = f"position:relative;width:{wide}px;height:{HEIGHT}px"
+    return f'<div role="figure" aria-label="{title}" style="{size}">{marks}</div>'
 
 
-def _axes(low: int, high: int, widest: float) -> list[str]:
+def _axes(low: int, high: int, widest: float, right: float) -> list[str]:
     line = "border-left:1px solid #808080;border-bottom:1px solid #808080"
-    size = f"left:{LEFT:.0f}px;top:{TOP:.0f}px;width:{RIGHT - LEFT:.0f}px;height:{BOTTOM - TOP:.0f}px"
+    size = f"left:{LEFT:.0f}px;top:{TOP:.0f}px;width:{right - LEFT:.0f}px;height:{BOTTOM - TOP:.0f}px"
     marks = [f'<span style="position:absolute;{size};{line}"></span>']
     for exponent in range(low, high + 1, max(1, ceil((high - low) / 4))):
         y = BOTTOM - (BOTTOM - TOP) * (exponent - low) / (high - low)
         label = f"≤{KL_FLOOR:g}" if exponent == low else f"{10.0**exponent:g}"
         marks.append(_word(label, 0, y - LINE / 2, f"width:{LEFT - 6:.0f}px;text-align:right"))
     for half in range(floor(widest * 2) + 1):
-        x = LEFT + (RIGHT - LEFT) * (half / 2) / widest
+        x = LEFT + (right - LEFT) * (half / 2) / widest
         marks.append(_word(f"{half * 50} %", x - 20, BOTTOM + 4, "width:40px;text-align:center"))
-    width = f"width:{RIGHT - LEFT:.0f}px;text-align:center"
+    width = f"width:{right - LEFT:.0f}px;text-align:center"
     names = [_word("KL to full (nats)", 0, 0), _word("computed share", LEFT, BOTTOM + 4 + LINE, width)]
     return [*marks, *names]
 
 
-def _points(points: list[tuple[float, float, dict[str, Any]]]) -> list[str]:
+def _points(points: list[tuple[float, float, dict[str, Any]]], wide: int) -> list[str]:
     """Draw each point, and its label where that covers nothing drawn before; else only hovering tells the name."""
     marks, taken = [], [LabelBox(x - 5, x + 5, y - 5, y + 5) for x, y, _ in points]
     for x, y, row in points:
@@ -79,7 +91,7 @@ def _points(points: list[tuple[float, float, dict[str, Any]]]) -> list[str]:
         place = f"left:{x - 5:.1f}px;top:{y - 5:.1f}px"
         marks.append(f'<span title="{told}" style="position:absolute;{place};{dot}"></span>')
         label = cut(str(row["strategy"]), LABEL)
-        free = next((box for box in _places(x, y, label) if box.inside() and not any(map(box.meets, taken))), None)
+        free = next((box for box in _places(x, y, label) if box.inside(wide) and not any(map(box.meets, taken))), None)
         if free:
             taken.append(free)
             marks.append(_word(label, free.left, free.top))

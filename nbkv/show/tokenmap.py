@@ -218,7 +218,7 @@ class MarkedPrompt:
         """Return the names of the chunks that begin in ``[start, stop)``."""
         starts = {run.start: run.chunk for run in self._clipped(start, stop) if run.chunk}
         names = [cut(starts[at], 24) for at in sorted(self._begins & starts.keys())]
-        return [*names[:most], f"{len(names) - most} more chunks"] if len(names) > most else names
+        return [*names[:most], f"{plural(len(names) - most, 'more chunk')}"] if len(names) > most else names
 
     def _clipped(self, start: int, stop: int) -> list[TokenRun]:
         found, at = [], bisect_right(self._starts, start) - 1

@@ -52,7 +52,7 @@ def _headline(tour: dict[str, Any]) -> str:
 def _about(tour: dict[str, Any]) -> str:
     return (
         f"{tour['model']}, {plural(tour['n'], 'prompt')} of {plural(tour['documents'], 'document')}, up to "
-        f"{tour['tokens']:,} tokens; medians; above: prompts above {tour['max_kl']:g} nats; "
+        f"{plural(tour['tokens'], 'token')}; medians; above: prompts above {tour['max_kl']:g} nats; "
         "at most: the share of such prompts that 90 % confidence leaves open"
     )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from nbkv.events import Bus, Stored
 from nbkv.kv import KV, Space
+from nbkv.show.units import plural
 from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.reading.arriving import ArrivingKV, LeaseArrival, room_for
@@ -287,7 +288,7 @@ class TieredStore:
     def _told(self, lease: Lease, spans: Sequence[FoundSpan]) -> None:
         lossy = f" ({self.form.name}, off by up to {self._error:.2%})" if self.form.name else ""
         lease.notes += [
-            f"{span.stop - span.start} tokens of KV were read from {span.tier.name}{lossy}" for span in spans
+            f"read {plural(span.stop - span.start, 'token')} of KV from {span.tier.name}{lossy}" for span in spans
         ]
         self._used(spans)
 
@@ -317,7 +318,9 @@ class TieredStore:
         lease.matched, lease.unproved = found.stop, found
         lease.known, lease.branch = max(lease.known, found.stop), max(lease.branch, found.stop)
         lease.checkpoint = unpack(found)
-        lease.notes.append(f"states after {found.stop} tokens were read from {found.tier} and proved by a golden row")
+        lease.notes.append(
+            f"states after {plural(found.stop, 'token')} were read from {found.tier} and proved by a golden row"
+        )
 
     # writing to tiers
 

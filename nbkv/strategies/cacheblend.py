@@ -16,6 +16,7 @@ from nbkv.families.routing.cost_model import costs
 from nbkv.models.adapter import ModelAdapter
 from nbkv.scalars import is_number
 from nbkv.selection import best, count
+from nbkv.show.units import plural
 from nbkv.strategy import Prefilled
 
 _SIDES = ("k", "v", "kv")
@@ -73,8 +74,9 @@ class CacheBlend(Blend):
             return
         if self.check_layers[-1] > adapter.n_layers - 2:
             message = (
-                f"check_layers={self.check_layers!r} is not accepted: {adapter.name} has {adapter.n_layers} layers, "
-                f"and a check layer lies before the last one (0 to {adapter.n_layers - 2})"
+                f"check_layers={self.check_layers!r} is not accepted: {adapter.name} has "
+                f"{plural(adapter.n_layers, 'layer')}, and a check layer lies before the last one "
+                f"(0 to {adapter.n_layers - 2})"
             )
             raise BadOption(message)
         if self.filtering == "gradual" and adapter.capabilities.shared_kv:

@@ -23,6 +23,7 @@ from nbkv.models.input_embeddings import embeddings_work, soft
 from nbkv.models.link_tokens import Links, beside, read_links
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Chunk
+from nbkv.show.units import plural
 from nbkv.strategy import Prefilled, Strategy
 from nbkv.timing import timed
 
@@ -91,7 +92,8 @@ class KVLink(Strategy):
             )
             raise UnsupportedModel(message)
         if self.links not in {type(self).links, given[1]}:
-            message = f"links={self.links} is not accepted: the file has {given[1]} link tokens a chunk (leave it out)"
+            has = plural(given[1], "link token")
+            message = f"links={self.links} is not accepted: the file has {has} a chunk (leave it out)"
             raise BadOption(message)
         if not embeddings_work(adapter):
             message = (
@@ -163,8 +165,8 @@ class KVLink(Strategy):
             plan = _spread(prompt.ids, chunks, [(_ANY,) * links.vectors.shape[1]] * len(chunks), ())
         if len(plan.ids) >= adapter.capabilities.context:
             message = (
-                f"{len(prompt.ids)} tokens and {len(plan.added)} link tokens are too many: this model's context is "
-                f"{adapter.capabilities.context}, one of them for the answer"
+                f"{plural(len(prompt.ids), 'token')} and {plural(len(plan.added), 'link token')} are too many: this "
+                f"model's context is {adapter.capabilities.context}, one of them for the answer"
             )
             raise BadPrompt(message)
         return plan
@@ -172,9 +174,9 @@ class KVLink(Strategy):
     def _notes(self, plan: _LinkedPrompt, partial: PartialPrefill, links: Links | None, ctx: Context) -> list[str]:
         notes, n = [], len(plan.chunks)
         if n:
-            marks = f" and {_MARKS} marks" if plan.opened else ""
+            marks = f" and {plural(_MARKS, 'mark')}" if plan.opened else ""
             tokens = len(plan.added) - _MARKS * plan.opened
-            notes.append(f"{tokens} link tokens{marks} run for {n} chunk{'s' if n > 1 else ''}")
+            notes.append(f"ran {plural(tokens, 'link token')}{marks} for {plural(n, 'chunk')}")
         if sum(span.length for _, span, _ in partial.placed) < sum(len(chunk) for chunk, _, _ in plan.chunks):
             notes.append("chunks that the store could not hold were run as text, and saw what stands before them")
         if links is None and any(chunk.sink for chunk, _, _ in plan.chunks):

@@ -8,7 +8,7 @@ from typing import Any
 
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
-from nbkv.process_work import ProcessWork
+from nbkv.roster import ProcessWork
 from nbkv.sweep.kernel import ThisInterpreter
 
 NAME = "nbkv"

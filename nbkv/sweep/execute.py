@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbkv.process_work import ProcessWork
+from nbkv.roster import ProcessWork
 from nbkv.stopping import Stopped
 from nbkv.sweep.content import content
 from nbkv.sweep.machine import machine

@@ -9,6 +9,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from nbkv.show.units import plural
+
 _LIBRARIES = ("nbkv", "torch", "transformers")
 
 
@@ -18,7 +20,11 @@ def machine() -> dict[str, str]:
 
     memory = f"{psutil.virtual_memory().total / 1e9:.0f} GB"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"processor": f"{_processor()}, {cores} cores", "memory": memory, "system": platform.platform(terse=True)}
+    found = {
+        "processor": f"{_processor()}, {plural(cores or 1, 'core')}",
+        "memory": memory,
+        "system": platform.platform(terse=True),
+    }
     if gpu := _gpu():
         found["GPU"] = gpu
     return found | versions()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nbkv.errors import BadOption, LoadError
-from nbkv.process_work import ProcessWork, process_work
+from nbkv.roster import ProcessWork, process_work
 from nbkv.scalars import is_number, is_whole
 from nbkv.show.units import plural
 from nbkv.stopping import Stopped

@@ -38,7 +38,7 @@ function render({ model, el }) {
   function edit(number) {
     turn = number;
     const after = model.get('cards').length - number;
-    const dropped = after > 0 ? ` and the ${after === 1 ? 'turn' : `${after} turns`} after it` : '';
+    const dropped = after > 0 ? ` and the ${after === 1 ? 'turn' : plural(after, 'turn')} after it` : '';
     const cancel = make('button', { onclick: () => edit(null) }, 'Cancel');
     editing.replaceChildren(...(number === null ? [] : [`In place of turn ${number}${dropped}`, cancel]));
     if (number !== null) {

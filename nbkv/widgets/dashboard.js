@@ -15,8 +15,8 @@ function tile(title) {
 function progress(live) {
   if (!live.request) return 'idle';
   const who = `request ${live.request}, ${live.strategy}`;
-  if (live.tokens) return `${who}: ${live.tokens} tokens${live.tokens_per_s ? `, ${units.rate(live.tokens_per_s)}` : ''}`;
-  return `${who}: prompt of ${live.prompt.toLocaleString('en')} tokens, layer ${live.layer} of ${live.layers || UNKNOWN}`;
+  if (live.tokens) return `${who}: ${plural(live.tokens, 'token')}${live.tokens_per_s ? `, ${units.rate(live.tokens_per_s)}` : ''}`;
+  return `${who}: prompt of ${plural(live.prompt, 'token')}, layer ${live.layer} of ${live.layers || UNKNOWN}`;
 }
 
 function render({ model, el }) {
@@ -62,7 +62,7 @@ function render({ model, el }) {
     tiles.kl.more.title = unmeasured ? 'load with fidelity_every=n, or generate with fidelity=True' : '';
     const bytes = state.tiers.reduce((sum, tier) => sum + tier.bytes, 0);
     store.figure.textContent = units.size(bytes);
-    store.more.textContent = `${state.evictions} evictions, ${state.fallbacks} fallbacks`;
+    store.more.textContent = `${plural(state.evictions, 'eviction')}, ${plural(state.fallbacks, 'fallback')}`;
     store.drawing.replaceChildren(...state.tiers.flatMap(bar));
     if (said.textContent !== state.said) said.textContent = state.said;
     drawLive();
@@ -71,7 +71,7 @@ function render({ model, el }) {
   function bar(tier) {
     const share = tier.limit ? Math.min(1, tier.bytes / tier.limit) : 0;
     const held = `${units.size(tier.bytes)}${tier.limit ? ` of ${units.size(tier.limit)}` : ''}`;
-    const words = make('div', { class: 'two', title: `${tier.tier}: ${tier.entries} entries, ${held}` }, make('span', {}, tier.tier), make('span', { class: 'dim' }, held));
+    const words = make('div', { class: 'two', title: `${tier.tier}: ${plural(tier.entries, 'entry', 'entries')}, ${held}` }, make('span', {}, tier.tier), make('span', { class: 'dim' }, held));
     return [words, make('div', { class: 'bar' }, make('i', { style: `width:${(100 * share).toFixed(1)}%` }))];
   }
 

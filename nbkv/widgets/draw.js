@@ -18,6 +18,10 @@ function digits(value) {
   return value.toFixed(value >= 100 ? 0 : value >= 10 ? 1 : 2);
 }
 
+function plural(n, noun, nouns = `${noun}s`) {
+  return `${n.toLocaleString('en')} ${n === 1 ? noun : nouns}`;
+}
+
 const units = {
   share: value => (value == null ? UNKNOWN : `${(100 * value).toFixed(value > 0 && value < 0.01 ? 1 : 0)} %`),
   seconds: value => (value == null ? UNKNOWN : value >= 1 ? `${digits(value)} s` : `${digits(1000 * value)} ms`),

@@ -7,6 +7,7 @@ really work, and are there only after the notebook has loaded its model.
 
 from __future__ import annotations
 
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +28,16 @@ from nbkv.models.caches.evicting import EvictingCache
 from nbkv.models.caches.recurrent import StateLayer
 from nbkv.models.caches.restoring import RestoringLayer
 from nbkv.models.probing.probe import probe
-from nbkv.session.reranking import rerank
 from nbkv.models.trees.token_tree import TokenTree
 from nbkv.models.trees.tree_pass import TreePass
+from nbkv.session.reranking import rerank
 from nbkv.stores.memory import MemoryStore
+from nbkv.stores.tiers.indexed.policies import LeastRecent
 from nbkv.strategies import kvlink
 from nbkv.strategies.flashblock import FlashBlock
 from nbkv.studies import answers, divergence, eviction, flashblock, foresight, reasoning
+from nbkv.traces import simulation
+from nbkv.traces.log import LoggedRequest, RequestLog
 from nbkv.training import diffusion_reader, reader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,6 +165,16 @@ def the_bundled_reader_is_saved(patch):
     patch.setattr(reader, "save_reader", lambda model, folder: shutil.copytree(bundled, folder))
 
 
+def the_newest_go_first(patch):
+    own = LeastRecent.score
+    patch.setattr(LeastRecent, "score", lambda self, use: -own(self, use))
+
+
+def a_block_more_is_known(patch):
+    own = simulation._Simulation._hit
+    patch.setattr(simulation._Simulation, "_hit", lambda self, *given: [n + 1 for n in own(self, *given)])
+
+
 def links_are_others(patch):
     own = kvlink.read_links
     patch.setattr(kvlink, "read_links", lambda path: replace(own(path), vectors=-own(path).vectors))
@@ -212,9 +226,11 @@ STATES |= {"users": 1, "segment": 64, "block": 16, "rooms": [0.3]}
 
 SEARCH = {"n": 1, "width": 4, "depth": 3, "max_new_tokens": 20, "chunks": 3, "lines": 4}
 SEARCH |= {"methods": ["beam"], "lambdas": [1.0]}
+BATCHES = {"texts": 1, "questions": 2, "lines": 12, "widths": [2], "asked": 2, "blends": ["epic"], "passages": 4}
+BATCHES |= {"retrieved": 2, "max_new_tokens": 4}
 
 BEHIND = {"11_masks": "imports", "40_bounded_memory": "bounded-02", "41_state_checkpoints": "proof"}
-BEHIND |= {"train_reader": "cell-1", "train_diffuser": "cell-2", "train_links": "cell-2"}
+BEHIND |= {"51_batch": "cell-02", "train_reader": "cell-1", "train_diffuser": "cell-2", "train_links": "cell-2"}
 UNTIL = {"train_reader": "cell-9"}  # what comes then asks the same model by the same function
 
 
@@ -263,6 +279,12 @@ NOTEBOOKS = [
         SEARCH,
         (a_branch_sees_its_siblings, pruned_branches_stay),
         lambda found, space: (found["error"], found["ways"]["beam"]["K/V on average, MiB"]),
+    ),
+    (
+        "51_batch",
+        BATCHES,
+        (a_known_prefix_has_other_values, keys_keep_their_old_positions),
+        lambda found, space: (float(found["exact"]), found["order"]["epic"]["KL"]),
     ),
 ]
 
@@ -413,11 +435,25 @@ def test_the_study_of_block_diffusion_reacts(blockwise_reader, monkeypatch):
     assert kl() != pytest.approx(before, rel=1e-3)
 
 
+@pytest.mark.parametrize("plant", [the_newest_go_first, a_block_more_is_known])
+def test_the_replay_of_a_log_reacts(plant, monkeypatch):
+    draw = random.Random(0)
+    paths = [(draw.randrange(6), *(draw.randrange(2) for _ in range(3))) for _ in range(80)]
+    asked = [LoggedRequest(path=tuple(hash(path[:n]) for n in range(1, 5)), tokens=4 * 16) for path in paths]
+    log = RequestLog(name="made", requests=tuple(asked), block=16)
+
+    def rates():
+        return [row.hit_rate for row in nbkv.replay(log, sizes=[320, 640]).rows]
+
+    before = rates()
+    plant(monkeypatch)
+    assert min(abs(one - other) for one, other in zip(before, rates(), strict=True)) > 0.01
+
+
 # every experiment, by the test here or elsewhere that plants a fault under it
 
 PLANTED = {
     "notebooks": {
-        "51_batch": "unit/test_packing.py::test_a_model_whose_rows_meet_outside_of_attention_is_found_out",
         "00_quickstart": "test_the_quickstart_sees_a_prefix_with_other_values",
         "11_masks": "test_the_mask_experiment_fails_where_it_compares_a_mask_with_itself",
         **dict.fromkeys([each[0] for each in NOTEBOOKS], "test_a_notebook_reacts"),
@@ -428,7 +464,7 @@ PLANTED = {
         "flashblock": "test_the_study_of_block_diffusion_reacts",
         "decisions": "unit/test_decisions.py::test_a_fault_in_placing_chunks_is_seen_in_the_decisions",
         "edited": "unit/test_history_study.py::test_the_table_reacts_to_what_is_planted_under_it",
-        "replay": "unit/test_simulation.py::test_policies_evict_different_things",
+        "replay": "test_the_replay_of_a_log_reacts",
         "bench": "unit/test_bench.py::test_other_outputs_are_refused_not_reported",
         "certify": "unit/test_splits.py::test_a_table_beyond_the_bound_is_seldom_certified_and_told",
     },

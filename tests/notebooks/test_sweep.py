@@ -16,7 +16,7 @@ import pytest
 
 from nbkv import cli
 from nbkv.errors import LoadError
-from nbkv.process_work import running
+from nbkv.roster import running
 from nbkv.show.progress import screen
 from nbkv.sweep import execute, report, run
 from nbkv.sweep.plan import plan, settings

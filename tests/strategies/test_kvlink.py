@@ -131,7 +131,7 @@ def test_links_are_rows_of_the_cache_and_no_tokens_of_the_prompt(session_of, wor
     tokens = result.tokens
     assert (tokens.reused, tokens.recomputed, tokens.fresh) == (19, 0, 4)  # BOS is known from the chunks
     assert result.compute.share == pytest.approx((4 + 2 * LINKS) / 23)
-    assert "6 link tokens run for 2 chunks" in result.notes
+    assert "ran 6 link tokens for 2 chunks" in result.notes
     assert result.kv_bytes["working"] == (23 + 2 * LINKS + 1) * 4 * 2 * 2 * 16 * 4
 
 
@@ -224,7 +224,7 @@ def test_weights_beside_the_model_are_found(session_of, words, tokenizer, tmp_pa
     with nbkv.load(tmp_path) as session:
         prompt = [session.chunk(words(9), name="c"), words(4)]
         result = session.generate(prompt, strategy="kvlink", max_new_tokens=2)
-        assert "3 link tokens run for 1 chunk" in result.notes
+        assert "ran 3 link tokens for 1 chunk" in result.notes
         assert not any("other weights" in note for note in result.notes)
 
         write_links(weights, Links(random_links(), trained_on="another model"))
@@ -327,7 +327,7 @@ def test_ids_of_a_checkpoint_stand_where_it_was_trained_to_see_them(checkpoint, 
     result = checkpoint.generate(parts, strategy="kvlink(first_id=128011)", max_new_tokens=2)
 
     assert close(next_logits(checkpoint, parts, "kvlink(first_id=128011)"), whole.logits())
-    assert "10 link tokens and 2 marks run for 2 chunks" in result.notes
+    assert "ran 10 link tokens and 2 marks for 2 chunks" in result.notes
     assert not any("sink" in note for note in result.notes)
     assert len(result.provenance) == len(result.prompt_ids) == 28
     assert result.compute.share == pytest.approx((6 + 4 + 12) / 28)
@@ -342,7 +342,7 @@ def test_a_checkpoint_wants_bare_chunks_and_takes_other_layouts(session_of, chec
         session_of(strategy="kvlink(first_id=128011)")
     small = session_of(strategy="kvlink(first_id=150, links=1, marks=())")
     result = small.generate([small.chunk(words(5), name="c", sink="none"), "w1"], max_new_tokens=1)
-    assert "1 link tokens run for 1 chunk" in result.notes
+    assert "ran 1 link token for 1 chunk" in result.notes
 
 
 def test_an_exception_leaves_the_embedding_as_it_was(session_of, words, weights, monkeypatch):

@@ -30,7 +30,7 @@ def test_branches_answer_as_full_and_hold_the_prefix_once(session, words):
         assert not any("copied" in note for note in result.notes)
     assert result.tokens.reused == PREFIX + 1
     assert result.kv_bytes == {"memory": (PREFIX + 1 + TAIL + 5) * token_bytes(session)}
-    assert "601 tokens of KV are read where another branch keeps them: attention in 2 parts" in result.notes
+    assert "reads 601 tokens of KV where another branch keeps it: attention in 2 parts" in result.notes
 
     tokens = PREFIX + 1 + 6 * (TAIL + 5)
     assert session.store.figures()[0]["tokens"] == tokens

@@ -86,7 +86,7 @@ def test_segments_let_a_changed_prompt_go_on_from_before_the_change(session_with
 
     assert result.tokens.reused == 192  # three segments of 64
     assert result.tokens.recomputed == 201 - 192  # known up to BOS and 200 words, but no states there
-    assert [note for note in result.notes if note.startswith("9 known tokens were run again")]
+    assert [note for note in result.notes if note.startswith("ran 9 known tokens again")]
     third = "".join(f" {word}" for word in random_words.split()[:200]) + words(100, seed=3)
     # nine tokens are too few for a checkpoint of their own
     assert session.generate(third, max_new_tokens=2).tokens.reused == 192

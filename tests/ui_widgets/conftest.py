@@ -26,7 +26,7 @@ SERVER = (
     "--ServerApp.root_dir={folder}",
 )
 VOILA = ("--Voila.ip=127.0.0.1", "--token={token}", "--theme=dark", "{folder}")
-PATIENCE = 90_000  # milliseconds
+PATIENCE = 300_000  # milliseconds until a condition must hold: an end for what is broken, no measure of speed
 QUIET = {"fetchNews": "false", "checkForUpdates": False}
 
 

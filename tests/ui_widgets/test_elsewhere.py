@@ -1,11 +1,13 @@
 """Where there is no JupyterLab: executed and exported pages, Voila, the classic notebook."""
 
+import re
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
 from nbconvert import HTMLExporter
+from playwright.sync_api import expect
 
 SETUP = "%load_ext nbkv\n%kvload tiny"
 CHUNK = "%%kvchunk rules\nNina pays in krona . The lamp cost her 48 ."
@@ -14,6 +16,7 @@ COMPARE = "%%kvcompare prefix,cacheblend --repeat 1 -n 4\n{{ rules }} Who pays ?
 CELLS = [SETUP, CHUNK, "%kvdash", ASK, COMPARE, "%kvplot", "%kvplay"]
 NAME = "views.ipynb"
 SHOTS = Path(__file__).resolve().parents[2] / "screenshots"  # playwright makes the folder
+GUARD = 600_000  # milliseconds for one cell: no measure, only an end for a kernel that is gone
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -84,6 +87,13 @@ def try_out(page):
     assert errors == []
 
 
+def ended(page):
+    """Wait until every cell has run: one after the other, so that a slow machine is given its time."""
+    for at in range(len(CELLS)):
+        prompt = page.locator(".jp-CodeCell .jp-InputPrompt").nth(at)
+        expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=GUARD)
+
+
 def test_voila_serves_the_views_live(voila, page):
     address, token, folder = voila
     write(folder)
@@ -99,5 +109,6 @@ def test_the_classic_notebook_shows_them_too(classic, page):
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    ended(page)
     try_out(page)
     page.screenshot(path=SHOTS / "classic.png", full_page=True)

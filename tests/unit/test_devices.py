@@ -154,7 +154,7 @@ def test_one_device_works_with_and_without_accelerate(folder, words, monkeypatch
 def test_weights_without_values_are_named(make_model, tokenizer):
     model = make_model("llama")
     model.model.layers[1].mlp.to("meta")
-    with pytest.raises(LoadError, match=r"3 weights have no values, such as model\.layers\.1\.mlp\.gate_proj\.weight"):
+    with pytest.raises(LoadError, match=r"no values for 3 weights, such as model\.layers\.1\.mlp\.gate_proj\.weight"):
         nbkv.load(model, tokenizer=tokenizer)
 
 

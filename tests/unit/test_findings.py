@@ -12,8 +12,8 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from nbkv.sweep import downloads, report
-from nbkv.sweep.page.findings import chart, flat, headline, run_names, said
 from nbkv.sweep.machine import machine
+from nbkv.sweep.page.findings import chart, flat, headline, run_names, said
 from nbkv.sweep.records import MIME
 
 
@@ -104,7 +104,7 @@ def test_settings_without_numbers_are_bars(folder):
         ),
         (
             [({"n": 1}, {"r": 1}, ""), ({"n": 2}, {"r": 1}, "")],
-            "2 of 2 runs reached their end; no recorded figure differs",
+            "2 of 2 runs reached the end; no recorded figure differs",
         ),
     ],
 )

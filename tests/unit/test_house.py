@@ -371,7 +371,7 @@ TESTED_ELSEWHERE = {
         "integrations/figures integrations/langchain integrations/llamaindex integrations/passages "
         "integrations/tool_calls"
     ),
-    "unit/test_lab.py": "lab/comm roster",
+    "unit/test_lab.py": "lab/comm",
     "unit/test_layer_reader.py": "stores/reading/arriving",
     "unit/test_magics.py": "magics/commands magics/stream_output",
     "unit/test_measuring.py": "families/routing/kl_history session/measure",
@@ -466,7 +466,10 @@ REACHED = {
         "session/verification/model_checks session/verification/prompts session/verification/report "
         "session/verification/reuse_checks session/verification/trials"
     ),
-    "unit/test_widgets.py": "widgets/dashboard widgets/history widgets/playground",
+    "unit/test_widgets.py": (
+        "session/conversation/asking widgets/background widgets/conversation widgets/dashboard widgets/history "
+        "widgets/playground"
+    ),
     "unit/test_tiered.py": "stores/search stores/tiers/guard",
 }
 

@@ -15,8 +15,7 @@ import pytest
 from nbkv.events import Advanced, Token, Waiting
 from nbkv.lab import Lab
 from nbkv.lab.comm import INTERVAL
-from nbkv.process_work import process_work
-from nbkv.roster import Roster, roster
+from nbkv.roster import Roster, process_work, roster
 from nbkv.show.columns import outline
 from nbkv.show.why import why_data
 from nbkv.stopping import Stopped

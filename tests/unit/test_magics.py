@@ -815,7 +815,7 @@ def test_every_kind_of_store_is_opened_shown_and_found_again(shell, session, tmp
         assert session.store is not former
         again = run(shell, "%%kvgen -n 2\n" + "Marta has 3 apples . " * 20)
         assert again.tokens.reused == again.tokens.prompt - 1
-        assert any("were read from" in note and form in note for note in again.notes)
+        assert any(" of KV from " in note and form in note for note in again.notes)
     finally:
         run(shell, "%kvstore memory")
         if server is not None:

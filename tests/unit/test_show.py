@@ -265,12 +265,12 @@ def test_comparison_text_and_html_say_the_same():
     tree = Tree(found._repr_html_())
     for cell in cells:
         assert cell in tree.text
-    assert [a["aria-label"] for a in tree.attributes if "aria-label" in a] == [KL_PLOT]
+    assert [a["aria-label"] for a in tree.attributes if "aria-label" in a] == [KL_PLOT] * 2  # one where it is narrow
     assert "Time to first token" in tree.text
     assert [a["title"] for a in tree.attributes if "KL" in a.get("title", "")] == [
         "full: KL 0, 100 % computed",
         "epic(first_k=8): KL 0.01, 40 % computed",
-    ]
+    ] * 2
 
 
 def test_comparison_without_fidelity_has_dashes_and_one_plot():
@@ -279,12 +279,15 @@ def test_comparison_without_fidelity_has_dashes_and_one_plot():
     assert KL_PLOT not in found._repr_html_()
 
 
-def test_labels_of_the_scatter_do_not_overlap():
+@pytest.mark.parametrize("width", ["wide", "narrow"])
+def test_labels_of_the_scatter_do_not_overlap(width):
     rows = [row(f"strategy{i}", kl=0.01 * (1 + i / 50), compute_share=0.3 + i / 200) for i in range(12)]
-    drawing = show.comparison_html(comparison(*rows).to_dict()).split(KL_PLOT)[-1]
+    wide, narrow = show.comparison_html(comparison(*rows).to_dict()).split(KL_PLOT)[-2:]
+    drawing = narrow if width == "narrow" else wide
     found = re.findall(r"left:([\d.]+)px;top:([\d.]+)px;\">strategy", drawing)
     spots = [(float(x), float(y)) for x, y in found]
     assert len(spots) >= 4
+    assert max(x for x, _ in spots) < (256 if width == "narrow" else 380) - 50
     for i, (x, y) in enumerate(spots):
         for other_x, other_y in spots[:i]:
             assert abs(y - other_y) >= 12 or abs(x - other_x) >= 50

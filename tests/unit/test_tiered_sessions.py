@@ -33,7 +33,7 @@ def test_the_first_request_of_a_second_session_hits(session_of, words, tmp_path,
     second = session_of(store=store)
     result = answers(second, words(150))
     assert (result.tokens.reused, result.tokens.recomputed) == (150, 1)
-    assert any("150 tokens of KV were read from" in note for note in result.notes)
+    assert any("read 150 tokens of KV from" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -11,7 +11,7 @@ export function Causes({ why }: { why: Why }): React.JSX.Element {
         {why.rows.map(([cause, tokens, where, saves, what, helps]) => (
           <React.Fragment key={`${cause} ${where}`}>
             <dt>
-              <b>{cause}</b> <span className="nbkv-lab-dim">{`${tokens} tokens, at ${where}`}</span>
+              <b>{cause}</b> <span className="nbkv-lab-dim">{`${tokens} ${tokens === '1' ? 'token' : 'tokens'}, at ${where}`}</span>
               {saves !== '–' && <span>{` · would save ${saves}`}</span>}
             </dt>
             <dd>{[what, helps].filter(Boolean).join('; ')}</dd>

@@ -22,6 +22,7 @@ from nbkv.families.attention.speedup import OFF, ON, PLAIN, PLAIN_FIRST, REFRESH
 from nbkv.families.prefix.base import Prefix
 from nbkv.models.attention.intercept import AttentionTimer, computed_by
 from nbkv.models.attention.layer import Policy
+from nbkv.show.units import plural
 from nbkv.timing import settle, timed
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class AttentionReuse(Prefix):
             prefilled.notes.append(f"{was}: other answers than without it are likely")
         if answer.off:
             on = answer.blocks - answer.off
-            prefilled.notes.append(f"attention was reused in {on} of {answer.blocks} blocks: {answer.why}")
+            prefilled.notes.append(f"attention was reused in {on} of {plural(answer.blocks, 'block')}: {answer.why}")
 
     def _begin(self, block: Block, answer: DenoisedAnswer, ctx: Context) -> None:
         answer.context.forget()
@@ -190,5 +191,5 @@ def _reason(switch: ReuseSwitch, at: int) -> str:
     if not share:
         return "so many tokens are revealed in each pass that none could reuse"
     reused, refreshed, without = (switch.times.seconds(kind, at) * 1000 for kind in (REUSED, REFRESHED, PLAIN))
-    took = f"after {at} tokens a pass takes {without:.2f} ms without, {refreshed:.2f} refreshed, {reused:.2f} reused"
-    return f"{took}, and {share:.0%} could reuse"
+    took = f"{without:.2f} ms without, {refreshed:.2f} refreshed, {reused:.2f} reused"
+    return f"after {plural(at, 'token')} a pass takes {took}, and {share:.0%} could reuse"

@@ -30,6 +30,7 @@ from nbkv.models.passes import over_slots
 from nbkv.models.probing.eviction import why_not
 from nbkv.models.work import Work
 from nbkv.result import Provenance
+from nbkv.show.units import plural
 from nbkv.strategy import Prefilled, Strategy, parse
 from nbkv.timing import timed
 
@@ -182,7 +183,7 @@ class Evict(Strategy):
             return
         cache = held.cache
         prefilled.kept = cache.kept(len(request.ids)).numpy()
-        told = f"{self.name}: {cache.share():.0%} of the K/V of {cache.seen} tokens held"
+        told = f"{self.name}: {cache.share():.0%} of the K/V of {plural(cache.seen, 'token')} held"
         prefilled.notes.append(f"{told}, {cache.nbytes / 2**20:.2f} MiB; {cache.peak / 2**20:.2f} MiB at the peak")
         if self.context == "turns" and request.keep and cache.complete:
             self._contexts(ctx).put(ids[: cache.seen], cache)
@@ -279,7 +280,7 @@ class Evict(Strategy):
         prefilled.provenance[:n] = given.provenance
         prefilled.rows, prefilled.select = given.rows, given.select
         prefilled.load_s, prefilled.select_s = prefilled.load_s + given.load_s, given.select_s
-        meanwhile = f"{inner.spec} held {n} tokens of KV of its own meanwhile, which no peak here counts"
+        meanwhile = f"{inner.spec} held {plural(n, 'token')} of KV of its own meanwhile, which no peak here counts"
         prefilled.notes += [meanwhile, *(f"{inner.spec}: {note}" for note in given.notes)]
 
     def _copy(self, source: SequenceCache, n: int, held: BudgetedCache, ctx: Context, *, look: int) -> None:
@@ -320,4 +321,4 @@ def _reused(known: EvictingCache, prefilled: Prefilled, ctx: Context, tier: str)
     prefilled.provenance[: known.seen] = Provenance.PREFIX
     ctx.tell(Reused, start=0, stop=known.seen, tier=tier)
     share, where = f"{known.share():.0%} of their K/V", "on this session's shelf" if tier == "shelf" else f"in {tier}"
-    prefilled.notes.append(f"went on from {known.seen} tokens held compressed {where} ({share})")
+    prefilled.notes.append(f"went on from {plural(known.seen, 'token')} held compressed {where} ({share})")

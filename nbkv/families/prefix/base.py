@@ -17,7 +17,7 @@ from nbkv.kv import KV
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.work import Work
 from nbkv.result import Provenance
-from nbkv.show.units import size
+from nbkv.show.units import plural, size
 from nbkv.stores.base import Lease
 from nbkv.stores.reading.layer_reader import LoadLost
 from nbkv.stores.tiers.guard import out_of_memory
@@ -247,16 +247,17 @@ def _provenance(n: int, lease: Lease, ctx: Context) -> NDArray[np.uint8]:
 def _notes(n: int, lease: Lease, ctx: Context) -> list[str]:
     found, notes = ctx.adapter.capabilities, list(lease.notes)
     if lease.copied:
-        notes.append(f"copied {lease.copied} tokens of KV to branch off a shared prefix")
+        notes.append(f"copied {plural(lease.copied, 'token')} of KV to branch off a shared prefix")
     if (cache := _leased(lease)).base:
-        shared = f"{cache.base} tokens of KV are read where another branch keeps them"
+        shared = f"reads {plural(cache.base, 'token')} of KV where another branch keeps it"
         notes.append(f"{shared}: attention in {len(cache.pieces) + 1} parts")
     if n > found.stable_context:
         notes.append("no prefix reuse: beyond its trained length this model's KV depends on the prompt's length")
     if found.states and state_checkpoints.are_kept(ctx.store.snapshots) and getattr(cache, "shell", None) is not None:
         notes.append(f"tiers keep nothing of {ctx.adapter.name}: its states lie in an object of its family's own")
     if found.states and lease.branch > lease.matched:
-        notes.append(f"{lease.branch - lease.matched} known tokens were run again: no states were kept behind them")
+        again = plural(lease.branch - lease.matched, "known token")
+        notes.append(f"ran {again} again: no states were kept behind them")
     return notes
 
 
@@ -264,6 +265,6 @@ def _one_by_one(tokens: int, seconds: float, ctx: Context) -> list[str]:
     if tokens <= 1:
         return []
     why = "this model's layers ignore their states in longer passes"
-    note = f"{tokens} tokens were run one by one, in {seconds:.2f} s of prefill: {why}"
+    note = f"ran {plural(tokens, 'token')} one by one, in {seconds:.2f} s of prefill: {why}"
     ctx.tell(Fallback, why=note)
     return [note]

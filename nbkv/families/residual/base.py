@@ -24,6 +24,7 @@ from nbkv.families.residual.sequence import BoundedSequence
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.work import Work
 from nbkv.result import Provenance
+from nbkv.show.units import plural
 from nbkv.strategy import Prefilled, Strategy
 
 _SAMPLE = 256  # older tokens on which forms are compared for ``form="auto"``
@@ -149,7 +150,7 @@ def _common(known: Sequence[int], ids: Sequence[int]) -> int:
 
 def _note(sequence: BoundedSequence) -> str:
     adapter, form, old = sequence.adapter, sequence.form, sequence.cache.old
-    held = f"{old} of {sequence.length} tokens held as {form.spec} ({form.token_bytes(adapter):,} B a token"
+    held = f"{old} of {plural(sequence.length, 'token')} held as {form.spec} ({form.token_bytes(adapter):,} B a token"
     same = ", in the same memory" if HOST in form.sources and adapter.device.type == "cpu" else ""
     held += f" instead of {adapter.token_bytes:,} B of K/V{same})"
     return f"residual: {held}, restored for every token{_by(sequence)}"
@@ -161,4 +162,4 @@ def _by(sequence: BoundedSequence) -> str:
         return ""
     own = [f", layer {index} by its own code: {why}" for index, why in sequence.own_code.items() if why]
     projected = len(sequence.own_code)
-    return f"; K/V of {projected - len(own)} of {projected} projected layers by one kernel{''.join(own[:1])}"
+    return f"; K/V of {projected - len(own)} of {plural(projected, 'projected layer')} by one kernel{''.join(own[:1])}"

@@ -24,6 +24,7 @@ from nbkv.models.passes import layer_calls
 from nbkv.models.probing.prompt import made_up_ids
 from nbkv.models.projection.project import CapturingCache
 from nbkv.scalars import is_whole
+from nbkv.show.units import plural
 from nbkv.timing import settle, timed
 
 MOST = 0.5  # of the K/V's bytes: the most a form that is picked may take on the device
@@ -123,7 +124,7 @@ class Planning:
         ways = [each for each in self._pure.ways() if each.form not in again]
         return Plan(
             model=adapter.name,
-            device=f"{device}, {torch.get_num_threads()} threads" if device == "CPU" else device,
+            device=f"{device}, {plural(torch.get_num_threads(), 'thread')}" if device == "CPU" else device,
             dtype=str(adapter.dtype).removeprefix("torch."),
             tokens=self._tokens,
             kv_bytes=whole,

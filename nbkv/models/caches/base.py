@@ -11,6 +11,7 @@ import torch
 from nbkv.kv import KV
 from nbkv.models.attention.masks import Mask
 from nbkv.models.attention.positions import PassAttention
+from nbkv.show.units import plural
 
 _NOTHING = nullcontext()  # one for all tokens
 
@@ -58,7 +59,7 @@ class SequenceCache:
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from ``length`` on. Raises ``TypeError`` where none can be forgotten."""
-        message = f"a {self.kind} cannot be cut back to {length} tokens"
+        message = f"a {self.kind} cannot be cut back to {plural(length, 'token')}"
         raise TypeError(message)
 
     # what a result tells

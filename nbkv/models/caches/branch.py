@@ -22,6 +22,7 @@ from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.caches.growing_layer import GrowingLayer, Pair
 from nbkv.models.capabilities import Capabilities
 from nbkv.ops import shared_prefix_attention
+from nbkv.show.units import plural
 
 
 class BranchLayer(GrowingLayer):
@@ -56,7 +57,9 @@ class BranchCache(GrowingCache):
     def share(self, spans: Sequence[KV]) -> None:
         """Attend to the tokens ``[0, base)`` in ``spans``, one after another; to none of them where there are none."""
         if (held := sum(span.length for span in spans)) != self.base and spans:
-            message = f"spans of {held} tokens were given to a branch at {self.base}: give all before it, in order"
+            message = (
+                f"spans of {plural(held, 'token')} were given to a branch at {self.base}: give all before it, in order"
+            )
             raise ValueError(message)
         self.pieces = tuple(spans)
         self.shared_bytes = sum(span.nbytes for span in spans) or self.shared_bytes

@@ -19,6 +19,7 @@ from nbkv.models.attention.positions import PassAttention
 from nbkv.models.caches.base import SequenceCache, kv_nbytes
 from nbkv.models.caches.growing_layer import GrowingLayer, Pair, Watcher
 from nbkv.models.caches.states import LayerStates
+from nbkv.show.units import plural
 
 
 class GrowingCache(SequenceCache, Cache):
@@ -106,7 +107,7 @@ class GrowingCache(SequenceCache, Cache):
     def share(self, spans: Sequence[KV]) -> None:
         """Raise ``ValueError`` for any ``spans``: only a branch attends to K/V in other buffers."""
         if spans:
-            message = f"{len(spans)} spans of K/V were given to a cache that begins with its sequence: make a branch"
+            message = f"{plural(len(spans), 'span')} of K/V for to a cache that begins with its sequence: make a branch"
             raise ValueError(message)
 
     def extend(self, n_layers: int) -> None:

@@ -17,6 +17,7 @@ from nbkv.kv import KV
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.caches.growing_layer import GrowingLayer
 from nbkv.models.caches.states import LayerStates, Named
+from nbkv.show.units import plural
 
 _SIDES = ("conv_states", "recurrent_states")
 _Dummy: Any = getattr(cache_utils, "DummyLayer", LinearAttentionLayer)  # older ones have none
@@ -142,7 +143,7 @@ class StateCache(GrowingCache):
     def advancing(self, tokens: int) -> Iterator[None]:
         """Within the block the layers take in ``tokens`` tokens; if it is left early, the states are dropped."""
         if not self._whole:
-            message = f"there are no states to go on from after {self._at} tokens"
+            message = f"there are no states to go on from after {plural(self._at, 'token')}"
             raise ValueError(message)
         self._whole = False
         try:

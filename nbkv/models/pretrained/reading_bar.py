@@ -14,7 +14,7 @@ from tqdm.std import tqdm
 from transformers import modeling_gguf_pytorch_utils as gguf
 from transformers.utils import logging
 
-from nbkv.process_work import ProcessWork
+from nbkv.roster import ProcessWork
 from nbkv.show.units import size
 
 MOST = 100  # steps that one bar counts for: a file has more bytes than anybody wants to read

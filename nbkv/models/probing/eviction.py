@@ -13,6 +13,7 @@ from nbkv.models.caches.evicting import EvictingCache
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.passes import masked, over_slots
 from nbkv.models.probing.prompt import made_up_ids
+from nbkv.show.units import plural
 
 _TOLERANCE = 1e-4  # house rule 1, of logits scaled by max(1, max|logit|)
 _TOKENS = 14  # of the self-test
@@ -44,7 +45,7 @@ def _reason(adapter: ModelAdapter) -> str:
     except Exception as refusal:  # noqa: BLE001  (a family may refuse a cache or a mask in any way)
         return f"tokens cannot be dropped from its cache ({type(refusal).__name__})"
     if layers != found.n_layers:
-        return f"its attention shows itself in {layers} of {found.n_layers} layers"
+        return f"its attention shows itself in {layers} of {plural(found.n_layers, 'layer')}"
     limit = _TOLERANCE if adapter.dtype == torch.float32 else 16 * torch.finfo(adapter.dtype).eps
     return "" if error <= limit else f"without dropped tokens its logits differ by {error:.1e} (limit {limit:.1e})"
 

@@ -8,6 +8,7 @@ from nbkv.fidelity import scaled_error
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.caches.packed import Bundle, Feed
 from nbkv.models.probing.prompt import made_up_ids
+from nbkv.show.units import plural
 
 _SHARED, _OWN = 7, (1, 4, 6)  # tokens
 _EXACT = 1e-4  # house rule 1
@@ -22,7 +23,7 @@ def why_not_packed(adapter: ModelAdapter) -> str:
         return adapter.capabilities.refused.get("ranges", "its attention is not computed over keys in several places")
     vocabulary, (most, long) = int(adapter.config.vocab_size), (max(_OWN), _SHARED + max(_OWN) + 1)
     if adapter.capabilities.stable_context < long:
-        return f"its context is {adapter.capabilities.stable_context} tokens"
+        return f"its context is {plural(adapter.capabilities.stable_context, 'token')}"
     shared = made_up_ids(_SHARED, vocabulary)
     owns = [made_up_ids(most + 1, vocabulary, step=step) for step in (31, 37, 41, 43)]
     try:

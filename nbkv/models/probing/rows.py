@@ -11,6 +11,7 @@ from nbkv.models.adapter import ModelAdapter
 from nbkv.models.attention.intercept import watched
 from nbkv.models.attention.layer import Attended
 from nbkv.models.caches.growing import GrowingCache
+from nbkv.show.units import plural
 
 _SOFTMAX_TOLERANCE = 1e-3  # weights choose rows, they are no part of any output
 
@@ -67,7 +68,7 @@ class RowTrial:
         except Exception as refusal:  # noqa: BLE001  (as above)
             return f"its attention cannot be watched ({type(refusal).__name__})"
         if len(errors) != self.adapter.n_layers:
-            return f"its attention shows itself in {len(errors)} of {self.adapter.n_layers} layers"
+            return f"its attention shows itself in {len(errors)} of {plural(self.adapter.n_layers, 'layer')}"
         worst = max(errors.values())
         return "" if worst <= max(self.limit, _SOFTMAX_TOLERANCE) else f"its attention weights are off by {worst:.1e}"
 

@@ -16,6 +16,7 @@ from nbkv.session.certificates.candidates import candidates
 from nbkv.session.certificates.guarantee import Guarantee
 from nbkv.session.certificates.ladder import Step, cheapest, wanting
 from nbkv.session.encoding.chunks import settled_sink
+from nbkv.show.units import plural
 from nbkv.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class _Certifying:
         )
 
     def found(self) -> dict[str, Any]:
-        return self.certificate(f"{len(self._full.ttfts)} of {self.total} prompts run").to_dict()
+        return self.certificate(f"{len(self._full.ttfts)} of {plural(self.total, 'prompt')} run").to_dict()
 
 
 class _Table:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nbkv.errors import BadOption
 from nbkv.families.routing import binomial
 from nbkv.scalars import is_number
+from nbkv.show.units import plural
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,12 @@ class Guarantee:
         """Raise ``BadOption`` if ``n`` prompts are too few to certify anything."""
         needed = self.needed(ladders)
         if n < needed:
-            tested = "1 strategy" if ladders == 1 else f"{ladders} strategies"
+            tested = plural(ladders, "strategy", "strategies")
+            too_few = "is too little" if n == 1 else "are too few"
             message = (
-                f"{n} prompts are too few: {needed} are needed (with none above max_kl) for rate={self.rate:g}, "
-                f"alpha={self.alpha:g} and {tested} (give more prompts, a larger rate or alpha, or fewer strategies)"
+                f"{plural(n, 'prompt')} {too_few}: {needed} are needed (with none above max_kl) for "
+                f"rate={self.rate:g}, alpha={self.alpha:g} and {tested} "
+                "(give more prompts, a larger rate or alpha, or fewer strategies)"
             )
             raise BadOption(message)
 

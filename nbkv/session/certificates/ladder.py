@@ -9,6 +9,7 @@ from math import ceil, floor, isfinite, isnan, log10
 
 from nbkv.families.routing import binomial
 from nbkv.session.certificates.guarantee import Guarantee
+from nbkv.show.units import plural
 
 _MOST = 50  # times as many prompts as there were, at most, are worth proposing
 
@@ -79,10 +80,10 @@ def wanting(ladders: Sequence[Ladder], guarantee: Guarantee, n: int) -> str:
     bounds = [(sorted(ladder.steps[0].kls)[n - allowed - 1], ladder.steps[0]) for ladder in ladders]
     bound, step = min(bounds, key=lambda each: each[0])
     above = step.above(guarantee.max_kl)
-    told = f"nearest is {step.spec}: {above} of {n} prompts above {guarantee.max_kl:g} nats, {allowed} may be"
+    told = f"nearest is {step.spec}: {above} of {plural(n, 'prompt')} above {guarantee.max_kl:g} nats, {allowed} may be"
     ways = [f"max_kl={_rounded_up(bound):g}"] if isfinite(bound) else []
     if more := _more(above, n, guarantee, len(ladders)):
-        ways.append(f"about {more} prompts with the same share above")
+        ways.append(f"about {plural(more, 'prompt')} with the same share above")
     return f"{told}; it would take {' or '.join(ways)} (on prompts not seen yet)" if ways else told
 
 

@@ -21,6 +21,7 @@ from nbkv.models.adapter import ModelAdapter
 from nbkv.result import Chunk
 from nbkv.session.exports import archive
 from nbkv.session.exports.golden import GoldenFinding, GoldenRows, check, golden_rows, placed
+from nbkv.show.units import plural
 from nbkv.stores.spec import sealer
 from nbkv.stores.tiers.entry import Entry, make_entry
 from nbkv.stores.tiers.forms import form_of
@@ -167,7 +168,7 @@ def _entry(ids: tuple[int, ...], space: Space, sealer: Sealer, ctx: Context) -> 
     with ctx.store.reading(ctx.space(), ids) as found:
         kv = join([kv for _, kv in found])
     if kv.length != len(ids):
-        message = f"the store kept {kv.length} of {len(ids)} tokens: give it a larger limit to export them"
+        message = f"the store kept {kv.length} of {plural(len(ids), 'token')}: give it a larger limit to export them"
         raise LoadError(message)
     facts = EntryFacts(provenance=_PROVENANCE)
     entry = make_entry(space, ids, 0, kv, form=form_of(""), sealer=sealer, facts=facts)

@@ -23,6 +23,7 @@ from nbkv.session.certificates.ladder import Step
 from nbkv.session.encoding.chunks import settled_sink
 from nbkv.session.session import Session, load
 from nbkv.session.tours.documents import made_prompts, read_documents
+from nbkv.show.units import plural
 from nbkv.strategy import Strategy, parse, split
 from nbkv.tasks.items import Item
 
@@ -152,7 +153,7 @@ class _Touring:
         yield "warm-up"
         first_requests(self._prompts[0], [parse("full")], self._sink, self._ctx)  # the first pass of all takes longer
         for number, prompt in enumerate(self._prompts, start=1):
-            yield f"prompt {number} of {len(self._prompts)}, {len(prompt.ids):,} tokens"
+            yield f"prompt {number} of {len(self._prompts)}, {plural(len(prompt.ids), 'token')}"
             met = first_requests(prompt, self._tried, self._sink, self._ctx)
             self._encoded.append(met.encode_s)
             self._bytes.append(met.nbytes)
@@ -161,7 +162,7 @@ class _Touring:
                 step.add(row["kl"], row["compute_share"], row["ttft_s"])
 
     def found(self) -> dict[str, Any]:
-        return self.tour(f"{len(self._full.kls)} of {len(self._prompts)} prompts run").to_dict()
+        return self.tour(f"{len(self._full.kls)} of {plural(len(self._prompts), 'prompt')} run").to_dict()
 
     def tour(self, stopped: str = "") -> Tour:
         rows, n = self._rows(), len(self._full.kls)
@@ -216,13 +217,14 @@ class _Touring:
 
     def _sample(self, best: dict[str, Any] | None, n: int) -> str:
         if best is None or best["exact"]:
-            return f"{n} prompts: enough to see times, which differ with length and machine"
+            return f"{plural(n, 'prompt')}: enough to see times, which differ with length and machine"
         ladders = len(sorted_out(self._tried).ladders)
         needed = Guarantee(self._max_kl, _RATE, 1 - CONFIDENCE).needed(ladders)
         return (
-            f"{n} prompts of {self._documents} documents, which they share: with {CONFIDENCE:.0%} confidence that "
-            f"excludes no more than {best['at_most']:.0%} of such prompts above {self._max_kl:g} nats; "
-            f"session.certify on {needed} prompts or more could promise {_RATE:.0%}"
+            f"{plural(n, 'prompt')} of {plural(self._documents, 'document')}, which they share: with "
+            f"{CONFIDENCE:.0%} confidence that excludes no more than "
+            f"{best['at_most']:.0%} of such prompts above {self._max_kl:g} nats; "
+            f"session.certify on {plural(needed, 'prompt')} or more could promise {_RATE:.0%}"
         )
 
     def _notes(self) -> list[str]:

@@ -10,6 +10,7 @@ from nbkv.prompts.prompt import Prompt
 from nbkv.session.verification.model_answers import Limits, ModelAnswers, kv_error, logits_error
 from nbkv.session.verification.report import Checks
 from nbkv.session.verification.trials import Trial, attempt
+from nbkv.show.units import plural
 from nbkv.strategy import Strategy
 
 
@@ -26,11 +27,13 @@ class ExactChecks:
         """Check logits, decoded tokens and K/V of ``prompt``, called ``name``, against the model's own."""
         want, spec = self.answers.to(prompt.ids), self.strategy.spec
         trial = attempt(ctx, self.strategy, prompt, want.tokens)
-        note = f"{int((trial.prefilled.provenance == 0).sum())} of {len(prompt.ids)} tokens fresh"
+        note = f"{int((trial.prefilled.provenance == 0).sum())} of {plural(len(prompt.ids), 'token')} fresh"
         self.checks.error(f"{spec}: {name}", logits_error(trial.first, want.first), self.limits.logits, note)
         if len(want.steps):
             error = logits_error(trial.steps, want.steps)
-            self.checks.error(f"{spec}: decoding", error, self.limits.logits, f"{len(want.steps)} tokens after {name}")
+            self.checks.error(
+                f"{spec}: decoding", error, self.limits.logits, f"{plural(len(want.steps), 'token')} after {name}"
+            )
         held = _held(trial)
         if want.kv is not None and held is not None:
             self.checks.error(f"{spec}: K/V", kv_error(held, want.kv), self.limits.kv, f"every row and layer, {name}")

@@ -13,6 +13,7 @@ from nbkv.models.probing.rotary import alone, probed_positions
 from nbkv.result import Chunk
 from nbkv.session.verification.model_answers import Limits, ModelAnswers, answer_after, kv_error
 from nbkv.session.verification.report import Checks
+from nbkv.show.units import plural
 
 _FARTHEST = 32_768  # tokens; keys are moved at most to here
 _SINGLE = 4  # tokens looked at, each alone
@@ -76,4 +77,4 @@ def _moved(adapter: ModelAdapter, ids: tuple[int, ...], limit: float, checks: Ch
     moved = adapter.rope.keys(at_zero, torch.zeros_like(positions), positions)
     pairs = zip(moved, (layer.permute(1, 2, 0, 3) for layer in keys), strict=True)
     worst = max(scaled_error(got, want) for got, want in pairs if want.numel())
-    checks.error("relocation", worst, limit, f"keys moved by up to {int(positions[-1])} positions")
+    checks.error("relocation", worst, limit, f"keys moved by up to {plural(int(positions[-1]), 'position')}")

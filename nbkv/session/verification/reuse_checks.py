@@ -21,6 +21,7 @@ from nbkv.session.verification.model_answers import Limits, ModelAnswers, kv_err
 from nbkv.session.verification.prompts import ChunkPrompt
 from nbkv.session.verification.report import Checks
 from nbkv.session.verification.trials import Trial
+from nbkv.show.units import plural
 from nbkv.strategy import Strategy
 
 _HELD = (Provenance.CHUNK, Provenance.CORRECTED)
@@ -51,7 +52,7 @@ class ReuseChecks:
         """Check that K/V of chunks were used, or say why not; return False and say nothing where neither is so."""
         sources, name = trial.prefilled.provenance, self._name("reuse")
         if taken := int(np.isin(sources, _HELD).sum()):
-            self.checks.holds(name, ok=True, note=f"{taken} of {len(sources)} tokens reused, {given.name}")
+            self.checks.holds(name, ok=True, note=f"{taken} of {plural(len(sources), 'token')} reused, {given.name}")
         elif trial.fallbacks:
             self.checks.unchecked(name, f"fell back: {trial.fallbacks[0]}")
         else:
@@ -85,7 +86,7 @@ class ReuseChecks:
         cache = trial.prefilled.cache
         rows = known.whole(n + trial.prefilled.extra) + len(trial.steps)
         if isinstance(cache, GrowingCache) and known.per_token and cache.length not in {0, rows}:
-            wrong.append(f"the cache holds {cache.length} tokens, not {rows}")
+            wrong.append(f"the cache holds {plural(cache.length, 'token')}, not {rows}")
         self.checks.holds(self._name("counts"), ok=not wrong, note=wrong[0] if wrong else f"add up, {given.name}")
 
     def _outside(self, trial: Trial) -> list[int]:
@@ -140,7 +141,7 @@ class ReuseChecks:
                 continue
             want = self._moved(chunk, start, place)
             error = kv_error(kv[place : place + want.length], want, taken, layers)
-            note = f"K/V of chunk {chunk.name!r} in {len(layers)} of {len(kv.keys)} layers, {given.name}"
+            note = f"K/V of chunk {chunk.name!r} in {len(layers)} of {plural(len(kv.keys), 'layer')}, {given.name}"
             self.checks.error(self._name("reused rows"), error, self.limits.kv, note)
 
     def _other_rows(self, trial: Trial, given: ChunkPrompt) -> None:
@@ -155,7 +156,7 @@ class ReuseChecks:
         rows = rows[: kv.length]
         taken, computed = rows.nonzero().flatten(), (~rows).nonzero().flatten()
         own = self._own(trial, HeldRows(taken, _at(kv, taken)))
-        note = f"over the {len(taken)} rows held, {given.name}"
+        note = f"over {plural(len(taken), 'row')} held, {given.name}"
         self.checks.error(self._name("other rows"), kv_error(kv, own.kv, computed), self.limits.kv, note)
         if known.causal:
             error = logits_error(trial.prefilled.logits, own.logits[-1])

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbkv.process_work import ProcessWork
+from nbkv.roster import ProcessWork
 from nbkv.sweep.cluster.parcel import TOPIC, Parcel, heard
 from nbkv.sweep.execute import RunLimits
 from nbkv.sweep.plan import Job

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbkv.process_work import ProcessWork
+from nbkv.roster import ProcessWork
 from nbkv.stopping import Stopped
 from nbkv.sweep.execute import RunLimits, execute
 from nbkv.sweep.plan import Job

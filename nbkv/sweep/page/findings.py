@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbkv.show.curves import MOST, Curve, Panel, curves
 from nbkv.show.stacks import Stack, stacks
+from nbkv.show.units import plural
 from nbkv.sweep.runs import OK
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def headline(runs: Sequence[Run], notebooks: Sequence[NotebookNode]) -> str:
         return told[0]
     names = main_figures(sound)
     if not names:
-        return f"{len(sound)} of {len(runs)} runs reached their end; no recorded figure differs between them."
+        return f"{len(sound)} of {plural(len(runs), 'run')} reached the end; no recorded figure differs between them."
     name, settings = names[0], by_setting(sound, names[0])
     low, high = min(settings, key=lambda each: each[1]), max(settings, key=lambda each: each[1])
     mean = ", a mean over repeats" if len(settings) < len(sound) else ""

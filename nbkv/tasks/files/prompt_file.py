@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from nbkv.errors import BadOption, LoadError
 from nbkv.scalars import is_whole
+from nbkv.show.units import plural
 from nbkv.tasks.files.jsonl import item_of, plain_item
 from nbkv.tasks.files.records import FileRecord, read_text, records
 from nbkv.tasks.items import Item
@@ -38,7 +39,7 @@ def prompt_file(path: str | Path, *, n: int | None = None, seed: int = 0) -> lis
     if n is None:
         return found
     if not (is_whole(n, 1) and n <= len(found)):
-        message = f"n={n!r} is not accepted: {path} holds {len(found)} prompts, n is a whole number from 1 on"
+        message = f"n={n!r} is not accepted: {path} holds {plural(len(found), 'prompt')}, n is a whole number from 1 on"
         raise BadOption(message)
     return Random(f"order {seed}").sample(found, n)
 

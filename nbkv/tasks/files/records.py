@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from nbkv.errors import BadOption, LoadError
 from nbkv.scalars import is_whole
+from nbkv.show.units import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,6 @@ def chosen(found: Sequence[K], n: int | None, seed: int, kinds: Sequence[str] | 
     if len(wanted) < (n or 1):
         known = ", ".join(sorted({each.kind for each in found}))
         of = "" if kinds is None else f" of kinds {', '.join(kinds)} (there are: {known})"
-        message = f"n={n}: the file holds {len(wanted)} questions{of}"
+        message = f"n={n}: the file holds {plural(len(wanted), 'question')}{of}"
         raise BadOption(message)
     return [(found[index], Random(f"item {seed} {index}")) for index in wanted[:n]]

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 import nbkv
 from nbkv.models.pretrained.reading_bar import MOST, own_bars
-from nbkv.process_work import LOADING_STEPS, bus, process_work, running
+from nbkv.roster import LOADING_STEPS, bus, process_work, running
 from nbkv.show.progress import screen
 from nbkv.stopping import Stopped
 
@@ -104,10 +104,14 @@ def test_work_within_work_is_the_outer_one(told):
 
 
 def test_a_ctrl_c_is_one_quiet_line():
-    with pytest.raises(KeyboardInterrupt) as raised, process_work("run", 3) as work:
-        work.step("first")
-        work.step("second")
-        raise KeyboardInterrupt
+    def interrupted():
+        with process_work("run", 3) as work:
+            work.step("first")
+            work.step("second")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        interrupted()
     assert raised.value._render_traceback_() == ["KeyboardInterrupt: stopped after 1 of 3 steps (run: second)"]
 
 
