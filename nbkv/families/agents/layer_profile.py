@@ -78,7 +78,12 @@ class Handover(NamedTuple):
 
 
 def layer_profile(ctx: Context) -> LayerProfile:
-    """Return the profile of ``ctx``'s model, measured now if it is not known; it takes some seconds then."""
+    """Return the profile of ``ctx``'s model, measured now if it is not known; it takes some seconds then.
+
+    Layers that use others' K/V cannot be entered between two of them: there the range is the whole model.
+    """
+    if ctx.adapter.capabilities.shared_kv:
+        return LayerProfile(start=0, detection=1, stop=ctx.adapter.n_layers)
     name = f"relay@{ctx.model}@{ctx.adapter.dtype}"
     known = ctx.verdicts.get(name)
     if known is None:
