@@ -65,7 +65,9 @@ def agents(
             message = f"{name}={value}: must be at least {least}"
             raise BadOption(message)
     things = first + (agents - 2) * lines
-    if things > min(len(ITEMS), len(AMOUNTS if form == "notes" else _TWO_DIGITS)) or (form == "notes" and agents > len(NAMES)):
+    if things > min(len(ITEMS), len(AMOUNTS if form == "notes" else _TWO_DIGITS)) or (
+        form == "notes" and agents > len(NAMES)
+    ):
         message = f"agents={agents}, first={first}, lines={lines}: there are not enough different things to write down"
         raise BadOption(message)
     if form not in _FORMS:
