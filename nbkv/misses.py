@@ -104,9 +104,9 @@ class Why:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a miss as a DataFrame."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
-        return pd.DataFrame(self.to_dict()["misses"])
+        return Frame(self.to_dict()["misses"])
 
     def __repr__(self) -> str:
         """Return the misses as text."""

@@ -127,6 +127,10 @@ class Chunk:
 class Explains(Protocol):
     """Can say of a result why tokens were not reused, in a while: it looks things up only when called."""
 
+    @property
+    def request(self) -> int:
+        """Return the number of the request in its session."""
+
     def __call__(self, result: Result, *, measure: bool) -> Why:
         """Return the misses of ``result``; with ``measure`` costs that are not known yet are measured for it."""
 
@@ -262,12 +266,16 @@ class Result:
         """Return the text and a one-line summary."""
         return show.result_text(self.to_dict())
 
-    def _repr_html_(self) -> str:
+    def _explained(self) -> dict[str, Any]:
+        """Return everything, with why tokens ran by the costs that are known already."""
         why = None if self.explain is None else self.explain(self, measure=False).to_dict()
-        return show.result_html(self.to_dict() | {"why": why})
+        return self.to_dict() | {"why": why}
+
+    def _repr_html_(self) -> str:
+        return show.result_html(self._explained())
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        return dict(show.result_bundle(self.to_dict()))
+        return dict(show.result_bundle(self._explained()))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,7 +4,7 @@ import { ISignal, Signal } from '@lumino/signaling';
 
 import { Link } from './link';
 import { Links } from './links';
-import { Session } from './protocol';
+import { ProcessWork, Session } from './protocol';
 
 export class Choice {
   constructor(readonly links: Links) {
@@ -31,6 +31,11 @@ export class Choice {
   /** Whether a request or long work of the shown session runs. */
   get running(): boolean {
     return this.link?.status === 'busy' && Boolean(this.session?.now ?? this.session?.work);
+  }
+
+  /** What the kernel does beside its sessions. */
+  get works(): ProcessWork[] {
+    return this.link?.status === 'busy' ? (this.link.state?.works ?? []) : [];
   }
 
   pick(session: Session): void {

@@ -11,6 +11,7 @@ import { addCommands, CLEAR, SHOW, STOP } from './commands';
 import { highlight } from './highlight';
 import { Links } from './links';
 import { Panel } from './panel';
+import { ProcessWork } from './protocol';
 import { followSettings } from './settings';
 import { Status } from './status';
 
@@ -32,7 +33,10 @@ const panel: JupyterFrontEndPlugin<void> = {
     const run = (command: string) => (): void => {
       void app.commands.execute(command);
     };
-    const shown = new Panel(choice, { stop: run(STOP), clear: run(CLEAR) });
+    const stopWork = (work: ProcessWork): void => {
+      void choice.link?.stopWork(work);
+    };
+    const shown = new Panel(choice, { stop: run(STOP), clear: run(CLEAR), stopWork });
     const status = new Status(choice, run(SHOW));
     addCommands(app, choice, shown.id, palette);
     app.shell.add(shown, 'right', { rank: 900 });

@@ -4,7 +4,7 @@ import { Kernel, KernelMessage } from '@jupyterlab/services';
 import { IDisposable } from '@lumino/disposable';
 import { ISignal, Signal } from '@lumino/signaling';
 
-import { CONTROL, isState, Order, Session, State, TARGET } from './protocol';
+import { CONTROL, isState, Order, ProcessWork, Session, State, TARGET } from './protocol';
 
 /** Milliseconds after which a kernel that did not hear "stop" is interrupted instead. */
 const PATIENCE = 1000;
@@ -45,10 +45,24 @@ export class Link implements IDisposable {
   async stop(session: Session): Promise<void> {
     const running = underWay(session);
     await this.say({ event: 'stop', session: session.id });
-    // Comm messages wait for the cell to end where the kernel has no subshells, or they are switched off.
-    window.setTimeout(() => {
+    this.interruptUnless(() => {
       const now = this._state?.sessions.find(each => each.id === session.id);
-      if (!this._isDisposed && this.status === 'busy' && now && running && underWay(now) === running && !now.stopping) {
+      return !now || !running || underWay(now) !== running || now.stopping;
+    });
+  }
+
+  async stopWork(work: ProcessWork): Promise<void> {
+    await this.say({ event: 'stop', work: work.id });
+    this.interruptUnless(() => {
+      const now = this._state?.works?.find(each => each.id === work.id);
+      return !now || now.stopping;
+    });
+  }
+
+  /** Comm messages wait for the cell to end where the kernel has no subshells, or they are switched off. */
+  private interruptUnless(heard: () => boolean): void {
+    window.setTimeout(() => {
+      if (!this._isDisposed && this.status === 'busy' && !heard()) {
         void this.kernel.interrupt();
       }
     }, PATIENCE);
@@ -56,6 +70,10 @@ export class Link implements IDisposable {
 
   async clear(session: Session): Promise<void> {
     await this.say({ event: 'clear', session: session.id });
+  }
+
+  async why(session: Session, request: number): Promise<void> {
+    await this.say({ event: 'why', session: session.id, request });
   }
 
   /** After a reload of the page the kernel has a comm already; this asks for it, and `onIOPub` sees it speak. */

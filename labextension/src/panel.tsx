@@ -5,14 +5,16 @@ import * as React from 'react';
 
 import { Choice } from './choice';
 import { icon } from './icon';
+import { Works } from './parts/now';
 import { SessionView } from './parts/session';
 import { Sessions } from './parts/sessions';
 import { Spoken } from './parts/spoken';
+import { ProcessWork } from './protocol';
 
 export class Panel extends ReactWidget {
   constructor(
     private choice: Choice,
-    private orders: { stop: () => void; clear: () => void }
+    private orders: { stop: () => void; clear: () => void; stopWork: (work: ProcessWork) => void }
   ) {
     super();
     this.id = 'nbkv-panel';
@@ -41,6 +43,7 @@ export class Panel extends ReactWidget {
             {link?.status ?? ''}
           </span>
         </header>
+        <Works works={choice.works} onStop={this.orders.stopWork} />
         {link && session ? (
           <>
             <Sessions
@@ -50,9 +53,17 @@ export class Panel extends ReactWidget {
                 choice.pick(picked);
               }}
             />
-            <SessionView session={session} running={choice.running} onStop={this.orders.stop} onClear={this.orders.clear} />
+            <SessionView
+              session={session}
+              running={choice.running}
+              onStop={this.orders.stop}
+              onClear={this.orders.clear}
+              onOpen={request => {
+                void link.why(session, request);
+              }}
+            />
           </>
-        ) : (
+        ) : choice.works.length ? null : (
           <Empty notebook={Boolean(name)} loaded={Boolean(link?.state)} status={link?.status} />
         )}
         <Spoken session={session} />

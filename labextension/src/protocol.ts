@@ -31,6 +31,16 @@ export interface Past {
   top1: number | null;
   honesty: string;
   map: Outline;
+  /** Why tokens ran; asked for when the request is opened. */
+  why?: Why | null;
+}
+
+/** The causes in words: see nbkv/show/why.py. */
+export interface Why {
+  headline: string;
+  /** Cause, tokens, where, would save, what happened, what helps. */
+  rows: [string, string, string, string, string, string][];
+  texts: [was: string, now: string][];
 }
 
 export interface Now {
@@ -49,6 +59,12 @@ export interface Work {
   doing: string;
   done: number;
   total: number;
+}
+
+/** Long work that no session does: loading a model, a sweep of notebooks. */
+export interface ProcessWork extends Work {
+  id: number;
+  stopping: boolean;
 }
 
 export interface Session {
@@ -73,9 +89,10 @@ export interface State {
   nbkv: number;
   active: number;
   sessions: Session[];
+  works?: ProcessWork[];
 }
 
-export type Order = { event: 'sync' } | { event: 'stop' | 'clear'; session: number };
+export type Order = { event: 'sync' } | { event: 'stop' | 'clear'; session: number } | { event: 'stop'; work: number } | { event: 'why'; session: number; request: number };
 
 export const TARGET = 'nbkv';
 export const CONTROL = 'nbkv.ctl';

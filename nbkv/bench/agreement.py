@@ -67,7 +67,7 @@ def reference(model: Any, ids: Sequence[int], n: int, split: int) -> Reference: 
     return Reference(tuple(tokens), tuple(gaps), tolerance)
 
 
-def _next(model: Any, step: torch.Tensor, cache: DynamicCache, upto: int) -> torch.Tensor:  # noqa: ANN401
+def _next(model: Any, step: torch.Tensor, cache: DynamicCache, upto: int) -> torch.Tensor:  # noqa: ANN401  (as above)
     """Return the logits ``[vocab]`` after ``upto`` tokens, of which ``step`` ends with those ``cache`` has not seen."""
     unseen = upto - cache.get_seq_length()
     logits: torch.Tensor = model(step[:, -unseen:], past_key_values=cache, logits_to_keep=1).logits

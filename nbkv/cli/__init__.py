@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import logging
-import math
-import shutil
 import sys
 import textwrap
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbkv.cli import stores
-from nbkv.cli.answers import FAILED, INTERRUPTED, OK, USAGE, add_place
+from nbkv.cli import experiments, stores
+from nbkv.cli.answers import FAILED, INTERRUPTED, OK, USAGE, add_place, width
 from nbkv.cli.answers import say as _say
-from nbkv.errors import LoadError, NbkvError
+from nbkv.errors import NbkvError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from nbkv.sweep import Sweep
-
-_QUICKSTART = "00_quickstart.ipynb"
-
-_LONGEST = 48  # characters of a cell
 
 _EXAMPLES = {
     "demo": "demo",
@@ -39,18 +29,6 @@ _EXAMPLES = {
     "list": "list --markdown",
     "replay": "replay requests.jsonl --size 200k --size inf --policy lru",
     "store": "store ls disk:~/.cache/nbkv",
-}
-
-# What the quickstart records, as the demo shows it; anything else it records is shown as it is.
-_DEMO = {
-    "hit_rate": ("hit rate", "{:.1%}"),
-    "ttft_full_s": ("time to first token, computed in full (s)", "{:.3f}"),
-    "ttft_reuse_s": ("time to first token, with reuse (s)", "{:.3f}"),
-    "speedup": ("speedup", "{:.1f} x"),
-    "identical": ("same answer as in full", "{}"),
-    "correct": ("questions answered right", "{:.0%}"),
-    "chat_model": ("who talked in the chat", "{}"),
-    "chat_hit_rate": ("hit rate of the chat's last turn", "{:.1%}"),
 }
 
 
@@ -74,39 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logger.removeHandler(progress)
     return code
-
-
-def demo(options: argparse.Namespace) -> int:
-    """Run the quickstart notebook on the bundled model; show what reuse did to the time to first token."""
-    from nbkv.sweep import run
-
-    # the same everywhere, and in a minute: whatever pretrained models there are
-    sweep = run(quickstart(), {"chat_model": "tiny"}, out_dir=options.out)
-    if not sweep.failed:
-        _say(_demo_table(sweep.runs[0].records))
-    _say(f"report: {sweep.report}")
-    return FAILED if sweep.failed else OK
-
-
-def run_notebooks(options: argparse.Namespace) -> int:
-    """Execute notebooks, over a grid if one is given, and gather what they record."""
-    from nbkv.sweep import read_grid, run
-
-    grid = read_grid(options.grid) if options.grid else None
-    parameters = {name: _value(text) for name, text in options.parameter}
-    sweep = run(options.notebooks, parameters, grid, options.out)
-    _say(_table(sweep))
-    _say(f"results: {sweep.results}\nreport: {sweep.report}")
-    return FAILED if sweep.failed else OK
-
-
-def report_folder(options: argparse.Namespace) -> int:
-    """Write the table and the page of a folder of runs anew."""
-    from nbkv.sweep import report
-
-    sweep = report(options.folder)
-    _say(f"results: {sweep.results}\nreport: {sweep.report}")
-    return OK
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -191,18 +136,6 @@ def markdown(frame: Any) -> str:  # noqa: ANN401  (a DataFrame; pandas is import
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def quickstart() -> Path:
-    """Return the quickstart notebook: the checkout's, or the copy that was installed with the package."""
-    path = Path(__file__).resolve().parents[1] / "notebooks" / _QUICKSTART
-    if path.is_file():
-        return path
-    for installed in distribution("nbkv").files or []:
-        if installed.name == _QUICKSTART:
-            return Path(str(installed.locate())).resolve()
-    message = f"{_QUICKSTART} was not installed with nbkv: install nbkv again"
-    raise LoadError(message)
-
-
 def _parser() -> argparse.ArgumentParser:
     from nbkv import __version__
 
@@ -210,22 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nbkv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser("demo", help="the quickstart notebook on the bundled model")
-    one.add_argument("-o", "--out", default="runs/demo", metavar="DIR", help="where the report goes (%(default)s)")
-    one.set_defaults(command=demo)
-
-    one = commands.add_parser("run", help="execute notebooks and gather what they record")
-    one.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
-    told = "a parameter of the notebooks; may come again"
-    one.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help=told)
-    one.add_argument("--grid", metavar="FILE.yaml", help="name: [values], every combination")
-    one.add_argument("-o", "--out", default="runs", metavar="DIR", help="where results and report go (%(default)s)")
-    one.set_defaults(command=run_notebooks)
-
-    one = commands.add_parser("report", help="write results.csv and report.html of a folder anew")
-    one.add_argument("folder", metavar="DIR")
-    one.set_defaults(command=report_folder)
-
+    experiments.add(commands)
     one = commands.add_parser("bench", help="measure side by side with the baselines")
     one.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks (all)")
     one.add_argument("--shape", help="another model shape: s06, tiny or mini")
@@ -290,43 +208,7 @@ def _entries(frame: Any) -> str:  # noqa: ANN401  (a DataFrame; pandas is import
     lines = []
     for name, family, paper, exact, given, told in frame.itertuples(index=False):
         about = filter(None, (family, "exact" if exact else "approximate", paper))
-        lines += textwrap.wrap(f"{name}  ({', '.join(about)})", _width(), subsequent_indent="    ")
+        lines += textwrap.wrap(f"{name}  ({', '.join(about)})", width(), subsequent_indent="    ")
         for words in filter(None, (told, given and f"options: {given}")):
-            lines += textwrap.wrap(words, _width(), initial_indent="    ", subsequent_indent="    ")
+            lines += textwrap.wrap(words, width(), initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
-
-
-def _width() -> int:
-    return max(40, shutil.get_terminal_size().columns)
-
-
-def _table(sweep: Sweep) -> str:
-    """Return what differs between the runs, in columns that are folded where the terminal is too narrow."""
-    frame = sweep.to_frame().drop(columns=["notebook", "error"])
-    frame["run"] = [Path(name).stem for name in frame["run"]]
-    frame = frame.map(_cell)
-    return str(frame.to_string(index=False, line_width=_width(), na_rep="", max_colwidth=_LONGEST))
-
-
-def _cell(value: Any) -> Any:  # noqa: ANN401  (any value of a notebook)
-    """Return what stands in a table for ``value``: of lists and dicts how many values they have."""
-    from nbkv.show.units import plural
-
-    if isinstance(value, (list, tuple, dict)):
-        return plural(len(value), "value")
-    return f"{value:.4g}" if isinstance(value, float) and not math.isnan(value) else value
-
-
-def _demo_table(records: dict[str, Any]) -> str:
-    lines = [_DEMO.get(name, (name, "{}")) for name in records]
-    width = max(len(label) for label, _ in lines)
-    values = [form.format(value) for (_, form), value in zip(lines, records.values(), strict=True)]
-    return "\n".join(f"{label:<{width}}  {value:>10}" for (label, _), value in zip(lines, values, strict=True))
-
-
-def _value(text: str) -> Any:  # noqa: ANN401  (a plain value)
-    """Return a parameter as Python reads it (``3``, ``1e-3``, ``True``, ``[1, 2]``), or else as the text it is."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text

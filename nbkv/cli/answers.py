@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,3 +21,8 @@ def add_place(one: argparse.ArgumentParser) -> None:
 def say(text: str) -> None:
     """Write a line on standard output."""
     sys.stdout.write(text + "\n")
+
+
+def width() -> int:
+    """Return how many columns a line may have."""
+    return max(40, shutil.get_terminal_size().columns)

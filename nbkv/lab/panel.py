@@ -10,6 +10,7 @@ import comm
 from nbkv.lab.comm import StateComm
 from nbkv.lab.session_state import SessionState
 from nbkv.lab.sessions_state import SessionsState
+from nbkv.process_work import running
 from nbkv.roster import Roster, roster
 
 CONTROL = "nbkv.ctl"
@@ -47,11 +48,19 @@ class Lab:
         self._wire.open()
 
     def receive(self, said: Any) -> None:  # noqa: ANN401  (whatever a front end sends)
-        """Do what the front end says: ``{"event": "sync" | "stop" | "clear", "session": id}``; from any thread."""
+        """Do what the front end says; from any thread.
+
+        That is ``{"event": "sync" | "stop" | "clear" | "why", "session": id}``: ``why`` with the number of a
+        ``request``, ``stop`` also with the id of a ``work`` that no session does.
+        """
         said = said if isinstance(said, dict) else {}
         card = self._board.card(said.get("session", 0))
         if said.get("event") == "stop" and card is not None:
             self._stop(card)
+        elif said.get("event") == "stop":
+            _stop_work(said.get("work"))
+        elif said.get("event") == "why":
+            self._board.explain(said.get("session", 0), said.get("request", 0))
         elif said.get("event") == "clear" and card is not None:
             card.clearing = True
             self._later(lambda: self._clear(card))
@@ -76,3 +85,9 @@ class Lab:
             session.store.clear()
         card.cleared()
         self._wire.wake()
+
+
+def _stop_work(number: object) -> None:
+    for work in running():
+        if work.number == number:
+            work.stop()

@@ -12,6 +12,7 @@ from nbkv.errors import NbkvError
 from nbkv.events import Advanced, Event, Evicted, Fallback, Finished, Layer, NotKept, Started, Stored, Token, Waiting
 from nbkv.show.badge import badge
 from nbkv.show.columns import outline
+from nbkv.show.why import headline, why_data
 
 if TYPE_CHECKING:
     from nbkv.session.session import Session
@@ -81,6 +82,21 @@ class SessionState:
         with suppress(NbkvError):  # closed meanwhile
             self._tiers = session.store.figures()
 
+    def explain(self, request: int) -> dict[str, Any] | None:
+        """Return why tokens of ``request`` ran, in words; ask outside of whatever guards this."""
+        session = self.session()
+        found = None if session is None else session.why(request)
+        if found is None:
+            return None
+        told = found.to_dict()
+        return why_data(told) or {"headline": headline(told), "rows": [], "texts": []}
+
+    def explained(self, request: int, why: dict[str, Any] | None) -> None:
+        """Show ``why`` with a request."""
+        for each in self._recent:
+            if each["request"] == request:
+                each["why"] = why
+
     def state(self) -> dict[str, Any]:
         """Return all that is shown."""
         session = self.session()
@@ -94,7 +110,7 @@ class SessionState:
             "fallbacks": self._fallbacks,
             "ttft_s": list(self._ttft),
             "tiers": self._tiers,
-            "recent": list(self._recent),
+            "recent": [dict(each) for each in self._recent],
             "now": self._now and dict(self._now),
             "said": list(self._said),
             "work": self._work and dict(self._work),

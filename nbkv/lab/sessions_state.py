@@ -1,4 +1,4 @@
-"""All open sessions as the panel shows them: one card each, kept up to date by events."""
+"""What the panel shows: a card for each open session, kept up to date by events, and what runs beside them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nbkv import process_work
 from nbkv.events import Bus, Event, Layer, Listener, Token
 from nbkv.lab.session_state import SessionState
 from nbkv.roster import Roster
@@ -37,16 +38,19 @@ class SessionsState:
         self._seats: dict[int, WatchedSession] = {}
         self._numbers = count(1)
         self._active = 0
+        self._ear = self._on_process_work  # one object, which the bus knows again
 
     def open(self) -> None:
         """Listen to the sessions there are and to those to come."""
         for session in self._roster:
             self._add(session)
         self._roster.watch(self._on_roster)
+        process_work.bus.add(self._ear)
 
     def close(self) -> None:
         """Listen no more."""
         self._roster.unwatch(self._on_roster)
+        process_work.bus.drop(self._ear)
         for number in list(self._seats):
             self._remove(number)
 
@@ -59,12 +63,20 @@ class SessionsState:
             seat.card.read_tiers()
         with self._lock:
             sessions = [seat.card.state() for seat in self._seats.values()]
-            return {"nbkv": 1, "active": self._active, "sessions": sessions}
+        works = [work.to_dict() for work in process_work.running()]
+        return {"nbkv": 1, "active": self._active, "sessions": sessions, "works": works}
 
     def card(self, number: int) -> SessionState | None:
         """Return one session's card, if it is still open."""
         seat = self._seats.get(number)
         return None if seat is None else seat.card
+
+    def explain(self, number: int, request: int) -> None:
+        """Find out why tokens of a request ran, and show it."""
+        if (card := self.card(number)) is not None:
+            why = card.explain(request)
+            with self._lock:
+                card.explained(request, why)
 
     def rest(self) -> None:
         """Nothing runs at the moment: a request that broke with an error has not said so."""
@@ -79,6 +91,10 @@ class SessionsState:
             if not is_open and seat.card.session() is session:
                 self._remove(number)
         self._changed()
+
+    def _on_process_work(self, _: Event) -> None:
+        if self._watched():
+            self._changed()
 
     def _add(self, session: Session) -> None:
         card = SessionState(next(self._numbers), session)

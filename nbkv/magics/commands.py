@@ -17,7 +17,7 @@ from nbkv.magics.listing import Listing, listing
 from nbkv.magics.options import command, option
 from nbkv.magics.progress import CellOutput, CellProgress
 from nbkv.magics.sessions import Sessions
-from nbkv.magics.stream_output import Live, live, shown_result, shown_turn
+from nbkv.magics.stream_output import Live, has_front_end, live, shown_result, shown_turn
 from nbkv.magics.template import fill, prompt_of, spelled, template_kwargs
 from nbkv.magics.views import Views
 from nbkv.show.units import plural
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nbkv.session.stream import Stream
     from nbkv.session.verify import Report
     from nbkv.show import Plot
+    from nbkv.widgets.conversation import Conversation
 
 Kept = TypeVar("Kept")
 LAST = "_kv"  # the notebook's variable for the last Result or Comparison
@@ -89,7 +90,9 @@ class KVMagics(Magics):
             args.name = _checked_name("--as", args.name)
         given = {key: getattr(args, key) for key in ("strategy", "store", "device", "dtype", "block_size")}
         options = {key: value for key, value in given.items() if value is not None}
-        return self.sessions.load(args.model, args.name, **options)
+        imports = "torch" not in sys.modules  # which takes seconds in which nothing can be drawn
+        with self.progress.asked(at_once=imports, replaced=False):
+            return self.sessions.load(args.model, args.name, **options)
 
     @line_cell_magic
     @command(
@@ -130,7 +133,7 @@ class KVMagics(Magics):
         cell="optional",
     )
     def kvchat(self, args: Namespace, text: str | None) -> Chat:
-        """Ask the cell as the next turn of a conversation; as a line magic show all turns and what reuse has saved.
+        """Ask the cell as the next turn of a conversation; as a line magic show all turns, with a box to go on in.
 
         Each turn says how much of its prompt was reused and how much sooner the answer began.
         """
@@ -139,19 +142,16 @@ class KVMagics(Magics):
         if chat is None or args.new or args.system is not None:
             chat = self.chats[session.name] = session.chat(args.system)
         if text is None:
+            if has_front_end(self.shell):
+                self.shown.show(self._conversation, chat)
+                self.on_screen = chat
             return chat
-        parts = fill(text, self._variables(), session.chunks)
-        prompt_of(parts, chat=False)  # says so if there is nothing to ask
-        if args.edit is not None:
-            chat.rewind(args.edit)
-        asked: Any = parts if len(parts) > 1 else parts[0]
+        from nbkv.session.conversation.asking import Asking  # noqa: PLC0415  (a session exists, so torch is there)
+
+        asking = Asking(chat, self._asked(text, session), args.edit, **self._sampling(args))
         with live(self.shell) as view:
-            result = self._streamed(chat.stream(asked, **self._sampling(args)), view)
-            if result.finish_reason == "interrupted":  # no turn of the conversation
-                view.end(shown_result(result))
-            else:
-                chat.keep(asked, result)
-                view.end(shown_turn(chat))
+            result = self._streamed(asking.stream, view)
+            view.end(shown_turn(chat) if asking.keep() else shown_result(result))
         self.on_screen = chat
         self._keep(result, None)
         return chat
@@ -307,6 +307,17 @@ class KVMagics(Magics):
     def _sampling(self, args: Namespace) -> dict[str, Any]:
         temperature = self.temperature if args.temperature is None else args.temperature
         return {"strategy": args.strategy, "temperature": temperature, "max_new_tokens": self._max_new(args)}
+
+    def _asked(self, text: str, session: Session) -> Any:  # noqa: ANN401  (what a chat takes)
+        parts = fill(text, self._variables(), session.chunks)
+        prompt_of(parts, chat=False)  # says so if there is nothing to ask
+        return parts if len(parts) > 1 else parts[0]
+
+    def _conversation(self, chat: Chat) -> Conversation:
+        from nbkv.widgets import conversation  # noqa: PLC0415  (anywidget comes late)
+
+        session = self.sessions.current
+        return conversation(session, chat, lambda text: self._asked(text, session))
 
     def _streamed(self, stream: Stream, view: Live) -> Result:
         """Draw an answer while it comes; an interrupt keeps and shows it as far as it came."""

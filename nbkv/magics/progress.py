@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 class CellOutput:
     """The output of one work: made with its first drawing, replaced by each later one."""
 
-    def __init__(self, *, at_once: bool) -> None:
-        """Draw nothing yet; unless ``at_once``, work that is over within a second never shows."""
+    def __init__(self, *, at_once: bool = False, replaced: bool = False) -> None:
+        """Draw nothing yet; unless ``at_once``, work that is over within a second never shows.
+
+        What is ``replaced`` in the end by what was found leaves no line of its own.
+        """
         self._handle: Any = None
         self._began, self._at_once, self._drawn_at = time.monotonic(), at_once, 0.0
+        self._replaced = replaced
 
     def tell(self, event: Advanced) -> None:
         """Draw how far the work is, if it is time to, or one line that it is over."""
         now = time.monotonic()
         took, begun = now - self._began, self._handle is not None
         due = now - self._drawn_at >= INTERVAL if begun else self._at_once or took >= DELAY
-        if begun if event.over else due:
+        if (begun and not self._replaced) if event.over else due:
             told = event.to_dict()
             self.draw({"text/html": progress_html(told, took), "text/plain": progress_text(told, took)}, {})
 
@@ -44,13 +48,13 @@ class CellOutput:
 
 
 class CellProgress:
-    """Shows the long work of every session: in a notebook as outputs of cells, in a terminal as bars."""
+    """Shows the long work of every session and of the process: in a notebook as outputs of cells, in a terminal as bars."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         """Show nothing yet."""
         self._shell = shell
         self._bars = ProgressBars()
-        self._outputs: dict[str, CellOutput] = {}
+        self._outputs: dict[tuple[str, str], CellOutput] = {}
         self._asked: CellOutput | None = None
 
     def __call__(self, event: Event) -> None:
@@ -60,20 +64,20 @@ class CellProgress:
         if not has_front_end(self._shell):
             self._bars(event)
         elif self._asked is not None:
-            if not event.over:  # what the magic returns comes in its place
-                self._asked.tell(event)
+            self._asked.tell(event)
         else:
-            self._outputs.setdefault(event.session, CellOutput(at_once=False)).tell(event)
+            work = (event.session, event.work)
+            self._outputs.setdefault(work, CellOutput()).tell(event)
             if event.over:
-                del self._outputs[event.session]
+                del self._outputs[work]
 
     @contextmanager
-    def asked(self) -> Iterator[CellOutput | None]:
-        """Within the block a magic has asked for the work: draw it at once; None where there is no front end."""
+    def asked(self, *, at_once: bool = True, replaced: bool = True) -> Iterator[CellOutput | None]:
+        """Within the block a magic has asked for the work: one output is its; None where there is no front end."""
         if not has_front_end(self._shell):
             yield None
             return
-        self._asked = CellOutput(at_once=True)
+        self._asked = CellOutput(at_once=at_once, replaced=replaced)
         try:
             yield self._asked
         finally:

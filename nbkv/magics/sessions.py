@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from nbkv.errors import UnknownName, closest
+from nbkv.process_work import LOADING_STEPS, process_work
 from nbkv.roster import roster
 
 if TYPE_CHECKING:
@@ -58,9 +60,13 @@ class Sessions:
 
         That is the one of the same ``name``, or without a name the former current one.
         """
-        import nbkv  # noqa: PLC0415  (torch comes with it)
+        import nbkv  # noqa: PLC0415  (torch comes with what it loads)
 
-        session = nbkv.load(model, name=name, **options)
+        with process_work(f"load {model}", LOADING_STEPS) as work:
+            if "torch" not in sys.modules:
+                work.expect(1)
+                work.step("importing torch and transformers")
+            session = nbkv.load(model, name=name, **options)
         replaced = self.current_name if name is None else name
         _loaded.add(session)
         if replaced in self._open:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.display import display, update_display
 
@@ -13,11 +13,10 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbkv.session.session import Session
-    from nbkv.widgets.dashboard import Dashboard
-    from nbkv.widgets.playground import Playground
+    from nbkv.widgets.base import LiveView
 
-    View = Dashboard | Playground
+
+Shown = TypeVar("Shown")  # a session, or a conversation
 
 
 class Views:
@@ -29,27 +28,27 @@ class Views:
     def __init__(self, shell: InteractiveShell) -> None:
         """Show nothing yet."""
         self._shell = shell
-        self._views: dict[tuple[Callable[[Session], View], Session], View] = {}
+        self._views: dict[tuple[Callable[[Any], LiveView], object], LiveView] = {}
         self._pictures: dict[str, str] = {}
 
-    def show(self, make: Callable[[Session], View], session: Session) -> View | None:
-        """Display what ``make`` gives for ``session``, the same as before if there is one; return it to a terminal."""
-        view = self._views.get((make, session)) or self._new(make, session)
+    def show(self, make: Callable[[Shown], LiveView], shown: Shown) -> LiveView | None:
+        """Display what ``make`` gives for ``shown``, the same as before if there is one; return it to a terminal."""
+        view = self._views.get((make, shown)) or self._new(make, shown)
         view.refresh()
         if not has_front_end(self._shell):
             return view
-        about = f"{type(view).__name__} of {session.name}; how it was last stands below"
-        display(view.bundle(picture=False) | {"text/plain": about}, raw=True)
+        about = {"text/plain": f"{view.about}; how it was last stands below"}
+        display(view.bundle(picture=False) | about, raw=True)
         display(self._picture(view), raw=True, display_id=view.model_id)
         return None
 
     def after_cell(self, _: object = None) -> None:
         """Bring views and pictures up to date; those of closed sessions for the last time."""
-        for (make, session), view in tuple(self._views.items()):
+        for key, view in tuple(self._views.items()):
             view.refresh()
             self._update(view)
-            if session.closed:
-                del self._views[make, session]
+            if view.over:
+                del self._views[key]
 
     def close(self) -> None:
         """Take all views off the page; their pictures stay."""
@@ -57,16 +56,16 @@ class Views:
             view.close()
         self._views.clear()
 
-    def _new(self, make: Callable[[Session], View], session: Session) -> View:
-        view = self._views[make, session] = make(session)
+    def _new(self, make: Callable[[Shown], LiveView], shown: Shown) -> LiveView:
+        view = self._views[make, shown] = make(shown)
         if view.has_trait("cards"):
             view.observe(lambda _: self._update(view), names="cards")  # a run of its own ends outside any cell
         return view
 
-    def _update(self, view: View) -> None:
+    def _update(self, view: LiveView) -> None:
         if has_front_end(self._shell) and self._pictures.get(view.model_id) != view.html():
             update_display(self._picture(view), raw=True, display_id=view.model_id)
 
-    def _picture(self, view: View) -> dict[str, Any]:
+    def _picture(self, view: LiveView) -> dict[str, Any]:
         html = self._pictures[view.model_id] = view.html()
         return {"text/html": f'<div class="nbkv-record-{view.model_id}">{html}</div>', "text/plain": view.text()}

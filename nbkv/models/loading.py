@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,13 +25,16 @@ from nbkv.models.identity.record import Record
 from nbkv.models.identity.verdicts import Verdicts
 from nbkv.models.pretrained.gguf_file import read_tokenizer, read_weights
 from nbkv.models.pretrained.reading_bar import own_bars
-from nbkv.models.pretrained.source import Source, bundled, known_models, names, source
+from nbkv.models.pretrained.source import Source, known_models, names, source
 from nbkv.models.probing.probe import adapt, probe
+from nbkv.process_work import LOADING_STEPS, ProcessWork, process_work
 from nbkv.prompts.tokenizer import Codec
 from nbkv.scalars import kind_of
+from nbkv.stopping import Stopped, interruption
 from nbkv.torch_mode import usual_mode
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PROVING = "proving its layers and its cache on its own logits"
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,20 @@ def load_model(
     _check_given(model_kwargs, tokenizer)
     known = f"{model}" if isinstance(model, (str, Path)) else type(model).__name__
     instead = "close other sessions, or give another device, dtype or model_kwargs=dict(device_map='auto')"
-    with memory_limits(f"there is not enough memory to load {known}: {instead}"):
-        return _loaded(model, tokenizer, device=device, dtype=dtype, model_kwargs=model_kwargs, block_size=block_size)
+    given: dict[str, Any] = {"device": device, "dtype": dtype, "model_kwargs": model_kwargs, "block_size": block_size}
+    with (
+        process_work(f"load {known}", LOADING_STEPS, told=logging.is_progress_bar_enabled()) as work,
+        own_bars(work),
+        memory_limits(f"there is not enough memory to load {known}: {instead}"),
+    ):
+        try:
+            return _loaded(work, model, tokenizer, **given)
+        except Stopped:
+            raise interruption(None, work.reached) from None
 
 
 def _loaded(
+    work: ProcessWork,
     model: str | Path | PreTrainedModel,
     tokenizer: Any,  # noqa: ANN401  (slow and fast tokenizers share no typed parent)
     *,
@@ -83,7 +94,8 @@ def _loaded(
         kwargs = dict(model_kwargs or {})
         place = _place(device, kwargs)
         origin = source(str(model))
-        name, network = origin.name, _read(origin, place, _dtype(dtype, place), kwargs)
+        name, network = origin.name, _read(work, origin, place, _dtype(dtype, place), kwargs)
+        work.step("reading the tokenizer")
         tokenizer = tokenizer if tokenizer is not None else _tokenizer(origin, kwargs, network.config)
     else:
         name, network = type(model).__name__, _given(model, tokenizer, device, dtype, model_kwargs)
@@ -102,7 +114,7 @@ def _loaded(
         raise LoadError(message)
     how = recipe(network.config.get_text_config(), tokenizer, name, block_size)
     again = isinstance(model, (str, Path))  # it can be loaded again, so that what is proved now need not be then
-    adapter, verdicts = _adapted(network, name, how) if again else (adapt(network, name, recipe=how), Verdicts())
+    adapter, verdicts = _adapted(work, network, name, how) if again else _proved(work, network, name, how)
     return Loaded(adapter, Codec(tokenizer), name, (*origin.notes, *adapter.notes), verdicts)
 
 
@@ -115,8 +127,18 @@ def _check_given(model_kwargs: object, tokenizer: object) -> None:
         raise BadOption(message)
 
 
-def _adapted(network: PreTrainedModel, name: str, how: Recipe | None) -> tuple[ModelAdapter, Verdicts]:
+def _proved(
+    work: ProcessWork, network: PreTrainedModel, name: str, how: Recipe | None
+) -> tuple[ModelAdapter, Verdicts]:
+    work.step(_PROVING)
+    return adapt(network, name, recipe=how), Verdicts()
+
+
+def _adapted(
+    work: ProcessWork, network: PreTrainedModel, name: str, how: Recipe | None
+) -> tuple[ModelAdapter, Verdicts]:
     """Return the adapter of ``network``, proved now or remembered from an earlier load."""
+    work.step("taking its fingerprint")
     attention = implementation(network.config)
     about = fingerprint(network) if how is None else f"{fingerprint(network)}|{how}"
     verdicts = Verdicts.of(about, input_device(network).type, attention)
@@ -125,6 +147,7 @@ def _adapted(network: PreTrainedModel, name: str, how: Recipe | None) -> tuple[M
             return adapt(network, name, Record.from_dict(kept), how), verdicts
         except ValueError as error:
             warnings.warn(f"a remembered self-check is damaged and done again: {error}", stacklevel=3)
+    work.step(_PROVING)
     record = probe(network, name, how)
     verdicts.put("record", record.to_dict())
     return adapt(network, name, record, how), verdicts
@@ -191,17 +214,19 @@ def _dtype(dtype: str | torch.dtype, device: str) -> str | torch.dtype:
     return _DTYPES[dtype]
 
 
-def _read(origin: Source, device: str, dtype: str | torch.dtype, kwargs: dict[str, Any]) -> PreTrainedModel:
+def _read(
+    work: ProcessWork, origin: Source, device: str, dtype: str | torch.dtype, kwargs: dict[str, Any]
+) -> PreTrainedModel:
     kwargs = {"dtype": dtype} | kwargs
     move = device if kwargs.get("device_map") is None and device != "cpu" else None
     # reads straight to the device; transformers cannot do that without it, and GGUF is unpacked on the host
     if move and find_spec("accelerate") and origin.gguf is None:
         kwargs["device_map"], move = move, None
+    work.step("reading weights")
     try:
-        with _quiet() if origin.name in bundled() else own_bars(origin.name):
-            network: Any = _from_pretrained(origin, kwargs).eval()
+        network: Any = _from_pretrained(origin, kwargs).eval()
         placed: PreTrainedModel = network.to(move) if move else network
-    except NbkvError:
+    except (NbkvError, Stopped):
         raise
     except Exception as error:  # a checkpoint can be broken in any way; the reader wants one line
         if lacks_memory(error):
@@ -222,18 +247,6 @@ def _from_pretrained(origin: Source, kwargs: dict[str, Any]) -> PreTrainedModel:
         if "Unrecognized configuration class" not in str(error):
             raise
         return AutoModelForImageTextToText.from_pretrained(origin.place, **kwargs)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Show no progress bar: what comes with nbkv is read in a moment."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _tokenizer(origin: Source, kwargs: dict[str, Any], config: Any) -> Any:  # noqa: ANN401  (a transformers model, config or tokenizer)

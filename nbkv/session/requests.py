@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -11,6 +12,7 @@ from nbkv.context import Context
 from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
 from nbkv.inference.run import LaterRun, RequestRun
+from nbkv.misses import Why
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.loading import Loaded
 from nbkv.prompts.prompt import Prompt, PromptLike
@@ -29,6 +31,9 @@ from nbkv.session.encoding.chunks import check_name, make_chunk
 from nbkv.session.lock import SessionLock
 from nbkv.session.measure import FidelityMeter
 from nbkv.session.misses.journal import Journal
+from nbkv.session.reranking import layout
+from nbkv.session.reranking.ranking import Document, Ranking
+from nbkv.session.reranking.rerank import Reranking
 from nbkv.session.stats import Meter
 from nbkv.session.stream import Stream
 from nbkv.show.progress import screen
@@ -38,6 +43,7 @@ from nbkv.stores.spec import open_store, parse_seconds
 from nbkv.strategy import Strategy
 
 _numbers = count(1)
+EXPLAINED = 8  # newest answers that ``why`` knows
 
 
 class Requests:
@@ -60,6 +66,7 @@ class Requests:
         self.events = Bus()
         self.chunks: dict[str, Chunk] = {}
         self.last: Result | Comparison | BatchResults | None = None
+        self._answers: deque[Result] = deque(maxlen=EXPLAINED)
         self._strategy = strategy
         self._stopper = Stopper()
         self._meter = Meter()
@@ -168,6 +175,39 @@ class Requests:
             return job.run(prompts, self._lock)
         finally:
             self.last = job.results
+            self._answers.extend(result for result in job.results if result is not None)
+
+    def why(self, request: int) -> Why | None:
+        """Return why tokens of one of the newest requests were not reused, by costs known already; None for others."""
+        for result in tuple(self._answers):
+            if result.explain is not None and result.explain.request == request:
+                return result.explain(result, measure=False)
+        return None
+
+    def rerank(
+        self,
+        query: str,
+        chunks: Iterable[Document],
+        *,
+        strategy: str | Strategy = "prefix",
+        layers: str | tuple[int, int] | None = None,
+        calibrate: bool = True,
+        instruction: str = layout.ANSWER,
+        fidelity: bool = False,
+    ) -> Ranking:
+        """Rank ``chunks`` (text, chunks, Results) by what the query's tokens attend to in them: docs/rerank.md.
+
+        Their KV are computed once, in the order given; then a query costs its own tokens. ``strategy``: ``prefix`` is
+        exact, ``blend`` and others reuse chunks wherever they stand. ``layers``: None (all), ``"middle"``, or ``(first,
+        last)``. ``calibrate`` subtracts what ``N/A`` attends to. ``instruction`` stands before the query. ``fidelity``
+        measures the distance to full's ranking. Raises ``BadPrompt``, ``BadOption``, ``UnsupportedModel``.
+        """
+        ctx = self._open().for_request(next(self._count))
+        self._fidelity.check(fidelity)
+        options: dict[str, Any] = {"instruction": instruction, "layers": layers, "calibrate": calibrate}
+        work = Reranking.of(ctx, chosen_strategy(strategy, ctx), query, chunks, **options)
+        with self._lock.request():
+            return work.run(fidelity=fidelity)
 
     def full_ttft_s(self, tokens: int) -> float | None:
         """Return about the seconds to the first token that ``full`` takes for ``tokens``, from requests so far.
@@ -275,3 +315,4 @@ class Requests:
 
     def _remember(self, result: Result) -> None:
         self.last = result
+        self._answers.append(result)

@@ -15,6 +15,7 @@ from nbkv.show.bars import parts
 from nbkv.show.comparison import COLUMNS, cells, headline
 from nbkv.show.result import details, figures, honesty, new_notes, old_notes
 from nbkv.show.units import cut, nats, seconds, share
+from nbkv.show.why import why_data
 
 MIME = "application/vnd.nbkv.result+json"
 ANSWER, EACH = 20_000, 2_000  # characters of an answer that are kept, and of all answers of a comparison
@@ -22,7 +23,7 @@ NOTES, NOTE = 8, 200  # notes, and characters of each
 
 
 def result_bundle(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the MIME bundle of a result: answer, figures, TTFT in parts, and the token map."""
+    """Return the MIME bundle of a result: answer, figures, TTFT in parts, the token map, and why tokens ran."""
     data = {
         "kind": "result",
         "strategy": result["strategy"],
@@ -33,6 +34,7 @@ def result_bundle(result: dict[str, Any]) -> dict[str, Any]:
         "ttft": _ttft(result["timing"]),
         "notes": _notes(new_notes(result)),
         "old_notes": _notes(old_notes(result)),
+        "why": why_data(result.get("why")),
         "map": columns.counts(result) | {"text": columns.text(result)},  # the HTML has the picture
     }
     return {MIME: data}

@@ -8,7 +8,7 @@ from typing import Any
 from nbkv.show.answer import answer_html
 from nbkv.show.page import bounded, view
 from nbkv.show.tokenmap import strip_html
-from nbkv.show.units import plural, seconds, share
+from nbkv.show.units import cut, plural, seconds, share
 
 MAX_ASKED = 2_000  # bytes of each question shown
 MEASURED = "against prompts that were computed whole here"
@@ -34,6 +34,14 @@ def turn_html(chat: dict[str, Any]) -> str:
     """Return the last turn alone, without its question, which stands in the cell."""
     last = _turn(len(chat["turns"]), chat["turns"][-1], asked=False)
     return view(f'{last}<p role="status"><b>{escape(saved_words(chat))}</b></p>', "chat")
+
+
+def turn_cards(chat: dict[str, Any]) -> list[dict[str, str]]:
+    """Return each turn for a live view: what was asked, as text, and below it the answer as HTML."""
+    return [
+        {"asked": cut(turn["asked"], MAX_ASKED), "html": view(_turn(number, turn, asked=False), "chat")}
+        for number, turn in enumerate(chat["turns"], start=1)
+    ]
 
 
 def turn_words(turn: dict[str, Any]) -> str:

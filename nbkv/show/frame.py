@@ -1,21 +1,22 @@
 """The tables a user gets are pandas frames; these are also drawn as our views are: texts are no formulas, rows low.
 
-What is made of one by pandas (a selection, a join) is one as well.
+A frame that is wider than its place becomes a list: each row a few lines in which every value has its name. What is
+made of one by pandas (a selection, a join) is drawn alike.
 """
 
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 import pandas as pd
 
-from nbkv.show.page import view
+from nbkv.show.page import fitting, view
 from nbkv.show.units import UNKNOWN, cut, plural
 
 ROWS = 40  # drawn; of longer frames the first and the last half of them
-CELL = 60  # characters of a text; hovering tells all of it
+CELL = 60  # characters of a text; a longer one is folded
 TOLD = 600
+LETTER, EDGES, STEP = 6.9, 16, 80  # pixels: a letter's width, a cell's margins; widths are rounded up to few classes
 
 
 class Frame(pd.DataFrame):
@@ -28,34 +29,51 @@ class Frame(pd.DataFrame):
     def _repr_html_(self) -> str:
         rows, half = len(self), ROWS // 2
         picked = list(range(rows)) if rows <= ROWS else [*range(half), *range(rows - half, rows)]
-        numbers = [pd.api.types.is_numeric_dtype(kind) for kind in self.dtypes]
-        head = "".join(_cell("th", str(name), left=not numeric) for name, numeric in self._named(numbers))
-        lines = []
-        for at in picked:
-            values = zip(self.iloc[at].tolist(), numbers, strict=True)
-            cells = "".join(_cell("td", _word(value), left=not numeric) for value, numeric in values)
-            lines.append(f"<tr>{_cell('th', str(self.index[at]), left=False)}{cells}</tr>")
+        names = [str(name) for name in self.columns]
+        sides = ["right" if pd.api.types.is_numeric_dtype(kind) else "left" for kind in self.dtypes]
+        texts = [[str(self.index[at]), *map(_word, self.iloc[at].tolist())] for at in picked]
+        lines = [_row(line, names, sides) for line in texts]
         if rows > ROWS:
             lines.insert(
-                half, f'<tr><td class="nbkv-dim" colspan="{len(numbers) + 1}">… {rows - ROWS:,} more …</td></tr>'
+                half, f'<tr><td class="nbkv-dim" colspan="{len(names) + 1}">… {rows - ROWS:,} more …</td></tr>'
             )
-        shape = f'<p class="nbkv-dim">{plural(rows, "row")}, {plural(len(numbers), "column")}</p>'
-        body = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-        return view(f'<div class="nbkv-scroll" style="overflow-x:auto">{body}</div>{shape}', "frame")
+        head = "".join(
+            f'<th style="text-align:{side}">{escape(name)}</th>' for name, side in zip(names, sides, strict=True)
+        )
+        width = _width([["", *names], *texts])
+        table = f'<table class="nbkv-fits-{width}"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+        shape = f'<p class="nbkv-dim">{plural(rows, "row")}, {plural(len(names), "column")}</p>'
+        rules = f"<style>{fitting(f'nbkv-fits-{width}', width)}</style>"
+        return view(f'{rules}<div class="nbkv-scroll" style="overflow-x:auto">{table}</div>{shape}', "frame")
 
-    def _named(self, numbers: list[bool]) -> list[tuple[Any, bool]]:
-        return list(zip(self.columns, numbers, strict=True))
+
+def _row(texts: list[str], names: list[str], sides: list[str]) -> str:
+    cells = zip(texts[1:], names, sides, strict=True)
+    return f'<tr><th style="text-align:right">{escape(texts[0])}</th>{"".join(_cell(*cell) for cell in cells)}</tr>'
+
+
+def _cell(text: str, name: str, side: str) -> str:
+    none = ' class="nbkv-none"' if text == UNKNOWN else ""
+    return f'<td{none} data-name="{escape(name)}" style="text-align:{side};white-space:nowrap">{_folded(text)}</td>'
+
+
+def _folded(text: str) -> str:
+    """Return ``text`` on one line; what is longer than a cell unfolds."""
+    if len(text) <= CELL:
+        return escape(text)
+    whole = f'<div style="white-space:normal;max-width:34em;overflow-wrap:anywhere">{escape(cut(text, TOLD))}</div>'
+    return f"<details><summary>{escape(cut(text, CELL))}</summary>{whole}</details>"
 
 
 def _word(value: object) -> str:
-    """Return a value as people read it; what is missing is a dash."""
+    """Return a value as people read it, on one line; what is missing is a dash."""
     if isinstance(value, float):
         return UNKNOWN if value != value else f"{value:.4g}"  # noqa: PLR0124  (nan)
-    return UNKNOWN if value is None else str(value)
+    return UNKNOWN if value is None else " ".join(str(value).split())
 
 
-def _cell(tag: str, text: str, *, left: bool) -> str:
-    line = " ".join(text.split())
-    told = f' title="{escape(cut(text, TOLD))}"' if len(line) > CELL else ""
-    side = "left" if left else "right"
-    return f'<{tag}{told} style="text-align:{side};white-space:nowrap">{escape(cut(line, CELL))}</{tag}>'
+def _width(rows: list[list[str]]) -> int:
+    """Return about how many pixels a table of these texts takes."""
+    longest = [max(min(len(text), CELL + 2) for text in column) for column in zip(*rows, strict=True)]
+    needed = sum(LETTER * letters + EDGES for letters in longest)
+    return STEP * (int(needed) // STEP + 1)

@@ -14,6 +14,18 @@ from html import escape
 
 NO_MATHS = "tex2jax_ignore mathjax_ignore"  # MathJax 2 (exported pages, Voila) and 3 (JupyterLab)
 NARROW = 560  # pixels below which a table of figures becomes a list
+_FITS = """@container (max-width:PXpx){.NAME thead{display:none}.NAME,.NAME :is(tbody,caption){display:block}
+.NAME tr{display:flex;flex-wrap:wrap;gap:0 14px;padding:5px 0;border-bottom:1px solid var(--nbkv-line)}
+.NAME td.nbkv-l:first-child{flex:1 0 100%;max-width:none;font-weight:600}
+.nbkv .NAME :is(td,th){display:block;padding:0;border:0}.nbkv .NAME .nbkv-none{display:none}
+.NAME td:not(:first-child)::before{content:attr(data-name) " ";opacity:.75}}"""
+
+
+def fitting(name: str, width: int) -> str:
+    """Return the rules by which tables of class ``name`` become lists where they have less than ``width`` pixels."""
+    return _FITS.replace("NAME", name).replace("PX", str(width))
+
+
 STYLE = """<style>
 .nbkv{--nbkv-text:var(--jp-ui-font-color1,currentColor);--nbkv-line:var(--jp-border-color2,rgba(128,128,128,.4));
 --nbkv-mono:var(--jp-code-font-family,ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace);
@@ -30,17 +42,13 @@ margin:2px 0}
 .nbkv th:first-child,.nbkv td:first-child{padding-left:2px}
 .nbkv .nbkv-l{white-space:normal;max-width:34em;overflow-wrap:break-word}
 .nbkv-scroll{overflow-x:auto;container-type:inline-size}
-@container (max-width:NARROWpx){.nbkv-fits thead{display:none}.nbkv-fits,.nbkv-fits :is(tbody,caption){display:block}
-.nbkv-fits tr{display:flex;flex-wrap:wrap;gap:0 14px;padding:5px 0;border-bottom:1px solid var(--nbkv-line)}
-.nbkv-fits td.nbkv-l:first-child{flex:1 0 100%;max-width:none;font-weight:600}
-.nbkv .nbkv-fits td{display:block;padding:0;border:0}
-.nbkv-fits td:not(:first-child)::before{content:attr(data-name) " ";opacity:.75}}
+FITS
 .nbkv summary{cursor:pointer}.nbkv details{margin:4px 0}
 .nbkv-plots{gap:8px 28px}
 .nbkv-map{font-family:var(--nbkv-mono);font-size:12px;border-color:var(--nbkv-line)}
 .nbkv-map small{font:600 10px var(--jp-ui-font-family,sans-serif);opacity:.85;padding:0 4px;user-select:none}
 .nbkv-map .nbkv-gap{font-size:11px;font-style:italic;opacity:1}
-</style>""".replace("NARROW", str(NARROW))
+</style>""".replace("FITS", fitting("nbkv-fits", NARROW))
 
 
 def view(body: str, kind: str) -> str:

@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nbkv.events import Advanced, Event, Listener
+from nbkv.process_work import bus
 from nbkv.show.certificate import certificate_html
 from nbkv.show.comparison import comparison_html
 from nbkv.show.page import view
@@ -34,8 +35,13 @@ _VIEWS: dict[str, Callable[[dict[str, Any]], str]] = {
 def progress_text(event: dict[str, Any], took_s: float) -> str:
     """Return what is done, how far it is and for how long it has run, in one line."""
     if event["over"]:
-        return f"{event['work']}: {plural(event['done'], 'step')} in {seconds(took_s)}"
-    return f"{event['work']}: {event['doing']} ({event['done']} of {event['total']} steps, {seconds(took_s)})"
+        whole = event["done"] >= event["total"]
+        return f"{event['work']}: {'done' if whole else 'ended after ' + _steps(event)} in {seconds(took_s)}"
+    return f"{event['work']}: {event['doing']} ({_steps(event)}, {seconds(took_s)})"
+
+
+def _steps(event: dict[str, Any]) -> str:
+    return f"{event['done']} of {plural(event['total'], 'step')}"
 
 
 def progress_html(event: dict[str, Any], took_s: float) -> str:
@@ -51,22 +57,22 @@ def progress_html(event: dict[str, Any], took_s: float) -> str:
 
 
 class ProgressBars:
-    """Draws a bar for each session's long work on standard error; into a file, which keeps every line, nothing."""
+    """Draws a bar for each long work on standard error; into a file, which keeps every line, nothing."""
 
     def __init__(self) -> None:
         """Draw nothing yet."""
-        self._bars: dict[str, tqdm[Any]] = {}
+        self._bars: dict[tuple[str, str], tqdm[Any]] = {}
 
     def __call__(self, event: Event) -> None:
         """Draw how far the work is; when it is over the bar is gone."""
         if not isinstance(event, Advanced):
             return
-        bar = self._bars.get(event.session) or self._new(event)
+        bar = self._bars.get((event.session, event.work)) or self._new(event)
         bar.total = event.total
         bar.set_postfix_str(event.doing, refresh=False)
         bar.update(event.done - bar.n)
         if event.over:
-            self._bars.pop(event.session).close()
+            self._bars.pop((event.session, event.work)).close()
 
     def _new(self, event: Advanced) -> tqdm[Any]:
         from tqdm import tqdm  # noqa: PLC0415  (only for long work)
@@ -74,8 +80,8 @@ class ProgressBars:
         # a notebook's standard error is no terminal but is drawn over all the same
         drawn_over = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
         told: dict[str, Any] = {"desc": event.work, "unit": "step", "delay": DELAY, "leave": False}
-        self._bars[event.session] = tqdm(total=event.total, disable=not drawn_over, **told)
-        return self._bars[event.session]
+        bar = self._bars[event.session, event.work] = tqdm(total=event.total, disable=not drawn_over, **told)
+        return bar
 
 
 class Screen:
@@ -92,3 +98,4 @@ class Screen:
 
 
 screen = Screen()
+bus.add(screen)

@@ -10,7 +10,7 @@ from typing import Any
 from nbkv.show.page import table_html, table_text, view
 from nbkv.show.units import count, cut, plural, seconds
 
-ROWS = 12  # of a table
+ROWS, LAB_ROWS = 12, 6  # of a table, and of one of the extension, which is kept in the notebook a second time
 TEXT = 160  # characters of a text that differs
 COLUMNS = ("cause", "tokens", "where", "would save", "what happened", "what helps")
 CAUSES = {
@@ -55,6 +55,14 @@ def why_section(why: dict[str, Any] | None) -> str:
     if not why or not _worth_telling(why):
         return ""
     return f"<details><summary>{escape(headline(why))}</summary>{_table(why)}</details>"
+
+
+def why_data(why: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return headline, rows and texts for the extension, all in words; None where there is nothing to tell."""
+    if not why or not _worth_telling(why):
+        return None
+    texts = [[cut(was, TEXT), cut(now, TEXT)] for was, now in _texts(why)[:LAB_ROWS]]
+    return {"headline": headline(why), "rows": [list(_cells(miss)) for miss in _rows(why)[:LAB_ROWS]], "texts": texts}
 
 
 def headline(why: dict[str, Any]) -> str:

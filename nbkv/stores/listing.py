@@ -25,7 +25,7 @@ def open_tiers(spec: str) -> list[Tier]:
 
 def listing(tiers: Iterable[Tier]) -> pd.DataFrame:
     """Return one row for each entry, the most recently used first; what cannot be read has no model."""
-    import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+    from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
     rows = []
     for tier in tiers:
@@ -38,7 +38,7 @@ def listing(tiers: Iterable[Tier]) -> pd.DataFrame:
             about = ("", "") if space is None else (space.model, space.tenant)
             kept = row.uses, row.pinned, row.priority, row.ttl
             rows.append((tier.name, str(row.key), row.key.stop - row.key.start, row.nbytes, *kept, *about, form))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return Frame(rows, columns=COLUMNS)
 
 
 def damaged(tiers: Iterable[Tier]) -> list[tuple[str, EntryKey, str]]:

@@ -202,9 +202,9 @@ class TieredStore:
     @property
     def tiers(self) -> pd.DataFrame:
         """Return ``figures`` as a table, one row a tier."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
-        return pd.DataFrame(self.figures())
+        return Frame(self.figures())
 
     def figures(self) -> list[dict[str, int | float | str]]:
         """Return the figures of memory, then those of each tier, there with its ``form`` and the ``error`` it makes."""

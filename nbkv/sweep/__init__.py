@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nbkv.sweep.execute import run
 from nbkv.sweep.folder import report
 from nbkv.sweep.plan import read_grid
 from nbkv.sweep.records import record
 from nbkv.sweep.runs import Run, Sweep
+from nbkv.sweep.schedule import run
 
 __all__ = ["Run", "Sweep", "read_grid", "record", "report", "run"]

@@ -1,104 +1,71 @@
-"""Runs notebooks one after another, each with each setting of its parameters, and keeps the executed copies."""
+"""Executes one notebook with its parameters, and keeps the executed copy, whatever becomes of it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nbkv.errors import LoadError
-from nbkv.events import Advanced
-from nbkv.show.progress import screen
-from nbkv.sweep.folder import report
+from nbkv.process_work import ProcessWork
+from nbkv.stopping import Stopped
+from nbkv.sweep.content import content
 from nbkv.sweep.machine import machine
-from nbkv.sweep.plan import Job, inject, plan, settings
-from nbkv.sweep.runs import FAILED, OK, Run, Sweep
+from nbkv.sweep.plan import Job, inject
+from nbkv.sweep.runs import FAILED, OK, Run
 from nbkv.sweep.values import packed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable
 
     from nbformat import NotebookNode
     from papermill.exceptions import PapermillExecutionError
 
-log = logging.getLogger("nbkv.sweep")
+log = logging.getLogger(__name__)
+STOPPED = "stopped"  # the error of a run that somebody has stopped
 
 
-def run(
-    notebooks: str | Path | Iterable[str | Path],
-    parameters: Mapping[str, Any] | None = None,
-    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] | None = None,
-    out_dir: str | Path = "runs",
-) -> Sweep:
-    """Execute ``notebooks`` with papermill and gather the folder into ``results.csv`` and ``report.html``.
+@dataclass(frozen=True)
+class RunLimits:
+    """How long a run may take, in seconds (None: as long as it does), and how often it is tried again when it fails."""
 
-    Each notebook runs in its own folder and in a kernel of this very interpreter. A notebook that fails is kept as far
-    as it came and the others still run; see ``Sweep.failed``. A folder holds all that was ever run into it: the same
-    notebook with the same parameters takes the place of its earlier run.
+    timeout: float | None = None
+    retries: int = 0
 
-    ``parameters`` are values for the cells tagged ``parameters``, a notebook gets those it declares; ``grid`` is
-    ``{name: [values]}`` for every combination, or a list of ``{name: value}`` for just these. Executed notebooks, table
-    and page go to ``out_dir``, made if missing. Raises ``LoadError`` if a notebook is missing or is none, ``BadOption``
-    if no notebook declares one of the parameters, or a value is none that a notebook can be given.
+
+def execute(job: Job, work: ProcessWork, limits: RunLimits, cwd: Path | None = None) -> Run:
+    """Run one notebook as a part of ``work``; what goes wrong is the ``error`` of its Run, what there is of it is kept.
+
+    One that fails is tried again within ``limits``, from its first cell. The kernel starts in ``cwd``, or else in the
+    notebook's own folder.
     """
-    from tqdm.contrib.logging import logging_redirect_tqdm  # noqa: PLC0415  (`record` must not pay for it)
-
-    jobs = plan(notebooks, dict(parameters or {}), settings(grid), Path(out_dir).expanduser().resolve())
-    folder, progress = jobs[0].output.parent, SweepProgress(jobs)
-    try:
-        with logging_redirect_tqdm([logging.getLogger("nbkv")]):
-            runs = [execute(job, progress.of(job)) for job in jobs]
-    except KeyboardInterrupt:
-        with suppress(LoadError):  # a table of what has run; not even one may have
-            report(folder)
-        raise
-    finally:
-        progress.over()
-    written = {run.path: run for run in report(folder).runs} if any(run.path.exists() for run in runs) else {}
-    return Sweep(folder, tuple(written.get(run.path, run) for run in runs))
+    for attempt in range(1, 2 + limits.retries):
+        run = _attempt(job, work, limits.timeout, cwd or job.notebook.parent, attempt)
+        if run.status == OK or run.error == STOPPED:
+            break
+        if attempt <= limits.retries:
+            log.warning("%s failed (%s) and is tried again", job.output.stem, run.error)
+    if run.error:
+        kept = f" (kept in {job.output})" if job.output.is_file() else ""
+        log.warning("%s failed: %s%s", job.notebook.name, run.error, kept)
+    return run
 
 
-class SweepProgress:
-    """How many cells of all jobs have run: drawn, or in a log one line a job."""
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        """Count the cells."""
-        self._cells = {job.output: job.cells for job in jobs}
-        self._jobs, self._done = [job.output for job in jobs], 0
-
-    def of(self, job: Job) -> Callable[[int], None]:
-        """Return what is to be called with the number of each cell of ``job`` before it runs, counted from 0."""
-        at, cells = self._jobs.index(job.output), self._cells[job.output]
-        before = sum(self._cells[path] for path in self._jobs[:at])
-        log.info("[%d/%d] %s", at + 1, len(self._jobs), job.output.stem)
-
-        def tell(cell: int) -> None:
-            self._done = before + cell
-            self._tell(doing=f"{job.output.stem}, cell {cell + 1} of {cells}")
-
-        return tell
-
-    def over(self) -> None:
-        """Nothing runs any more."""
-        self._tell(over=True)
-
-    def _tell(self, **fields: Any) -> None:  # noqa: ANN401  (fields of the event)
-        screen(Advanced(work="run", done=self._done, total=sum(self._cells.values()), **fields))
-
-
-def execute(job: Job, tell: Callable[[int], None]) -> Run:
-    """Run one notebook; whatever goes wrong is the ``error`` of its Run, and what there is of it is kept."""
+def _attempt(job: Job, work: ProcessWork, timeout: float | None, cwd: Path, attempt: int) -> Run:
     import nbformat  # noqa: PLC0415  (`record` must not pay for it)
 
     started, clock, error = datetime.now(UTC).isoformat(), time.perf_counter(), ""
-    notebook = nbformat.v4.new_notebook()
+    notebook, source = nbformat.v4.new_notebook(), ""
     try:
         notebook = nbformat.read(job.notebook, as_version=4)
+        source = content(notebook, job.parameters)
         inject(job.parameters, notebook)
-        error = _executed(job, notebook, tell)
+        error = _executed(job, notebook, work, timeout, cwd)
+    except Stopped:
+        error = STOPPED
     except Exception as failure:  # noqa: BLE001  (one bad job may not end the others)
         error = _told(failure)
     duration_s = round(time.perf_counter() - clock, 3)
@@ -110,6 +77,9 @@ def execute(job: Job, tell: Callable[[int], None]) -> Run:
             "notebook": job.notebook.name,
             "parameters": [[name, packed(value)] for name, value in job.parameters.items()],  # files sort a dict's keys
             "started": started,
+            "sequence": job.sequence or started,
+            "content": source,
+            "attempts": attempt,
             "duration_s": duration_s,
             "error": error,
             "machine": machine(),
@@ -117,9 +87,6 @@ def execute(job: Job, tell: Callable[[int], None]) -> Run:
         nbformat.write(notebook, job.output)
     except Exception as failure:  # noqa: BLE001  (as above: the disk may be full)
         error = error or _told(failure)
-    if error:
-        kept = f" (kept in {job.output})" if job.output.is_file() else ""
-        log.warning("%s failed: %s%s", job.notebook.name, error, kept)
     return Run(
         path=job.output,
         notebook=job.notebook.name,
@@ -130,13 +97,13 @@ def execute(job: Job, tell: Callable[[int], None]) -> Run:
     )
 
 
-def _executed(job: Job, notebook: NotebookNode, tell: Callable[[int], None]) -> str:
+def _executed(job: Job, notebook: NotebookNode, work: ProcessWork, timeout: float | None, cwd: Path) -> str:
     """Execute ``notebook`` into the job's output; return its last error line, or "" when it went well."""
     import papermill  # noqa: PLC0415  (slow to import)
+    from nbclient.exceptions import CellTimeoutError  # noqa: PLC0415
     from papermill.exceptions import PapermillExecutionError  # noqa: PLC0415
 
     from nbkv.sweep.cells import NAME  # noqa: PLC0415
-    from nbkv.sweep.kernel import ThisInterpreter  # noqa: PLC0415
 
     job.output.unlink(missing_ok=True)
     try:
@@ -144,17 +111,30 @@ def _executed(job: Job, notebook: NotebookNode, tell: Callable[[int], None]) -> 
             notebook,
             str(job.output).replace("{", "{{").replace("}", "}}"),  # papermill fills parameters into braces
             engine_name=NAME,
-            tell=tell,
+            work=work,
+            called=job.output.stem,
+            cells=job.cells,
             kernel_name="python3",
             language="python",
-            cwd=job.notebook.parent,
+            cwd=cwd,
+            timeout_func=_clock(timeout),
             progress_bar=False,
-            kernel_manager_class=ThisInterpreter,
             store_widget_state=False,
         )
+    except CellTimeoutError:
+        return f"it took longer than {timeout:g} s"
     except PapermillExecutionError as failure:
+        work.stopper.check()  # then it is what the kernel was interrupted for
         return _last_line(failure.evalue if failure.ename == "CellExecutionError" else _spoken(failure))
     return ""
+
+
+def _clock(timeout: float | None) -> Callable[[object], int] | None:
+    """Return what tells nbclient how many seconds a cell has left when a run may take ``timeout``; at least one."""
+    if timeout is None:
+        return None
+    end = time.monotonic() + timeout
+    return lambda _: max(1, math.ceil(end - time.monotonic()))
 
 
 def _quiet_failure(notebook: NotebookNode) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import LoadError
-from nbkv.sweep.html_report import page
+from nbkv.sweep.page.html_report import page
 from nbkv.sweep.records import recorded
 from nbkv.sweep.runs import FAILED, OK, Run, Sweep
 from nbkv.sweep.values import unpacked
@@ -37,7 +38,7 @@ def report(folder: str | Path) -> Sweep:
 
 
 def executed(folder: Path) -> list[tuple[Path, NotebookNode]]:
-    """Return the notebooks in ``folder`` that ``run`` executed, in the order they were started.
+    """Return the notebooks in ``folder`` that ``run`` executed, in the order they were planned.
 
     One that cannot be read is left out with a warning.
     """
@@ -52,7 +53,11 @@ def executed(folder: Path) -> list[tuple[Path, NotebookNode]]:
             continue
         if "nbkv" in notebook.metadata:
             found.append((path, notebook))
-    return sorted(found, key=lambda pair: str(pair[1].metadata["nbkv"]["started"]))
+    return sorted(found, key=lambda pair: _sequence(pair[1].metadata["nbkv"]))
+
+
+def _sequence(note: Mapping[str, Any]) -> str:
+    return str(note.get("sequence") or note["started"])
 
 
 def read(path: Path, notebook: NotebookNode) -> Run:

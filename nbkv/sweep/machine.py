@@ -21,7 +21,12 @@ def machine() -> dict[str, str]:
     found = {"processor": f"{_processor()}, {cores} cores", "memory": memory, "system": platform.platform(terse=True)}
     if gpu := _gpu():
         found["GPU"] = gpu
-    return found | {"Python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES}
+    return found | versions()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that compute."""
+    return {"Python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES}
 
 
 def _processor() -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from nbformat import NotebookNode
 
+PRODUCT, ZIP = FORMS = ("product", "zip")  # the parts of a grid that has several
 PARAMETERS, INJECTED = "parameters", "injected-parameters"  # tags, as papermill has them
 _LONGEST = 80  # characters of a run's name
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._+-]+")
@@ -26,25 +27,52 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._+-]+")
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do: a notebook, the plain parameters it gets, and the file its executed copy goes to."""
+    """One run to do: a notebook, the plain parameters it gets, and the file its executed copy goes to.
+
+    Tables have their rows by ``sequence``: when the sweep began, and which of its jobs this is.
+    """
 
     notebook: Path
     parameters: dict[str, Any]
     output: Path
     cells: int
+    sequence: str = ""
 
 
-def settings(grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """Return the parameter settings a grid stands for; without a grid one empty setting."""
+def settings(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """Return the parameter settings a grid stands for; without a grid one empty setting.
+
+    ``{name: [values]}`` is every combination, ``{"zip": {name: [values]}}`` the first of each, the second of each, and
+    so on, ``{"product": {…}, "zip": {…}}`` every combination of both; a list of ``{name: value}`` is just these. Raises
+    ``BadOption`` for anything else, and where the lists of a ``zip`` differ in length.
+    """
     if not grid:
         return [{}]
     if isinstance(grid, Mapping):
-        lists = [_several(str(name), values) for name, values in grid.items()]
-        return [dict(zip(grid, values, strict=True)) for values in itertools.product(*lists)]
+        if set(grid) <= set(FORMS) and all(isinstance(part, Mapping) for part in grid.values()):
+            pairs = itertools.product(_product(grid.get(PRODUCT, {})), _zipped(grid.get(ZIP, {})))
+            return [product | zipped for product, zipped in pairs]
+        return _product(grid)
     if isinstance(grid, list | tuple) and all(isinstance(setting, Mapping) for setting in grid):
         return [{name: plain(str(name), value) for name, value in setting.items()} for setting in grid]
     message = f"a grid is {{name: [values]}} or a list of {{name: value}}, got {type(grid).__name__}"
     raise BadOption(message)
+
+
+def _product(lists: Mapping[str, Any]) -> list[dict[str, Any]]:
+    values = itertools.product(*(_several(str(name), each) for name, each in lists.items()))
+    return [dict(zip(lists, each, strict=True)) for each in values]
+
+
+def _zipped(lists: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not lists:
+        return [{}]
+    several = {name: _several(str(name), each) for name, each in lists.items()}
+    if len({len(each) for each in several.values()}) > 1:
+        lengths = ", ".join(f"{name} has {len(each)}" for name, each in several.items())
+        message = f"the lists of a zip grid are of one length, got: {lengths}"
+        raise BadOption(message)
+    return [dict(zip(several, each, strict=True)) for each in zip(*several.values(), strict=True)]
 
 
 def _several(name: str, values: Any) -> list[Any]:  # noqa: ANN401  (any value of a notebook)
@@ -79,7 +107,7 @@ def plan(
         raise BadOption(message)
     sources = [Path(path).expanduser().resolve() for path in paths]
     fixed = {name: plain(name, value) for name, value in fixed.items()}
-    read = {source: _notebook(source) for source in sources}
+    read = {source: source_notebook(source) for source in sources}
     declared = {source: declares(notebook, source.name) for source, notebook in read.items()}
     _check_taken(set(fixed).union(*grid), set().union(*declared.values()))
     stems = [source.stem for source in dict.fromkeys(sources)]
@@ -93,7 +121,8 @@ def plan(
     return list(jobs.values())
 
 
-def _notebook(path: Path) -> NotebookNode:
+def source_notebook(path: Path) -> NotebookNode:
+    """Return the notebook in a file; raises ``LoadError`` if there is none."""
     import nbformat  # noqa: PLC0415  (`record` must not pay for it)
 
     try:

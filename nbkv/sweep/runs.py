@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbkv.show.units import plural
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -46,10 +48,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs in ``folder``, whose ``results.csv`` and ``report.html`` hold the same."""
+    """The runs in ``folder``, whose ``results.csv`` and ``report.html`` hold the same.
+
+    ``stopped`` says how far it came where somebody has stopped it, else "".
+    """
 
     folder: Path
     runs: tuple[Run, ...]
+    stopped: str = ""
 
     @property
     def results(self) -> Path:
@@ -90,11 +96,13 @@ class Sweep:
             "kind": "sweep",
             "folder": str(self.folder),
             "runs": [asdict(run) | {PATH: run.path.name} for run in self.runs],
+            "stopped": self.stopped,
         }
 
     def __repr__(self) -> str:
         """Return counts and the place of the page."""
-        return f"<Sweep: {len(self.runs)} runs, {len(self.failed)} failed, {self.report}>"
+        stopped = f"{self.stopped}, " if self.stopped else ""
+        return f"<Sweep: {stopped}{plural(len(self.runs), 'run')}, {len(self.failed)} failed, {self.report}>"
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self)[1:-1])}</p>{self._table()._repr_html_()}"

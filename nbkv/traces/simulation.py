@@ -82,9 +82,9 @@ class Replay:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a policy and size as a DataFrame."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
-        return pd.DataFrame([asdict(row) for row in self.rows])
+        return Frame([asdict(row) for row in self.rows])
 
     def svg(self) -> str:
         """Return the hit rate over the size, one line a policy, as an SVG file."""

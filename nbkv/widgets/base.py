@@ -37,6 +37,20 @@ class LiveView(anywidget.AnyWidget):
         super().__init__(**traits)
         self.on_msg(self._on_message)
 
+    @property
+    @abstractmethod
+    def over(self) -> bool:
+        """Whether there is nothing to follow any more."""
+
+    @property
+    @abstractmethod
+    def about(self) -> str:
+        """What it is a view of, in a few words."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Look again at what changes without an event."""
+
     @abstractmethod
     def look(self) -> dict[str, Any]:
         """Return all there is to show, small and JSON-able."""

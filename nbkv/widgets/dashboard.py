@@ -32,6 +32,16 @@ class Dashboard(LiveView):
         super().__init__()
         self._send_state()
 
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing to follow any more."""
+        return self._session.closed
+
+    @property
+    def about(self) -> str:
+        """What it is a view of."""
+        return f"Dashboard of {self._session.name}"
+
     def look(self) -> dict[str, Any]:
         """Return figures and controls."""
         controls = {"paused": self._paused, "said": self._said, "choices": self._choices}

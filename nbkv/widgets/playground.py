@@ -5,7 +5,6 @@ Every run begins with the store as the notebook left it and leaves it so: no run
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 from traitlets import List
@@ -13,15 +12,15 @@ from traitlets import List
 from nbkv.errors import BadPrompt
 from nbkv.show import result_html, result_summary
 from nbkv.show.dashboard import MAX_CARDS, cards_html, cards_text
+from nbkv.widgets.background import BackgroundRun
 from nbkv.widgets.base import LiveView, script
 from nbkv.widgets.choices import choices, picked, spec
 
 if TYPE_CHECKING:
-    from nbkv.result import Chunk, Result
+    from nbkv.result import Chunk
     from nbkv.session.session import Session
 
 MAX_TEXT = 160  # characters of a chunk shown while hovering
-BUSY = "the session is busy with a request: wait for it to end or stop it, then run again"
 
 
 class Playground(LiveView):
@@ -33,25 +32,34 @@ class Playground(LiveView):
     def __init__(self, session: Session) -> None:
         """Offer what ``session`` has."""
         self._session, self._choices = session, choices(session)
-        self._said, self._text = "", ""
-        self._running = threading.Lock()
+        self._run = BackgroundRun(session, self.touch)
         super().__init__()
         self._send_state()
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing to follow any more."""
+        return self._session.closed
+
+    @property
+    def about(self) -> str:
+        """What it is a view of."""
+        return f"Playground of {self._session.name}"
 
     def look(self) -> dict[str, Any]:
         """Return chunks and controls, and how far the present run is."""
         session = self._session
         chunks = [_chunk(chunk) for chunk in tuple(session.chunks.values())]
         about = {"session": session.name, "model": session.model_name, "closed": session.closed}
-        run = {"running": self._running.locked(), "text": self._text, "said": self._said}
+        run = {"running": self._run.running, "text": self._run.text, "said": self._run.said}
         return about | run | {"chunks": chunks, "choices": self._choices, "picked": picked(session.strategy)}
 
     def act(self, given: dict[str, Any]) -> None:
         """Run a prompt, stop it, or put the cards away."""
-        self._said = ""
+        self._run.said = ""
         match given.get("do"):
             case "run":
-                self._begin(given)
+                self._run.begin(lambda: self._answer(given))
             case "stop":
                 self._session.stop()
             case "clear":
@@ -73,28 +81,7 @@ class Playground(LiveView):
         shown = ", ".join(self._session.chunks) or "none yet"
         return f"KV playground of {self._session.name} ({self._session.model_name}), chunks: {shown}"
 
-    def _begin(self, given: dict[str, Any]) -> None:
-        """Start a thread for the run: the handler of a message may hold up neither cells nor other messages."""
-        if self._session.busy or not self._running.acquire(blocking=False):
-            self._said = BUSY
-            return
-        threading.Thread(target=self._run, args=(given,), daemon=True).start()
-
-    def _run(self, given: dict[str, Any]) -> None:
-        try:
-            result = self._answer(given)
-            title = f"{result.strategy}: {', '.join([*given.get('order', ()), 'text'])}"
-            shown = result.to_dict()
-            card = {"title": title, "html": result_html(shown), "text": result_summary(shown)}
-            self.cards = [*self.cards, card][-MAX_CARDS:]
-        except Exception as error:  # noqa: BLE001  (a thread's error has nowhere else to go)
-            self._said = str(error) or type(error).__name__
-        finally:
-            self._text = ""
-            self._running.release()
-            self.touch()
-
-    def _answer(self, given: dict[str, Any]) -> Result:
+    def _answer(self, given: dict[str, Any]) -> None:
         session = self._session
         parts = [*(session.chunks[name] for name in given.get("order", ())), *filter(None, [given.get("text")])]
         if not parts:
@@ -103,11 +90,11 @@ class Playground(LiveView):
         prompt: Any = [{"role": "user", "content": parts}] if session.has_template else parts
         options = {"max_new_tokens": given.get("max_new", 32), "fidelity": bool(given.get("measure")), "keep": False}
         stream = session.stream(prompt, strategy=spec(given), **options)
-        for piece in stream:
-            self._text += piece
-            self.touch()
-        assert stream.result is not None  # noqa: S101  (an iterated stream has one)
-        return stream.result
+        result = self._run.follow(stream)
+        title = f"{result.strategy}: {', '.join([*given.get('order', ()), 'text'])}"
+        shown = result.to_dict()
+        card = {"title": title, "html": result_html(shown), "text": result_summary(shown)}
+        self.cards = [*self.cards, card][-MAX_CARDS:]
 
 
 def _chunk(chunk: Chunk) -> dict[str, Any]:

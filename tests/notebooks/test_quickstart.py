@@ -52,7 +52,7 @@ def test_the_report_shows_the_plots(demo):
 
 def test_another_seed_and_a_shorter_answer_run_too(tmp_path, capsys):
     given = ["-p", "seed", "3", "-p", "max_new", "4", "-p", "chat_model", "tiny"]
-    code = cli.main(["run", str(cli.quickstart()), *given, "-o", str(tmp_path)])
+    code = cli.main(["run", str(cli.experiments.quickstart()), *given, "-o", str(tmp_path)])
     row = pd.read_csv(tmp_path / "results.csv").iloc[0]
     assert code == 0, capsys.readouterr().err
     assert (row["seed"], row["max_new"]) == (3, 4)
@@ -72,7 +72,7 @@ def test_each_question_leaves_one_small_output_and_reads_less(demo):
 
 
 def test_the_notebook_is_short_clean_and_has_parameters():
-    notebook = nbformat.read(cli.quickstart(), as_version=4)
+    notebook = nbformat.read(cli.experiments.quickstart(), as_version=4)
     nbformat.validate(notebook)
     assert len(notebook.cells) <= 16
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -95,7 +95,9 @@ def test_the_bundled_model_talks_in_the_demo(demo):
 
 def test_without_a_pretrained_model_it_says_how_to_get_one_and_goes_on(tmp_path, capsys):
     missing = str(tmp_path / "none.gguf")
-    code = cli.main(["run", str(cli.quickstart()), "-p", "chat_model", missing, "-o", str(tmp_path / "out")])
+    code = cli.main(
+        ["run", str(cli.experiments.quickstart()), "-p", "chat_model", missing, "-o", str(tmp_path / "out")]
+    )
     assert code == 0, capsys.readouterr().err
     assert pd.read_csv(tmp_path / "out" / "results.csv").iloc[0]["chat_model"] == "tiny"
     assert "none.gguf" in chat_of(tmp_path / "out")
@@ -106,7 +108,7 @@ def test_a_real_model_talks_where_it_is_there(tmp_path, capsys):
     where = whereabouts(PACKAGED["smollm2"])
     if where.startswith("not here"):
         pytest.skip(f"smollm2 is {where}")
-    code = cli.main(["run", str(cli.quickstart()), "-o", str(tmp_path)])
+    code = cli.main(["run", str(cli.experiments.quickstart()), "-o", str(tmp_path)])
     assert code == 0, capsys.readouterr().err
     row = pd.read_csv(tmp_path / "results.csv").iloc[0]
     assert row["chat_model"] == "smollm2"

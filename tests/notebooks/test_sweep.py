@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from nbkv import cli
 from nbkv.errors import LoadError
+from nbkv.process_work import running
 from nbkv.show.progress import screen
 from nbkv.sweep import execute, report, run
 from nbkv.sweep.plan import plan, settings
@@ -46,7 +48,7 @@ def test_a_grid_becomes_one_row_a_setting(write, tmp_path):
 def test_running_again_replaces_and_a_new_setting_joins(write, tmp_path):
     notebook = write("draw", "n = 1", "import nbkv, time\nnbkv.record(drawn=time.time())")
     first = run(notebook, {"n": 1}, out_dir=tmp_path)
-    again = run(notebook, {"n": 1}, out_dir=tmp_path)
+    again = run(notebook, {"n": 1}, out_dir=tmp_path, rerun=True)
     other = run(notebook, {"n": 2}, out_dir=tmp_path)
 
     assert first.runs[0].path == again.runs[0].path
@@ -230,6 +232,37 @@ def test_an_interrupt_leaves_no_kernel_and_a_table_of_what_has_run(write, tmp_pa
     assert pd.read_csv(out / "results.csv")["n"].tolist() == [1]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("where", ["before a cell", "while a cell runs"])
+def test_a_stop_keeps_what_has_run(write, tmp_path, monkeypatch, where):
+    notebook = write("long", "n = 1", "import nbkv\nnbkv.record(n=n)", "import time\ntime.sleep(600 * (n - 1))", "n")
+    told = []
+
+    def listener(event):
+        told.append(event.doing)
+        if event.doing == "long-n=2, cell 4 of 5" and len(told) == told.index(event.doing) + 1:
+            (work,) = running()
+            assert work.to_dict()["doing"] == event.doing
+            # the kernel is asked to begin the cell just after this: only then is there something to interrupt
+            after = threading.Thread(
+                target=lambda: (wait_for(lambda: recorded_in(out / "long-n=2.ipynb")), work.stop())
+            )
+            work.stop() if where == "before a cell" else after.start()
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(screen, "shown_by", listener)
+    sweep = run(notebook, {}, {"n": [1, 2, 3]}, out)
+
+    assert sweep.stopped == "stopped after 1 of 3 runs"
+    assert sweep.stopped in repr(sweep)
+    assert [(one.status, one.error, one.records) for one in sweep.runs] == [
+        ("ok", "", {"n": 1}),
+        ("failed", "stopped", {"n": 2}),
+    ]
+    assert pd.read_csv(sweep.results)["n"].tolist() == [1, 2]
+    assert sweep.to_dict()["stopped"] == sweep.stopped
+    assert not running()
 
 
 def recorded_in(path):

@@ -9,11 +9,11 @@ import nbkv
 
 BUNDLED = Path(nbkv.__file__).parent / "models" / "bundled" / "tiny"
 CELLS = [
-    "%load_ext nbkv\nfrom nbkv.models.pretrained import reading_bar\nreading_bar.DELAY = 0",
+    "%load_ext nbkv\nfrom nbkv.magics import progress\nprogress.DELAY = 0",
     "%kvload reader",
     "import nbkv\nother = nbkv.load('reader')",
 ]
-NAME, LINE = "loading.ipynb", "reader: "
+NAME, LINE = "loading.ipynb", "load reader: "
 
 
 def lines(page):
@@ -26,7 +26,7 @@ def test_a_saved_notebook_shows_what_was_read_and_no_lost_widget(lab, empty, pag
     for index in range(len(CELLS)):
         empty.run(index)
     page.wait_for_function("document.querySelectorAll('.nbkv-progress').length === 2")
-    assert all("weights read in" in line for line in lines(page))
+    assert all("done in" in line for line in lines(page))
     for shade in ("light", "dark"):
         empty.theme(shade)
         empty.shot(f"loading-{shade}", ".jp-Notebook", 700)

@@ -53,7 +53,7 @@ def test_wrong_use_is_exit_code_two(arguments, capsys):
     ],
 )
 def test_parameter_values_are_read_as_python_reads_them(text, value):
-    assert cli._value(text) == value
+    assert cli.experiments._value(text) == value
 
 
 def test_help_answers_without_torch():
@@ -146,7 +146,7 @@ def test_the_list_fits_the_terminal(capsys, monkeypatch, columns):
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_the_table_of_runs_has_no_dicts_and_fits(tmp_path, monkeypatch, columns):
-    from nbkv.cli import _table
+    from nbkv.cli.experiments import _table
     from nbkv.sweep import Run, Sweep
 
     monkeypatch.setenv("COLUMNS", str(columns))

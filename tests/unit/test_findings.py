@@ -12,8 +12,8 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from nbkv.sweep import downloads, report
-from nbkv.sweep.findings import chart, flat, headline, run_names, said
 from nbkv.sweep.machine import machine
+from nbkv.sweep.page.findings import chart, flat, headline, run_names, said
 from nbkv.sweep.records import MIME
 
 

@@ -1,22 +1,36 @@
+import re
+from html import unescape
+
 import pandas as pd
 import pytest
 
-from nbkv.show.frame import CELL, ROWS, Frame
+from nbkv.show.frame import CELL, EDGES, LETTER, ROWS, STEP, TOLD, Frame
+from nbkv.show.units import cut
 
 NOTE = "chunks encoded behind a primer because $12 and $5 of <b>the</b> first tokens gather attention; " * 5
 
 
 @pytest.mark.parametrize("text", [NOTE, "$1\n$2\n" * 50, "<script>x</script>"])
-def test_texts_are_one_line_and_no_formulas(text):
+def test_texts_are_one_line_that_unfolds_and_no_formulas(text):
     html = Frame({"n": [1, 2], "notes": [text, "–"]})._repr_html_()
     assert "tex2jax_ignore mathjax_ignore" in html
     assert "<script" not in html
     assert "<b>the" not in html
-    for cell in html.split("<td")[1:]:
-        shown = cell.split(">", 1)[1].split("</td>")[0]
-        assert "\n" not in shown.strip()
-        assert len(shown) < 3 * CELL
-        assert "white-space:nowrap" in cell
+    line, _ = re.findall(r'data-name="notes".*?>(.*?)</td>', html)
+    shown = re.match(r"<details><summary>(.*?)</summary><div[^>]*>(.*?)</div></details>$", line)
+    assert bool(shown) == (len(text) > CELL)
+    if shown:
+        assert len(unescape(shown[1])) == CELL
+        assert unescape(shown[2]) == cut(" ".join(text.split()), TOLD)
+
+
+@pytest.mark.parametrize("columns", [1, 8, 30])
+def test_a_frame_becomes_a_list_where_it_is_wider_than_its_place(columns):
+    html = Frame({f"column_{n}": [1.5, 2.5] for n in range(columns)})._repr_html_()
+    (width,) = re.findall(r'<table class="nbkv-fits-(\d+)"', html)
+    assert f"@container (max-width:{width}px){{.nbkv-fits-{width} thead" in html
+    about = (columns * len("column_0") + 1) * LETTER + (columns + 1) * EDGES
+    assert abs(int(width) - about) <= STEP + 0.15 * about
 
 
 MAKE = {

@@ -15,8 +15,11 @@ import pytest
 from nbkv.events import Advanced, Token, Waiting
 from nbkv.lab import Lab
 from nbkv.lab.comm import INTERVAL
+from nbkv.process_work import process_work
 from nbkv.roster import Roster, roster
 from nbkv.show.columns import outline
+from nbkv.show.why import why_data
+from nbkv.stopping import Stopped
 
 
 class Line:
@@ -345,3 +348,49 @@ def test_long_work_is_named_and_can_be_stopped(front_end, lab, session, words, w
     assert found.stopped.startswith("stopped after 2 of")
     assert lab._state()["sessions"][-1]["requests"] == 0
     assert not lab._state()["sessions"][-1]["stopping"]
+
+
+@pytest.mark.parametrize("name", ["load smollm2", "run", "load a/b"])
+def test_what_no_session_does_is_shown_and_stopped(front_end, lab, name):
+    front_end.control({"event": "sync"})
+    works = lambda: front_end.lines[-1].sent[-1]["works"]  # noqa: E731
+    with process_work(name, 3) as work:
+        work.step("first")
+        work.step("second")
+        until(lambda: works() and works()[0]["done"] == 1)
+        assert works() == [
+            {"id": work.number, "work": name, "doing": "second", "done": 1, "total": 3, "stopping": False}
+        ]
+        front_end.control({"event": "stop", "work": work.number + 1})
+        assert not work.stopper.stopped
+        control = threading.Thread(target=lambda: front_end.control({"event": "stop", "work": work.number}))
+        control.start()
+        control.join()
+        with pytest.raises(Stopped):
+            work.step("third")
+        until(lambda: works()[0]["stopping"])
+    until(lambda: works() == [])
+
+
+def test_why_tokens_ran_is_told_of_the_request_that_is_asked_for(front_end, session, words):
+    front_end.control({"event": "sync"})
+    text = words(40).split()
+    session.generate(" ".join(text), max_new_tokens=2)
+    session.generate(" ".join([*text[:14], *reversed(text[14:18]), *text[18:]]), max_new_tokens=2)
+    session.generate(words(9, seed=3), max_new_tokens=2)
+    until(lambda: shown(front_end)["requests"] == 3)
+    assert all("why" not in past for past in shown(front_end)["recent"])
+
+    number = shown(front_end)["id"]
+    front_end.control({"event": "why", "session": number, "request": 2})
+    until(lambda: "why" in shown(front_end)["recent"][1])
+    told = shown(front_end)["recent"][1]["why"]
+    assert told == why_data(session.why(2).to_dict())
+    assert "text differs" in told["headline"]
+    assert [len(row) for row in told["rows"]] == [6] * len(told["rows"])
+    assert "why" not in shown(front_end)["recent"][0]
+    front_end.control({"event": "why", "session": number, "request": 3})
+    until(lambda: "why" in shown(front_end)["recent"][0])
+    assert shown(front_end)["recent"][0]["why"]["rows"] == []  # new text and no more: the headline says so
+    for request in (99, None, "2"):
+        front_end.control({"event": "why", "session": number, "request": request})

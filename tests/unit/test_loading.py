@@ -6,7 +6,7 @@ import pytest
 
 import nbkv
 from nbkv.errors import BadOption, LoadError, UnsupportedModel
-from nbkv.models.loading import bundled
+from nbkv.models.pretrained.source import bundled
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from nbkv.models.sampling import Chooser
 from nbkv.result import Chunk, Comparison, Result
 from nbkv.session.verify import Report
 
+VIEW = "application/vnd.jupyter.widget-view+json"
 MAGICS = {
     "kvload",
     "kvgen",
@@ -887,3 +888,28 @@ def test_a_turn_in_a_notebook_is_one_output_with_its_bar(shell, front_end):
     assert "nbkv-chat" in last
     assert "turn 2: " in last
     assert "so far" in last
+
+
+def test_a_chat_in_a_notebook_is_a_live_view_over_its_picture(shell, front_end):
+    quiet(shell, "%%kvchat --new -n 4\nhello")
+    del front_end[:]
+    quiet(shell, "chat = %kvchat")
+    (view, picture) = [data for kind, data in front_end if kind == "display"]
+    assert VIEW in view
+    assert "Chat with" in view["text/plain"]
+    assert "hello" in picture["text/html"]
+    chat = shell.user_ns["chat"]
+    quiet(shell, "%%kvchat -n 4\nhello again")
+    updated = [data for kind, data in front_end if kind == "update"][-1]
+    assert "hello again" in updated["text/html"]
+    assert len(chat.results) == 2
+
+
+def test_a_question_that_fails_in_place_of_another_leaves_both(shell, session):
+    chat = run(shell, "%%kvchat --new -n 2\none")
+    run(shell, "%%kvchat -n 2\ntwo")
+    for line in ("-s nothing", "-n 0", "-t -1"):
+        refused(shell, f"%%kvchat --edit 1 {line}\nother")
+    with interrupt_at(session, 3), capture_output():
+        shell.run_cell("%%kvchat --edit 1 -n 12\nother", store_history=False)
+    assert [turn["asked"] for turn in chat.to_dict()["turns"]] == ["one", "two"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from nbkv.sweep.html_report import PLOTLY, figures
+from nbkv.sweep.page.html_report import PLOTLY, figures
 from nbkv.sweep.records import MIME
 
 

@@ -179,7 +179,8 @@ def test_a_view_says_what_runs_and_how_far(doing):
     html = progress_html(event, 12.0)
     assert "width:25%" in html
     assert "<b>&" not in html
-    assert progress_text(advanced(4, over=True).to_dict(), 90) == "compare: 4 steps in 90.0 s"
+    assert progress_text(advanced(4, over=True).to_dict(), 90) == "compare: done in 90.0 s"
+    assert progress_text(advanced(3, over=True).to_dict(), 90) == "compare: ended after 3 of 4 steps in 90.0 s"
 
 
 def test_who_takes_over_shows_every_session(session_of, monkeypatch):
@@ -187,5 +188,5 @@ def test_who_takes_over_shows_every_session(session_of, monkeypatch):
     monkeypatch.setattr(screen, "shown_by", told.append)
     session_of().compare("w1 w2", "full", repeat=1, max_new_tokens=1)
     session_of().compare("w1 w2", "full", repeat=1, max_new_tokens=1)
-    assert len({event.session for event in told}) == 2
+    assert len({event.session for event in told if event.work == "compare"}) == 2
     assert all(isinstance(event, Advanced) for event in told)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 import nbkv
-from nbkv.widgets import dashboard, playground, throttle
+from nbkv.widgets import conversation, dashboard, playground, throttle
 from nbkv.widgets.choices import choices, spec
 from nbkv.widgets.throttle import Pace
 
@@ -262,7 +262,7 @@ def test_no_run_finds_what_an_earlier_one_computed(second):
             for n, strategy in enumerate(strategies, 1):
                 asked = {"order": ["notes"], "text": "Who pays ?", "max_new": 3}
                 tell(view, do="run", strategy=strategy, value=0.5, **asked)
-                until(lambda n=n: len(view.cards) == n and not view._running.locked())
+                until(lambda n=n: len(view.cards) == n and not view._run.running)
             assert fresh.store.figures()[0]["bytes"] == before[0]["bytes"]
             view.close()
             return fresh.last.provenance.tolist()
@@ -276,7 +276,7 @@ def test_a_run_on_a_busy_session_is_one_clear_line(session, play):
     tell(play, do="run", strategy="full", order=[], text="Who ?")
     until(lambda: play.state["said"])
     assert play.state["said"].startswith("the session is busy with a request: wait for it to end or stop it")
-    assert not play._running.locked()
+    assert not play._run.running
     stream.close()
     assert play.cards == []
 
@@ -320,3 +320,106 @@ def test_loading_the_extension_loads_no_widgets():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.fixture
+def chat(session):
+    return session.chat()
+
+
+@pytest.fixture
+def talk(session, chat):
+    view = conversation(session, chat)
+    yield view
+    view.close()
+
+
+def turns(view):
+    return [card["asked"] for card in view.cards]
+
+
+def say(view, text, **given):
+    tell(view, do="send", strategy="prefix", text=text, **{"max_new": 4} | given)
+    until(lambda: not view._run.running)
+
+
+def test_a_conversation_goes_on_in_its_box(session, chat, talk):
+    assert talk.cards == []
+    say(talk, "Who pays ?")
+    say(talk, "And how much ?", max_new=3)
+    assert turns(talk) == ["Who pays ?", "And how much ?"]
+    assert [len(result.token_ids) for result in chat.results] == [4, 3]
+    assert chat.results[1].tokens.reused > 0
+    until(lambda: talk.state["saved"] and not talk.state["running"])
+    card = talk.cards[1]
+    assert "tokens reused" in card["html"]
+    assert "nbkv-answer nbkv-markdown" in card["html"]
+    assert "turn 2:" in card["html"]
+    assert talk.state["saved"] in chat._repr_html_()
+    assert talk.html() == chat._repr_html_()
+    assert talk.text() == repr(chat)
+    assert session.name in talk.about
+
+
+@pytest.mark.parametrize(("turn", "left"), [(1, []), (2, ["one"]), (3, ["one", "two"])])
+def test_an_earlier_turn_is_put_otherwise_and_those_after_it_go(chat, talk, turn, left):
+    for text in ("one", "two", "three"):
+        say(talk, text)
+    say(talk, "other", turn=turn)
+    assert turns(talk) == [*left, "other"]
+    assert len(chat.results) == len(left) + 1
+
+
+BAD = {
+    "no such turn": ({"text": "hello", "turn": 9}, "no turn 9"),
+    "nothing asked": ({"text": ""}, "the turn is empty"),
+    "unknown strategy": ({"text": "hello", "strategy": "best"}, "unknown strategy 'best'"),
+    "bad length": ({"text": "hello", "max_new": 0}, "max_new_tokens"),
+}
+
+
+@pytest.mark.parametrize(("given", "said"), BAD.values(), ids=BAD)
+def test_what_cannot_be_asked_is_said_and_changes_nothing(chat, talk, given, said):
+    say(talk, "one")
+    say(talk, "two")
+    before = chat.to_dict()
+    tell(talk, **{"do": "send", "strategy": "prefix", "max_new": 4, "turn": 1} | given)
+    until(lambda: not talk._run.running and said in talk.state["said"])
+    assert chat.to_dict() == before
+    assert turns(talk) == ["one", "two"]
+
+
+def test_a_stopped_answer_leaves_the_conversation_as_it_was(session, chat, talk):
+    say(talk, "one")
+    say(talk, "two")
+    tell(talk, do="send", strategy="prefix", text="other", turn=1, max_new=2000)
+    until(lambda: talk.state["html"] and talk.state["asked"] == "other")
+    tell(talk, do="stop")
+    until(lambda: not talk._run.running and talk.state["said"])
+    assert "stopped" in talk.state["said"]
+    assert turns(talk) == ["one", "two"]
+    say(talk, "three")
+    assert turns(talk) == ["one", "two", "three"]
+    assert talk.state["said"] == ""
+
+
+def test_what_cells_and_python_ask_is_seen_in_the_box(chat, talk):
+    chat.send("asked in Python", max_new_tokens=2)
+    talk.refresh()
+    assert turns(talk) == ["asked in Python"]
+
+
+def test_a_busy_session_refuses_a_turn_in_one_line(session, chat, talk):
+    stream = session.stream("Who pays ?", max_new_tokens=9)
+    next(stream)
+    say(talk, "hello")
+    assert "busy" in talk._run.said
+    stream.close()
+    assert turns(talk) == []
+
+
+def test_what_is_typed_is_read_by_who_knows_chunks(session, chat):
+    view = conversation(session, chat, lambda text: [session.chunks["notes"], text])
+    say(view, "Who pays ?")
+    assert chat.results[0].chunks[0][0] == "notes"
+    view.close()

@@ -1,5 +1,6 @@
 // What an output carries; see nbkv/show/bundle.py.
 
+import { Why } from '../protocol';
 import { Outline } from '../tokens';
 
 export const MIME = 'application/vnd.nbkv.result+json';
@@ -37,6 +38,7 @@ export interface ResultData extends AnswerData {
   /** Notes that an earlier answer had as well. */
   old_notes: string[];
   map: MapData;
+  why?: Why | null;
 }
 
 export interface Row {

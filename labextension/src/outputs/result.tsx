@@ -6,6 +6,7 @@ import { Answer, Badge } from './answer';
 import { Bars } from './bars';
 import { ResultData } from './data';
 import { TokenMap } from './map';
+import { Causes } from '../parts/causes';
 
 export function ResultView({ data }: { data: ResultData }): React.JSX.Element {
   const old = data.old_notes;
@@ -16,6 +17,12 @@ export function ResultView({ data }: { data: ResultData }): React.JSX.Element {
         <Badge words={data.honesty} /> <b>{data.strategy}</b> · {data.figures.join(' · ')}
       </p>
       <TokenMap data={data.map} />
+      {data.why && (
+        <details>
+          <summary>{data.why.headline}</summary>
+          <Causes why={data.why} />
+        </details>
+      )}
       <Notes notes={data.notes} />
       <details>
         <summary>Timing, memory{old.length ? `, model and ${old.length === 1 ? '1 note' : `${old.length} notes`} as before` : ' and model'}</summary>

@@ -1,8 +1,8 @@
-// The request or long work under way.
+// The request or long work under way, and what runs beside the sessions.
 
 import * as React from 'react';
 
-import { Now, Work } from '../protocol';
+import { Now, ProcessWork, Work } from '../protocol';
 import { plural, rate } from '../units';
 
 interface Props {
@@ -25,6 +25,35 @@ export function Running({ now, work, stopping }: Props): React.JSX.Element {
         <span style={{ width: `${100 * (now ? read(now) : work ? work.done / Math.max(1, work.total) : 0)}%` }} />
       </div>
     </section>
+  );
+}
+
+interface WorksProps {
+  works: ProcessWork[];
+  onStop: (work: ProcessWork) => void;
+}
+
+export function Works({ works, onStop }: WorksProps): React.JSX.Element {
+  return (
+    <>
+      {works.map(work => (
+        <section key={work.id} className="nbkv-lab-work" aria-label={work.work}>
+          <Running now={null} work={work} stopping={work.stopping} />
+          <div className="nbkv-lab-buttons">
+            <button
+              className="jp-Button"
+              disabled={work.stopping}
+              title="End it; what there is of it is kept"
+              onClick={() => {
+                onStop(work);
+              }}
+            >
+              Stop {work.work}
+            </button>
+          </div>
+        </section>
+      ))}
+    </>
   );
 }
 

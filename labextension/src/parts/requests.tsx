@@ -4,11 +4,17 @@ import * as React from 'react';
 
 import { Past } from '../protocol';
 import { count, plural, rate, seconds, share } from '../units';
+import { Causes } from './causes';
 import { Legend, Strip } from './strip';
 
 const ENDS: Record<string, string> = { stop: 'stopped by itself', length: 'cut at the length limit', interrupted: 'interrupted' };
 
-export function Requests({ recent }: { recent: Past[] }): React.JSX.Element | null {
+interface Props {
+  recent: Past[];
+  onOpen: (request: number) => void;
+}
+
+export function Requests({ recent, onOpen }: Props): React.JSX.Element | null {
   if (!recent.length) {
     return null;
   }
@@ -16,16 +22,23 @@ export function Requests({ recent }: { recent: Past[] }): React.JSX.Element | nu
     <section aria-label="Last requests">
       <h3>Last requests</h3>
       {recent.map(past => (
-        <Request key={past.request} past={past} />
+        <Request key={past.request} past={past} onOpen={onOpen} />
       ))}
     </section>
   );
 }
 
 const Request = React.memo(
-  ({ past }: { past: Past }): React.JSX.Element => {
+  ({ past, onOpen }: { past: Past; onOpen: (request: number) => void }): React.JSX.Element => {
     return (
-      <details className="nbkv-lab-request">
+      <details
+        className="nbkv-lab-request"
+        onToggle={event => {
+          if (event.currentTarget.open && past.why === undefined) {
+            onOpen(past.request);
+          }
+        }}
+      >
         <summary>
           <span className="nbkv-lab-pair">
             <span className="nbkv-lab-cut" title={past.strategy}>
@@ -51,10 +64,19 @@ const Request = React.memo(
             .filter(Boolean)
             .join(' · ')}
         </p>
+        {past.why && (
+          <section aria-label="Why tokens ran">
+            <p>{past.why.headline}</p>
+            <Causes why={past.why} />
+          </section>
+        )}
       </details>
     );
   },
-  (before, after) => before.past.request === after.past.request && before.past.strategy === after.past.strategy
+  (before, after) =>
+    before.past.request === after.past.request &&
+    before.past.strategy === after.past.strategy &&
+    Boolean(before.past.why) === Boolean(after.past.why)
 );
 Request.displayName = 'Request';
 

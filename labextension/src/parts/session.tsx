@@ -14,9 +14,11 @@ interface Props {
   running: boolean;
   onStop: () => void;
   onClear: () => void;
+  /** A past request is looked at. */
+  onOpen: (request: number) => void;
 }
 
-export function SessionView({ session, running, onStop, onClear }: Props): React.JSX.Element {
+export function SessionView({ session, running, onStop, onClear, onOpen }: Props): React.JSX.Element {
   const last = session.ttft_s[session.ttft_s.length - 1];
   return (
     <>
@@ -54,7 +56,7 @@ export function SessionView({ session, running, onStop, onClear }: Props): React
       </div>
       <Sparkline values={session.ttft_s} />
       <Tiers tiers={session.tiers} />
-      <Requests recent={session.recent} />
+      <Requests recent={session.recent} onOpen={onOpen} />
     </>
   );
 }

@@ -1,88 +1,82 @@
-"""While weights are read: transformers' bar in a terminal, in a notebook one line of ours that ends as a sentence.
+"""The bars of transformers and huggingface_hub while a model is read, as steps of the work that reads it.
 
-Transformers' own bar is a widget there, which a saved notebook has lost ("model not found") or shows as it began.
+Their own are widgets in a notebook, which a saved one has lost ("model not found") or shows as they began.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from html import escape
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar
 
 from tqdm.std import tqdm
+from transformers import modeling_gguf_pytorch_utils as gguf
 from transformers.utils import logging
 
-from nbkv.show.page import view
-from nbkv.show.units import seconds
+from nbkv.process_work import ProcessWork
+from nbkv.show.units import size
 
-if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
-
-DELAY = 1.0  # seconds before a bar shows: what is over by then needs none
-_TRACK = "height:4px;border-radius:2px;background-color"
+MOST = 100  # steps that one bar counts for: a file has more bytes than anybody wants to read
 
 
-class CellBar(tqdm):  # type: ignore[type-arg]  # what is iterated is transformers' affair
-    """One output of the cell: how many weights of a model have been read, and in the end how long that took."""
+class StepBar(tqdm):  # type: ignore[type-arg]  # what is iterated is transformers' affair
+    """Draws nothing: tells ``reader`` how far it is, ten times a second at most, and there ends if that is stopped."""
 
-    def __init__(self, *args: Any, model: str, **kwargs: Any) -> None:  # noqa: ANN401  (those of tqdm)
-        """Draw nothing before ``DELAY`` is over; ``model`` is what is read."""
-        self._model, self._began = model, time.monotonic()
-        self._handle: Any = None
-        super().__init__(*args, **kwargs | {"gui": True, "leave": False, "delay": DELAY})
-        if not (self.disable or DELAY):
-            self.display()
+    reader: ClassVar[ProcessWork]
 
-    def display(self, msg: str | None = None, pos: int | None = None, **_: object) -> None:  # noqa: ARG002  (tqdm's)
-        """Draw how far it is."""
-        share = 100 * self.n / max(1, self.total or 0)
-        done = f'<div style="{_TRACK}:#2f7fd0;width:{share:.0f}%"></div>'
-        bar = f'<div style="{_TRACK}:rgba(128,128,128,.3)">{done}</div>'
-        self._draw(f"{self._model}: {self.n} of {self.total} weights read", bar)
+    def __init__(self, *args: Any, name: str = "", **kwargs: Any) -> None:  # noqa: ANN401, ARG002  (tqdm's, and the hub's)
+        """Count for as many steps as there is to do, at most ``MOST``; the hub gives its bars a ``name``."""
+        super().__init__(*args, **kwargs | {"gui": True, "leave": False, "disable": False})
+        self._steps, self._told = min(MOST, int(self.total or 0)), 0
+        self.reader.expect(self._steps)
+        self.refresh()
+
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:  # noqa: ANN401, ARG002, FBT001, FBT002  (tqdm's)
+        """Tell how far it is."""
+        now = int(self._steps * min(1.0, self.n / self.total)) if self.total else 0
+        before, self._told = self._told, now
+        self.reader.step(self._words(), steps=now - before)
+
+    def display(self, msg: str | None = None, pos: int | None = None, **_: object) -> None:
+        """Draw nothing, whatever tqdm would."""
 
     def close(self) -> None:
-        """Leave a sentence in the place of the bar, if there was one."""
-        running = not self.disable
-        super().close()
-        if running and self._handle is not None:
-            took = seconds(time.monotonic() - self._began)
-            whole = self.n == self.total
-            self._draw(f"{self._model}: {'' if whole else f'{self.n} of '}{self.total} weights read in {took}")
+        """Tell that it is done, as far as it is."""
+        if not self.disable:
+            super().close()
+            if self.total and self.n >= self.total:
+                self.refresh()
 
-    def _draw(self, text: str, bar: str = "") -> None:
-        from IPython.display import display  # noqa: PLC0415  (there is a kernel, so it is imported)
-
-        line = f'<p class="nbkv-dim" role="status">{escape(text)}</p>'
-        bundle = {"text/html": view(f"{line}{bar}", "progress"), "text/plain": text}
-        if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
-        else:
-            self._handle.update(bundle, raw=True)
+    def _words(self) -> str:
+        what, told = self.desc.strip(" :.…") or "reading", size if self.unit == "B" else str
+        how_far = f"{told(self.n)} of {told(self.total)}" if self.total else told(self.n)
+        verb = "downloading " if self.unit == "B" and "download" not in what.lower() else ""
+        return f"{verb}{what if verb else what[0].lower() + what[1:]}, {how_far}"
 
 
 @contextmanager
-def own_bars(model: str) -> Iterator[None]:
-    """Within the block what transformers shows while it reads ``model`` is ours, where there is a notebook."""
-    if not _in_kernel():
-        yield
-        return
+def own_bars(work: ProcessWork) -> Iterator[None]:
+    """Within the block the bars of transformers and of the hub are steps of ``work``."""
+    bar = type("ReaderBar", (StepBar,), {"reader": work})
 
-    def hook(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401  (as transformers calls it)
-        bars_wanted = logging.is_progress_bar_enabled()
-        return CellBar(*args, model=model, **kwargs) if bars_wanted else factory(*args, **kwargs)
+    def hook(_: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401  (as transformers calls it)
+        return bar(*args, **kwargs)
 
     former = logging.set_tqdm_hook(hook)
     try:
-        yield
+        with ExitStack() as stack:
+            for module, name in _places():
+                stack.callback(setattr, module, name, vars(module)[name])
+                setattr(module, name, bar)
+            yield
     finally:
         logging.set_tqdm_hook(former)
 
 
-def _in_kernel() -> bool:
-    """Return whether a notebook's kernel runs this; IPython is not imported to find out."""
-    known = sys.modules.get("IPython")
-    shell: InteractiveShell | None = known.get_ipython() if known is not None else None
-    return getattr(shell, "kernel", None) is not None
+def _places() -> list[tuple[Any, str]]:
+    """Return where the class of a bar stands that takes no hook: the GGUF reader's, and those of the hub's modules."""
+    hub: Any = sys.modules["huggingface_hub.utils.tqdm"]  # which transformers has imported
+    modules = [module for name, module in tuple(sys.modules.items()) if name.startswith("huggingface_hub.")]
+    known = [(module, name) for module in modules for name in ("tqdm", "hf_tqdm")]
+    return [(gguf, "tqdm")] + [(module, name) for module, name in known if vars(module).get(name) is hub.tqdm]

@@ -96,7 +96,9 @@ class BatchResults(Sequence[Result]):
         """Return one row a prompt, under the labels of the column that the prompts came from."""
         import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
 
-        return pd.DataFrame(self.rows(), columns=list(_COLUMNS), index=pd.Index(list(self.labels)))
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
+
+        return Frame(self.rows(), columns=list(_COLUMNS), index=pd.Index(list(self.labels)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return figures and rows as JSON-able data."""

@@ -64,6 +64,7 @@ class Journal:
         seen = self._note(ids, f"request {ctx.request}", ctx, prompt=n, lost=lost, said=prompt.said)
         declined = None if prefilled is None else prefilled.declined
         return Explanation(
+            request=ctx.request,
             seen=seen,
             past=self._past,
             codec=ctx.codec,
@@ -133,6 +134,7 @@ class Journal:
 class Explanation:
     """All that is needed to say why a request missed; holds no session and no tensors, and is not pickled."""
 
+    request: int
     seen: Seen
     past: Past
     codec: Codec

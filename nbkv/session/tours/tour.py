@@ -70,9 +70,9 @@ class Tour:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a strategy."""
-        import pandas as pd  # noqa: PLC0415  (heavy, only for tables)
+        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
 
-        return pd.DataFrame(list(self.rows))
+        return Frame(list(self.rows))
 
     def __repr__(self) -> str:
         """Return the recommendation, the table and what the sample does not show."""

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from nbkv.show.drawing import PLOTLY
 from nbkv.show.units import seconds
-from nbkv.sweep.downloads import PARQUET, paper_table, write_downloads
-from nbkv.sweep.findings import chart, flat, headline, run_names, said, sentence
+from nbkv.sweep.page.downloads import PARQUET, paper_table, write_downloads
+from nbkv.sweep.page.findings import chart, flat, headline, run_names, said, sentence
 from nbkv.sweep.records import MIME
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from nbkv.sweep.findings import flat, said
+from nbkv.sweep.page.findings import flat, said
 
 if TYPE_CHECKING:
     import pandas as pd

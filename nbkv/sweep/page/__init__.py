@@ -1,0 +1,1 @@
+"""The page of a folder of runs and the files beside it."""
