@@ -308,6 +308,11 @@ class Requests:
         return self._open().codec.tokenizer
 
     @property
+    def end_tokens(self) -> frozenset[int]:
+        """Return the token ids that end an answer."""
+        return self._open().eos
+
+    @property
     def has_template(self) -> bool:
         """Return whether prompts can be messages."""
         return self._open().codec.has_template

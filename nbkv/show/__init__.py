@@ -14,6 +14,7 @@ from nbkv.show.comparison import comparison_html, comparison_text
 from nbkv.show.figures import Plot, comparison_figure, comparison_plot, history_figure, history_plot
 from nbkv.show.health import health_html, health_text
 from nbkv.show.page import table_html, table_text
+from nbkv.show.pipeline import pipeline_html, pipeline_text
 from nbkv.show.plan import plan_html, plan_text
 from nbkv.show.ranking import ranking_html, ranking_text
 from nbkv.show.replay import replay_html, replay_svg, replay_text
@@ -50,6 +51,8 @@ __all__ = [
     "health_text",
     "history_figure",
     "history_plot",
+    "pipeline_html",
+    "pipeline_text",
     "plan_html",
     "plan_text",
     "ranking_html",

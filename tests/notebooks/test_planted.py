@@ -21,6 +21,7 @@ import nbkv
 from nbkv.families.attention.context_attention import ContextAttention
 from nbkv.families.blend.layerwise import LayerwisePlacement
 from nbkv.families.evict.base import Evict
+from nbkv.kv import KV
 from nbkv.models import loading
 from nbkv.models.attention import masks, ranges
 from nbkv.models.attention.positions import PassAttention
@@ -33,7 +34,7 @@ from nbkv.models.trees.tree_pass import TreePass
 from nbkv.session.reranking import rerank
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.tiers.indexed.policies import LeastRecent
-from nbkv.strategies import kvlink
+from nbkv.strategies import kvlink, relay
 from nbkv.strategies.flashblock import FlashBlock
 from nbkv.studies import answers, divergence, eviction, flashblock, foresight, reasoning
 from nbkv.traces import simulation
@@ -71,6 +72,17 @@ def keys_keep_their_old_positions(patch):
         self.cache.put(layer, piece.start, keys, values)
 
     patch.setattr(LayerwisePlacement, "_put", put)
+
+
+def answers_come_back_halved(patch):
+    own = relay.newest
+
+    def newest(answers, chunk):
+        found = own(answers, chunk)
+        kv = found and KV(found.kv.keys, tuple(values / 2 for values in found.kv.values))
+        return found and replace(found, kv=kv)
+
+    patch.setattr(relay, "newest", newest)
 
 
 def kept_attention_counts_half(patch):
@@ -216,6 +228,7 @@ def told(name, parameters, plants, patch):
     return found, space
 
 
+AGENTS = {"chains": 1, "agents": 3, "first": 4, "lines": 4}
 REUSE = {"n": 2, "chunks": 3, "lines": 3, "strategies": ["epic"], "budgets": [0.3, 1.0], "sinks": ["bos"]}
 MASKS = {"n": 1, "chunks": 3, "lines": 3, "ratios": [0.0, 0.3, 1.0]}
 BLOCKS = {"n": 1, "followed": 1, "chunks": 3, "lines": [4], "blocks": [4], "taus": [1, 2], "unmasks": ["static"]}
@@ -241,6 +254,12 @@ def attention_is_read_backwards(patch):
 
 # name, parameters, what is planted all at once, and what of the notebook each of it must move
 NOTEBOOKS = [
+    (
+        "50_agents",
+        AGENTS,
+        (answers_come_back_halved,),
+        lambda found, space: (found["kl"]["relay(budget=0)"], found["kl"]["relay"]),
+    ),
     (
         "53_rerank",
         {"questions": 6, "documents": 4, "reused": ["epic(budget=0.15)"]},

@@ -338,6 +338,7 @@ TESTED_ELSEWHERE = {
     "notebooks/test_workers.py": "sweep/cluster/dispatch sweep/cluster/parcel sweep/content sweep/schedule",
     "strategies/test_evict.py": "families/evict/base families/evict/budget",
     "strategies/test_kvlink.py": "models/input_embeddings",
+    "strategies/test_relay.py": "families/agents/decoded families/agents/layer_profile",
     "strategies/test_residual.py": (
         "families/residual/forms families/residual/latents families/residual/sequence models/caches/restoring"
     ),
@@ -348,8 +349,10 @@ TESTED_ELSEWHERE = {
     "unit/test_reranking.py": "session/reranking/layout session/reranking/ranking show/ranking",
     "unit/test_disk.py": "stores/tiers/head stores/tiers/indexed/policies",
     "unit/test_tiered.py": "stores/tiers/host",
+    "unit/test_agents.py": "session/pipelines/evaluation",
     "unit/test_bench.py": (
-        "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
+        "bench/agents_relay bench/agreement bench/batch_prefix "
+        "bench/decode_tpot bench/diffusion_flashblock bench/import_time "
         "bench/measure "
         "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/search_ets "
         "bench/store_scale "
@@ -449,6 +452,7 @@ REACHED = {
         "session/misses/wording show/why"
     ),
     "unit/test_musique.py": "tasks/files/passages",
+    "unit/test_pipeline.py": "session/pipelines/graph session/pipelines/results",
     "unit/test_ranges.py": "models/attention/positions",
     "unit/test_reader.py": "training/initial_weights",
     "unit/test_session.py": (

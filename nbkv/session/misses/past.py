@@ -20,7 +20,7 @@ import numpy as np
 
 from nbkv.events import Event, Evicted, Started
 from nbkv.kv import Space
-from nbkv.prompts.matching import rolling_hashes
+from nbkv.prompts.matching import common_prefix, rolling_hashes
 from nbkv.stores.base import Store
 
 if TYPE_CHECKING:
