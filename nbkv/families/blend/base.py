@@ -7,7 +7,7 @@ selected, where they are scattered and what they may see. What a method adds is 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -77,7 +77,12 @@ class Blend(Strategy):
         if len(request.ids) > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no chunk reuse")
         clock = timed()
-        request, supplied = self.supply(request, ctx)
+        return self.blend(*self.supply(request, ctx), ctx, clock)
+
+    def blend(
+        self, request: Request, supplied: Mapping[int, SpanKV], ctx: Context, clock: Callable[[], float]
+    ) -> Prefilled:
+        """Place what was ``supplied`` and what the store has, select and run; loading has begun with ``clock``."""
         partial = assemble(request, ctx, supplied)
         load_s, clock = clock(), timed()
         for _, span, _ in partial.placed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from nbkv.context import Context, Request
 from nbkv.families.blend.base import Blend
@@ -19,6 +19,18 @@ from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_share
 from nbkv.kv import Space
 from nbkv.strategy import Prefilled
+
+
+class KeptKV(Protocol):
+    """What a strategy keeps of prompts: K/V, or what can be made into some, and the space in which alone it may be used."""
+
+    @property
+    def space(self) -> Space:
+        """Return that space."""
+
+    @property
+    def nbytes(self) -> int:
+        """Return its bytes."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,28 +62,36 @@ class Harvest(Blend):
     @abstractmethod
     def harvest(
         self, partial: PartialPrefill, ids: Sequence[int], request: Request, ctx: Context
-    ) -> Sequence[HarvestedKV]:
+    ) -> Sequence[KeptKV]:
         """Return all that is kept from now on; ``partial.cache`` holds the KV of ``ids``, prompt and answer, so far."""
 
     @abstractmethod
-    def worth(self, kept: HarvestedKV) -> float:
+    def worth(self, kept: KeptKV) -> float:
         """Return the eviction score of ``kept``: the lowest is evicted first."""
 
     def space(self, ctx: Context) -> Space:
         """Return the space of this strategy's K/V: its own lineage, model and tenant."""
         return ctx.space(f"approx:{self.name}")
 
-    def kept(self, ctx: Context) -> Sequence[HarvestedKV]:
+    def kept(self, ctx: Context) -> Sequence[KeptKV]:
         """Return what earlier requests of this session left, of every space."""
         return tuple(ctx.scratch.get(self.name, ()))
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Keep what is harvested, evicting the lowest scores above ``store_share`` of the store's limit."""
+        """Keep what is harvested of a prompt that was blended."""
         partial = prefilled.own
         # None: the prompt was run in full; another cache: all keys were rotated by other angles meanwhile
         if not request.keep or partial is None or prefilled.cache is not partial.cache:
             return
-        left, limit = list(self.harvest(partial, ids, request, ctx)), int(self.store_share * ctx.store.limit)
+        self.keep(self.harvest(partial, ids, request, ctx), prefilled, ctx)
+
+    def limit(self, ctx: Context) -> int:
+        """Return how many bytes may be kept."""
+        return int(self.store_share * ctx.store.limit)
+
+    def keep(self, found: Sequence[KeptKV], prefilled: Prefilled, ctx: Context) -> int:
+        """Keep what was ``found``, evicting the lowest scores above the limit; return the bytes kept."""
+        left, limit = list(found), self.limit(ctx)
         nbytes = sum(one.nbytes for one in left)
         older = {id(one) for one in self.kept(ctx)}
         # what this request left goes last: it has had no time yet to be of use
@@ -82,3 +102,4 @@ class Harvest(Blend):
             nbytes -= one.nbytes
         ctx.scratch[self.name] = tuple(left)
         prefilled.notes.append(f"{self.name} keeps {len(left)} spans for this session ({nbytes / 2**20:.1f} MiB)")
+        return nbytes

@@ -1,0 +1,356 @@
+"""KVCOMM: what agents tell each other, reused with the offsets that earlier texts had there (arXiv 2510.12872)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from nbkv.context import Context, Request
+from nbkv.errors import BadOption
+from nbkv.events import AnchorsKept, Bus, Fallback, GateDecided
+from nbkv.families.agents import anchor_pool
+from nbkv.families.agents.anchors import Anchor, Ids, Slot, marks, slots
+from nbkv.families.agents.gate import Gate, GateDecision
+from nbkv.families.agents.offsets import (
+    ALIGNMENTS,
+    Neighbours,
+    comparison,
+    difference,
+    followed,
+    neighbours,
+    offset,
+    total,
+    trust,
+)
+from nbkv.families.blend.harvest import Harvest, KeptKV
+from nbkv.families.blend.layerwise import SpanKV
+from nbkv.families.blend.partial import PartialPrefill
+from nbkv.families.fallback import in_full
+from nbkv.families.options import check, check_choice, check_count, check_share
+from nbkv.families.prefix.base import encode, held
+from nbkv.fidelity import kl_rows
+from nbkv.kv import KV, join
+from nbkv.models.caches.growing import GrowingCache
+from nbkv.models.work import Work
+from nbkv.result import Chunk, Provenance
+from nbkv.scalars import is_number, is_whole
+from nbkv.stopping import Stopper
+from nbkv.stores.spec import parse_size
+from nbkv.strategy import Prefilled, Strategy, parse
+from nbkv.timing import timed
+
+if TYPE_CHECKING:
+    from nbkv.models.caches.base import SequenceCache
+
+_ANSWER = 16  # tokens of an answer over which the KL of reuse is measured
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SlotKV(SpanKV):
+    """The K/V to place for ``slot``: those it has alone (``alone``) with approximated offsets added.
+
+    ``encoded``: what it has alone was computed for this prompt.
+    """
+
+    slot: Slot
+    near: Neighbours
+    encoded: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ServingPlan:
+    """The gate's ``decisions`` about a prompt, and what is placed at its ``slots`` if all of them are accepted."""
+
+    slots: tuple[Slot, ...] = ()
+    decisions: tuple[GateDecision, ...] = ()
+    placed: tuple[SlotKV, ...] = ()
+    work: Work = field(default_factory=Work)
+
+    @property
+    def refused(self) -> list[GateDecision]:
+        """Return the decisions that keep the prompt from being reused."""
+        return [each for each in self.decisions if not each.accepted]
+
+    @property
+    def measures(self) -> bool:
+        """Return whether the prompt is computed in full to measure reuse, and for no other reason."""
+        return any(each.measure for each in self.refused) and len(self.placed) == len(self.slots)
+
+
+@dataclass(kw_only=True, repr=False)
+class KVComm(Harvest):
+    """Reuse a chunk in a template that came before, with the offsets its K/V will have there; the text behind it too.
+
+    A prompt is a template, the text around its chunks, and what stands in its slots, the chunks. Of a prompt computed
+    in full each slot leaves an *anchor*: how far the chunk's K/V were from those it has alone, and the K/V of the text
+    behind it. A later prompt of the same template takes its chunks' own K/V, adds the weighted mean of the offsets of
+    the nearest anchors, and takes the text behind from them. Texts that differ belong into chunks: a template that
+    never comes again has no anchors.
+
+    The gate lets a prompt through if each of its slots has two anchors long enough, weights of an entropy below
+    ``gamma`` times that of even ones, and a mean KL from full of at most ``max_kl`` nats where reuse was measured (None:
+    it is not, as in the paper). What it refuses is computed in full, exact, and leaves anchors.
+
+    Not as in the paper: distances are relative, so that ``temperature`` means the same for every model (the released
+    formulas saturate); ``align="token"`` likens a token to the nearest one of an anchor rather than to that at its
+    position; offsets are added as far as they have proved right for texts that became anchors later. ``"position"`` is
+    the paper's way. At most ``anchors`` stay at a place, of at most ``anchor_bytes`` in all (such as "256MiB"; None:
+    ``store_share`` of the store's limit, and besides it).
+    """
+
+    name: ClassVar[str] = "kvcomm"
+    family: ClassVar[str] = "agents"
+    paper: ClassVar[str] = "KVCOMM, arXiv 2510.12872"
+    summary: ClassVar[str] = "reuse what agents tell each other, with offsets approximated from earlier texts there"
+    needs: ClassVar[tuple[str, ...]] = (*Harvest.needs, "causal")
+    budget = 0.0  # no rows are run again; no option
+
+    gamma: float = 0.8
+    max_kl: float | None = 0.1
+    temperature: float = 0.05
+    align: str = "token"
+    anchors: int = 20
+    anchor_bytes: int | str | None = None
+    store_share: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Raise ``BadOption`` for options out of range."""
+        super().__post_init__()
+        check_share(self, "gamma")
+        check(self, "max_kl", lambda bound: bound is None or (is_number(bound) and bound >= 0), "nats >= 0, or None")
+        check(self, "temperature", lambda value: is_number(value) and value > 0, "a number above 0")
+        check_choice(self, "align", ALIGNMENTS)
+        check_count(self, "anchors", least=2)
+        self._check_bytes()
+
+    def _check_bytes(self) -> None:
+        if isinstance(self.anchor_bytes, str):
+            parse_size(self.anchor_bytes)
+        elif self.anchor_bytes is not None and not is_whole(self.anchor_bytes, 0):
+            message = f"anchor_bytes={self.anchor_bytes!r} is not accepted: a size such as '256MiB', bytes, or None"
+            raise BadOption(message)
+
+    def at_full_budget(self) -> Strategy:
+        """Return this strategy with a gate that refuses everything."""
+        return replace(self, gamma=0.0)
+
+    @property
+    def gate(self) -> Gate:
+        """Return the gate."""
+        return Gate(self.gamma, self.max_kl, self.align)
+
+    # serving
+
+    def prefill(self, request: Request, ctx: Context) -> Prefilled:
+        """Reuse the prompt if the gate lets all of its slots through; else compute it in full, as ``prefix`` does."""
+        if len(request.ids) > ctx.adapter.capabilities.stable_context:
+            return in_full(self, request, ctx, "no chunk reuse")
+        clock = timed()
+        plan = self.plan(request, ctx)
+        for decision in plan.decisions:
+            ctx.tell(GateDecided, **asdict(decision), accepted=decision.accepted)
+        if plan.placed and not plan.refused:
+            prefilled = self.reuse(request, plan, ctx, clock)
+            prefilled.notes.append(f"kvcomm: reused {'; '.join(map(str, plan.decisions))}")
+            return prefilled
+        spent, exact = clock(), parse("prefix")
+        prefilled = exact.prefill(request, ctx)
+        prefilled.by, prefilled.own = exact, plan
+        prefilled.select_s += spent
+        prefilled.select.token_layers += plan.work.token_layers
+        if plan.refused:
+            prefilled.notes.append(f"kvcomm: computed in full: {'; '.join(map(str, plan.refused))}")
+            ctx.tell(Fallback, why=prefilled.notes[-1])
+        return prefilled
+
+    def plan(self, request: Request, ctx: Context) -> ServingPlan:
+        """Return what the gate makes of the slots of a prompt that reach behind its exact prefix."""
+        pool, known = self._anchors(ctx), ctx.store.holds(ctx.space(), request.ids)
+        waiting = tuple(slot for slot in slots(request.prompt) if slot.span.stop > known)
+        there = [anchor_pool.at(pool, self.space(ctx), slot.place) for slot in waiting]
+        unknown = [self.gate.unknown(slot, anchors) for slot, anchors in zip(waiting, there, strict=True)]
+        if any(unknown):
+            return ServingPlan(waiting, tuple(each for each in unknown if each is not None))
+        work = ctx.work()
+        placed = [
+            self._placed(slot, anchors, request, ctx, work) for slot, anchors in zip(waiting, there, strict=True)
+        ]
+        decisions = [
+            self.gate.decide(each.slot, each.near, anchors) for each, anchors in zip(placed, there, strict=True)
+        ]
+        return ServingPlan(waiting, tuple(decisions), tuple(placed), work)
+
+    def _placed(self, slot: Slot, anchors: Sequence[Anchor], request: Request, ctx: Context, work: Work) -> SlotKV:
+        """Return the K/V to place in ``slot``."""
+        alone, base, encoded = alone_kv(slot.chunk, request, ctx, work)
+        near = self._neighbours(alone, slot, anchors)
+        kv = total(alone, self.offsets(near, trust(anchors)))
+        return SlotKV(kv=kv, base=base, slot=slot, near=near, encoded=encoded)
+
+    def _neighbours(self, alone: KV, slot: Slot, anchors: Sequence[Anchor]) -> Neighbours:
+        enough = self.gate.compatible(slot, anchors)
+        options: Any = {"temperature": self.temperature, "align": self.align}
+        return neighbours(marks(alone), slot.chunk.token_ids, enough, **options)
+
+    def offsets(self, near: Neighbours, factors: torch.Tensor) -> KV:
+        """Return the offsets to add to a chunk's own K/V."""
+        return offset(near, factors)
+
+    def reuse(self, request: Request, plan: ServingPlan, ctx: Context, clock: Callable[[], float]) -> Prefilled:
+        """Place the K/V of ``plan`` and run the rest; loading has begun with ``clock``."""
+        supplied: dict[int, SpanKV] = {}
+        spans = list(request.prompt.chunks)
+        for one in plan.placed:
+            start, stop = one.slot.behind
+            supplied[one.slot.span.start] = one
+            text = followed(one.near, request.ids[start:stop])
+            if text is not None:
+                ids = request.ids[start : start + text.length]
+                lineage = self.space(ctx).lineage
+                span = Chunk(name="", text="", token_ids=ids, sink=(), model=ctx.model, lineage=lineage)
+                spans.append((span, start, start + text.length))
+                supplied[start] = SpanKV(kv=text)
+        prompt = replace(request.prompt, chunks=tuple(sorted(spans, key=lambda span: span[1])))
+        prefilled = self.blend(replace(request, prompt=prompt), supplied, ctx, clock)
+        prefilled.rows.token_layers += plan.work.token_layers
+        sources = prefilled.provenance
+        sources[sources == Provenance.CHUNK] = Provenance.CORRECTED
+        for one in plan.placed:
+            if one.encoded:
+                span = sources[one.slot.span.start : one.slot.span.stop]
+                span[span == Provenance.CORRECTED] = Provenance.FRESH
+        return prefilled
+
+    def select(self, partial: PartialPrefill) -> torch.Tensor:
+        """Return no rows: what is reused is corrected without running layers."""
+        return partial.reused[:0]
+
+    # anchors
+
+    def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
+        """Keep what this prompt teaches: anchors where it was computed in full, else which of them were of use.
+
+        Its answer is encoded alone, so that other agents find it as a chunk.
+        """
+        if prefilled.by is None:
+            super().commit(prefilled, ids, request, ctx)
+        else:
+            try:
+                if request.keep:
+                    self.keep(self._learned(prefilled, ids, request, ctx), prefilled, ctx)
+            finally:
+                prefilled.by.commit(prefilled, ids, request, ctx)
+        answer = tuple(ids[len(request.ids) :])
+        if request.keep and answer and len(ids) <= ctx.adapter.capabilities.stable_context and not ctx.stopper.stopped:
+            work = Work()
+            prefilled.notes += encode((*_front(request, ctx), *answer), ctx, work)
+            prefilled.select.token_layers += work.token_layers
+
+    def harvest(
+        self,
+        partial: PartialPrefill,
+        ids: Sequence[int],  # noqa: ARG002
+        request: Request,  # noqa: ARG002
+        ctx: Context,
+    ) -> Sequence[KeptKV]:
+        """Return all anchors, with the uses that a reused prompt made of them."""
+        placed = [one for one in partial.supplied.values() if isinstance(one, SlotKV)]
+        return anchor_pool.used(self._anchors(ctx), [(one.slot.place, one.near) for one in placed], self.space(ctx))
+
+    def worth(self, kept: KeptKV) -> float:
+        """Return how many prompts an anchor was of use to: the least used is evicted first."""
+        return kept.uses if isinstance(kept, Anchor) else 0.0
+
+    def limit(self, ctx: Context) -> int:
+        """Return how many bytes of anchors may be kept."""
+        given = self.anchor_bytes
+        if given is None:
+            return super().limit(ctx)
+        return parse_size(given) if isinstance(given, str) else given
+
+    def keep(self, found: Sequence[KeptKV], prefilled: Prefilled, ctx: Context) -> int:
+        """Keep the anchors that were ``found`` as far as there is room, and tell how many; return their bytes."""
+        nbytes = super().keep(found, prefilled, ctx)
+        left = self.kept(ctx)
+        gone = len(found) - len(left)
+        ctx.tell(AnchorsKept, anchors=len(left), nbytes=nbytes, limit=self.limit(ctx), evicted=gone)
+        return nbytes
+
+    def _anchors(self, ctx: Context) -> list[Anchor]:
+        return [one for one in self.kept(ctx) if isinstance(one, Anchor)]
+
+    def _learned(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> list[Anchor]:
+        """Return all anchors with those that a prompt computed in full leaves, one a slot."""
+        plan: ServingPlan = prefilled.own
+        work, kl = Work(), None
+        if plan.measures and len(ids) > len(request.ids) and not ctx.stopper.stopped:
+            kl = self._measured(prefilled, ids, request, ctx, work)
+            prefilled.notes.append(f"kvcomm: reused, this answer would have a KL of {kl:.2g} from full")
+        every = self._anchors(ctx)
+        for slot in slots(request.prompt):
+            new = self._anchor(slot, every, prefilled.cache, request, ctx, work)
+            every = anchor_pool.added(every, replace(new, kl=kl), self.anchors)
+        prefilled.select.token_layers += work.token_layers
+        return every
+
+    def _anchor(
+        self, slot: Slot, pool: Sequence[Anchor], cache: SequenceCache, request: Request, ctx: Context, work: Work
+    ) -> Anchor:
+        """Return what ``slot`` of a prompt whose exact K/V are in ``cache`` leaves."""
+        alone, base, _ = alone_kv(slot.chunk, request, ctx, work)
+        true = difference(moved(cache.read(*slot.span), slot.span.start, base, ctx), alone)
+        space, ids = self.space(ctx), slot.chunk.token_ids
+        others = [one for one in anchor_pool.at(pool, space, slot.place) if one.ids != ids]
+        heldout = None
+        if self.gate.compatible(slot, others):
+            near = self._neighbours(alone, slot, others)
+            heldout = comparison(true, offset(near, torch.ones(2, len(true.keys))))
+        start, stop = slot.behind
+        behind = moved(cache.read(start, stop), start, 0, ctx).compact()
+        text = request.ids[start:stop]
+        more: Any = {"behind": behind, "behind_ids": text, "heldout": heldout}
+        return Anchor(space=space, place=slot.place, ids=ids, marks=marks(alone), kv=true, **more)
+
+    def _measured(
+        self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context, work: Work
+    ) -> float:
+        """Return the mean KL(full || reuse) in nats over the answer in ``ids``, of a prompt computed in full."""
+        n, apart = len(request.ids), replace(ctx, bus=Bus(), stopper=Stopper())
+        other = self.reuse(request, self.plan(request, apart), apart, timed())
+        work.token_layers += other.rows.token_layers + other.select.token_layers
+        own = GrowingCache(len(ids))
+        own.write(0, prefilled.cache.read(0, n))
+        answer = ctx.adapter.tensor(ids[n : n + _ANSWER])[:-1]
+
+        def logits(first: torch.Tensor, cache: SequenceCache) -> torch.Tensor:
+            if not len(answer):
+                return first[None]
+            after = ctx.adapter.forward(answer, cache, start=n, keep=len(answer), work=work)
+            return torch.cat([first[None], after.to(first.device)])
+
+        return float(kl_rows(logits(prefilled.logits, own), logits(other.logits, other.cache)).mean())
+
+
+def alone_kv(chunk: Chunk, request: Request, ctx: Context, work: Work) -> tuple[KV, int, bool]:
+    """Return a copy of the K/V that ``chunk`` has alone, its first position there, and whether they were run for it.
+
+    An answer used as a chunk was decoded in its own prompt: it is encoded again, behind what a prompt begins with.
+    """
+    sink = chunk.sink if chunk.lineage == "canonical" else _front(request, ctx)
+    path = (*sink, *chunk.token_ids)
+    with held(path, ctx, work) as found:
+        return join(found.pieces)[len(sink) :].compact(), len(sink), found.matched < len(path)
+
+
+def moved(kv: KV, old: int, new: int, ctx: Context) -> KV:
+    """Return ``kv`` with keys that were at positions from ``old`` on turned to those from ``new`` on."""
+    assert ctx.adapter.rope is not None  # noqa: S101
+    at = torch.arange(kv.length)
+    return ctx.adapter.rope.move(kv, at + old, at + new)
+
+
+def _front(request: Request, ctx: Context) -> Ids:
+    return tuple(ctx.codec.bos_ids) or request.ids[:1]
