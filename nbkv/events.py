@@ -130,8 +130,8 @@ class NotKept(Event):
 class GateDecided(Event):
     """A chunk ``name`` in rows ``[start, stop)`` may be reused with approximated offsets, or not, as ``why`` says.
 
-    ``anchors`` are those there are for it, ``entropy`` of their weights and its ``bound`` are bits, ``kl`` is the mean KL
-    of reuse in nats, ``explained`` the share of offsets that approximation gets right; None: not known. ``measure``:
+    ``anchors`` are those there are for it, ``entropy`` of their weights and its ``bound`` are bits, ``kl`` is the mean
+    KL of reuse in nats, ``explained`` the share of offsets that approximation gets right; None: not known. ``measure``:
     it is computed in full to measure the KL.
     """
 

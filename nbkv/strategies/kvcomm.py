@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -12,28 +12,19 @@ from nbkv.context import Context, Request
 from nbkv.errors import BadOption
 from nbkv.events import AnchorsKept, Bus, Fallback, GateDecided
 from nbkv.families.agents import anchor_pool
-from nbkv.families.agents.anchors import Anchor, Ids, Slot, marks, slots
+from nbkv.families.agents.alone import alone, front
+from nbkv.families.agents.anchor_source import AnchorSource
+from nbkv.families.agents.anchors import Anchor, Slot, marks, slots
 from nbkv.families.agents.gate import Gate, GateDecision
-from nbkv.families.agents.offsets import (
-    ALIGNMENTS,
-    Neighbours,
-    comparison,
-    difference,
-    followed,
-    neighbours,
-    offset,
-    total,
-    trust,
-)
+from nbkv.families.agents.offsets import ALIGNMENTS, Alignment, Neighbours, followed, offset, total, trust
 from nbkv.families.blend.harvest import Harvest, KeptKV
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
 from nbkv.families.options import check, check_choice, check_count, check_share
-from nbkv.families.prefix.base import encode, held
+from nbkv.families.prefix.base import encode
 from nbkv.fidelity import kl_rows
-from nbkv.kv import KV, join
-from nbkv.models.caches.growing import GrowingCache
+from nbkv.kv import KV
 from nbkv.models.work import Work
 from nbkv.result import Chunk, Provenance
 from nbkv.scalars import is_number, is_whole
@@ -41,9 +32,6 @@ from nbkv.stopping import Stopper
 from nbkv.stores.spec import parse_size
 from nbkv.strategy import Prefilled, Strategy, parse
 from nbkv.timing import timed
-
-if TYPE_CHECKING:
-    from nbkv.models.caches.base import SequenceCache
 
 _ANSWER = 16  # tokens of an answer over which the KL of reuse is measured
 
@@ -91,8 +79,8 @@ class KVComm(Harvest):
     never comes again has no anchors.
 
     The gate lets a prompt through if each of its slots has two anchors long enough, weights of an entropy below
-    ``gamma`` times that of even ones, and a mean KL from full of at most ``max_kl`` nats where reuse was measured (None:
-    it is not, as in the paper). What it refuses is computed in full, exact, and leaves anchors.
+    ``gamma`` times that of even ones, and a mean KL from full of at most ``max_kl`` nats where reuse was measured
+    (None: it is not, as in the paper). What it refuses is computed in full, exact, and leaves anchors.
 
     Not as in the paper: distances are relative, so that ``temperature`` means the same for every model (the released
     formulas saturate); ``align="token"`` likens a token to the nearest one of an anchor rather than to that at its
@@ -138,9 +126,14 @@ class KVComm(Harvest):
         return replace(self, gamma=0.0)
 
     @property
+    def alignment(self) -> Alignment:
+        """Return what likens tokens to those of anchors."""
+        return Alignment(self.align, self.temperature)
+
+    @property
     def gate(self) -> Gate:
         """Return the gate."""
-        return Gate(self.gamma, self.max_kl, self.align)
+        return Gate(self.gamma, self.max_kl, self.alignment)
 
     # serving
 
@@ -175,9 +168,7 @@ class KVComm(Harvest):
         if any(unknown):
             return ServingPlan(waiting, tuple(each for each in unknown if each is not None))
         work = ctx.work()
-        placed = [
-            self._placed(slot, anchors, request, ctx, work) for slot, anchors in zip(waiting, there, strict=True)
-        ]
+        placed = [self._placed(slot, anchors, request, ctx, work) for slot, anchors in zip(waiting, there, strict=True)]
         decisions = [
             self.gate.decide(each.slot, each.near, anchors) for each, anchors in zip(placed, there, strict=True)
         ]
@@ -185,15 +176,10 @@ class KVComm(Harvest):
 
     def _placed(self, slot: Slot, anchors: Sequence[Anchor], request: Request, ctx: Context, work: Work) -> SlotKV:
         """Return the K/V to place in ``slot``."""
-        alone, base, encoded = alone_kv(slot.chunk, request, ctx, work)
-        near = self._neighbours(alone, slot, anchors)
-        kv = total(alone, self.offsets(near, trust(anchors)))
-        return SlotKV(kv=kv, base=base, slot=slot, near=near, encoded=encoded)
-
-    def _neighbours(self, alone: KV, slot: Slot, anchors: Sequence[Anchor]) -> Neighbours:
-        enough = self.gate.compatible(slot, anchors)
-        options: Any = {"temperature": self.temperature, "align": self.align}
-        return neighbours(marks(alone), slot.chunk.token_ids, enough, **options)
+        own, ids = alone(slot.chunk, request, ctx, work), slot.chunk.token_ids
+        near = self.alignment.neighbours(marks(own.kv), ids, self.alignment.long_enough(len(ids), anchors))
+        kv = total(own.kv, self.offsets(near, trust(anchors)))
+        return SlotKV(kv=kv, base=own.base, slot=slot, near=near, encoded=own.encoded)
 
     def offsets(self, near: Neighbours, factors: torch.Tensor) -> KV:
         """Return the offsets to add to a chunk's own K/V."""
@@ -220,8 +206,8 @@ class KVComm(Harvest):
         sources[sources == Provenance.CHUNK] = Provenance.CORRECTED
         for one in plan.placed:
             if one.encoded:
-                span = sources[one.slot.span.start : one.slot.span.stop]
-                span[span == Provenance.CORRECTED] = Provenance.FRESH
+                own = sources[one.slot.span.start : one.slot.span.stop]
+                own[own == Provenance.CORRECTED] = Provenance.FRESH
         return prefilled
 
     def select(self, partial: PartialPrefill) -> torch.Tensor:
@@ -246,7 +232,7 @@ class KVComm(Harvest):
         answer = tuple(ids[len(request.ids) :])
         if request.keep and answer and len(ids) <= ctx.adapter.capabilities.stable_context and not ctx.stopper.stopped:
             work = Work()
-            prefilled.notes += encode((*_front(request, ctx), *answer), ctx, work)
+            prefilled.notes += encode((*front(request, ctx), *answer), ctx, work)
             prefilled.select.token_layers += work.token_layers
 
     def harvest(
@@ -285,72 +271,19 @@ class KVComm(Harvest):
     def _learned(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> list[Anchor]:
         """Return all anchors with those that a prompt computed in full leaves, one a slot."""
         plan: ServingPlan = prefilled.own
-        work, kl = Work(), None
-        if plan.measures and len(ids) > len(request.ids) and not ctx.stopper.stopped:
-            kl = self._measured(prefilled, ids, request, ctx, work)
+        source = AnchorSource(request, prefilled.cache, ctx, self.space(ctx), self.alignment, Work())
+        answer, kl = tuple(ids[len(request.ids) :])[:_ANSWER], None
+        if plan.measures and answer and not ctx.stopper.stopped:
+            kl = self._measured(source, prefilled.logits, answer)
             prefilled.notes.append(f"kvcomm: reused, this answer would have a KL of {kl:.2g} from full")
-        every = self._anchors(ctx)
-        for slot in slots(request.prompt):
-            new = self._anchor(slot, every, prefilled.cache, request, ctx, work)
-            every = anchor_pool.added(every, replace(new, kl=kl), self.anchors)
-        prefilled.select.token_layers += work.token_layers
+        every = source.added_to(self._anchors(ctx), self.anchors, kl)
+        prefilled.select.token_layers += source.work.token_layers
         return every
 
-    def _anchor(
-        self, slot: Slot, pool: Sequence[Anchor], cache: SequenceCache, request: Request, ctx: Context, work: Work
-    ) -> Anchor:
-        """Return what ``slot`` of a prompt whose exact K/V are in ``cache`` leaves."""
-        alone, base, _ = alone_kv(slot.chunk, request, ctx, work)
-        true = difference(moved(cache.read(*slot.span), slot.span.start, base, ctx), alone)
-        space, ids = self.space(ctx), slot.chunk.token_ids
-        others = [one for one in anchor_pool.at(pool, space, slot.place) if one.ids != ids]
-        heldout = None
-        if self.gate.compatible(slot, others):
-            near = self._neighbours(alone, slot, others)
-            heldout = comparison(true, offset(near, torch.ones(2, len(true.keys))))
-        start, stop = slot.behind
-        behind = moved(cache.read(start, stop), start, 0, ctx).compact()
-        text = request.ids[start:stop]
-        more: Any = {"behind": behind, "behind_ids": text, "heldout": heldout}
-        return Anchor(space=space, place=slot.place, ids=ids, marks=marks(alone), kv=true, **more)
-
-    def _measured(
-        self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context, work: Work
-    ) -> float:
-        """Return the mean KL(full || reuse) in nats over the answer in ``ids``, of a prompt computed in full."""
-        n, apart = len(request.ids), replace(ctx, bus=Bus(), stopper=Stopper())
-        other = self.reuse(request, self.plan(request, apart), apart, timed())
-        work.token_layers += other.rows.token_layers + other.select.token_layers
-        own = GrowingCache(len(ids))
-        own.write(0, prefilled.cache.read(0, n))
-        answer = ctx.adapter.tensor(ids[n : n + _ANSWER])[:-1]
-
-        def logits(first: torch.Tensor, cache: SequenceCache) -> torch.Tensor:
-            if not len(answer):
-                return first[None]
-            after = ctx.adapter.forward(answer, cache, start=n, keep=len(answer), work=work)
-            return torch.cat([first[None], after.to(first.device)])
-
-        return float(kl_rows(logits(prefilled.logits, own), logits(other.logits, other.cache)).mean())
-
-
-def alone_kv(chunk: Chunk, request: Request, ctx: Context, work: Work) -> tuple[KV, int, bool]:
-    """Return a copy of the K/V that ``chunk`` has alone, its first position there, and whether they were run for it.
-
-    An answer used as a chunk was decoded in its own prompt: it is encoded again, behind what a prompt begins with.
-    """
-    sink = chunk.sink if chunk.lineage == "canonical" else _front(request, ctx)
-    path = (*sink, *chunk.token_ids)
-    with held(path, ctx, work) as found:
-        return join(found.pieces)[len(sink) :].compact(), len(sink), found.matched < len(path)
-
-
-def moved(kv: KV, old: int, new: int, ctx: Context) -> KV:
-    """Return ``kv`` with keys that were at positions from ``old`` on turned to those from ``new`` on."""
-    assert ctx.adapter.rope is not None  # noqa: S101
-    at = torch.arange(kv.length)
-    return ctx.adapter.rope.move(kv, at + old, at + new)
-
-
-def _front(request: Request, ctx: Context) -> Ids:
-    return tuple(ctx.codec.bos_ids) or request.ids[:1]
+    def _measured(self, source: AnchorSource, first: torch.Tensor, answer: Sequence[int]) -> float:
+        """Return the mean KL(full || reuse) in nats over an ``answer`` of full, to whose first token ``first`` led."""
+        apart = replace(source.ctx, bus=Bus(), stopper=Stopper())
+        other = self.reuse(source.request, self.plan(source.request, apart), apart, timed())
+        source.work.token_layers += other.rows.token_layers
+        reused = source.answered(other.logits, answer, other.cache)
+        return float(kl_rows(source.answered(first, answer), reused.to(first.device)).mean())

@@ -1,10 +1,9 @@
-"""The pool of anchors: what is known at a place, what a prompt adds to it, and what goes when there is no more room."""
+"""The pool of anchors: what is known at a place, what a prompt adds to it, and which of them were of use."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-
 
 from nbkv.families.agents.anchors import Anchor, Place
 from nbkv.families.agents.offsets import Neighbours
@@ -50,4 +49,3 @@ def heaviest(near: Neighbours) -> list[Anchor]:
     order = near.shares.argsort(descending=True, stable=True)
     before = near.shares[order].cumsum(dim=0) - near.shares[order]
     return [near.anchors[index] for index in order[before < _MASS].tolist()]
-

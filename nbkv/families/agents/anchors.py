@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -63,17 +64,17 @@ class Anchor:
 
     def shared_behind(self, ids: Sequence[int]) -> int:
         """Return how many first tokens of ``ids`` also stood behind this anchor."""
-        pairs = enumerate(zip(self.behind_ids, ids, strict=False))
-        return next((at for at, (own, other) in pairs if own != other), min(len(self.behind_ids), len(ids)))
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(self.behind_ids, ids, strict=False))
+        return sum(1 for _ in same)
 
 
 def slots(prompt: Prompt) -> tuple[Slot, ...]:
     """Return the slots of ``prompt`` in order."""
     found: list[Slot] = []
     place: Place = ()
-    edges = [start for _, start, _ in prompt.chunks[1:]] + [len(prompt.ids)]
+    edges = [*(start for _, start, _ in prompt.chunks), len(prompt.ids)]
     before = 0
-    for (chunk, start, stop), until in zip(prompt.chunks, edges, strict=True):
+    for (chunk, start, stop), until in zip(prompt.chunks, edges[1:], strict=True):
         place = (*place, prompt.ids[before:start])
         found.append(Slot(chunk, Span(start, stop), place, Span(stop, until)))
         before = stop

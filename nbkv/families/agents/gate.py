@@ -14,10 +14,9 @@ from math import log2
 from statistics import fmean
 
 from nbkv.families.agents.anchors import Anchor, Slot
-from nbkv.families.agents.offsets import Neighbours, explained
+from nbkv.families.agents.offsets import Alignment, Neighbours, explained
 
 LEAST = 2  # anchors without which nothing is approximated, as the paper has it
-_COVER = {"position": 1.0, "token": 0.5}  # an anchor is at least this share of a text as long as the text
 _RECENT = 8  # measured prompts at a place whose mean counts
 _MEASURED = 2  # of them there are before anything is reused
 _AGAIN = 16  # prompts served at a place after which it is measured again
@@ -28,9 +27,9 @@ _SELDOM = 4  # where reuse is refused for its KL, the newest so many anchors go 
 class GateDecision:
     """What became of the text in rows ``[start, stop)``, the slot of chunk ``name``.
 
-    ``anchors`` are those long enough at its place, ``entropy`` and ``bound`` bits (None: not looked at), ``kl`` the mean
-    that was measured there in nats, ``explained`` the share of offsets that approximation gets right (None: not known).
-    ``why`` it is refused, "" where it is not; ``measure``: this prompt is to tell the KL of reuse.
+    ``anchors`` are those long enough at its place, ``entropy`` and ``bound`` bits (None: not looked at), ``kl`` the
+    mean that was measured there in nats, ``explained`` the share of offsets that approximation gets right (None:
+    not known). ``why`` it is refused, "" where it is not; ``measure``: this prompt is to tell the KL of reuse.
     """
 
     name: str
@@ -66,15 +65,11 @@ class Gate:
 
     gamma: float
     max_kl: float | None
-    align: str
-
-    def compatible(self, slot: Slot, anchors: Sequence[Anchor]) -> list[Anchor]:
-        """Return those of ``anchors`` that are long enough for the text of ``slot``."""
-        return [anchor for anchor in anchors if len(anchor.ids) >= _COVER[self.align] * slot.span.length]
+    alignment: Alignment
 
     def unknown(self, slot: Slot, anchors: Sequence[Anchor]) -> GateDecision | None:
         """Return the refusal of ``slot`` where too few of the ``anchors`` at its place are long enough; else None."""
-        enough, (start, stop) = self.compatible(slot, anchors), slot.span
+        enough, (start, stop) = self.alignment.long_enough(slot.span.length, anchors), slot.span
         if len(enough) >= LEAST:
             return None
         name = slot.chunk.name
@@ -83,7 +78,7 @@ class Gate:
 
     def decide(self, slot: Slot, near: Neighbours, anchors: Sequence[Anchor]) -> GateDecision:
         """Return the decision about ``slot``, whose text has neighbours ``near`` among the ``anchors`` at its place."""
-        enough = self.compatible(slot, anchors)
+        enough = self.alignment.long_enough(slot.span.length, anchors)
         entropy, bound = near.entropy, self.gamma * log2(len(enough))
         measured = [anchor.kl for anchor in anchors if anchor.kl is not None][-_RECENT:]
         kl, name = fmean(measured) if measured else None, slot.chunk.name

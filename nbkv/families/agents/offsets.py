@@ -17,7 +17,8 @@ import torch
 from nbkv.families.agents.anchors import Anchor, Ids
 from nbkv.kv import KV
 
-ALIGNMENTS = ("token", "position")
+_COVER = {"token": 0.5, "position": 1.0}  # the least share of a text that an anchor is as long as
+ALIGNMENTS = tuple(_COVER)
 _LEAST = 0.01  # an anchor that has no more weight than this at any token is left out: it would cost as much as others
 
 
@@ -46,39 +47,63 @@ class Neighbours:
         return max(0.0, -float(torch.xlogy(self.weights, self.weights).sum(dim=1).mean())) / log(2)
 
 
-def neighbours(
-    marks: torch.Tensor, ids: Ids, anchors: Sequence[Anchor], *, temperature: float, align: str
-) -> Neighbours:
-    """Return the nearest token of each of ``anchors`` for each token of a text ``ids`` with ``marks`` ``[T, M]``.
+@dataclass(frozen=True)
+class Alignment:
+    """Which token of an anchor a token is likened to, and how much weight the distance of both takes away.
 
-    ``align="position"``, the paper's, takes the token at the same position (of shorter anchors: their last).
-    ``"token"`` takes the one that is nearest by distance over ``temperature`` and by the logarithm of its position:
-    offsets fade as more of the text's own tokens stand before. An anchor of the very same ids takes all weight.
+    ``how="position"``, the paper's, is the token at the same position. ``"token"`` is the one that is nearest by
+    distance over ``temperature`` and by the logarithm of its position: offsets fade as more of the text's own tokens
+    stand before.
     """
-    same = [anchor for anchor in anchors if anchor.ids == ids]
-    if same:
-        rows = torch.arange(len(ids), device=marks.device)[:, None]
-        return Neighbours((same[-1],), rows, torch.ones(len(ids), 1, device=marks.device))
-    found = [_nearest(marks, anchor.marks, temperature, align) for anchor in anchors]
-    rows = torch.stack([at for at, _ in found], dim=1)
-    costs = torch.stack([cost for _, cost in found], dim=1)
-    return Neighbours(tuple(anchors), rows, torch.softmax(-costs, dim=1))
+
+    how: str
+    temperature: float
+
+    def long_enough(self, length: int, anchors: Sequence[Anchor]) -> list[Anchor]:
+        """Return those of ``anchors`` that are long enough for a text of ``length`` tokens."""
+        return [anchor for anchor in anchors if len(anchor.ids) >= _COVER[self.how] * length]
+
+    def neighbours(self, marks: torch.Tensor, ids: Ids, anchors: Sequence[Anchor]) -> Neighbours:
+        """Return the token of each of ``anchors`` that each token of a text ``ids`` with ``marks`` is likened to.
+
+        An anchor of the very same ids takes all weight.
+        """
+        same = [anchor for anchor in anchors if anchor.ids == ids]
+        if same:
+            rows = torch.arange(len(ids), device=marks.device)[:, None]
+            return Neighbours((same[-1],), rows, torch.ones(len(ids), 1, device=marks.device))
+        found = [self._nearest(marks, anchor.marks.to(marks.device)) for anchor in anchors]
+        rows = torch.stack([at for at, _ in found], dim=1)
+        costs = torch.stack([cost for _, cost in found], dim=1)
+        return Neighbours(tuple(anchors), rows, torch.softmax(-costs, dim=1))
+
+    def _nearest(self, marks: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return for each token the row of an anchor that it is likened to, and what that costs."""
+        n = torch.arange(len(marks), device=marks.device)
+        if self.how == "position":
+            rows = n.clamp(max=len(other) - 1)
+            apart = (marks - other[rows]).square().sum(dim=1)
+            return rows, (apart / _scale(marks, other[rows])).sqrt() / self.temperature
+        apart = torch.cdist(marks, other).square() / _scale(marks[:, None], other[None])
+        far = torch.log1p(n[:, None].float()) - torch.log1p(torch.arange(len(other), device=marks.device).float())
+        cost, rows = (apart.sqrt() / self.temperature + far.abs()).min(dim=1)
+        return rows, cost
 
 
-def offset(near: Neighbours, trust: torch.Tensor) -> KV:
-    """Return the offsets ``[H, T, D]`` approximated for a text, times ``trust`` ``[2, L]`` of keys and values."""
+def offset(near: Neighbours, factors: torch.Tensor) -> KV:
+    """Return the offsets ``[H, T, D]`` approximated for a text, times ``factors`` ``[2, L]`` of keys and values."""
     heavy = [at for at in range(len(near.anchors)) if float(near.weights[:, at].max()) > _LEAST]
     weights = near.weights[:, heavy] / near.weights[:, heavy].sum(dim=1, keepdim=True)
     chosen = [(near.anchors[at].kv, near.rows[:, at], weights[:, n, None]) for n, at in enumerate(heavy)]
 
     def summed(side: int, layer: int) -> torch.Tensor:
-        total: torch.Tensor | None = None
+        added: torch.Tensor | None = None
         for kv, rows, share in chosen:
             held = (kv.keys, kv.values)[side][layer]
-            part = held[:, rows.to(held.device)] * (share * trust[side, layer].to(share)).to(held)
-            total = part if total is None else total.add_(part)
-        assert total is not None  # noqa: S101
-        return total
+            part = held[:, rows.to(held.device)] * (share * factors[side, layer].to(share)).to(held)
+            added = part if added is None else added.add_(part)
+        assert added is not None  # noqa: S101
+        return added
 
     layers = range(len(chosen[0][0].keys))
     return KV(tuple(summed(0, layer) for layer in layers), tuple(summed(1, layer) for layer in layers))
@@ -99,9 +124,8 @@ def followed(near: Neighbours, behind: Ids) -> KV | None:
     held = [near.anchors[at].behind[:length] for at in which]
 
     def mean(sides: list[tuple[torch.Tensor, ...]], layer: int) -> torch.Tensor:
-        return torch.stack([side[layer] * share.to(side[layer]) for side, share in zip(sides, shares, strict=True)]).sum(
-            dim=0
-        )
+        each = [side[layer] * share.to(side[layer]) for side, share in zip(sides, shares, strict=True)]
+        return torch.stack(each).sum(dim=0)
 
     layers = range(len(held[0].keys))
     keys, values = [kv.keys for kv in held], [kv.values for kv in held]
@@ -160,21 +184,6 @@ def explained(anchors: Sequence[Anchor]) -> float | None:
     factor = trust(anchors)
     gained = (2 * factor * agreed - factor.square() * guessed).sum()
     return float(gained / true.sum().clamp(min=1e-30))
-
-
-def _nearest(
-    marks: torch.Tensor, other: torch.Tensor, temperature: float, align: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return for each token the row of an anchor that it is likened to, and what that costs."""
-    other, n = other.to(marks.device), torch.arange(len(marks), device=marks.device)
-    if align == "position":
-        rows = n.clamp(max=len(other) - 1)
-        apart = (marks - other[rows]).square().sum(dim=1)
-        return rows, (apart / _scale(marks, other[rows])).sqrt() / temperature
-    apart = torch.cdist(marks, other).square() / _scale(marks[:, None], other[None])
-    far = torch.log1p(n[:, None].float()) - torch.log1p(torch.arange(len(other), device=marks.device).float())
-    cost, rows = (apart.sqrt() / temperature + far.abs()).min(dim=1)
-    return rows, cost
 
 
 def _scale(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

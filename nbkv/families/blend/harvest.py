@@ -22,7 +22,7 @@ from nbkv.strategy import Prefilled
 
 
 class KeptKV(Protocol):
-    """What a strategy keeps of prompts: K/V, or what can be made into some, and the space in which alone it may be used."""
+    """What a strategy keeps of prompts: K/V, and the space in which alone they may be used again."""
 
     @property
     def space(self) -> Space:
@@ -60,9 +60,7 @@ class Harvest(Blend):
         check_share(self, "store_share")
 
     @abstractmethod
-    def harvest(
-        self, partial: PartialPrefill, ids: Sequence[int], request: Request, ctx: Context
-    ) -> Sequence[KeptKV]:
+    def harvest(self, partial: PartialPrefill, ids: Sequence[int], request: Request, ctx: Context) -> Sequence[KeptKV]:
         """Return all that is kept from now on; ``partial.cache`` holds the KV of ``ids``, prompt and answer, so far."""
 
     @abstractmethod
