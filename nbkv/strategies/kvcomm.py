@@ -162,7 +162,7 @@ class KVComm(Harvest):
     def plan(self, request: Request, ctx: Context) -> ServingPlan:
         """Return what the gate makes of the slots of a prompt that reach behind its exact prefix."""
         pool, known = self._anchors(ctx), ctx.store.holds(ctx.space(), request.ids)
-        waiting = tuple(slot for slot in slots(request.prompt) if slot.span.stop > known)
+        waiting = _waiting(slots(request.prompt), known)
         there = [anchor_pool.at(pool, self.space(ctx), slot.place) for slot in waiting]
         unknown = [self.gate.unknown(slot, anchors) for slot, anchors in zip(waiting, there, strict=True)]
         if any(unknown):
@@ -287,3 +287,11 @@ class KVComm(Harvest):
         source.work.token_layers += other.rows.token_layers
         reused = source.answered(other.logits, answer, other.cache)
         return float(kl_rows(source.answered(first, answer), reused.to(first.device)).mean())
+
+
+def _waiting(found: Sequence[Slot], known: int) -> tuple[Slot, ...]:
+    """Return the slots that reach behind the ``known`` rows, and the one before them if the text between does."""
+    first = next((at for at, slot in enumerate(found) if slot.span.stop > known), len(found))
+    if first == len(found):
+        return ()
+    return tuple(slot for slot in found[max(0, first - 1) :] if slot.behind.stop > known or slot.span.stop > known)

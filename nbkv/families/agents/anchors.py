@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -64,8 +63,8 @@ class Anchor:
 
     def shared_behind(self, ids: Sequence[int]) -> int:
         """Return how many first tokens of ``ids`` also stood behind this anchor."""
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(self.behind_ids, ids, strict=False))
-        return sum(1 for _ in same)
+        differ = (at for at, (own, other) in enumerate(zip(self.behind_ids, ids, strict=False)) if own != other)
+        return next(differ, min(len(self.behind_ids), len(ids)))
 
 
 def slots(prompt: Prompt) -> tuple[Slot, ...]:

@@ -26,12 +26,13 @@ _LEAST = 0.01  # an anchor that has no more weight than this at any token is lef
 class Neighbours:
     """For ``T`` tokens, one token of each of ``M`` anchors: ``rows`` ``[T, M]``, with ``weights`` ``[T, M]``.
 
-    ``weights`` sum up to 1 for each token.
+    ``weights`` sum up to 1 for each token. ``same``: there is one anchor, of the very text.
     """
 
     anchors: tuple[Anchor, ...]
     rows: torch.Tensor
     weights: torch.Tensor
+    same: bool = False
 
     @property
     def shares(self) -> torch.Tensor:
@@ -71,7 +72,7 @@ class Alignment:
         same = [anchor for anchor in anchors if anchor.ids == ids]
         if same:
             rows = torch.arange(len(ids), device=marks.device)[:, None]
-            return Neighbours((same[-1],), rows, torch.ones(len(ids), 1, device=marks.device))
+            return Neighbours((same[-1],), rows, torch.ones(len(ids), 1, device=marks.device), same=True)
         found = [self._nearest(marks, anchor.marks.to(marks.device)) for anchor in anchors]
         rows = torch.stack([at for at, _ in found], dim=1)
         costs = torch.stack([cost for _, cost in found], dim=1)
@@ -91,7 +92,11 @@ class Alignment:
 
 
 def offset(near: Neighbours, factors: torch.Tensor) -> KV:
-    """Return the offsets ``[H, T, D]`` approximated for a text, times ``factors`` ``[2, L]`` of keys and values."""
+    """Return the offsets ``[H, T, D]`` approximated for a text, times ``factors`` ``[2, L]`` of keys and values.
+
+    Those of the very text are taken whole.
+    """
+    factors = torch.ones_like(factors) if near.same else factors
     heavy = [at for at in range(len(near.anchors)) if float(near.weights[:, at].max()) > _LEAST]
     weights = near.weights[:, heavy] / near.weights[:, heavy].sum(dim=1, keepdim=True)
     chosen = [(near.anchors[at].kv, near.rows[:, at], weights[:, n, None]) for n, at in enumerate(heavy)]
