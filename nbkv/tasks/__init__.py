@@ -1,11 +1,12 @@
 """Evaluation tasks: questions about text that comes in chunks, and the scoring of their answers.
 
 ``ledger``, ``report`` and ``chat`` write text in the closed vocabulary of the bundled readers; so do ``needle`` and
-``trace``, which are for real models; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text from files;
-``evaluate`` asks the questions in a session and scores the answers. ``prompt_file`` reads prompts of any kind, with or
-without answers.
+``trace``, which are for real models, and ``agents``, which hands facts along chains of agents, for both; ``hotpotqa``,
+``musique`` and ``from_jsonl`` read real text from files; ``evaluate`` asks the questions in a session and scores the
+answers. ``prompt_file`` reads prompts of any kind, with or without answers.
 """
 
+from nbkv.tasks.chains.agents import AgentTask, agents
 from nbkv.tasks.chat import chat
 from nbkv.tasks.evaluate import evaluate
 from nbkv.tasks.files.hotpotqa import hotpotqa
@@ -19,10 +20,12 @@ from nbkv.tasks.report import report
 from nbkv.tasks.trace import trace
 
 __all__ = [
+    "AgentTask",
     "Dialogue",
     "Evidence",
     "Item",
     "Place",
+    "agents",
     "chat",
     "evaluate",
     "from_jsonl",

@@ -340,6 +340,7 @@ TESTED_ELSEWHERE = {
     ),
     "unit/test_disk.py": "stores/tiers/entry stores/tiers/index stores/tiers/policies",
     "unit/test_tiered.py": "stores/tiers/host",
+    "unit/test_agents.py": "session/pipelines/evaluation",
     "unit/test_bench.py": (
         "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
         "bench/measure "
@@ -419,6 +420,7 @@ REACHED = {
         "session/misses/wording show/why"
     ),
     "unit/test_musique.py": "tasks/files/passages",
+    "unit/test_pipeline.py": "session/pipelines/graph session/pipelines/results",
     "unit/test_ranges.py": "models/attention/positions",
     "unit/test_reader.py": "training/initial_weights",
     "unit/test_session.py": (

@@ -61,6 +61,17 @@ def test_the_token_that_ended_an_output_is_not_handed_on(session, words, monkeyp
     assert {edge.tokens for edge in done.edges if edge.source == "planner"} == {5}
 
 
+def test_a_stop_string_is_not_handed_on(session, words):
+    whole = Pipeline(session, CHAIN, **NEW).run(question=words(6))
+    ids = whole["planner"].token_ids
+    last = max(at for at, token in enumerate(ids) if token not in ids[:at])
+    done = Pipeline(session, CHAIN, stop=session.tokenizer.decode([ids[last]]), **NEW).run(question=words(6))
+    (edge,) = [edge for edge in done.edges if (edge.source, edge.agent) == ("planner", "solver")]
+
+    assert done["planner"].finish_reason == "stop"
+    assert edge.tokens == len(done["planner"].token_ids) - 1 == last > 0
+
+
 def test_reuse_is_told_by_edge(session, words):
     chunk = session.chunk(words(30, seed=3), name="facts")
     prompts = {"reader": " w1 {{facts}} w2", "writer": " w3 {{facts}} w4 {{reader}} w5"}
@@ -212,5 +223,5 @@ def test_stop_returns_what_there_was(session):
     assert "stopped at agent 'planner'" in repr(done)
     with pytest.raises(nbkv.UnknownName, match="has not run"):
         _ = done["judge"]
-    with pytest.raises(nbkv.UnknownName, match="plnner.*planner"):
+    with pytest.raises(nbkv.UnknownName, match=r"plnner.*planner"):
         _ = done["plnner"]

@@ -46,11 +46,10 @@ class AgentPrompt:
         return [dict(message) | {"content": _filled(message["content"], value)} for message in self.template]
 
     def _texts(self) -> list[Any]:
-        if isinstance(self.template, str):
-            return [self.template]
-        if not isinstance(self.template, Sequence):
-            return [None]
-        return [message.get("content") if isinstance(message, Mapping) else None for message in self.template]
+        given: object = self.template
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            return [given]
+        return [message.get("content") if isinstance(message, Mapping) else None for message in given]
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,10 @@ class Pipeline:
         return f"<Pipeline: {' -> '.join(told)}{rounds}>"
 
 
+def _written(session: Session, ids: Sequence[int]) -> str:
+    return str(session.tokenizer.decode(ids, skip_special_tokens=True))
+
+
 @dataclass(eq=False)
 class _Turns:
     """One run of a pipeline: the outputs so far, and the runs that gave them."""
@@ -144,9 +148,14 @@ class _Turns:
         return [said] if said else []
 
     def _output(self, name: str, result: Result) -> Chunk:
-        chunk, ends = result.chunk(name), self.pipeline.session.end_tokens
+        """Return an answer without what only ended it: the model's own token, a stop string, white space before it."""
+        session, chunk = self.pipeline.session, result.chunk(name)
         ids = chunk.token_ids
-        return replace(chunk, token_ids=ids[:-1] if ids and ids[-1] in ends else ids)
+        if ids and ids[-1] in session.end_tokens:
+            ids = ids[:-1]
+        while result.finish_reason == "stop" and ids and len(_written(session, ids[:-1])) >= len(result.text.rstrip()):
+            ids = ids[:-1]
+        return replace(chunk, token_ids=ids)
 
     def _fail(self, agent: AgentPrompt, number: int, error: Exception) -> None:
         kind = type(error) if isinstance(error, NbkvError) else NbkvError
