@@ -85,7 +85,8 @@ class KVComm(Harvest):
     Not as in the paper: distances are relative, so that ``temperature`` means the same for every model (the released
     formulas saturate); ``align="token"`` likens a token to the nearest one of an anchor rather than to that at its
     position; offsets are added as far as they have proved right for texts that became anchors later. ``"position"`` is
-    the paper's way. At most ``anchors`` stay at a place, of at most ``anchor_bytes`` in all (such as "256MiB"; None:
+    the paper's way. The last ``tail`` tokens of the text behind the last chunk are run: what they found in other texts
+    is not what they would find in these (0: only the last row). At most ``anchors`` stay at a place, of at most ``anchor_bytes`` in all (such as "256MiB"; None:
     ``store_share`` of the store's limit, and besides it).
     """
 
@@ -101,6 +102,7 @@ class KVComm(Harvest):
     temperature: float = 0.05
     align: str = "token"
     anchors: int = 20
+    tail: int = 16
     anchor_bytes: int | str | None = None
     store_share: float = 0.25
 
@@ -112,6 +114,7 @@ class KVComm(Harvest):
         check(self, "temperature", lambda value: is_number(value) and value > 0, "a number above 0")
         check_choice(self, "align", ALIGNMENTS)
         check_count(self, "anchors", least=2)
+        check_count(self, "tail")
         self._check_bytes()
 
     def _check_bytes(self) -> None:
@@ -192,7 +195,8 @@ class KVComm(Harvest):
         for one in plan.placed:
             start, stop = one.slot.behind
             supplied[one.slot.span.start] = one
-            text = followed(one.near, request.ids[start:stop])
+            asks = stop == len(request.ids)
+            text = followed(one.near, request.ids[start : stop - self.tail * asks])
             if text is not None:
                 ids = request.ids[start : start + text.length]
                 lineage = self.space(ctx).lineage

@@ -18,7 +18,7 @@ from nbkv.models.sampling import Sampling
 from nbkv.result import Provenance
 from nbkv.strategy import parse
 
-OPEN = "kvcomm(max_kl=None, gamma=1.0)"  # reuses whatever has two anchors long enough
+OPEN = "kvcomm(max_kl=None, gamma=1.0, tail=0)"  # reuses whatever has two anchors long enough
 
 
 def anchors(session):
@@ -71,7 +71,7 @@ def forget_prefixes(session):
 @pytest.mark.parametrize("align", ["token", "position"])
 @pytest.mark.parametrize("lengths", [(20,), (16, 12), (9, 9, 9, 9)])
 def test_after_two_prompts_of_a_template_the_rest_is_reused(session_of, asked, lengths, align):
-    session, strategy = session_of(), f"kvcomm(max_kl=None, gamma=1.0, align='{align}')"
+    session, strategy = session_of(), f"kvcomm(max_kl=None, gamma=1.0, tail=0, align='{align}')"
     for prompt in range(5):
         texts = [few(n, seed=10 * prompt + number) for number, n in enumerate(lengths)]
         result = session.generate(asked(session, *texts), strategy=strategy, max_new_tokens=3)
@@ -97,6 +97,17 @@ def test_what_stands_behind_a_slot_is_reused_as_far_as_it_is_the_same(session_of
     assert (result.provenance[-5:] == Provenance.FRESH).all()
 
 
+@pytest.mark.parametrize(("tail", "fresh"), [(0, 0), (3, 3), (7, 7), (16, 7)])
+def test_the_tail_is_run(session_of, asked, tail, fresh):
+    session, strategy = session_of(), f"kvcomm(max_kl=None, gamma=1.0, tail={tail})"
+    taught(session, asked, 9, 9, strategy=strategy, prompts=2)
+    result = session.generate(asked(session, few(9, seed=70), few(9, seed=71)), strategy=strategy, max_new_tokens=1)
+    last = len(result.prompt_ids) - 1
+
+    assert (result.provenance == Provenance.FRESH).nonzero()[0].tolist() == list(range(last + 1 - fresh, last + 1))
+    assert (result.provenance[:last] == Provenance.CORRECTED).sum() == last - max(fresh, 1) + 1 - 5
+
+
 def test_a_text_that_is_an_anchor_gets_the_offsets_it_had(session_of, asked):
     session = session_of()
     taught(session, asked, 18)
@@ -119,7 +130,7 @@ def test_offsets_of_like_texts_are_nearer_than_none(session_of, asked):
 
 @pytest.mark.parametrize("align", ["token", "position"])
 def test_a_text_longer_than_its_anchors_is_refused_and_becomes_one(session_of, asked, align):
-    session, strategy = session_of(), f"kvcomm(max_kl=None, gamma=1.0, align='{align}')"
+    session, strategy = session_of(), f"kvcomm(max_kl=None, gamma=1.0, tail=0, align='{align}')"
     taught(session, asked, 10, strategy=strategy)
     longer = session.generate(asked(session, few(25, seed=90)), strategy=strategy, max_new_tokens=2)
     slightly = session.generate(asked(session, few(12, seed=91)), strategy=strategy, max_new_tokens=2)
@@ -233,7 +244,7 @@ def test_reuse_is_measured_before_it_is_made_and_bounded(session_of, asked, boun
 def test_what_is_measured_is_what_reuse_gives(session_of, asked):
     from nbkv.fidelity import kl_rows
 
-    session, strategy = session_of(), "kvcomm(gamma=1.0, max_kl=9)"
+    session, strategy = session_of(), "kvcomm(gamma=1.0, max_kl=9, tail=0)"
     for prompt in range(2):
         session.generate(asked(session, few(15, seed=prompt)), strategy=strategy, max_new_tokens=4)
     asking = asked(session, few(15, seed=7))
@@ -371,7 +382,7 @@ def test_a_stopped_prompt_leaves_a_session_that_works(session_of, asked):
     "options",
     [
         "gamma=1.5", "gamma=-0.1", "gamma='x'", "max_kl=-1", "max_kl='x'", "temperature=0", "temperature=-1",
-        "align='both'", "anchors=1", "anchors=2.5", "anchor_bytes=-1", "anchor_bytes='many'", "anchor_bytes=1.5",
+        "align='both'", "anchors=1", "anchors=2.5", "tail=-1", "tail=0.5", "anchor_bytes=-1", "anchor_bytes='many'", "anchor_bytes=1.5",
         "store_share=2", "budget=0.1",
     ],
 )  # fmt: skip
