@@ -18,6 +18,7 @@ _HOME = {
     "ttft.chunks": "nbkv.bench.ttft_chunks",
     "decode.tpot": "nbkv.bench.decode_tpot",
     "batch.prefix": "nbkv.bench.batch_prefix",
+    "agents.kvcomm": "nbkv.bench.agents_kvcomm",
     "diffusion.flashblock": "nbkv.bench.diffusion_flashblock",
     "residual.restore": "nbkv.bench.residual_restore",
     "import": "nbkv.bench.import_time",

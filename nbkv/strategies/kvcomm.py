@@ -84,10 +84,12 @@ class KVComm(Harvest):
 
     Not as in the paper: distances are relative, so that ``temperature`` means the same for every model (the released
     formulas saturate); ``align="token"`` likens a token to the nearest one of an anchor rather than to that at its
-    position; offsets are added as far as they have proved right for texts that became anchors later. ``"position"`` is
-    the paper's way. The last ``tail`` tokens of the text behind the last chunk are run: what they found in other texts
-    is not what they would find in these (0: only the last row). At most ``anchors`` stay at a place, of at most ``anchor_bytes`` in all (such as "256MiB"; None:
-    ``store_share`` of the store's limit, and besides it).
+    position (``"position"``, the paper's way); offsets are added as far as they proved right for texts that became
+    anchors later. The last ``tail`` tokens of the text behind the last chunk are run: what they found in other texts is
+    not what they would find in these (0: only the last row).
+
+    At most ``anchors`` stay at a place, of at most ``anchor_bytes`` in all (such as "256MiB"; None: ``store_share`` of
+    the store's limit, and besides it).
     """
 
     name: ClassVar[str] = "kvcomm"

@@ -382,8 +382,8 @@ def test_a_stopped_prompt_leaves_a_session_that_works(session_of, asked):
     "options",
     [
         "gamma=1.5", "gamma=-0.1", "gamma='x'", "max_kl=-1", "max_kl='x'", "temperature=0", "temperature=-1",
-        "align='both'", "anchors=1", "anchors=2.5", "tail=-1", "tail=0.5", "anchor_bytes=-1", "anchor_bytes='many'", "anchor_bytes=1.5",
-        "store_share=2", "budget=0.1",
+        "align='both'", "anchors=1", "anchors=2.5", "anchor_bytes=-1", "anchor_bytes='many'", "anchor_bytes=1.5",
+        "store_share=2", "budget=0.1", "tail=-1", "tail=0.5",
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_refused_in_one_line(options):
