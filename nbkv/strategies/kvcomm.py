@@ -14,7 +14,7 @@ from nbkv.events import AnchorsKept, Bus, Fallback, GateDecided
 from nbkv.families.agents import anchor_pool
 from nbkv.families.agents.alone import alone, front
 from nbkv.families.agents.anchor_source import AnchorSource
-from nbkv.families.agents.anchors import Anchor, Slot, marks, slots
+from nbkv.families.agents.anchors import Anchor, Slot, marks, waiting
 from nbkv.families.agents.gate import Gate, GateDecision
 from nbkv.families.agents.offsets import ALIGNMENTS, Alignment, Neighbours, followed, offset, total, trust
 from nbkv.families.blend.harvest import Harvest, KeptKV
@@ -167,17 +167,19 @@ class KVComm(Harvest):
     def plan(self, request: Request, ctx: Context) -> ServingPlan:
         """Return what the gate makes of the slots of a prompt that reach behind its exact prefix."""
         pool, known = self._anchors(ctx), ctx.store.holds(ctx.space(), request.ids)
-        waiting = _waiting(slots(request.prompt), known)
-        there = [anchor_pool.at(pool, self.space(ctx), slot.place) for slot in waiting]
-        unknown = [self.gate.unknown(slot, anchors) for slot, anchors in zip(waiting, there, strict=True)]
+        open_slots = waiting(request.prompt, known)
+        there = [anchor_pool.at(pool, self.space(ctx), slot.place) for slot in open_slots]
+        unknown = [self.gate.unknown(slot, anchors) for slot, anchors in zip(open_slots, there, strict=True)]
         if any(unknown):
-            return ServingPlan(waiting, tuple(each for each in unknown if each is not None))
+            return ServingPlan(open_slots, tuple(each for each in unknown if each is not None))
         work = ctx.work()
-        placed = [self._placed(slot, anchors, request, ctx, work) for slot, anchors in zip(waiting, there, strict=True)]
+        placed = [
+            self._placed(slot, anchors, request, ctx, work) for slot, anchors in zip(open_slots, there, strict=True)
+        ]
         decisions = [
             self.gate.decide(each.slot, each.near, anchors) for each, anchors in zip(placed, there, strict=True)
         ]
-        return ServingPlan(waiting, tuple(decisions), tuple(placed), work)
+        return ServingPlan(open_slots, tuple(decisions), tuple(placed), work)
 
     def _placed(self, slot: Slot, anchors: Sequence[Anchor], request: Request, ctx: Context, work: Work) -> SlotKV:
         """Return the K/V to place in ``slot``."""
@@ -293,11 +295,3 @@ class KVComm(Harvest):
         source.work.token_layers += other.rows.token_layers
         reused = source.answered(other.logits, answer, other.cache)
         return float(kl_rows(source.answered(first, answer), reused.to(first.device)).mean())
-
-
-def _waiting(found: Sequence[Slot], known: int) -> tuple[Slot, ...]:
-    """Return the slots that reach behind the ``known`` rows, and the one before them if the text between does."""
-    first = next((at for at, slot in enumerate(found) if slot.span.stop > known), len(found))
-    if first == len(found):
-        return ()
-    return tuple(slot for slot in found[max(0, first - 1) :] if slot.behind.stop > known or slot.span.stop > known)

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import nbkv
+from nbkv.families.agents.offsets import difference
 from nbkv.families.attention.context_attention import ContextAttention
 from nbkv.families.blend.layerwise import LayerwisePlacement
 from nbkv.families.evict.base import Evict
@@ -31,6 +32,7 @@ from nbkv.stores.memory import MemoryStore
 from nbkv.strategies import kvlink
 from nbkv.strategies.flashblock import FlashBlock
 from nbkv.studies import answers, divergence, eviction, flashblock, foresight, reasoning
+from nbkv.studies.agents import rivals
 from nbkv.training import diffusion_reader, reader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +95,10 @@ def the_least_worthy_are_kept(patch):
             del self.worth
 
     patch.setattr(Evict, "_evict", evict)
+
+
+def offsets_are_taken_off(patch):
+    patch.setattr("nbkv.strategies.kvcomm.total", difference)
 
 
 def held_bytes_count_twice(patch):
@@ -338,7 +344,14 @@ def foreseen(session):
     return {"kl": divergence.trace(session, prompt, tokens, seeing).distance(full)}
 
 
+def approximated(session):
+    given = [{"question": f"who bought {what} ? ", "answer": f"he bought {what} ."} for what in ("milk", "tea", "salt")]
+    rows = rivals.measure(session, given, warm=2, tokens=4)
+    return {row["rival"]: row["kl"] for row in rows}
+
+
 STUDIES = [
+    ("kvcomm", approximated, offsets_are_taken_off, "by token (`kvcomm`)"),
     ("chunks, real text: naive", cells, keys_keep_their_old_positions, "bos cacheblend(budget=0)"),
     ("chunks, real text: partly", cells, the_mask_is_bottom_right, "bos epic(budget=0.3)"),
     ("chunks, real text: full budget", cells, a_row_sees_the_next_one, "bos epic(budget=1.0)"),
@@ -381,7 +394,7 @@ PLANTED = {
         **dict.fromkeys([each[0] for each in TRAINING], "test_what_a_training_notebook_evaluates_is_what_was_saved"),
     },
     "tables": {
-        **dict.fromkeys(["chunks", "eviction", "eviction-reasoning", "masks"], "test_a_study_reacts"),
+        **dict.fromkeys(["chunks", "eviction", "eviction-reasoning", "kvcomm", "masks"], "test_a_study_reacts"),
         "flashblock": "test_the_study_of_block_diffusion_reacts",
         "replay": "unit/test_simulation.py::test_policies_evict_different_things",
         "bench": "unit/test_bench.py::test_other_outputs_are_refused_not_reported",

@@ -6,8 +6,10 @@ import pytest
 import torch
 from anchors_by_hand import anchor
 
-from nbkv.families.agents.anchors import marks
+from nbkv.families.agents.anchors import marks, waiting
 from nbkv.kv import KV
+from nbkv.prompts.prompt import Prompt
+from nbkv.result import Chunk
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,13 @@ def test_marks_are_values_of_the_middle_layer():
 def test_layers_that_share_kv_have_no_marks():
     layers = tuple(torch.full((1 if layer < 2 else 0, 3, 4), float(layer)) for layer in range(8))
     assert marks(KV(layers, layers)).tolist() == [[1.0] * 4] * 3
+
+
+@pytest.mark.parametrize(
+    ("known", "starts"), [(0, [2, 8]), (4, [2, 8]), (5, [2, 8]), (7, [2, 8]), (8, [8]), (10, [8]), (11, []), (14, [])]
+)
+def test_slots_wait_behind_what_is_known_exactly(known, starts):
+    chunk = Chunk(name="c", text="", token_ids=(1, 2, 3), sink=(), model="")
+    prompt = Prompt(tuple(range(14)), ((chunk, 2, 5), (chunk, 8, 11)))
+
+    assert [slot.span.start for slot in waiting(prompt, known)] == starts

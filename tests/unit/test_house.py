@@ -334,6 +334,7 @@ TESTED_ELSEWHERE = {
     "families/test_states.py": "stopping",
     "notebooks/test_sweep.py": "sweep/execute sweep/folder",
     "strategies/test_evict.py": "families/evict/base families/evict/budget",
+    "strategies/test_kvcomm.py": "families/agents/alone families/agents/anchor_source",
     "strategies/test_kvlink.py": "models/input_embeddings",
     "strategies/test_residual.py": (
         "families/residual/forms families/residual/latents families/residual/sequence models/caches/restoring"
@@ -342,8 +343,8 @@ TESTED_ELSEWHERE = {
     "unit/test_tiered.py": "stores/tiers/host",
     "unit/test_agents.py": "session/pipelines/evaluation",
     "unit/test_bench.py": (
-        "bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock bench/import_time "
-        "bench/measure "
+        "bench/agents_kvcomm bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock "
+        "bench/import_time bench/measure "
         "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/store_scale "
         "bench/ttft_chunks bench/ttft_prefix bench/views bench/why_gain models/work"
     ),

@@ -80,6 +80,15 @@ def slots(prompt: Prompt) -> tuple[Slot, ...]:
     return tuple(found)
 
 
+def waiting(prompt: Prompt, known: int) -> tuple[Slot, ...]:
+    """Return the slots that reach behind the first ``known`` rows, and the one before them if the text between does."""
+    found = slots(prompt)
+    first = next((at for at, slot in enumerate(found) if slot.span.stop > known), len(found))
+    if first == len(found):
+        return ()
+    return tuple(slot for slot in found[max(0, first - 1) :] if slot.behind.stop > known or slot.span.stop > known)
+
+
 def marks(alone: KV) -> torch.Tensor:
     """Return what tells the tokens of a text from others, float32 ``[T, M]``: the values they have ``alone``.
 
