@@ -1,1 +1,1 @@
-"""Agents: texts that several prompts share, at places of prompt templates that come again and again."""
+"""Reuse between agents: what one has decoded is read by others, whose prompts have other words before it."""
