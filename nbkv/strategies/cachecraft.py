@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 
 from nbkv.context import Context, Request
-from nbkv.families.blend.harvest import Harvest, KeptKV
+from nbkv.families.blend.harvest import Harvest, HarvestedKV
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.blend.variants import (
@@ -205,7 +205,7 @@ class CacheCraft(Harvest):
         ids: Sequence[int],  # noqa: ARG002
         request: Request,  # noqa: ARG002
         ctx: Context,
-    ) -> Sequence[KeptKV]:
+    ) -> Sequence[HarvestedKV]:
         """Return all variants with the new ones; of more than ``variants`` of a chunk the least worth is left out."""
         every = list(self.kept(ctx))
         for one in choices(partial):
@@ -224,7 +224,7 @@ class CacheCraft(Harvest):
             every = [v for v in every if v not in gone] + [new] * bool(self.variants)
         return every
 
-    def worth(self, kept: KeptKV) -> float:
+    def worth(self, kept: HarvestedKV) -> float:
         """Return the eviction score: uses times 1 - CCI."""
         return kept.uses * (1 - kept.cci) if isinstance(kept, Variant) else 0.0
 

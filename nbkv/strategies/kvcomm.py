@@ -17,7 +17,7 @@ from nbkv.families.agents.anchor_source import AnchorSource
 from nbkv.families.agents.anchors import Anchor, Slot, marks, waiting
 from nbkv.families.agents.gate import Gate, GateDecision
 from nbkv.families.agents.offsets import ALIGNMENTS, Alignment, Neighbours, followed, offset, total, trust
-from nbkv.families.blend.harvest import Harvest, KeptKV
+from nbkv.families.blend.harvest import Harvest, HarvestedKV
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
@@ -249,12 +249,12 @@ class KVComm(Harvest):
         ids: Sequence[int],  # noqa: ARG002
         request: Request,  # noqa: ARG002
         ctx: Context,
-    ) -> Sequence[KeptKV]:
+    ) -> Sequence[HarvestedKV]:
         """Return all anchors, with the uses that a reused prompt made of them."""
         placed = [one for one in partial.supplied.values() if isinstance(one, SlotKV)]
         return anchor_pool.used(self._anchors(ctx), [(one.slot.place, one.near) for one in placed], self.space(ctx))
 
-    def worth(self, kept: KeptKV) -> float:
+    def worth(self, kept: HarvestedKV) -> float:
         """Return how many prompts an anchor was of use to: the least used is evicted first."""
         return kept.uses if isinstance(kept, Anchor) else 0.0
 
@@ -265,7 +265,7 @@ class KVComm(Harvest):
             return super().limit(ctx)
         return parse_size(given) if isinstance(given, str) else given
 
-    def keep(self, found: Sequence[KeptKV], prefilled: Prefilled, ctx: Context) -> int:
+    def keep(self, found: Sequence[HarvestedKV], prefilled: Prefilled, ctx: Context) -> int:
         """Keep the anchors that were ``found`` as far as there is room, and tell how many; return their bytes."""
         nbytes = super().keep(found, prefilled, ctx)
         left = self.kept(ctx)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nbkv.context import Context, Request
-from nbkv.families.blend.harvest import Harvest, HarvestedKV, KeptKV
+from nbkv.families.blend.harvest import Harvest, HarvestedKV
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_count, check_share
@@ -96,7 +96,7 @@ class KVShare(Harvest):
         ids: Sequence[int],
         request: Request,  # noqa: ARG002
         ctx: Context,
-    ) -> Sequence[KeptKV]:
+    ) -> Sequence[HarvestedKV]:
         """Return what is known with this prompt and its answer, in place of those that it only continues."""
         length = min(len(ids), partial.cache.length)
         new, space = np.array(ids[:length]), self.space(ctx)
@@ -105,7 +105,7 @@ class KVShare(Harvest):
         kv, marks = partial.cache.read(0, length).compact(), rolling_hashes(new, self.shortest)
         return [*left, EarlierPrompt(space=space, kv=kv, ids=new, marks=marks, turn=turn)]
 
-    def worth(self, kept: KeptKV) -> float:
+    def worth(self, kept: HarvestedKV) -> float:
         """Return the turn it was run in: the oldest is evicted first."""
         return kept.turn if isinstance(kept, EarlierPrompt) else 0
 
@@ -170,6 +170,6 @@ def _uncovered(given: Sequence[tuple[Chunk, int, int]], runs: Sequence[Match]) -
     return [chunk for chunk in given if not any(run.at <= chunk[1] and chunk[2] <= run.at + run.length for run in runs)]
 
 
-def _begins(new: Ids, one: KeptKV) -> bool:
+def _begins(new: Ids, one: HarvestedKV) -> bool:
     """Return whether ``one`` is the beginning of ``new``."""
     return isinstance(one, EarlierPrompt) and len(one.ids) <= len(new) and bool((new[: len(one.ids)] == one.ids).all())

@@ -73,7 +73,7 @@ def test_it_writes_its_table(tmp_path, monkeypatch):
     data.write_text("\n".join(map(json.dumps, GIVEN)), encoding="utf-8")
     (tmp_path / "tables").mkdir()
     monkeypatch.setattr(rivals, "TOKENS", 4)
-    told = rivals.main(str(data), "tiny", 3, 1, folder=str(tmp_path))
+    told = rivals.main(str(data), "tiny", warm=3, n=1, folder=str(tmp_path))
     written = json.loads((tmp_path / "tables" / "kvcomm.json").read_text(encoding="utf-8"))
 
     assert rivals.table(written["rows"]) == told

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from nbkv.kv import KV, Space, Span
+from nbkv.families.blend.harvest import HarvestedKV
+from nbkv.kv import KV, Span
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Chunk
 
@@ -31,7 +32,7 @@ class Slot(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Anchor:
+class Anchor(HarvestedKV):
     """Text ``ids`` as it stood at ``place`` in a prompt that was computed in full, K/V of ``space``.
 
     ``kv`` are offsets ``[H, T, D]``: its K/V there less those it has alone, keys turned back to the positions they have
@@ -42,7 +43,6 @@ class Anchor:
     it was of use to, ``age`` the prompts served at its place since.
     """
 
-    space: Space
     place: Place
     ids: Ids
     marks: torch.Tensor
@@ -64,7 +64,8 @@ class Anchor:
     def shared_behind(self, ids: Sequence[int]) -> int:
         """Return how many first tokens of ``ids`` also stood behind this anchor."""
         differ = (at for at, (own, other) in enumerate(zip(self.behind_ids, ids, strict=False)) if own != other)
-        return next(differ, min(len(self.behind_ids), len(ids)))
+        shortest: int = min(len(self.behind_ids), len(ids))
+        return next(differ, shortest)
 
 
 def slots(prompt: Prompt) -> tuple[Slot, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from nbkv.context import Context, Request
 from nbkv.families.blend.base import Blend
@@ -19,18 +19,6 @@ from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_share
 from nbkv.kv import Space
 from nbkv.strategy import Prefilled
-
-
-class KeptKV(Protocol):
-    """What a strategy keeps of prompts: K/V, and the space in which alone they may be used again."""
-
-    @property
-    def space(self) -> Space:
-        """Return that space."""
-
-    @property
-    def nbytes(self) -> int:
-        """Return its bytes."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,18 +48,20 @@ class Harvest(Blend):
         check_share(self, "store_share")
 
     @abstractmethod
-    def harvest(self, partial: PartialPrefill, ids: Sequence[int], request: Request, ctx: Context) -> Sequence[KeptKV]:
+    def harvest(
+        self, partial: PartialPrefill, ids: Sequence[int], request: Request, ctx: Context
+    ) -> Sequence[HarvestedKV]:
         """Return all that is kept from now on; ``partial.cache`` holds the KV of ``ids``, prompt and answer, so far."""
 
     @abstractmethod
-    def worth(self, kept: KeptKV) -> float:
+    def worth(self, kept: HarvestedKV) -> float:
         """Return the eviction score of ``kept``: the lowest is evicted first."""
 
     def space(self, ctx: Context) -> Space:
         """Return the space of this strategy's K/V: its own lineage, model and tenant."""
         return ctx.space(f"approx:{self.name}")
 
-    def kept(self, ctx: Context) -> Sequence[KeptKV]:
+    def kept(self, ctx: Context) -> Sequence[HarvestedKV]:
         """Return what earlier requests of this session left, of every space."""
         return tuple(ctx.scratch.get(self.name, ()))
 
@@ -87,7 +77,7 @@ class Harvest(Blend):
         """Return how many bytes may be kept."""
         return int(self.store_share * ctx.store.limit)
 
-    def keep(self, found: Sequence[KeptKV], prefilled: Prefilled, ctx: Context) -> int:
+    def keep(self, found: Sequence[HarvestedKV], prefilled: Prefilled, ctx: Context) -> int:
         """Keep what was ``found``, evicting the lowest scores above the limit; return the bytes kept."""
         left, limit = list(found), self.limit(ctx)
         nbytes = sum(one.nbytes for one in left)

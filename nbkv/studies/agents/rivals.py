@@ -110,7 +110,7 @@ def measure(session: Session, given: Sequence[dict[str, str]], warm: int, tokens
     The first ``warm`` prompts are computed in full and leave anchors, the others leave nothing.
     """
     for one in given[:warm]:
-        session.generate(prompt(session, one), strategy=KVComm(gamma=0.0), max_new_tokens=1)
+        session.generate(prompt(session, one), strategy="kvcomm(gamma=0)", max_new_tokens=1)
     cells: dict[str, list[dict[str, float]]] = {name: [] for name in rivals()}
     for one in given[warm:]:
         asked = prompt(session, one)
@@ -144,7 +144,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(path: str, model: str, warm: int = WARM, n: int = COUNT, folder: str = "docs") -> str:
+def main(path: str, model: str, *, warm: int = WARM, n: int = COUNT, folder: str = "docs") -> str:
     """Measure the first records of the file and write the JSON; return the table."""
     import nbkv  # noqa: PLC0415
 
@@ -160,4 +160,5 @@ def main(path: str, model: str, warm: int = WARM, n: int = COUNT, folder: str = 
 
 if __name__ == "__main__":
     given_path, given_model, *sizes = sys.argv[1:]
-    sys.stdout.write(main(given_path, given_model, *map(int, sizes[:2])) + "\n")
+    counts = dict(zip(("warm", "n"), map(int, sizes), strict=False))
+    sys.stdout.write(main(given_path, given_model, **counts) + "\n")  # type: ignore[arg-type]  # the two counts
