@@ -43,19 +43,32 @@ def reference(model: Any, ids: Sequence[int], n: int, split: int) -> Reference: 
     """Decode ``n`` tokens after ``ids`` by hand in plain transformers; ``split`` is where a cached prefix would end.
 
     In fp32 the prompt is computed in one piece. In half precision splitting it already changes the logits by more than
-    many tokens win by; exact then means as good as a prefill split at the same place, and that is the reference.
+    many tokens win by; exact then means as good as a prefill split at the same place, and that is the reference. The
+    model's own noise floor, how far the same tokens' logits lie apart when the prompt is computed in one piece, is
+    what is allowed there where it exceeds the rounding of one logit.
     """
+    whole = model.dtype == torch.float32
+    caches = [DynamicCache(config=model.config) for _ in range(1 if whole else 2)]
     prompt = torch.tensor([list(ids)], device=model.device)
-    cache = DynamicCache(config=model.config)
     with torch.inference_mode():
-        if model.dtype != torch.float32:
-            model(prompt[:, :split], past_key_values=cache, logits_to_keep=1)
-        step, tokens, gaps, tolerance = prompt[:, cache.get_seq_length() :], [], [], 0.0
+        if not whole:
+            model(prompt[:, :split], past_key_values=caches[0], logits_to_keep=1)
+        step, tolerance = prompt, 0.0
+        tokens: list[int] = []
+        gaps: list[float] = []
         for _ in range(n):
-            logits = model(step, past_key_values=cache, logits_to_keep=1).logits[0, -1].float()
-            tolerance = max(tolerance, ROUNDING[model.dtype] * max(1.0, float(logits.abs().max())))
-            best = logits.topk(2)
+            logits = [_next(model, step, cache, prompt.shape[1] + len(tokens)) for cache in caches]
+            one_logit = ROUNDING[model.dtype] * max(1.0, float(logits[0].abs().max()))
+            tolerance = max(tolerance, one_logit, float((logits[0] - logits[-1]).abs().max()))
+            best = logits[0].topk(2)
             tokens.append(int(best.indices[0]))
             gaps.append(float(best.values[0] - best.values[1]))
             step = best.indices[None, :1]
     return Reference(tuple(tokens), tuple(gaps), tolerance)
+
+
+def _next(model: Any, step: torch.Tensor, cache: DynamicCache, upto: int) -> torch.Tensor:  # noqa: ANN401
+    """Return the logits ``[vocab]`` after ``upto`` tokens, of which ``step`` ends with those ``cache`` has not seen."""
+    unseen = upto - cache.get_seq_length()
+    logits: torch.Tensor = model(step[:, -unseen:], past_key_values=cache, logits_to_keep=1).logits
+    return logits[0, -1].float()

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import DynamicCache
 
 import nbkv
 from nbkv import bench, cli
-from nbkv.bench.agreement import Reference
+from nbkv.bench.agreement import ROUNDING, Reference, reference
 from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved, table
 from nbkv.bench.models import make
 from nbkv.bench.replay import Pass, flops, ready, recording, run_again, token_layers
@@ -64,6 +65,26 @@ def test_answers_agree_as_far_as_the_reference_decides(tokens, why):
 
 def test_an_undecided_reference_compares_nothing():
     assert "nothing to compare" in Reference(tokens=(1,), gaps=(0.0,), tolerance=0.01).differs([1])
+
+
+@pytest.mark.parametrize("split", [3, 20, 39])
+def test_half_precision_is_allowed_the_models_own_noise(split):
+    model = make("mini", torch.bfloat16).model
+    ids = list(range(1, 41))
+    found = reference(model, ids, 4, split)
+    cached, whole = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model(torch.tensor([ids[:split]]), past_key_values=cached)
+        parts = model(torch.tensor([ids[split:]]), past_key_values=cached).logits[0, -1].float()
+        one = model(torch.tensor([ids]), past_key_values=whole).logits[0, -1].float()
+    assert found.tokens[0] == int(parts.argmax())
+    assert found.tolerance >= float((parts - one).abs().max())
+    assert found.tolerance >= ROUNDING[torch.bfloat16]
+
+
+def test_in_fp32_only_rounding_is_allowed():
+    found = reference(make("mini", torch.float32).model, list(range(1, 41)), 4, 20)
+    assert found.tolerance < 1e-2
 
 
 def test_unknown_names_and_values_out_of_range():
