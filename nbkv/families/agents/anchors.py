@@ -59,13 +59,13 @@ class Anchor(HarvestedKV):
         """Return the bytes of all tensors; token ids count four each."""
         tensors = (self.marks, *(() if self.heldout is None else (self.heldout,)))
         ids = 4 * (len(self.ids) + len(self.behind_ids) + sum(map(len, self.place)))
-        return self.kv.nbytes + self.behind.nbytes + sum(t.numel() * t.element_size() for t in tensors) + ids
+        own: int = sum(t.numel() * t.element_size() for t in tensors)
+        return self.kv.nbytes + self.behind.nbytes + own + ids
 
     def shared_behind(self, ids: Sequence[int]) -> int:
         """Return how many first tokens of ``ids`` also stood behind this anchor."""
         differ = (at for at, (own, other) in enumerate(zip(self.behind_ids, ids, strict=False)) if own != other)
-        shortest: int = min(len(self.behind_ids), len(ids))
-        return next(differ, shortest)
+        return next(differ, min(len(self.behind_ids), len(ids)))
 
 
 def slots(prompt: Prompt) -> tuple[Slot, ...]:
