@@ -19,6 +19,7 @@ _HOME = {
     "decode.tpot": "nbkv.bench.decode_tpot",
     "batch.prefix": "nbkv.bench.batch_prefix",
     "agents.kvcomm": "nbkv.bench.agents_kvcomm",
+    "agents.relay": "nbkv.bench.agents_relay",
     "diffusion.flashblock": "nbkv.bench.diffusion_flashblock",
     "residual.restore": "nbkv.bench.residual_restore",
     "import": "nbkv.bench.import_time",

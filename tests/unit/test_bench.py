@@ -184,6 +184,28 @@ def test_agents_have_no_figures_where(monkeypatch, what):
     assert ("gate that refuses everything: token 0" if what.startswith("the answer") else "are reused") in row.refused
 
 
+def test_the_last_agent_of_a_chain_reads_what_the_others_decoded():
+    as_it_is, rectified = bench.run(["agents.relay"], shape="mini", context=128, rounds=1)
+    assert (as_it_is.against, as_it_is.regime["agents"], as_it_is.regime["output"]) == ("full", 5, 32)
+    assert min(as_it_is.ours, as_it_is.baseline, rectified.ours, rectified.baseline) > 0
+    assert 1 < rectified.ideal < as_it_is.ideal == pytest.approx(160 / 36)  # 32 of its own, and each one's last token
+    assert "77.5% of 160 tokens reused" in as_it_is.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "told"),
+    [
+        ("nbkv.strategies.relay.Relay.supply", lambda self, request, ctx: (request, {}), "tokens were fresh"),
+        ("nbkv.strategies.relay.Relay.at_full_budget", lambda self: nbkv.strategy.parse("relay(0)"), "full budget"),
+    ],
+)
+def test_a_chain_that_reuses_nothing_or_says_something_else_has_no_figures(monkeypatch, name, wrong, told):
+    monkeypatch.setattr(name, wrong)
+    rows = bench.run(["agents.relay"], shape="mini", context=128, rounds=1)
+    assert all(row.ours is None for row in rows)
+    assert any(told in row.refused for row in rows)
+
+
 def test_the_planners_pick_is_measured_beside_every_form(tmp_path):
     path = tmp_path / "rows.json"
     command = ["bench", "residual.restore", "--shape", "mini", "--context", "64", "--rounds", "1", "--json", str(path)]

@@ -343,8 +343,8 @@ TESTED_ELSEWHERE = {
     "unit/test_tiered.py": "stores/tiers/host",
     "unit/test_agents.py": "session/pipelines/evaluation",
     "unit/test_bench.py": (
-        "bench/agents_kvcomm bench/agreement bench/batch_prefix bench/decode_tpot bench/diffusion_flashblock "
-        "bench/import_time bench/measure "
+        "bench/agents_kvcomm bench/agents_relay bench/agreement bench/batch_prefix bench/decode_tpot "
+        "bench/diffusion_flashblock bench/import_time bench/measure "
         "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/store_scale "
         "bench/ttft_chunks bench/ttft_prefix bench/views bench/why_gain models/work"
     ),

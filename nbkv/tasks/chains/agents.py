@@ -15,6 +15,7 @@ from nbkv.tasks.writer import CARRIED, HEADER, NoteWriter
 TELLER: Final = "teller"
 """The last agent, which is asked for one line and sees only what the others wrote."""
 
+_TWO_DIGITS: Final = range(10, 100)  # what a small model copies without a slip
 _FORMS: Final = ("list", "notes")
 _TOKENS: Final = {"list": 9, "notes": 5}  # of a line that an agent writes, with some room
 
@@ -49,7 +50,7 @@ class AgentTask:
 
 
 def agents(
-    seed: int = 0, n: int = 16, agents: int = 5, *, first: int = 8, lines: int = 2, form: str = "list"
+    seed: int = 0, n: int = 16, agents: int = 5, *, first: int = 10, lines: int = 2, form: str = "list"
 ) -> list[AgentTask]:
     """Return ``n`` chains of ``agents`` agents: keepers, which write things down, and a teller, which is asked for one.
 
@@ -64,7 +65,9 @@ def agents(
             message = f"{name}={value}: must be at least {least}"
             raise BadOption(message)
     things = first + (agents - 2) * lines
-    if things > min(len(ITEMS), len(AMOUNTS)) or (form == "notes" and agents > len(NAMES)):
+    if things > min(len(ITEMS), len(AMOUNTS if form == "notes" else _TWO_DIGITS)) or (
+        form == "notes" and agents > len(NAMES)
+    ):
         message = f"agents={agents}, first={first}, lines={lines}: there are not enough different things to write down"
         raise BadOption(message)
     if form not in _FORMS:
@@ -76,7 +79,7 @@ def agents(
 
 
 def _list(rng: Random, sizes: list[int]) -> AgentTask:
-    items, amounts = iter(rng.sample(ITEMS, len(ITEMS))), iter(rng.sample(AMOUNTS, len(AMOUNTS)))
+    items, amounts = iter(rng.sample(ITEMS, len(ITEMS))), iter(rng.sample(_TWO_DIGITS, len(_TWO_DIGITS)))
     known: list[tuple[str, int]] = []
     prompts, inputs, wanted = {}, {}, {}
     for number, size in enumerate(sizes, 1):
