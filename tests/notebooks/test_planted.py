@@ -186,6 +186,7 @@ def told(name, parameters, plants, patch):
     return found, space
 
 
+AGENTS = {"chains": 1, "agents": 3, "first": 4, "lines": 4}
 REUSE = {"n": 2, "chunks": 3, "lines": 3, "strategies": ["epic"], "budgets": [0.3, 1.0], "sinks": ["bos"]}
 MASKS = {"n": 1, "chunks": 3, "lines": 3, "ratios": [0.0, 0.3, 1.0]}
 BLOCKS = {"n": 1, "followed": 1, "chunks": 3, "lines": [4], "blocks": [4], "taus": [1, 2], "unmasks": ["static"]}
@@ -200,6 +201,12 @@ UNTIL = {"train_reader": "cell-9"}  # what comes then asks the same model by the
 
 # name, parameters, what is planted all at once, and what of the notebook each of it must move
 NOTEBOOKS = [
+    (
+        "50_agents",
+        AGENTS,
+        (keys_keep_their_old_positions,),
+        lambda found, space: (found["kl"]["relay(budget=0)"], found["kl"]["relay"]),
+    ),
     (
         "10_chunk_reuse",
         REUSE,
