@@ -137,7 +137,7 @@ def _one(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
 
 
 def _decided(decisions: list[GateDecided]) -> dict[str, float | int | str | None]:
-    """Return the running figures of the gate's decisions about one chunk name, and the last ones as they were."""
+    """Return the running figures of the gate's decisions about one chunk name; ``why`` is that of the last refusal."""
     last = decisions[-1]
     looked = [each.entropy / each.bound for each in decisions if each.entropy is not None and each.bound]
     return {
@@ -147,7 +147,7 @@ def _decided(decisions: list[GateDecided]) -> dict[str, float | int | str | None
         "entropy": _mean(looked),
         "kl": last.kl,
         "explained": last.explained,
-        "why": last.why,
+        "why": next((each.why for each in reversed(decisions) if each.why), ""),
     }
 
 

@@ -350,12 +350,8 @@ def test_its_figures_are_in_stats(session_of, asked):
     taught(session, asked, 12, prompts=4)
     stats = session.stats
 
-    assert {name: stats.gate["slot0"][name] for name in ("accepted", "refused", "anchors", "why")} == {
-        "accepted": 2,
-        "refused": 2,
-        "anchors": 2,
-        "why": "",
-    }
+    assert [stats.gate["slot0"][name] for name in ("accepted", "refused", "anchors")] == [2, 2, 2]
+    assert stats.gate["slot0"]["why"].startswith("slot0 has 1 of 2 anchors")
     assert 0 < stats.gate["slot0"]["entropy"] < 1
     assert stats.anchors["count"] == 2
     assert stats.anchors["bytes"] == sum(anchor.nbytes for anchor in anchors(session))
