@@ -9,12 +9,17 @@ import pytest
 import torch
 
 import nbkv
+from nbkv.context import Request
 from nbkv.errors import BadOption
 from nbkv.events import AnchorsKept, GateDecided
+from nbkv.families.agents.alone import alone, moved
+from nbkv.families.agents.anchor_source import AnchorSource
 from nbkv.families.agents.anchors import slots
+from nbkv.families.agents.offsets import Alignment, total
 from nbkv.inference.forced import follow
 from nbkv.inference.run import RequestRun
 from nbkv.models.sampling import Sampling
+from nbkv.models.work import Work
 from nbkv.result import Provenance
 from nbkv.strategy import parse
 
@@ -197,6 +202,23 @@ def test_slots_have_the_texts_before_them_as_place(session_of, words):
     assert second.place == (built.ids[:3], ())
     assert (first.behind, second.behind) == ((8, 8), (13, 16))
     assert slots(session._prompt(words(4))) == ()
+
+
+def test_an_anchor_and_the_text_alone_give_the_real_kv(session_of, asked):
+    session = session_of()
+    built, ctx = session._prompt(asked(session, few(9, seed=1), few(6, seed=2))), session._open().for_request()
+    request, work = Request(built, 1, keep=False), Work()
+    cache = parse("full").prefill(request, ctx).cache
+    source = AnchorSource(request, cache, ctx, ctx.space("approx:kvcomm"), Alignment("token", 0.05), work)
+    for slot in slots(built):
+        anchor, own = source.anchor(slot, [], None), alone(slot.chunk, request, ctx, work)
+        here = moved(total(own.kv, anchor.kv), own.base, slot.span.start, ctx)
+        behind = moved(anchor.behind, 0, slot.behind.start, ctx)
+        for got, span in ((here, slot.span), (behind, slot.behind)):
+            real = cache.read(*span)
+            pairs = zip((*got.keys, *got.values), (*real.keys, *real.values), strict=True)
+            assert all(torch.allclose(mine, theirs, atol=1e-5) for mine, theirs in pairs)
+    assert work.token_layers == 0  # the chunks were encoded before
 
 
 # the gate
