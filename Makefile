@@ -67,6 +67,7 @@ tables: $(STAMP)
 tables-real: models
 	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.real_text.table
 	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.reasoning $(DATA)/gsm8k_test.jsonl models/smollm2
+	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.decisions.table --folder $(DATA)
 	$(BIN)/python -m nbkv.studies.real_text.table --speed 2
 
 lint: $(STAMP)

@@ -168,6 +168,18 @@ class BatchProgress(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ranked(Event):
+    """Of ``documents`` the one given at place ``best`` came first; ``reused`` of the ``prompt``'s tokens had KV."""
+
+    strategy: str
+    documents: int
+    best: int
+    prompt: int
+    reused: int
+    compute_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Advanced(Event):
     """Long ``work`` (such as ``compare``) has done ``done`` of about ``total`` steps and begins what ``doing`` names.
 

@@ -29,6 +29,9 @@ from nbkv.session.encoding.chunks import check_name, make_chunk
 from nbkv.session.lock import SessionLock
 from nbkv.session.measure import FidelityMeter
 from nbkv.session.misses.journal import Journal
+from nbkv.session.reranking import layout
+from nbkv.session.reranking.ranking import Document, Ranking
+from nbkv.session.reranking.rerank import Reranking
 from nbkv.session.stats import Meter
 from nbkv.session.stream import Stream
 from nbkv.show.progress import screen
@@ -168,6 +171,31 @@ class Requests:
             return job.run(prompts, self._lock)
         finally:
             self.last = job.results
+
+    def rerank(
+        self,
+        query: str,
+        chunks: Iterable[Document],
+        *,
+        strategy: str | Strategy = "prefix",
+        layers: str | tuple[int, int] | None = None,
+        calibrate: bool = True,
+        instruction: str = layout.ANSWER,
+        fidelity: bool = False,
+    ) -> Ranking:
+        """Rank ``chunks`` (text, chunks, Results) by what the query's tokens attend to in them: docs/rerank.md.
+
+        Their KV are computed once, in the order given; then a query costs its own tokens. ``strategy``: ``prefix`` is
+        exact, ``blend`` and others reuse chunks wherever they stand. ``layers``: None (all), ``"middle"``, or ``(first,
+        last)``. ``calibrate`` subtracts what ``N/A`` attends to. ``instruction`` stands before the query. ``fidelity``
+        measures the distance to full's ranking. Raises ``BadPrompt``, ``BadOption``, ``UnsupportedModel``.
+        """
+        ctx = self._open().for_request(next(self._count))
+        self._fidelity.check(fidelity)
+        options: dict[str, Any] = {"instruction": instruction, "layers": layers, "calibrate": calibrate}
+        work = Reranking.of(ctx, chosen_strategy(strategy, ctx), query, chunks, **options)
+        with self._lock.request():
+            return work.run(fidelity=fidelity)
 
     def full_ttft_s(self, tokens: int) -> float | None:
         """Return about the seconds to the first token that ``full`` takes for ``tokens``, from requests so far.

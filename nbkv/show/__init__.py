@@ -16,6 +16,7 @@ from nbkv.show.health import health_html, health_text
 from nbkv.show.page import table_html, table_text
 from nbkv.show.pipeline import pipeline_html, pipeline_text
 from nbkv.show.plan import plan_html, plan_text
+from nbkv.show.ranking import ranking_html, ranking_text
 from nbkv.show.replay import replay_html, replay_svg, replay_text
 from nbkv.show.report import report_html, report_text
 from nbkv.show.result import coming_html, result_html, result_summary, result_text
@@ -53,6 +54,8 @@ __all__ = [
     "pipeline_text",
     "plan_html",
     "plan_text",
+    "ranking_html",
+    "ranking_text",
     "replay_html",
     "replay_svg",
     "replay_text",

@@ -3,11 +3,15 @@
 ``ledger``, ``report`` and ``chat`` write text in the closed vocabulary of the bundled readers; so do ``needle`` and
 ``trace``, which are for real models, and ``agents``, which hands facts along chains of agents, for both; ``hotpotqa``,
 ``musique`` and ``from_jsonl`` read real text from files; ``evaluate`` asks the questions in a session and scores the
-answers. ``prompt_file`` reads prompts of any kind, with or without answers.
+answers. ``prompt_file`` reads prompts of any kind, with or without answers. ``tool_choice``, ``judge`` and
+``last_words`` give choices: one of a few options is the answer.
 """
 
 from nbkv.tasks.chains.agents import AgentTask, agents
 from nbkv.tasks.chat import chat
+from nbkv.tasks.choices.choice import Choice, last_words
+from nbkv.tasks.choices.judge import judge
+from nbkv.tasks.choices.tool_choice import tool_choice
 from nbkv.tasks.evaluate import evaluate
 from nbkv.tasks.files.hotpotqa import hotpotqa
 from nbkv.tasks.files.jsonl import from_jsonl
@@ -21,6 +25,7 @@ from nbkv.tasks.trace import trace
 
 __all__ = [
     "AgentTask",
+    "Choice",
     "Dialogue",
     "Evidence",
     "Item",
@@ -30,10 +35,13 @@ __all__ = [
     "evaluate",
     "from_jsonl",
     "hotpotqa",
+    "judge",
+    "last_words",
     "ledger",
     "musique",
     "needle",
     "prompt_file",
     "report",
+    "tool_choice",
     "trace",
 ]

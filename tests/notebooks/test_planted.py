@@ -28,6 +28,7 @@ from nbkv.models.caches.evicting import EvictingCache
 from nbkv.models.caches.recurrent import StateLayer
 from nbkv.models.caches.restoring import RestoringLayer
 from nbkv.models.probing.probe import probe
+from nbkv.session.reranking import rerank
 from nbkv.stores.memory import MemoryStore
 from nbkv.strategies import kvlink
 from nbkv.strategies.flashblock import FlashBlock
@@ -199,6 +200,12 @@ BEHIND = {"11_masks": "imports", "40_bounded_memory": "bounded-02", "41_state_ch
 BEHIND |= {"train_reader": "cell-1", "train_diffuser": "cell-2", "train_links": "cell-2"}
 UNTIL = {"train_reader": "cell-9"}  # what comes then asks the same model by the same function
 
+
+def attention_is_read_backwards(patch):
+    own = rerank.query_attention
+    patch.setattr(rerank, "query_attention", lambda *given: own(*given)[::-1].copy())
+
+
 # name, parameters, what is planted all at once, and what of the notebook each of it must move
 NOTEBOOKS = [
     (
@@ -206,6 +213,12 @@ NOTEBOOKS = [
         AGENTS,
         (keys_keep_their_old_positions,),
         lambda found, space: (found["kl"]["relay(budget=0)"], found["kl"]["relay"]),
+    ),
+    (
+        "53_rerank",
+        {"questions": 6, "documents": 4, "reused": ["epic(budget=0.15)"]},
+        (attention_is_read_backwards,),
+        lambda found, space: (found["recall"]["ICR"], found["scores"][0]),
     ),
     (
         "10_chunk_reuse",
@@ -403,6 +416,7 @@ PLANTED = {
     "tables": {
         **dict.fromkeys(["chunks", "eviction", "eviction-reasoning", "kvcomm", "masks"], "test_a_study_reacts"),
         "flashblock": "test_the_study_of_block_diffusion_reacts",
+        "decisions": "unit/test_decisions.py::test_a_fault_in_placing_chunks_is_seen_in_the_decisions",
         "replay": "unit/test_simulation.py::test_policies_evict_different_things",
         "bench": "unit/test_bench.py::test_other_outputs_are_refused_not_reported",
         "certify": "unit/test_splits.py::test_a_table_beyond_the_bound_is_seldom_certified_and_told",

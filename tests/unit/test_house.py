@@ -339,6 +339,11 @@ TESTED_ELSEWHERE = {
     "strategies/test_residual.py": (
         "families/residual/forms families/residual/latents families/residual/sequence models/caches/restoring"
     ),
+    "unit/test_decisions.py": (
+        "studies/decisions/option_odds studies/decisions/rivals studies/decisions/table "
+        "tasks/choices/choice tasks/choices/judge tasks/choices/tool_choice"
+    ),
+    "unit/test_reranking.py": "session/reranking/layout session/reranking/ranking show/ranking",
     "unit/test_disk.py": "stores/tiers/entry stores/tiers/index stores/tiers/policies",
     "unit/test_tiered.py": "stores/tiers/host",
     "unit/test_agents.py": "session/pipelines/evaluation",
