@@ -21,6 +21,7 @@ from nbkv.families.agents.offsets import difference
 from nbkv.families.attention.context_attention import ContextAttention
 from nbkv.families.blend.layerwise import LayerwisePlacement
 from nbkv.families.evict.base import Evict
+from nbkv.kv import KV
 from nbkv.models import loading
 from nbkv.models.attention import masks, ranges
 from nbkv.models.attention.positions import PassAttention
@@ -30,7 +31,7 @@ from nbkv.models.caches.restoring import RestoringLayer
 from nbkv.models.probing.probe import probe
 from nbkv.session.reranking import rerank
 from nbkv.stores.memory import MemoryStore
-from nbkv.strategies import kvlink
+from nbkv.strategies import kvlink, relay
 from nbkv.strategies.flashblock import FlashBlock
 from nbkv.studies import answers, divergence, eviction, flashblock, foresight, reasoning
 from nbkv.studies.agents import rivals
@@ -67,6 +68,17 @@ def keys_keep_their_old_positions(patch):
         self.cache.put(layer, piece.start, keys, values)
 
     patch.setattr(LayerwisePlacement, "_put", put)
+
+
+def answers_come_back_halved(patch):
+    own = relay.newest
+
+    def newest(answers, chunk):
+        found = own(answers, chunk)
+        kv = found and KV(found.kv.keys, tuple(values / 2 for values in found.kv.values))
+        return found and replace(found, kv=kv)
+
+    patch.setattr(relay, "newest", newest)
 
 
 def kept_attention_counts_half(patch):
@@ -211,7 +223,7 @@ NOTEBOOKS = [
     (
         "50_agents",
         AGENTS,
-        (keys_keep_their_old_positions,),
+        (answers_come_back_halved,),
         lambda found, space: (found["kl"]["relay(budget=0)"], found["kl"]["relay"]),
     ),
     (

@@ -35,7 +35,9 @@ def test_what_is_asked_was_handed_on_by_agents_only(form, number, first, lines):
         assert not any(name in task.prompts[TELLER] for name in task.inputs)
         assert task.lines[TELLER][0] not in task.prompts[TELLER]
         told = " ".join(task.inputs.values())
-        assert all(line.split()[0] in told for lines in list(task.lines.values())[:-1] for line in lines)
+        assert all(
+            word in told for lines in list(task.lines.values())[:-1] for line in lines for word in line.split()[:1]
+        )
         assert set(task.scores(right(task)).values()) == {1.0}
 
 
@@ -45,8 +47,8 @@ def test_what_is_missing_wrong_or_said_twice_is_not_right(form):
     lines, between = task.lines["keeper1"], "\n" if form == "list" else " "
     for said, share in (
         (lines[:3], 0.75),
-        ([*lines, lines[0]], 0.75),
-        ([lines[0].replace(" ", " 9", 1), *lines[1:]], 0.75),
+        ([*lines, lines[1]], 0.75),
+        ([*lines[:3], lines[3].replace(" ", " 9", 1)], 0.75),
         ([], 0.0),
     ):
         assert task.scores(right(task) | {"keeper1": Said(between.join(said))})["keeper1"] == share

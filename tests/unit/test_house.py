@@ -336,6 +336,7 @@ TESTED_ELSEWHERE = {
     "strategies/test_evict.py": "families/evict/base families/evict/budget",
     "strategies/test_kvcomm.py": "families/agents/alone families/agents/anchor_source",
     "strategies/test_kvlink.py": "models/input_embeddings",
+    "strategies/test_relay.py": "families/agents/decoded families/agents/layer_profile",
     "strategies/test_residual.py": (
         "families/residual/forms families/residual/latents families/residual/sequence models/caches/restoring"
     ),

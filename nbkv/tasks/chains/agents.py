@@ -85,12 +85,14 @@ def _list(rng: Random, sizes: list[int]) -> AgentTask:
     for number, size in enumerate(sizes, 1):
         new = [(next(items), next(amounts)) for _ in range(size)]
         known += new
-        before = f"{{{{keeper{number - 1}}}}}\n" if number > 1 else ""
-        prompts[f"keeper{number}"] = f"The list:\n{before}{{{{new{number}}}}}\n\nThe same list again:\n"
+        begun = f"{known[0][0]} ="  # how the list begins is given, or a small model leaves out its first lines
+        before = f"{begun}{{{{keeper{number - 1}}}}}\n" if number > 1 else ""
+        prompts[f"keeper{number}"] = f"The list:\n{before}{{{{new{number}}}}}\n\nThe same list again:\n{begun}"
         inputs[f"new{number}"] = "\n".join(_line(*each) for each in new)
-        wanted[f"keeper{number}"] = [_line(*each) for each in known]
+        wanted[f"keeper{number}"] = [str(known[0][1]), *(_line(*each) for each in known[1:])]
     asked, amount = rng.choice(known)
-    prompts[TELLER] = f"The list:\n{{{{keeper{len(sizes)}}}}}\n\nOne line of the list again:\n{asked} ="
+    listed = f"{known[0][0]} ={{{{keeper{len(sizes)}}}}}"
+    prompts[TELLER] = f"The list:\n{listed}\n\nOne line of the list again:\n{asked} ="
     room = _TOKENS["list"] * len(known)
     return AgentTask(prompts, inputs, wanted | {TELLER: [str(amount)]}, "list", room, "\n\n")
 
