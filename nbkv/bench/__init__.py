@@ -20,6 +20,7 @@ _HOME = {
     "decode.tpot": "nbkv.bench.decode_tpot",
     "batch.prefix": "nbkv.bench.batch_prefix",
     "search.ets": "nbkv.bench.search_ets",
+    "agents.kvcomm": "nbkv.bench.agents_kvcomm",
     "agents.relay": "nbkv.bench.agents_relay",
     "diffusion.flashblock": "nbkv.bench.diffusion_flashblock",
     "residual.restore": "nbkv.bench.residual_restore",

@@ -2,10 +2,10 @@
 
 ``ledger``, ``report`` and ``chat`` write text in the closed vocabulary of the bundled readers; so do ``needle`` and
 ``trace``, which are for real models, as are the ``sums``, and ``agents``, which hands facts along chains of agents, for
-both; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text from files; ``evaluate`` asks the questions in a session
-and scores the answers. ``prompt_file`` reads prompts of any kind, with or without answers. ``tool_choice``, ``judge`` and
-``last_words`` give choices: one of a few options is the answer. ``StepCheck`` says of an answer in steps how good it is
-so far.
+both; ``hotpotqa``, ``musique`` and ``from_jsonl`` read real text from files; ``evaluate`` asks the questions in a
+session and scores the answers. ``prompt_file`` reads prompts of any kind, with or without answers. ``tool_choice``,
+``judge`` and ``last_words`` give choices: one of a few options is the answer. ``StepCheck`` says of an answer in steps
+how good it is so far.
 """
 
 from nbkv.tasks.chains.agents import AgentTask, agents

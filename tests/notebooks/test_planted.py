@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import nbkv
+from nbkv.families.agents.offsets import difference
 from nbkv.families.attention.context_attention import ContextAttention
 from nbkv.families.blend.layerwise import LayerwisePlacement
 from nbkv.families.evict.base import Evict
@@ -37,6 +38,7 @@ from nbkv.stores.tiers.indexed.policies import LeastRecent
 from nbkv.strategies import kvlink, relay
 from nbkv.strategies.flashblock import FlashBlock
 from nbkv.studies import answers, divergence, eviction, flashblock, foresight, reasoning
+from nbkv.studies.agents import rivals
 from nbkv.traces import simulation
 from nbkv.traces.log import LoggedRequest, RequestLog
 from nbkv.training import diffusion_reader, reader
@@ -112,6 +114,10 @@ def the_least_worthy_are_kept(patch):
             del self.worth
 
     patch.setattr(Evict, "_evict", evict)
+
+
+def offsets_are_taken_off(patch):
+    patch.setattr("nbkv.strategies.kvcomm.total", difference)
 
 
 def held_bytes_count_twice(patch):
@@ -422,7 +428,14 @@ def foreseen(session):
     return {"kl": divergence.trace(session, prompt, tokens, seeing).distance(full)}
 
 
+def approximated(session):
+    given = [{"question": f"who bought {what} ? ", "answer": f"he bought {what} ."} for what in ("milk", "tea", "salt")]
+    rows = rivals.measure(session, given, warm=2, tokens=4)
+    return {row["rival"]: row["kl"] for row in rows}
+
+
 STUDIES = [
+    ("kvcomm", approximated, offsets_are_taken_off, "by token (`kvcomm`)"),
     ("chunks, real text: naive", cells, keys_keep_their_old_positions, "bos cacheblend(budget=0)"),
     ("chunks, real text: partly", cells, the_mask_is_bottom_right, "bos epic(budget=0.3)"),
     ("chunks, real text: full budget", cells, a_row_sees_the_next_one, "bos epic(budget=1.0)"),
@@ -479,7 +492,7 @@ PLANTED = {
         **dict.fromkeys([each[0] for each in TRAINING], "test_what_a_training_notebook_evaluates_is_what_was_saved"),
     },
     "tables": {
-        **dict.fromkeys(["chunks", "eviction", "eviction-reasoning", "masks"], "test_a_study_reacts"),
+        **dict.fromkeys(["chunks", "eviction", "eviction-reasoning", "kvcomm", "masks"], "test_a_study_reacts"),
         "flashblock": "test_the_study_of_block_diffusion_reacts",
         "decisions": "unit/test_decisions.py::test_a_fault_in_placing_chunks_is_seen_in_the_decisions",
         "edited": "unit/test_history_study.py::test_the_table_reacts_to_what_is_planted_under_it",

@@ -189,6 +189,33 @@ def test_a_search_that_finds_something_else_without_sharing_has_no_figures(monke
     assert row.ours is None
 
 
+def test_agents_are_measured_beside_full_and_bare_forwards():
+    (row,) = bench.run(["agents.kvcomm"], shape="mini", context=80, rounds=1)
+    assert min(row.baseline, row.ours, row.floor) > 0
+    assert "% reuse" in row.notes[0]
+    assert row.notes[1].startswith("50 anchors")  # five agents of five slots, two turns
+
+
+@pytest.mark.parametrize("what", ["the answer is another one", "too little is reused"])
+def test_agents_have_no_figures_where(monkeypatch, what):
+    from nbkv.strategies.kvcomm import KVComm
+
+    prefill = KVComm.prefill
+
+    def wrong(self, request, ctx):
+        prefilled = prefill(self, request, ctx)
+        prefilled.logits = prefilled.logits.roll(1)
+        return prefilled
+
+    if what.startswith("the answer"):
+        monkeypatch.setattr(KVComm, "prefill", wrong)
+    else:
+        monkeypatch.setattr("nbkv.bench.agents_kvcomm.STRATEGY", "kvcomm(gamma=0)")
+    (row,) = bench.run(["agents.kvcomm"], shape="mini", context=80, rounds=1)
+    assert row.ours is None
+    assert ("gate that refuses everything: token 0" if what.startswith("the answer") else "are reused") in row.refused
+
+
 def test_the_last_agent_of_a_chain_reads_what_the_others_decoded():
     as_it_is, rectified = bench.run(["agents.relay"], shape="mini", context=128, rounds=1)
     assert (as_it_is.against, as_it_is.regime["agents"], as_it_is.regime["output"]) == ("full", 5, 32)

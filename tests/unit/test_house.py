@@ -337,6 +337,7 @@ TESTED_ELSEWHERE = {
     "notebooks/test_sweep.py": "sweep/execute sweep/folder",
     "notebooks/test_workers.py": "sweep/cluster/dispatch sweep/cluster/parcel sweep/content sweep/schedule",
     "strategies/test_evict.py": "families/evict/base families/evict/budget",
+    "strategies/test_kvcomm.py": "families/agents/alone families/agents/anchor_source",
     "strategies/test_kvlink.py": "models/input_embeddings",
     "strategies/test_relay.py": "families/agents/decoded families/agents/layer_profile",
     "strategies/test_residual.py": (
@@ -351,7 +352,7 @@ TESTED_ELSEWHERE = {
     "unit/test_tiered.py": "stores/tiers/host",
     "unit/test_agents.py": "session/pipelines/evaluation",
     "unit/test_bench.py": (
-        "bench/agents_relay bench/agreement bench/batch_prefix "
+        "bench/agents_kvcomm bench/agents_relay bench/agreement bench/batch_prefix "
         "bench/decode_tpot bench/diffusion_flashblock bench/import_time "
         "bench/measure "
         "bench/models bench/overhead bench/replay bench/report bench/residual_restore bench/search_ets "

@@ -7,7 +7,7 @@ selected, where they are scattered and what they may see. What a method adds is 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -96,21 +96,34 @@ class Blend(Strategy):
         if len(request.ids) > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no chunk reuse")
         began, asked = timed(), request
-        request, supplied = self.supply(request, ctx)
+        return self.blend(*self.supply(request, ctx), ctx, began, asked)
+
+    def blend(
+        self,
+        request: Request,
+        supplied: Mapping[int, SpanKV],
+        ctx: Context,
+        clock: Callable[[], float],
+        asked: Request | None = None,
+    ) -> Prefilled:
+        """Place what was ``supplied`` and what the store has, select and run; loading has begun with ``clock``.
+
+        ``asked`` is the request as it came, which is continued exactly where nothing has to be moved.
+        """
         first = None
         try:
             first = assemble(request, ctx, supplied, layerwise=True)
-            if not first.placed and _is_new(asked.prompt, first.prefix):
+            if asked is not None and not first.placed and _is_new(asked.prompt, first.prefix):
                 first.placement.close()
                 return _continued(asked, ctx)
-            return self._prefill(first, ctx, began())
+            return self._prefill(first, ctx, clock())
         except LoadLost:
             again = assemble(request, ctx, supplied)
             again.notes.append("KV from a tier did not arrive whole: what was to run with it ran without")
             if first is not None:
                 again.rows_work.token_layers += first.rows_work.token_layers
                 again.select_work.token_layers += first.select_work.token_layers
-            return self._prefill(again, ctx, began())
+            return self._prefill(again, ctx, clock())
 
     def _prefill(self, partial: PartialPrefill, ctx: Context, load_s: float) -> Prefilled:
         clock = timed()

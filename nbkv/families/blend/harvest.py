@@ -50,13 +50,21 @@ class Harvest(Blend):
         return tuple(ctx.scratch.get(self.name, ()))
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Keep what is harvested, evicting the lowest scores above ``store_share`` of the store's limit."""
+        """Keep what is harvested of a prompt that was blended."""
         partial = blended(prefilled)
         if prefilled.lease is not None:
             super().commit(prefilled, ids, request, ctx)
         if not request.keep or partial is None:
             return
-        left, limit = list(self.harvest(partial, ids, request, ctx)), int(self.store_share * ctx.store.limit)
+        self.keep(self.harvest(partial, ids, request, ctx), prefilled, ctx)
+
+    def limit(self, ctx: Context) -> int:
+        """Return how many bytes may be kept."""
+        return int(self.store_share * ctx.store.limit)
+
+    def keep(self, found: Sequence[HarvestedKV], prefilled: Prefilled, ctx: Context) -> int:
+        """Keep what was ``found``, evicting the lowest scores above the limit; return the bytes kept."""
+        left, limit = list(found), self.limit(ctx)
         nbytes = sum(one.nbytes for one in left)
         older = {id(one) for one in self.kept(ctx)}
         # what this request left goes last: it has had no time yet to be of use
@@ -69,3 +77,4 @@ class Harvest(Blend):
         prefilled.notes.append(
             f"{self.name} keeps {plural(len(left), 'span')} for this session ({nbytes / 2**20:.1f} MiB)"
         )
+        return nbytes
