@@ -17,7 +17,8 @@ from nbkv.families.agents.anchor_source import AnchorSource
 from nbkv.families.agents.anchors import Anchor, Slot, marks, waiting
 from nbkv.families.agents.gate import Gate, GateDecision
 from nbkv.families.agents.offsets import ALIGNMENTS, Alignment, Neighbours, followed, offset, total, trust
-from nbkv.families.blend.harvest import Harvest, HarvestedKV
+from nbkv.families.blend.earlier import HarvestedKV
+from nbkv.families.blend.harvest import Harvest
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full

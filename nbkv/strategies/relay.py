@@ -13,7 +13,8 @@ from nbkv.context import Context, Request
 from nbkv.errors import BadOption
 from nbkv.families.agents.decoded import DecodedKV, captured, newest
 from nbkv.families.agents.layer_profile import LayerProfile, layer_profile, value_distances
-from nbkv.families.blend.harvest import Harvest, HarvestedKV
+from nbkv.families.blend.earlier import HarvestedKV
+from nbkv.families.blend.harvest import Harvest
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check, check_count, check_share, whole_numbers

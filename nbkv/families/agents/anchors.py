@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from nbkv.families.blend.harvest import HarvestedKV
+from nbkv.families.blend.earlier import HarvestedKV
 from nbkv.kv import KV, Span
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Chunk

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nbkv.families.blend.harvest import HarvestedKV
+from nbkv.families.blend.earlier import HarvestedKV
 from nbkv.kv import KV
 from nbkv.models.adapter import ModelAdapter
 from nbkv.result import Chunk

@@ -86,7 +86,7 @@ class Journal:
         Those that a later one only continues are left out.
         """
         found: list[Seen] = []
-        for seen in self._past.before(self._past.number()):
+        for seen in self._past.before(self._past.number(), ctx.space().tenant):
             own = (seen.session, seen.store, seen.space) == (ctx.session, self._leavers.store, ctx.space())
             if own and not seen.lost and not seen.is_chunk and not any(_begins(seen, one) for one in found):
                 found.append(seen)
