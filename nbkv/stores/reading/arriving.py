@@ -77,7 +77,8 @@ class LeaseArrival:
         if lost:
             self._cut(whole)
             tier = spans[whole].found.tier.name
-            self.lease.notes.append(
+            again = plural(lost, "token")
+            self.lease.notes.append(f"computed {again} again, whose KV from {tier} did not arrive whole")
                 f"computed {plural(lost, 'token')} again, whose KV from {tier} did not arrive whole"
             )
         self._let_go()
