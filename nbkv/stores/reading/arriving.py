@@ -79,8 +79,6 @@ class LeaseArrival:
             tier = spans[whole].found.tier.name
             again = plural(lost, "token")
             self.lease.notes.append(f"computed {again} again, whose KV from {tier} did not arrive whole")
-                f"computed {plural(lost, 'token')} again, whose KV from {tier} did not arrive whole"
-            )
         self._let_go()
         self.ended([span.found for span in spans[:whole]])
         return not lost
