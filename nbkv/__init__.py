@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         UnsupportedModel,
     )
     from nbkv.result import Chunk, Comparison, Provenance, Result
+    from nbkv.session.pipelines.pipeline import Pipeline
     from nbkv.session.session import Session, load
     from nbkv.session.tours.tour import tour
     from nbkv.strategy import Strategy
@@ -49,6 +50,7 @@ __all__ = [
     "LoadError",
     "NbkvError",
     "OutOfMemory",
+    "Pipeline",
     "Provenance",
     "Result",
     "Session",
@@ -69,6 +71,7 @@ __all__ = [
 _HOME = {
     "Chunk": "nbkv.result",
     "Comparison": "nbkv.result",
+    "Pipeline": "nbkv.session.pipelines.pipeline",
     "Provenance": "nbkv.result",
     "Result": "nbkv.result",
     "Session": "nbkv.session",

@@ -134,6 +134,38 @@ class NotKept(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GateDecided(Event):
+    """A chunk ``name`` in rows ``[start, stop)`` may be reused with approximated offsets, or not, as ``why`` says.
+
+    ``anchors`` are those there are for it, ``entropy`` of their weights and its ``bound`` are bits, ``kl`` is the mean
+    KL of reuse in nats, ``explained`` the share of offsets that approximation gets right; None: not known. ``measure``:
+    it is computed in full to measure the KL.
+    """
+
+    name: str
+    start: int
+    stop: int
+    accepted: bool
+    anchors: int
+    entropy: float | None = None
+    bound: float | None = None
+    kl: float | None = None
+    explained: float | None = None
+    why: str = ""
+    measure: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorsKept(Event):
+    """The session now keeps so many ``anchors``, of ``nbytes`` of at most ``limit``; ``evicted`` had to go."""
+
+    anchors: int
+    nbytes: int
+    limit: int
+    evicted: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchProgress(Event):
     """Of the ``total`` prompts of a batch ``done`` have ended, with ``generated`` tokens in all."""
 

@@ -95,6 +95,7 @@ def shared_prefix_attention(
     upper: torch.Tensor | None = None,
     lower: torch.Tensor | None = None,
     *,
+    mask: torch.Tensor | None = None,
     scale: float,
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
@@ -103,10 +104,10 @@ def shared_prefix_attention(
 
     ``q`` is ``[B, Hq, n, D]``, the pieces ``[Hk, T, D]`` and ``[Hk, T, Dv]``, one after another, own keys
     ``[B, Hk, S, D]``. Rows attend to their first ``upper`` own keys and, of all keys, those from ``lower`` on, both
-    ``[n]`` or ``[B, n]`` (None: all).
+    ``[n]`` or ``[B, n]`` (None: all). ``mask``, booleans ``[n, S]``, says instead which own keys each row sees.
     """
     use = fused(q)
-    options: dict[str, Any] = {"scale": scale, "softcap": softcap, "sinks": sinks, "fused": use}
+    options: dict[str, Any] = {"mask": mask, "scale": scale, "softcap": softcap, "sinks": sinks, "fused": use}
     return kernels.shared_prefix_attention(q, pieces, own, upper, lower, **options)
 
 

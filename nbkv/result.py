@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from nbkv import show
-from nbkv.errors import UnknownName
+from nbkv.errors import BadOption
 from nbkv.misses import Why
 from nbkv.show.units import plural
 
@@ -222,13 +222,13 @@ class Result:
             return Why(misses=(), prompt=len(self.provenance), ttft_s=self.timing.ttft_s)
         return self.explain(self, measure=True)
 
-    def chunk(self, name: str) -> Chunk:
-        """Return the answer as a chunk of the very token ids that were decoded; the only known name is ``"answer"``."""
-        if name != "answer":
-            message = f"unknown part {name!r} of a result (known: answer)"
-            raise UnknownName(message)
+    def chunk(self, name: str = "answer") -> Chunk:
+        """Return the answer as a chunk ``name`` of the very token ids that were decoded; raises ``BadOption``."""
+        if not isinstance(name, str) or not name:
+            message = f"the name of a chunk is {name!r:.60} (accepted: text)"
+            raise BadOption(message)
         return Chunk(
-            name="answer",
+            name=name,
             text=self.text,
             token_ids=self.token_ids,
             sink=self.prompt_ids,

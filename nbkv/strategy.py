@@ -99,7 +99,7 @@ class Strategy:
 
     A subclass that sets ``name`` is registered. Its options are its dataclass fields; it overrides the stages it
     changes. ``needs`` lists what the model must have, as attributes of ``Capabilities`` that must be true; ``aliases``
-    are other names of options, as papers have them.
+    are other names of options, as papers have them. ``places``: it takes K/V to other positions than they had.
     """
 
     name: ClassVar[str] = ""
@@ -110,6 +110,7 @@ class Strategy:
     needs: ClassVar[tuple[str, ...]] = ()
     contract_exempt: ClassVar[dict[str, str]] = {}
     aliases: ClassVar[dict[str, str]] = {}
+    places: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401  (as dataclasses have it)
         """Register a class that names itself."""

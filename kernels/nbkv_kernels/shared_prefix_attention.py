@@ -39,6 +39,7 @@ def shared_prefix_attention(
     upper: torch.Tensor | None = None,
     lower: torch.Tensor | None = None,
     *,
+    mask: torch.Tensor | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
@@ -47,8 +48,9 @@ def shared_prefix_attention(
     """Attend from ``q`` ``[B, H_q, n, D]`` to shared ``pieces``, each ``[H, T, D]``, and own keys ``[B, H, S, D]``.
 
     Row r of branch b sees its first ``upper[b, r]`` own keys (``[n]`` or ``[B, n]``; 0: none; None: all), and of all
-    keys, those of the pieces first, the ones from ``lower[b, r]`` on (None: all). ``sinks`` ``[H_q]`` count once.
-    Returns the output ``[B, H_q, n, D_v]`` and float32 log-sum-exp ``[B, H_q, n]``. ``fused`` launches Triton kernels.
+    keys, those of the pieces first, the ones from ``lower[b, r]`` on (None: all). ``mask``, booleans ``[n, S]``, says
+    instead which of the own keys each row sees. ``sinks`` ``[H_q]`` count once. Returns the output
+    ``[B, H_q, n, D_v]`` and float32 log-sum-exp ``[B, H_q, n]``. ``fused`` launches Triton kernels.
     Raises ``ValueError`` for shapes that do not fit.
     """
     for keys, _ in pieces:
@@ -60,7 +62,10 @@ def shared_prefix_attention(
     for keys, values in pieces:
         parts += _over_piece(q, keys, values, None if lower is None else lower - at, how)
         at += keys.shape[1]
-    parts += _over(q, *own, upper, None if lower is None else lower - at, how)
+    if mask is None:
+        parts += _over(q, *own, upper, None if lower is None else lower - at, how)
+    else:
+        parts += _over_masked(q, *own, mask, how)
     out, lse = merge_states(*(torch.stack(side) for side in zip(*parts, strict=True)), fused=fused)
     out, lse = (out, lse) if sinks is None else with_sinks(out, lse, sinks)
     return out.to(q.dtype), lse
@@ -100,6 +105,20 @@ def _over(
     for at in range(0, max(1, k.shape[2]), step):
         high, low = (None if edge is None else edge - at for edge in (upper, lower))
         states.append(_attend(q, k[:, :, at : at + step], v[:, :, at : at + step], high, low, how))
+    return states
+
+
+def _over_masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, how: _How) -> list[State]:
+    """Return the same where a mask says what is seen; torch computes it on every device."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    step = max(1, k.shape[2]) if q.dtype == wide else _STRETCH
+    q = q.to(wide)
+    states = []
+    for at in range(0, max(1, k.shape[2]), step):
+        keys, values = (side[:, :, at : at + step].to(wide) for side in (k, v))
+        seen = mask[:, at : at + step]
+        out, lse = dense_attention(q, keys, values, scale=how.scale, mask=seen, softcap=how.softcap)
+        states.append((out, lse.to(torch.float32)))
     return states
 
 

@@ -16,6 +16,7 @@ from nbkv.errors import UnknownName, closest
 TINY = "tiny"
 SHAPES: dict[str, dict[str, int]] = {
     "s06": {"layers": 28, "width": 1024, "heads": 16, "kv_heads": 8, "head": 128, "ff": 3072, "vocab": 8192},
+    "s01": {"layers": 30, "width": 576, "heads": 9, "kv_heads": 3, "head": 64, "ff": 1536, "vocab": 8192},
     "far": {"layers": 4, "width": 256, "heads": 8, "kv_heads": 8, "head": 64, "ff": 512, "vocab": 512},
     "s06-mha": {"layers": 28, "width": 1024, "heads": 8, "kv_heads": 8, "head": 128, "ff": 3072, "vocab": 8192},
     "s06-gqa": {"layers": 28, "width": 1024, "heads": 16, "kv_heads": 2, "head": 128, "ff": 3072, "vocab": 8192},

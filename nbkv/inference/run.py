@@ -21,6 +21,7 @@ from nbkv.prompts.text_stream import TextStream
 from nbkv.result import Compute, Explains, Provenance, Result, Timing
 from nbkv.show.units import plural
 from nbkv.stopping import Stopped
+from nbkv.stores.base import Scratch
 from nbkv.strategy import Prefilled, Strategy
 
 
@@ -29,7 +30,8 @@ class RequestRun:
     """One request under way: iterate ``pieces``, then read ``result`` (set also if it was interrupted or abandoned).
 
     ``ctx`` is that of the very request, which begins at once. ``after(run, strategy)`` is called when an answer is
-    complete, with the strategy that served it, and gives the result with what it adds. ``explains(run, prefilled,
+    complete, with the strategy that served it, and gives the result with what it adds; ``before`` is what the session's
+    scratch held as the request began. ``explains(run, prefilled,
     tokens)`` gives what explains the result's misses, if anybody asks.
     """
 
@@ -41,6 +43,7 @@ class RequestRun:
     after: Callable[[RequestRun, Strategy], Result] | None = None
     explains: Callable[[RequestRun, Prefilled | None, tuple[int, ...]], Explains] | None = None
     result: Result | None = None
+    before: Scratch = field(default_factory=Scratch)
     _tokens: list[int] = field(default_factory=list)
     _marks: dict[str, float] = field(default_factory=dict)
     _at_first: int = 0
@@ -49,6 +52,7 @@ class RequestRun:
         """Yield the answer's text as it becomes certain."""
         self._mark("start")
         ctx, request = self._begin(), self._request()
+        self.before = Scratch(ctx.scratch)
         ctx.tell(Started, strategy=self.strategy.spec, prompt=len(request.ids))
         text = TextStream(ctx.codec, self.sampling.stop)
         try:

@@ -127,6 +127,8 @@ class KVMagics(Magics):
         option("--new", action="store_true", help="begin a new conversation"),
         option("--system", metavar="TEXT", help="what the model is told before a new conversation"),
         option("--edit", type=int, metavar="TURN", help="ask the cell in place of this turn and all after it"),
+        option("--keep-later", action="store_true", help="with --edit: change what was asked, keep what came after"),
+        option("--drop-thinking", action="store_true", help="leave out the thinking of all answers so far"),
         STRATEGY,
         MAX_NEW,
         option("-t", "--temperature", type=float, help="0 is greedy (default: %%config KVMagics.temperature, 0)"),
@@ -141,14 +143,23 @@ class KVMagics(Magics):
         chat = self.chats.get(session.name)
         if chat is None or args.new or args.system is not None:
             chat = self.chats[session.name] = session.chat(args.system)
+        if args.keep_later and (args.edit is None or text is None):
+            message = "--keep-later is for a cell with --edit TURN: it says which turn the cell is put in place of"
+            raise BadOption(message)
+        if args.drop_thinking:
+            chat.drop_thinking()
         if text is None:
             if has_front_end(self.shell):
                 self.shown.show(self._conversation, chat)
                 self.on_screen = chat
             return chat
+        asked = self._asked(text, session)
+        if args.keep_later:
+            chat.edit(args.edit, asked)
+            return chat
         from nbkv.session.conversation.asking import Asking  # noqa: PLC0415  (a session exists, so torch is there)
 
-        asking = Asking(chat, self._asked(text, session), args.edit, **self._sampling(args))
+        asking = Asking(chat, asked, args.edit, **self._sampling(args))
         with live(self.shell) as view:
             result = self._streamed(asking.stream, view)
             view.end(shown_turn(chat) if asking.keep() else shown_result(result))

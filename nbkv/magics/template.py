@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
 from typing import Any
 from unicodedata import normalize
 
 from nbkv.errors import BadOption, BadPrompt, closest
+from nbkv.prompts.fields import Field, Part, fields_of, joined, values
 from nbkv.result import Chunk, Result
-from nbkv.scalars import kind_of, plain
+from nbkv.scalars import kind_of
 
-Part = str | Chunk
 MOST_LISTED = 30
-ACCEPTED = "str, int, float, chunk, Result, or a list or tuple of these"
-_FIELD = re.compile(r"\\\{\{|\{\{[ \t]*([^\s{}]+)[ \t]*\}\}")
 _MISSING = object()
 
 
@@ -30,22 +27,15 @@ def fill(text: str, variables: Mapping[str, object], chunks: Mapping[str, Chunk]
 
     Raises ``BadPrompt`` for an unknown name, a name that stands for two different things, or a value of another type.
     """
-    return list(_joined(_parts(text.removesuffix("\n"), variables, chunks)))
+    return list(joined(_parts(text.removesuffix("\n"), variables, chunks)))
 
 
 def _parts(text: str, variables: Mapping[str, object], chunks: Mapping[str, Chunk]) -> Iterator[Part]:
-    at = 0
-    for field in _FIELD.finditer(text):
-        yield text[at : field.start()]
-        at = field.end()
-        name = field[1]
-        if name is None:
-            yield "{{"
-        elif name.isidentifier():
-            yield from _values(name, _find(name, variables, chunks))
+    for piece in fields_of(text):
+        if isinstance(piece, Field):
+            yield from values(piece, _find(piece, variables, chunks))
         else:
-            yield field[0]
-    yield text[at:]
+            yield piece
 
 
 def _find(name: str, variables: Mapping[str, object], chunks: Mapping[str, Chunk]) -> object:
@@ -65,36 +55,6 @@ def _find(name: str, variables: Mapping[str, object], chunks: Mapping[str, Chunk
         )
         raise BadPrompt(message)
     return value
-
-
-def _values(name: str, value: object) -> Iterator[Part]:
-    items: Iterable[object] = value if isinstance(value, (list, tuple)) else [value]
-    for item in items:
-        if isinstance(item, Result):
-            yield item.chunk("answer")
-        elif isinstance(item, (str, Chunk)):
-            yield item
-        elif isinstance(item, (bool, Real)):
-            yield str(plain(item))
-        else:
-            where = "" if item is value else "an item of "
-            message = f"{where}{{{{ {name} }}}} is {kind_of(item)} (accepted: {ACCEPTED})"
-            raise BadPrompt(message)
-
-
-def _joined(parts: Iterable[Part]) -> Iterator[Part]:
-    """Join neighbouring texts, so that they are tokenised as if they had been typed; leave out empty ones."""
-    text = ""
-    for part in parts:
-        if isinstance(part, str):
-            text += part
-            continue
-        if text:
-            yield text
-        yield part
-        text = ""
-    if text:
-        yield text
 
 
 def prompt_of(parts: list[Part], *, chat: bool) -> Any:  # noqa: ANN401  (one of the forms a session takes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -148,6 +149,13 @@ class Chooser:
     def plain(self) -> bool:
         """Return whether it always picks the largest logit."""
         return self._greedy and not self._processors
+
+    def branch(self, seed: int) -> Chooser:
+        """Return one that has chosen the same tokens and goes on for itself, drawing from ``seed``."""
+        other = copy(self)
+        drawing = None if self._greedy else torch.Generator(device=self._device).manual_seed(seed)
+        vars(other).update(_ids=list(self._ids), _generator=drawing)
+        return other
 
     def choose(self, logits: torch.Tensor) -> int:
         """Return the next token's id for ``logits`` ``[V]``."""

@@ -88,12 +88,13 @@ def without_overlap(
 
 def _extended(ids: Ids, known: Ids, at: int, which: int, start: int) -> Match:
     """Return the maximal match around ``ids[at]`` and ``known[start]``; of length 0 if those two tokens differ."""
-    after = _common_prefix(ids[at:], known[start:])
-    before = _common_prefix(ids[:at][::-1], known[:start][::-1]) if after else 0
+    after = common_prefix(ids[at:], known[start:])
+    before = common_prefix(ids[:at][::-1], known[:start][::-1]) if after else 0
     return Match(at - before, which, start - before, before + after)
 
 
-def _common_prefix(one: Ids, other: Ids) -> int:
+def common_prefix(one: Ids, other: Ids) -> int:
+    """Return how many first tokens two sequences share."""
     n = min(len(one), len(other))
     differ = one[:n] != other[:n]
     return int(differ.argmax()) if differ.any() else n

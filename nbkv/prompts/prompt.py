@@ -29,7 +29,8 @@ class Prompt:
     """Token ids ``ids [n]``, the token spans ``(chunk, start, stop)`` of chunks in order, and notes for the result.
 
     ``chat``: it was made of messages, so that what answers is a chat model. ``said`` are the texts of the messages,
-    where a chat template wrote the rest; None: all of it was given.
+    where a chat template wrote the rest; None: all of it was given. ``searched``: runs of tokens that earlier prompts
+    of the session had may be placed as chunks are.
     """
 
     ids: tuple[int, ...]
@@ -37,6 +38,7 @@ class Prompt:
     notes: tuple[str, ...] = ()
     chat: bool = False
     said: tuple[str, ...] | None = None
+    searched: bool = False
 
 
 def build(

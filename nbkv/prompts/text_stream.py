@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 from nbkv.prompts.tokenizer import Codec
 
@@ -33,6 +34,12 @@ class TextStream:
     def text(self) -> str:
         """Return the text of all tokens so far, cut before a stop string."""
         return self._codec.text(self._ids) if self._end is None else self._final[: self._end]
+
+    def branch(self) -> TextStream:
+        """Return one that has the same tokens and goes on for itself."""
+        other = copy(self)
+        vars(other).update(_ids=list(self._ids), _shown=list(self._shown), _stops=copy(self._stops))
+        return other
 
     def add(self, token: int) -> str:
         """Add one token; return the text that has become final and was not returned before (may be empty)."""

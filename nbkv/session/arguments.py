@@ -12,9 +12,11 @@ from nbkv.context import Context
 from nbkv.errors import BadOption, BadPrompt, UnknownName, UnsupportedModel, closest
 from nbkv.models.sampling import Sampling, sampling
 from nbkv.prompts.chat_template import template_options
+from nbkv.prompts.earlier import with_runs
 from nbkv.prompts.passage_order import reordered
 from nbkv.prompts.prompt import Prompt, PromptLike, build, matched
 from nbkv.result import Chunk, Result
+from nbkv.session.misses.past import WINDOW, Seen
 from nbkv.show.units import plural
 from nbkv.strategy import Strategy, parse
 
@@ -22,6 +24,7 @@ TEMPLATE = {
     "template_kwargs": (None, "Mapping[str, object] | None"),
     "continue_final_message": (False, "bool"),
 }
+_MATCHES = ("auto", "earlier")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -138,6 +141,11 @@ def _prefix_ids(prompt: PromptLike, ctx: Context) -> tuple[int, ...]:
     return built_prompt(prompt, None, {}, ctx).ids
 
 
+def none_earlier(_: Context) -> Sequence[Seen]:
+    """Return no sequences: for those who would not place what is found."""
+    return ()
+
+
 def built_prompt(
     prompt: PromptLike,
     match: str | None,
@@ -146,15 +154,20 @@ def built_prompt(
     options: Mapping[str, object] = MappingProxyType({}),
     *,
     order: str | None = None,
+    earlier: Callable[[Context], Sequence[Seen]] = none_earlier,
 ) -> Prompt:
     """Return ``prompt`` as token ids and chunk spans; with ``match="auto"`` known ``chunks`` are found in plain text.
 
+    With that, and with ``match="earlier"``, so are runs of the ``earlier`` sequences of the session.
     ``options`` may have ``template_kwargs`` and ``continue_final_message``, for messages. With ``order="reuse"``
     passages are moved so that the store's K/V reach further. Raises ``BadPrompt``, also for one that leaves no room for
     an answer, and ``BadOption``.
     """
-    if match is not None and match != "auto":
-        message = f"match={match!r:.60} is not accepted: match is None or 'auto'"
+    if match is not None and match not in _MATCHES:
+        message = (
+            f"match={match!r:.60} is not accepted: match is None or 'auto' (chunks, and spans of earlier prompts) or "
+            "'earlier' (these spans alone)"
+        )
         raise BadOption(message)
     free = is_free(order)
     asked = template_options(options.get("template_kwargs"), options.get("continue_final_message", False))
@@ -164,7 +177,15 @@ def built_prompt(
         of = plural(len(built.ids), "prompt token")
         note = f"the tokenizer does not know {unknown} of {of}: the model reads nothing in them"
         built = replace(built, notes=(*built.notes, note))
-    if match is not None:
+    if match == "auto":
         known = tuple(chunks.values())  # another thread may add one meanwhile
         built = matched(built, [chunk for chunk in known if chunk.model == ctx.model], ctx.keeps)
-    return reordered([built], lambda ids: ctx.store.holds(ctx.space(), ids))[0] if free else built
+
+    def stored(ids: Sequence[int]) -> int:
+        return ctx.store.holds(ctx.space(), ids)
+
+    if free:
+        built = reordered([built], stored)[0]
+    if match is not None and ctx.adapter.capabilities.causal and ctx.adapter.capabilities.relocation:
+        built = with_runs(built, earlier(ctx), stored, ctx.model, WINDOW)
+    return built

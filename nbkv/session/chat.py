@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbkv import show
 from nbkv.errors import BadOption, BadPrompt
 from nbkv.prompts.chat_template import template_options
 from nbkv.result import Chunk, Result
-from nbkv.scalars import is_whole, kind_of
+from nbkv.scalars import is_whole
 from nbkv.session.arguments import spells_out_sampling
+from nbkv.session.conversation.thinking import without_thinking
+from nbkv.session.conversation.turn import Content, Part, Turn, parts_of, words_of
 from nbkv.session.stream import Stream
 from nbkv.show.units import plural
 
 if TYPE_CHECKING:
     from nbkv.models.adapter import ModelAdapter
 
-Part = str | Chunk | Result
-Content = Part | Sequence[Part]
-_ACCEPTED = "text, a chunk, a Result, or a list of these"
+
+_SPEAKERS = ("user", "assistant")
 
 
 class Answering(Protocol):
@@ -38,26 +39,11 @@ class Answering(Protocol):
     def stream(self, prompt: Any, **options: Any) -> Stream:  # noqa: ANN401  (as sessions have it)
         """Run ``prompt`` and give the answer piece by piece."""
 
+    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Return the text of each token."""
+
     def full_ttft_s(self, tokens: int) -> float | None:
         """Return the seconds to the first token that ``full`` takes for so many prompt tokens."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one ``role`` said, in parts; what the model said are its Results."""
-
-    role: str
-    parts: tuple[Any, ...]
-
-    @property
-    def text(self) -> str:
-        """Return it as text."""
-        return "".join(part if isinstance(part, str) else part.text for part in self.parts)
-
-    @property
-    def results(self) -> list[Result]:
-        """Return what the model said."""
-        return [part for part in self.parts if self.role == "assistant" and isinstance(part, Result)]
 
 
 class Chat:
@@ -69,7 +55,7 @@ class Chat:
     def __init__(self, session: Answering, system: Content | None, template_kwargs: Mapping[str, Any] | None) -> None:
         """Use ``Session.chat`` instead."""
         self._session = session
-        opening = [] if system is None else [Turn("system", _parts(system, "the system message"))]
+        opening = [] if system is None else [Turn("system", parts_of(system, "the system message"))]
         self._turns: tuple[Turn, ...] = tuple(opening)
         self._variables = deepcopy(dict(template_options(template_kwargs, continue_final_message=False).variables))
         if self._variables and not session.has_template:
@@ -124,11 +110,60 @@ class Chat:
 
         Raises ``BadOption`` where there is no such turn.
         """
-        asked = [at for at, each in enumerate(self._turns) if each.role == "user"]
-        if not is_whole(turn, 1) or turn > len(asked):
-            message = f"no turn {turn!r:.60} (this chat has {plural(len(asked), 'turn')}, the first is 1)"
+        self._turns = self._turns[: self._place(turn)]
+
+    def edit(self, turn: int, text: Content, *, role: str = "user") -> None:
+        """Put ``text`` in place of what was asked in turn ``turn``, counted from 1, and keep all turns after it.
+
+        ``role="assistant"``: in place of that turn's answer; turn 0 is the system message. What stands behind the
+        change is moved where the next turn is asked under a chunk strategy; an exact one reuses what stands before it.
+        Raises ``BadOption`` where there is no such turn, ``BadPrompt`` for what is no text.
+        """
+        if role not in _SPEAKERS:
+            message = f"role={role!r:.60} is not accepted: role is 'user' (what was asked) or 'assistant' (the answer)"
             raise BadOption(message)
-        self._turns = self._turns[: asked[turn - 1]]
+        at = self._place(turn, least=0)
+        parts = words_of(text, "the turn")
+        if turn and role == "assistant":
+            self._change({at + 1: replace(self._turns[at + 1], standing=parts)})
+        else:
+            self._change({at: Turn(self._turns[at].role, parts)})
+
+    def drop_thinking(self) -> int:
+        """Leave out of all prompts to come what the model thought before its answers so far, as templates do.
+
+        That is all up to the last ``</think>`` of an answer (or a mark of that kind) and the line breaks behind it; of
+        an answer what remains is its very token ids. Returns how many tokens go.
+        """
+        changed, dropped = {}, 0
+        for at, turn in enumerate(self._turns):
+            if turn.role != "assistant":
+                continue
+            parts = turn.verbatim(self._session.adapter.fingerprint)
+            shorter = [
+                without_thinking(part, self._session.pieces(part.token_ids)) if isinstance(part, Chunk) else None
+                for part in parts
+            ]
+            if any(each is not None for each in shorter):
+                left = tuple(part if each is None else each for part, each in zip(parts, shorter, strict=True))
+                changed[at] = replace(turn, standing=left)
+                dropped += sum(map(_tokens, parts)) - sum(map(_tokens, left))
+        self._change(changed)
+        return dropped
+
+    def _place(self, turn: int, least: int = 1) -> int:
+        """Return where in ``self._turns`` turn ``turn`` begins; raises ``BadOption``."""
+        asked = [at for at, each in enumerate(self._turns) if each.role == "user"]
+        opening = [at for at, each in enumerate(self._turns) if each.role == "system"]
+        if is_whole(turn, 1) and turn <= len(asked):
+            return asked[turn - 1]
+        if is_whole(turn) and turn == 0 and not least and opening:
+            return opening[0]
+        message = f"no turn {turn!r:.60} (this chat has {plural(len(asked), 'turn')}, the first is 1)"
+        raise BadOption(message)
+
+    def _change(self, changed: Mapping[int, Turn]) -> None:
+        self._turns = tuple(changed.get(at, turn) for at, turn in enumerate(self._turns))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the conversation as JSON-able data; ``turns`` has one dict a turn.
@@ -171,11 +206,12 @@ class Chat:
             options |= {"template_kwargs": self._variables | dict(given), "continue_final_message": said}
         elif template_kwargs is not None:
             options["template_kwargs"] = template_kwargs  # which is refused there, in the same words
+        options.setdefault("match", "earlier")  # exact strategies do not look
         return self._session.stream(self._prompt(turns), **options)
 
     def _keep(self, turns: tuple[Turn, ...], result: Result) -> None:
         said = turns[-1].role == "assistant"
-        answer = Turn("assistant", (*(turns[-1].parts if said else ()), result))
+        answer = (turns[-1] if said else Turn("assistant", ())).and_then(result)
         self._turns = (*(turns[:-1] if said else turns), answer)
 
     def _asked(self, prompt: object, prefill: object, more: object) -> tuple[Turn, ...]:
@@ -188,11 +224,7 @@ class Chat:
                 message = "continue_final_message goes on with the last answer (leave prompt and prefill out)"
                 raise BadOption(message)
             return self._unfinished()
-        parts = _parts(prompt, "the turn")
-        if not any(isinstance(part, (Chunk, Result)) or part for part in parts):
-            message = f"the turn is empty (accepted: {_ACCEPTED})"
-            raise BadPrompt(message)
-        turns = (*self._turns, Turn("user", parts))
+        turns = (*self._turns, Turn("user", words_of(prompt, "the turn")))
         if prefill is None:
             return turns
         if not isinstance(prefill, str) or not prefill:
@@ -212,26 +244,10 @@ class Chat:
     def _prompt(self, turns: Sequence[Turn]) -> list[Any]:
         """Return ``turns`` as messages, or as parts; answers stay their ids also after the model was changed."""
         model = self._session.adapter.fingerprint
-        contents = [[_verbatim(part, model, turn) for part in turn.parts] for turn in turns]
+        contents = [turn.verbatim(model) for turn in turns]
         if self._session.has_template:
             return [{"role": turn.role, "content": parts} for turn, parts in zip(turns, contents, strict=True)]
         return [part for parts in contents for part in parts if part != ""]
-
-
-def _parts(content: object, what: str) -> tuple[Part, ...]:
-    """Return ``content`` in parts, a copy that nobody else can change."""
-    if isinstance(content, (str, Chunk, Result)):
-        return (content,)
-    if not isinstance(content, (list, tuple)):
-        message = f"{what} is {kind_of(content)} (accepted: {_ACCEPTED})"
-        raise BadPrompt(message)
-    for part in content:
-        if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
-            continue
-        if not isinstance(part, (str, Chunk, Result)):
-            message = f"a part of {what} is {kind_of(part)} (accepted: {_ACCEPTED})"
-            raise BadPrompt(message)
-    return tuple(str(part["text"]) if isinstance(part, Mapping) else part for part in content)
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
@@ -239,8 +255,5 @@ def _sum(values: Sequence[float | None]) -> float | None:
     return sum(known) if len(known) == len(values) else None
 
 
-def _verbatim(part: Part, model: str, turn: Turn) -> Part:
-    """Return a part of ``turn``; what the model said is its ids, whatever ``model`` it is by now."""
-    if turn.role == "assistant" and isinstance(part, Result):
-        return replace(part.chunk("answer"), model=model)
-    return part
+def _tokens(part: Part) -> int:
+    return len(part) if isinstance(part, Chunk) else 0

@@ -55,7 +55,8 @@ def measured(run: RequestRun, served: Strategy) -> Result:
     Both are run again for it, which no timing counts and nobody hears of; nothing of it is kept in the store. A stop
     or a device without room leaves the result as it is, with a note.
     """
-    result, ctx = run.result, replace(run.ctx, bus=Bus())
+    # on what the strategy had kept before: by now it has this very prompt
+    result, ctx = run.result, replace(run.ctx, bus=Bus(), scratch=run.before)
     assert result is not None  # noqa: S101
     if ctx.adapter.fingerprint != result.fingerprint:
         return _without(result, "the model was changed while it answered")

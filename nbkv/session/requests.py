@@ -11,6 +11,7 @@ from typing import Any
 from nbkv.context import Context
 from nbkv.errors import BadOption, NbkvError
 from nbkv.events import Bus
+from nbkv.families.search.rewards import Reward
 from nbkv.inference.run import LaterRun, RequestRun
 from nbkv.misses import Why
 from nbkv.models.adapter import ModelAdapter
@@ -21,12 +22,14 @@ from nbkv.session.arguments import (
     RequestArguments,
     built_prompt,
     chosen_strategy,
+    none_earlier,
     spells_out_sampling,
     wanted_sampling,
 )
 from nbkv.session.batches.batch import BatchJob
 from nbkv.session.batches.results import BatchResults
-from nbkv.session.chat import Chat, Content
+from nbkv.session.chat import Chat
+from nbkv.session.conversation.turn import Content
 from nbkv.session.encoding.chunks import check_name, make_chunk
 from nbkv.session.lock import SessionLock
 from nbkv.session.measure import FidelityMeter
@@ -34,6 +37,9 @@ from nbkv.session.misses.journal import Journal
 from nbkv.session.reranking import layout
 from nbkv.session.reranking.ranking import Document, Ranking
 from nbkv.session.reranking.rerank import Reranking
+from nbkv.session.search.job import SearchJob
+from nbkv.session.search.results import SearchResult
+from nbkv.session.search.search_options import spells_out_search
 from nbkv.session.stats import Meter
 from nbkv.session.stream import Stream
 from nbkv.show.progress import screen
@@ -65,7 +71,7 @@ class Requests:
         self.model_name = loaded.name
         self.events = Bus()
         self.chunks: dict[str, Chunk] = {}
-        self.last: Result | Comparison | BatchResults | None = None
+        self.last: Result | Comparison | BatchResults | SearchResult | None = None
         self._answers: deque[Result] = deque(maxlen=EXPLAINED)
         self._strategy = strategy
         self._stopper = Stopper()
@@ -112,7 +118,10 @@ class Requests:
         ``repetition_penalty``, ``logits_processor``, ``stopping_criteria``; for block-diffusion models ``unmask``, such
         as ``"dynamic(threshold=0.9)"``, ``"static(steps=4)"``, ``"entropy(bound=0.1)"``, ``"sequential"``: which masked
         tokens a pass fills. ``match="auto"`` also takes this session's chunks for given where they stand in plain text
-        with all of their own token ids (at its borders text may be tokenised differently). ``order="reuse"``: chunks
+        with all of their own token ids (at its borders text may be tokenised differently), and runs of what was asked
+        and answered before, which chunk strategies move to where they stand now (``"earlier"``: these runs alone); a
+        prompt in which nothing is to be moved is then exact under such a strategy too, and kept. ``order="reuse"``:
+        chunks
         that stand together may be put in any order, and what comes twice is left out, so that stored KV reach further;
         a note says how they stand. For messages:
         ``template_kwargs`` (a dict) go to the chat template, such as ``enable_thinking`` and ``tools``, and with
@@ -170,7 +179,8 @@ class Requests:
         Ctrl-C raises ``KeyboardInterrupt`` whose ``result`` has what there was; after ``stop()`` that is returned.
         """
         ctx, asked = self._open().for_request(), RequestArguments(strategy, stop, match, order, force)
-        job = BatchJob.of(ctx, asked, options, self.chunks, schedule, numbers=self._count, progress=progress)
+        known = (self.chunks, self._journal.earlier)
+        job = BatchJob.of(ctx, asked, options, known, schedule, numbers=self._count, progress=progress)
         try:
             return job.run(prompts, self._lock)
         finally:
@@ -208,6 +218,33 @@ class Requests:
         work = Reranking.of(ctx, chosen_strategy(strategy, ctx), query, chunks, **options)
         with self._lock.request():
             return work.run(fidelity=fidelity)
+
+    @spells_out_sampling
+    @spells_out_search
+    def search(
+        self,
+        prompt: PromptLike,
+        *,
+        reward: Reward,
+        **options: Any,  # noqa: ANN401  (as transformers names them)
+    ) -> SearchResult:
+        """Search for the answer to ``prompt`` that ``reward`` values most, step by step, over a tree of branches.
+
+        ``reward(texts)`` gives a number for each answer so far. ``method`` is ``"ets"``, ``"rebase"``, ``"beam"`` or
+        ``"dvts"``, with options in brackets; the others are those of ``SearchOptions`` and of ``generate``. K/V of the
+        tree are held once. A branch whose reward fails ends: see ``SearchResult.errors``. Ctrl-C raises
+        ``KeyboardInterrupt`` whose ``result`` has what there was; after ``stop()`` that is returned.
+        """
+        ctx = self._open().for_request(next(self._count))
+        job = SearchJob.of(ctx, prompt, reward, options, chunks=self.chunks, strategy=self._strategy)
+        try:
+            return job.run(self._lock)
+        finally:
+            self.last = job.result
+
+    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Return the text of each token of ``ids``."""
+        return self._open().codec.pieces(ids)
 
     def full_ttft_s(self, tokens: int) -> float | None:
         """Return about the seconds to the first token that ``full`` takes for ``tokens``, from requests so far.
@@ -271,6 +308,11 @@ class Requests:
         return self._open().codec.tokenizer
 
     @property
+    def end_tokens(self) -> frozenset[int]:
+        """Return the token ids that end an answer."""
+        return self._open().eos
+
+    @property
     def has_template(self) -> bool:
         """Return whether prompts can be messages."""
         return self._open().codec.has_template
@@ -292,7 +334,8 @@ class Requests:
         wanted = wanted_sampling(asked.stop, options, ctx)
         strategy = self._strategy if asked.strategy is None else asked.strategy
         chosen = chosen_strategy(strategy, ctx, force=asked.force)
-        built = built_prompt(prompt, asked.match, self.chunks, ctx, options, order=asked.order)
+        earlier = self._journal.earlier if chosen.places else none_earlier
+        built = built_prompt(prompt, asked.match, self.chunks, ctx, options, order=asked.order, earlier=earlier)
         number = next(self._count)  # of requests that are run, each its own, from whatever thread
         after = self._fidelity.after(number, asked.fidelity)
         return begun(
@@ -306,7 +349,8 @@ class Requests:
         )
 
     def _prompt(self, prompt: PromptLike, match: str | None = None) -> Prompt:
-        return built_prompt(prompt, match, self.chunks, self._open().for_request())
+        ctx = self._open().for_request()
+        return built_prompt(prompt, match, self.chunks, ctx, earlier=self._journal.earlier)
 
     def _remember(self, result: Result) -> None:
         self.last = result

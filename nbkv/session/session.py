@@ -129,7 +129,7 @@ class Session(Requests):
             message = f"repeat={repeat!r:.60} is not accepted: repeat is a whole number >= 1"
             raise BadOption(message)
         wanted = wanted_sampling(stop, options, ctx)
-        ids = built_prompt(prompt, match, self.chunks, ctx, options, order=order)
+        ids = built_prompt(prompt, match, self.chunks, ctx, options, order=order, earlier=self._journal.earlier)
         chosen = [chosen_strategy(one, ctx) for one in split(strategies)]
         with self._lock.request():
             self.last = table = compare(ctx, chosen, ids, wanted, int(repeat))

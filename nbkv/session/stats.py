@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbkv import show
-from nbkv.events import Event, Fallback, Finished, NotKept
+from nbkv.events import AnchorsKept, Event, Fallback, Finished, GateDecided, NotKept
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +53,8 @@ class Meter:
         self.rows: list[dict[str, Any]] = []
         self.fallbacks = 0
         self.not_kept: list[str] = []
+        self._gate: dict[str, list[GateDecided]] = {}
+        self._anchors: list[AnchorsKept] = []
 
     def __call__(self, event: Event) -> None:
         """Take an event into account."""
@@ -63,6 +65,10 @@ class Meter:
             self.fallbacks += 1
         elif isinstance(event, NotKept):
             self.not_kept.append(event.why)
+        elif isinstance(event, GateDecided):
+            self._gate.setdefault(event.name, []).append(event)
+        elif isinstance(event, AnchorsKept):
+            self._anchors.append(event)
 
     def full_ttft_s(self, tokens: int) -> float | None:
         """Return about the seconds to the first token of a prompt of ``tokens`` that is computed whole.
@@ -108,6 +114,8 @@ class Meter:
             "fallbacks": self.fallbacks,
             "not_kept": {"count": len(self.not_kept), "last": self.not_kept[-1] if self.not_kept else ""},
             "strategies": {spec: _one(rows) for spec, rows in self._by_strategy().items()},
+            "gate": {name: _decided(decisions) for name, decisions in self._gate.items()},
+            "anchors": _kept(self._anchors),
         }
         return Stats(about | figures)
 
@@ -126,6 +134,30 @@ def _one(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
         "kl_max": max(kl_max, default=None),
         "top1": _mean(top1),
     }
+
+
+def _decided(decisions: list[GateDecided]) -> dict[str, float | int | str | None]:
+    """Return the running figures of the gate's decisions about one chunk name; ``why`` is that of the last refusal."""
+    last = decisions[-1]
+    looked = [each.entropy / each.bound for each in decisions if each.entropy is not None and each.bound]
+    return {
+        "accepted": sum(each.accepted for each in decisions),
+        "refused": sum(not each.accepted for each in decisions),
+        "anchors": last.anchors,
+        "entropy": _mean(looked),
+        "kl": last.kl,
+        "explained": last.explained,
+        "why": next((each.why for each in reversed(decisions) if each.why), ""),
+    }
+
+
+def _kept(changes: list[AnchorsKept]) -> dict[str, int]:
+    """Return what the pool of anchors holds now, and how many have been evicted; empty where there was none."""
+    if not changes:
+        return {}
+    last = changes[-1]
+    evicted = sum(each.evicted for each in changes)
+    return {"count": last.anchors, "bytes": last.nbytes, "limit": last.limit, "evicted": evicted}
 
 
 def _mean(values: list[float]) -> float | None:

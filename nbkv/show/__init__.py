@@ -14,11 +14,13 @@ from nbkv.show.comparison import comparison_html, comparison_text
 from nbkv.show.figures import Plot, comparison_figure, comparison_plot, history_figure, history_plot
 from nbkv.show.health import health_html, health_text
 from nbkv.show.page import table_html, table_text
+from nbkv.show.pipeline import pipeline_html, pipeline_text
 from nbkv.show.plan import plan_html, plan_text
 from nbkv.show.ranking import ranking_html, ranking_text
 from nbkv.show.replay import replay_html, replay_svg, replay_text
 from nbkv.show.report import report_html, report_text
 from nbkv.show.result import coming_html, result_html, result_summary, result_text
+from nbkv.show.search import search_html, search_text
 from nbkv.show.stats import stats_html, stats_text
 from nbkv.show.tour import tour_html, tour_reason, tour_text
 from nbkv.show.why import why_html, why_text
@@ -49,6 +51,8 @@ __all__ = [
     "health_text",
     "history_figure",
     "history_plot",
+    "pipeline_html",
+    "pipeline_text",
     "plan_html",
     "plan_text",
     "ranking_html",
@@ -62,6 +66,8 @@ __all__ = [
     "result_html",
     "result_summary",
     "result_text",
+    "search_html",
+    "search_text",
     "stats_html",
     "stats_text",
     "table_html",

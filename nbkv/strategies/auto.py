@@ -69,6 +69,7 @@ class Auto(Strategy):
     family: ClassVar[str] = "auto"
     summary: ClassVar[str] = "choose full, prefix or a blend by expected time, within a bound on fidelity"
     exact: ClassVar[bool] = False
+    places: ClassVar[bool] = True
 
     max_kl: float | None = None
     blend: str = "blend"
@@ -102,7 +103,7 @@ class Auto(Strategy):
             prefilled.notes.append("auto: prefix, from checkpoints of this model's states")
             return prefilled
         clock, first = timed(), not are_known(ctx)
-        decision = self._decide(estimate(request, ctx), ctx)
+        decision = self._decide(self._known(request, ctx), ctx)
         notes = [f"auto: what passes cost here was measured first, once ({clock():.2f} s)"] if first else []
         chosen, blend = decision.chosen, decision.blend.strategy
         beside = Alongside(blend, request, ctx, _ANSWER) if decision.measure else None
@@ -152,6 +153,13 @@ class Auto(Strategy):
         known, tokens = learn_kl(ctx.verdicts, ctx.model, spec, beside.kl), len(beside.kls)
         over = f"mean KL {beside.kl:.2g} over {tokens} {'token' if tokens == 1 else 'tokens'}"
         return f"auto: measured {spec} beside this answer, {over} (mean of {known.n}: {known.mean:.2g})"
+
+    def _known(self, request: Request, ctx: Context) -> Estimate:
+        """Return what is known of ``request``'s prompt, by the store and by the blend itself."""
+        blend: Any = parse(self.blend)
+        spotted, supplied = blend.supply(request, ctx)
+        own = {start: each.kv.length for start, each in supplied.items() if each.kv is not None}
+        return estimate(spotted, ctx, own)
 
     def _decide(self, known: Estimate, ctx: Context) -> _RoutingDecision:
         """Return who serves a prompt of which the store knows ``known``."""
@@ -217,7 +225,7 @@ def _refusal(strategy: Strategy, ctx: Context) -> str:
 
 def _serve(strategy: Strategy, request: Request, ctx: Context) -> Prefilled:
     prefilled = strategy.prefill(request, ctx)
-    prefilled.by = strategy
+    prefilled.by = prefilled.by or strategy
     return prefilled
 
 

@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 
 from nbkv.context import Context, Request
-from nbkv.families.blend.harvest import Harvest, HarvestedKV
+from nbkv.families.blend.earlier import HarvestedKV
+from nbkv.families.blend.harvest import Harvest
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.blend.variants import (

@@ -10,31 +10,22 @@ import numpy as np
 import torch
 
 from nbkv.context import Context, Request
-from nbkv.families.blend.harvest import Harvest, HarvestedKV
+from nbkv.families.blend.earlier import EarlierPrompt, HarvestedKV, find_runs, spot
+from nbkv.families.blend.harvest import Harvest
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_count, check_share
-from nbkv.kv import KV
 from nbkv.models.attention.intercept import watched
 from nbkv.models.attention.layer import Attended
 from nbkv.models.work import Work
-from nbkv.prompts.matching import find_matches, rolling_hashes, without_overlap
+from nbkv.prompts.earlier import in_order
+from nbkv.prompts.matching import without_overlap
 from nbkv.result import Chunk, Provenance
 from nbkv.selection import best
 from nbkv.strategy import Prefilled
 
 if TYPE_CHECKING:
-    from nbkv.prompts.matching import Hashes, Ids, Match
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class EarlierPrompt(HarvestedKV):
-    """A prompt and its answer as they were run, in order of ``turn``; ``marks`` are hashes of windows of ``ids``."""
-
-    kv: KV
-    ids: Ids
-    marks: Hashes
-    turn: int
+    from nbkv.prompts.matching import Ids, Match
 
 
 @dataclass(kw_only=True, repr=False)
@@ -76,18 +67,16 @@ class KVShare(Harvest):
 
     def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, SpanKV]]:
         """Return the request with the runs that earlier prompts had too; chunks that lie in none keep their place."""
-        ids, earlier, held = np.array(request.ids), self._earlier(ctx), {}
-        matches = find_matches(ids, [one.ids for one in earlier], [one.marks for one in earlier], self.shortest)
-        taken = np.zeros(len(ids), dtype=np.bool_)
+        earlier, held = self._earlier(ctx), {}
+        matches = find_runs(request.ids, earlier, self.shortest)
+        taken = np.zeros(len(request.ids), dtype=np.bool_)
         chunks = _uncovered(request.prompt.chunks, without_overlap(matches, taken, self.shortest))
         for _, start, stop in chunks:
             taken[start:stop] = True
-        for at, which, start, length in without_overlap(matches, taken, self.shortest):
-            held[at] = SpanKV(kv=earlier[which].kv[start : start + length], base=start)
-            own = request.ids[at : at + length]
-            span = Chunk(name="", text="", token_ids=own, sink=(), model=ctx.model, lineage=self.space(ctx).lineage)
-            chunks.append((span, at, at + length))
-        found = replace(request.prompt, chunks=tuple(sorted(chunks, key=lambda chunk: chunk[1])))
+        for match in without_overlap(matches, taken, self.shortest):
+            held[match.at] = earlier[match.which].run(match)
+            chunks.append(spot(request, match, self.space(ctx).lineage))
+        found = replace(request.prompt, chunks=in_order(chunks))
         return replace(request, prompt=found), held
 
     def harvest(
@@ -102,8 +91,8 @@ class KVShare(Harvest):
         new, space = np.array(ids[:length]), self.space(ctx)
         left = [one for one in self.kept(ctx) if not (one.space == space and _begins(new, one))]
         turn = 1 + max((one.turn for one in left if isinstance(one, EarlierPrompt)), default=0)
-        kv, marks = partial.cache.read(0, length).compact(), rolling_hashes(new, self.shortest)
-        return [*left, EarlierPrompt(space=space, kv=kv, ids=new, marks=marks, turn=turn)]
+        kv = partial.cache.read(0, length).compact()
+        return [*left, EarlierPrompt.of(new, kv, space, turn, self.shortest)]
 
     def worth(self, kept: HarvestedKV) -> float:
         """Return the turn it was run in: the oldest is evicted first."""

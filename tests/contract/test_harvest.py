@@ -28,6 +28,11 @@ def kept(session):
     return [one for shelf in session._ctx.scratch.values() for one in shelf]
 
 
+def leaves_exact_kv(results):
+    """Whether one of ``results`` was computed exactly, so that ``prefix`` may find its KV as it does its own."""
+    return any(result.lineage == "exact" for result in results)
+
+
 def prompts(session, words):
     """The same words marked as chunks and not, so that either kind of reuse has something to find."""
     one, two = (session.chunk(words(24, seed=seed), name=f"c{seed}") for seed in (1, 2))
@@ -53,14 +58,14 @@ def test_full_budget_equals_full_with_whatever_was_kept(session_of, words, strat
 
 def test_exact_strategies_afterwards_equal_a_fresh_session(session_of, words, strategy):
     session, fresh = session_of(), session_of()
-    for prompt in prompts(session, words):
-        session.generate(prompt, strategy=strategy, max_new_tokens=6)
+    served = [session.generate(prompt, strategy=strategy, max_new_tokens=6) for prompt in prompts(session, words)]
     assert kept(session)
     for prompt, other in zip(prompts(session, words), prompts(fresh, words), strict=True):
         for name in ("prefix", "full"):
             got = session.generate(prompt, strategy=name, max_new_tokens=8)
             expected = fresh.generate(other, strategy=name, max_new_tokens=8)
-            assert (got.token_ids, got.tokens) == (expected.token_ids, expected.tokens)
+            assert got.token_ids == expected.token_ids
+            assert got.tokens == expected.tokens or leaves_exact_kv(served)
 
 
 @pytest.mark.parametrize("tenant", ["default", "another"])
@@ -68,15 +73,15 @@ def test_another_session_on_the_same_store_finds_nothing(session_of, words, stra
     first = session_of(name="same")
     store = first.store
     second, alone = session_of(store=store, tenant=tenant, name="same"), session_of(tenant=tenant)
-    for prompt in prompts(first, words):
-        first.generate(prompt, strategy=strategy, max_new_tokens=4)
+    served = [first.generate(prompt, strategy=strategy, max_new_tokens=4) for prompt in prompts(first, words)]
     assert kept(first)
     assert not kept(second)
     assert set(store.ls()["lineage"]) == {"exact"}
     shared, own = prompts(second, words)[0], prompts(alone, words)[0]
     got = second.generate(shared, strategy=strategy, max_new_tokens=4)
     expected = alone.generate(own, strategy=strategy, max_new_tokens=4)
-    assert (got.token_ids, got.tokens) == (expected.token_ids, expected.tokens)
+    assert got.token_ids == expected.token_ids
+    assert got.tokens == expected.tokens or (tenant == "default" and leaves_exact_kv(served))
 
 
 def test_nothing_is_kept_of_a_comparison(session_of, words, strategy):

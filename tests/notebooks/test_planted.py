@@ -18,9 +18,11 @@ import pytest
 import torch
 
 import nbkv
+from nbkv.families.agents.offsets import difference
 from nbkv.families.attention.context_attention import ContextAttention
 from nbkv.families.blend.layerwise import LayerwisePlacement
 from nbkv.families.evict.base import Evict
+from nbkv.kv import KV
 from nbkv.models import loading
 from nbkv.models.attention import masks, ranges
 from nbkv.models.attention.positions import PassAttention
@@ -28,12 +30,15 @@ from nbkv.models.caches.evicting import EvictingCache
 from nbkv.models.caches.recurrent import StateLayer
 from nbkv.models.caches.restoring import RestoringLayer
 from nbkv.models.probing.probe import probe
+from nbkv.models.trees.token_tree import TokenTree
+from nbkv.models.trees.tree_pass import TreePass
 from nbkv.session.reranking import rerank
 from nbkv.stores.memory import MemoryStore
-from nbkv.stores.tiers.policies import LeastRecent
-from nbkv.strategies import kvlink
+from nbkv.stores.tiers.indexed.policies import LeastRecent
+from nbkv.strategies import kvlink, relay
 from nbkv.strategies.flashblock import FlashBlock
 from nbkv.studies import answers, divergence, eviction, flashblock, foresight, reasoning
+from nbkv.studies.agents import rivals
 from nbkv.traces import simulation
 from nbkv.traces.log import LoggedRequest, RequestLog
 from nbkv.training import diffusion_reader, reader
@@ -71,6 +76,17 @@ def keys_keep_their_old_positions(patch):
     patch.setattr(LayerwisePlacement, "_put", put)
 
 
+def answers_come_back_halved(patch):
+    own = relay.newest
+
+    def newest(answers, chunk):
+        found = own(answers, chunk)
+        kv = found and KV(found.kv.keys, tuple(values / 2 for values in found.kv.values))
+        return found and replace(found, kv=kv)
+
+    patch.setattr(relay, "newest", newest)
+
+
 def kept_attention_counts_half(patch):
     own = ContextAttention._reuse
 
@@ -100,6 +116,10 @@ def the_least_worthy_are_kept(patch):
     patch.setattr(Evict, "_evict", evict)
 
 
+def offsets_are_taken_off(patch):
+    patch.setattr("nbkv.strategies.kvcomm.total", difference)
+
+
 def held_bytes_count_twice(patch):
     own = EvictingCache.held_bytes
     patch.setattr(EvictingCache, "held_bytes", lambda self: 2 * own(self))
@@ -125,6 +145,25 @@ def a_known_prefix_has_other_values(patch):
         return lease
 
     patch.setattr(MemoryStore, "take", take)
+
+
+def a_branch_sees_its_siblings(patch):
+    own = TreePass._reach
+
+    def reach(self, window, chunk):
+        first, lower, mask = own(self, window, chunk)
+        return first, lower, torch.ones_like(mask)
+
+    patch.setattr(TreePass, "_reach", reach)
+
+
+def pruned_branches_stay(patch):
+    own = TokenTree.keep
+
+    def keep(self, numbers):
+        own(self, [*numbers, *(at for at in range(len(self.lengths)) if at not in set(numbers))])
+
+    patch.setattr(TokenTree, "keep", keep)
 
 
 def saved_weights_are_noise(patch):
@@ -195,6 +234,7 @@ def told(name, parameters, plants, patch):
     return found, space
 
 
+AGENTS = {"chains": 1, "agents": 3, "first": 4, "lines": 4}
 REUSE = {"n": 2, "chunks": 3, "lines": 3, "strategies": ["epic"], "budgets": [0.3, 1.0], "sinks": ["bos"]}
 MASKS = {"n": 1, "chunks": 3, "lines": 3, "ratios": [0.0, 0.3, 1.0]}
 BLOCKS = {"n": 1, "followed": 1, "chunks": 3, "lines": [4], "blocks": [4], "taus": [1, 2], "unmasks": ["static"]}
@@ -203,6 +243,8 @@ MEMORY = {"turns": 6, "chunks": 2, "lines": 3, "conversations": 1, "strategies":
 STATES = {"families": ["qwen3_5_text"], "hidden": 64, "turns": 6, "lines": 6, "histories": [48], "repeat": 1}
 STATES |= {"users": 1, "segment": 64, "block": 16, "rooms": [0.3]}
 
+SEARCH = {"n": 1, "width": 4, "depth": 3, "max_new_tokens": 20, "chunks": 3, "lines": 4}
+SEARCH |= {"methods": ["beam"], "lambdas": [1.0]}
 BATCHES = {"texts": 1, "questions": 2, "lines": 12, "widths": [2], "asked": 2, "blends": ["epic"], "passages": 4}
 BATCHES |= {"retrieved": 2, "max_new_tokens": 4}
 
@@ -218,6 +260,12 @@ def attention_is_read_backwards(patch):
 
 # name, parameters, what is planted all at once, and what of the notebook each of it must move
 NOTEBOOKS = [
+    (
+        "50_agents",
+        AGENTS,
+        (answers_come_back_halved,),
+        lambda found, space: (found["kl"]["relay(budget=0)"], found["kl"]["relay"]),
+    ),
     (
         "53_rerank",
         {"questions": 6, "documents": 4, "reused": ["epic(budget=0.15)"]},
@@ -250,6 +298,12 @@ NOTEBOOKS = [
         STATES,
         (states_come_back_halved,),
         lambda found, space: (found["worst_kl"],),
+    ),
+    (
+        "52_search",
+        SEARCH,
+        (a_branch_sees_its_siblings, pruned_branches_stay),
+        lambda found, space: (found["error"], found["ways"]["beam"]["K/V on average, MiB"]),
     ),
     (
         "51_batch",
@@ -374,7 +428,14 @@ def foreseen(session):
     return {"kl": divergence.trace(session, prompt, tokens, seeing).distance(full)}
 
 
+def approximated(session):
+    given = [{"question": f"who bought {what} ? ", "answer": f"he bought {what} ."} for what in ("milk", "tea", "salt")]
+    rows = rivals.measure(session, given, warm=2, tokens=4)
+    return {row["rival"]: row["kl"] for row in rows}
+
+
 STUDIES = [
+    ("kvcomm", approximated, offsets_are_taken_off, "by token (`kvcomm`)"),
     ("chunks, real text: naive", cells, keys_keep_their_old_positions, "bos cacheblend(budget=0)"),
     ("chunks, real text: partly", cells, the_mask_is_bottom_right, "bos epic(budget=0.3)"),
     ("chunks, real text: full budget", cells, a_row_sees_the_next_one, "bos epic(budget=1.0)"),
@@ -431,9 +492,10 @@ PLANTED = {
         **dict.fromkeys([each[0] for each in TRAINING], "test_what_a_training_notebook_evaluates_is_what_was_saved"),
     },
     "tables": {
-        **dict.fromkeys(["chunks", "eviction", "eviction-reasoning", "masks"], "test_a_study_reacts"),
+        **dict.fromkeys(["chunks", "eviction", "eviction-reasoning", "kvcomm", "masks"], "test_a_study_reacts"),
         "flashblock": "test_the_study_of_block_diffusion_reacts",
         "decisions": "unit/test_decisions.py::test_a_fault_in_placing_chunks_is_seen_in_the_decisions",
+        "edited": "unit/test_history_study.py::test_the_table_reacts_to_what_is_planted_under_it",
         "replay": "test_the_replay_of_a_log_reacts",
         "bench": "unit/test_bench.py::test_other_outputs_are_refused_not_reported",
         "certify": "unit/test_splits.py::test_a_table_beyond_the_bound_is_seldom_certified_and_told",

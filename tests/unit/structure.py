@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, PAGE = ROOT / "nbkv", ROOT / "docs" / "structure.md"
 MARK = "<!-- every module: written by `python tests/unit/structure.py` -->"
-FACES = ["cli", "magics", "widgets", "lab", "bench", "sweep", "studies", "traces", "session", "inference", "strategies"]
+FACES = ["cli", "magics", "integrations", "widgets", "lab", "bench", "sweep", "studies", "traces"]
+FACES += ["session", "inference", "strategies"]
 ROOMS = [*FACES, "families", "training", "models", "stores", "prompts", "tasks", "show"]  # from the top floor down
 
 

@@ -157,6 +157,87 @@ def test_a_batch_with_another_answer_has_no_figures(monkeypatch, at):
     assert row.ours is None
 
 
+@pytest.fixture
+def _small_searches(monkeypatch):
+    for name, value in (("WIDTH", 4), ("DEPTH", 3), ("STEP", 3)):
+        monkeypatch.setattr(f"nbkv.bench.search_ets.{name}", value)
+
+
+@pytest.mark.usefixtures("_small_searches")
+def test_a_search_is_measured_beside_those_that_share_nothing():
+    rows = bench.run(["search.ets"], shape="mini", context=24, rounds=1)
+    assert [row.against for row in rows] == [
+        "rebase without sharing",
+        "the same search without sharing",
+        "rebase with sharing",
+    ]
+    assert all(row.ours > 0 and row.baseline > 0 for row in rows)
+    assert "x less than rebase without sharing" in rows[0].notes[1]
+
+
+@pytest.mark.usefixtures("_small_searches")
+@pytest.mark.parametrize("method", ["ets", "rebase"])
+def test_a_search_that_finds_something_else_without_sharing_has_no_figures(monkeypatch, method):
+    from nbkv.bench.search_ets import _WAYS, RepeatedBranches
+
+    own = RepeatedBranches.run
+    if method == "rebase":  # the other one agrees
+        monkeypatch.setitem(_WAYS, "ets alone", _WAYS["ets"])
+    monkeypatch.setattr(RepeatedBranches, "run", lambda self, *given: -own(self, *given))
+    (row,) = bench.run(["search.ets"], shape="mini", context=24, rounds=1)
+    assert row.refused == f"{method} finds other answers without sharing"
+    assert row.ours is None
+
+
+def test_agents_are_measured_beside_full_and_bare_forwards():
+    (row,) = bench.run(["agents.kvcomm"], shape="mini", context=80, rounds=1)
+    assert min(row.baseline, row.ours, row.floor) > 0
+    assert "% reuse" in row.notes[0]
+    assert row.notes[1].startswith("50 anchors")  # five agents of five slots, two turns
+
+
+@pytest.mark.parametrize("what", ["the answer is another one", "too little is reused"])
+def test_agents_have_no_figures_where(monkeypatch, what):
+    from nbkv.strategies.kvcomm import KVComm
+
+    prefill = KVComm.prefill
+
+    def wrong(self, request, ctx):
+        prefilled = prefill(self, request, ctx)
+        prefilled.logits = prefilled.logits.roll(1)
+        return prefilled
+
+    if what.startswith("the answer"):
+        monkeypatch.setattr(KVComm, "prefill", wrong)
+    else:
+        monkeypatch.setattr("nbkv.bench.agents_kvcomm.STRATEGY", "kvcomm(gamma=0)")
+    (row,) = bench.run(["agents.kvcomm"], shape="mini", context=80, rounds=1)
+    assert row.ours is None
+    assert ("gate that refuses everything: token 0" if what.startswith("the answer") else "are reused") in row.refused
+
+
+def test_the_last_agent_of_a_chain_reads_what_the_others_decoded():
+    as_it_is, rectified = bench.run(["agents.relay"], shape="mini", context=128, rounds=1)
+    assert (as_it_is.against, as_it_is.regime["agents"], as_it_is.regime["output"]) == ("full", 5, 32)
+    assert min(as_it_is.ours, as_it_is.baseline, rectified.ours, rectified.baseline) > 0
+    assert 1 < rectified.ideal < as_it_is.ideal == pytest.approx(160 / 36)  # 32 of its own, and each one's last token
+    assert "77.5% of 160 tokens reused" in as_it_is.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "told"),
+    [
+        ("nbkv.strategies.relay.Relay.supply", lambda self, request, ctx: (request, {}), "tokens were fresh"),
+        ("nbkv.strategies.relay.Relay.at_full_budget", lambda self: nbkv.strategy.parse("relay(0)"), "full budget"),
+    ],
+)
+def test_a_chain_that_reuses_nothing_or_says_something_else_has_no_figures(monkeypatch, name, wrong, told):
+    monkeypatch.setattr(name, wrong)
+    rows = bench.run(["agents.relay"], shape="mini", context=128, rounds=1)
+    assert all(row.ours is None for row in rows)
+    assert any(told in row.refused for row in rows)
+
+
 def test_the_planners_pick_is_measured_beside_every_form(tmp_path):
     path = tmp_path / "rows.json"
     command = ["bench", "residual.restore", "--shape", "mini", "--context", "64", "--rounds", "1", "--json", str(path)]

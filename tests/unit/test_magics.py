@@ -933,6 +933,11 @@ def test_a_chat_goes_on_and_a_turn_can_be_edited(shell, session):
     assert [turn["asked"] for turn in chat.to_dict()["turns"]][1:] == ["how many ?"]
     assert shell.user_ns["_kv"] is chat.results[-1]
     assert chat.results[-1].tokens.reused > 0
+    assert run(shell, "%%kvchat --edit 1 --keep-later\nAnna has 5 apples .") is chat
+    assert [turn["asked"] for turn in chat.to_dict()["turns"]] == ["Anna has 5 apples .", "how many ?"]
+    run(shell, "%%kvchat -n 1 --drop-thinking\nwho ?")
+    assert len(chat.results) == 3
+    assert "--keep-later is for a cell with --edit" in refused(shell, "%%kvchat --keep-later\nhello")
     assert run(shell, "%%kvchat --new -n 1\nhello") is not chat
     assert "no turn 5" in refused(shell, "%%kvchat --edit 5\nhello")
     assert "holds no prompt" in refused(shell, "%%kvchat\n  ")

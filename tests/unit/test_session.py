@@ -244,8 +244,11 @@ def test_an_answer_is_a_chunk_of_the_very_ids(session_of, words):
     follow = session.generate([words(3), result, words(2)], max_new_tokens=2)
 
     assert follow.prompt_ids[4:10] == result.token_ids
-    with pytest.raises(UnknownName, match="answer"):
-        result.chunk("question")
+    assert result.chunk("plan").name == "plan"
+    assert result.chunk("plan").token_ids == result.token_ids
+    for name in ("", None, 3):
+        with pytest.raises(BadOption, match="name of a chunk"):
+            result.chunk(name)
 
 
 def test_compare_leaves_the_store_as_it_was(session_of, words):

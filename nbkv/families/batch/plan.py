@@ -73,10 +73,15 @@ def _length(request: Request) -> int:
 
 
 def _why_alone(ctx: Context) -> str:
+    found = why_apart(ctx)
+    return f"one prompt after another, those that begin alike together: {found}" if found else ""
+
+
+def why_apart(ctx: Context) -> str:
     """Return why this model's sequences cannot share passes, found out once for each model; empty if they can."""
     name = f"packed@{ctx.model}@{ctx.adapter.dtype}"
     found: str | None = ctx.verdicts.get(name)
     if found is None:
         found = why_not_packed(ctx.adapter)
         ctx.verdicts.put(name, found)
-    return f"one prompt after another, those that begin alike together: {found}" if found else ""
+    return found

@@ -7,7 +7,7 @@ selected, where they are scattered and what they may see. What a method adds is 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -18,17 +18,23 @@ import torch
 from nbkv.context import Context, Request
 from nbkv.events import Reused
 from nbkv.families.blend.assemble import assemble
+from nbkv.families.blend.earlier import EarlierPrompt, remembered, with_earlier
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
 from nbkv.families.options import check_share
+from nbkv.kv import Space
+from nbkv.prompts.prompt import Prompt
 from nbkv.result import Provenance
+from nbkv.show.units import plural, size
 from nbkv.stores.reading.layer_reader import LoadLost
-from nbkv.strategy import Prefilled, Strategy
+from nbkv.strategy import Prefilled, Strategy, parse
 from nbkv.timing import timed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_SHARE = 0.25  # of the store's limit, for what a strategy keeps of earlier prompts
 
 
 @dataclass(kw_only=True, repr=False)
@@ -43,6 +49,7 @@ class Blend(Strategy):
     exact: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ("prefix", "relocation", "walk")
     aliases: ClassVar[dict[str, str]] = {"recompute_ratio": "budget"}
+    places: ClassVar[bool] = True
 
     if TYPE_CHECKING:
         budget: float | None
@@ -62,12 +69,20 @@ class Blend(Strategy):
         Passes made to find out go through ``partial``, which counts them as selection.
         """
 
-    def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, SpanKV]]:  # noqa: ARG002
+    def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, SpanKV]]:
         """Return the request with the spans to place, and the K/V to place there, by first position.
 
-        What is not named is placed from the store: a chunk's canonical KV.
+        What is not named is placed from the store: a chunk's canonical KV. Where earlier prompts are searched, runs of
+        those that this strategy served in this session are named.
         """
-        return request, {}
+        earlier = [one for one in ctx.scratch.get(self.name, ()) if one.space == self.space(ctx)]
+        if not request.prompt.searched or not earlier:
+            return request, {}
+        return with_earlier(request, earlier, ctx.store.holds(ctx.space(), request.ids), self.space(ctx).lineage)
+
+    def space(self, ctx: Context) -> Space:
+        """Return the space of this strategy's K/V: its own lineage, model and tenant."""
+        return ctx.space(f"approx:{self.name}")
 
     def run(self, partial: PartialPrefill, chosen: torch.Tensor) -> torch.Tensor:
         """Run the rows ``chosen`` and all without KV; return the logits ``[V]`` after the last token."""
@@ -80,19 +95,35 @@ class Blend(Strategy):
         """
         if len(request.ids) > ctx.adapter.capabilities.stable_context:
             return in_full(self, request, ctx, "no chunk reuse")
-        began = timed()
-        request, supplied = self.supply(request, ctx)
+        began, asked = timed(), request
+        return self.blend(*self.supply(request, ctx), ctx, began, asked)
+
+    def blend(
+        self,
+        request: Request,
+        supplied: Mapping[int, SpanKV],
+        ctx: Context,
+        clock: Callable[[], float],
+        asked: Request | None = None,
+    ) -> Prefilled:
+        """Place what was ``supplied`` and what the store has, select and run; loading has begun with ``clock``.
+
+        ``asked`` is the request as it came, which is continued exactly where nothing has to be moved.
+        """
         first = None
         try:
             first = assemble(request, ctx, supplied, layerwise=True)
-            return self._prefill(first, ctx, began())
+            if asked is not None and not first.placed and _is_new(asked.prompt, first.prefix):
+                first.placement.close()
+                return _continued(asked, ctx)
+            return self._prefill(first, ctx, clock())
         except LoadLost:
             again = assemble(request, ctx, supplied)
             again.notes.append("KV from a tier did not arrive whole: what was to run with it ran without")
             if first is not None:
                 again.rows_work.token_layers += first.rows_work.token_layers
                 again.select_work.token_layers += first.select_work.token_layers
-            return self._prefill(again, ctx, began())
+            return self._prefill(again, ctx, clock())
 
     def _prefill(self, partial: PartialPrefill, ctx: Context, load_s: float) -> Prefilled:
         clock = timed()
@@ -111,10 +142,36 @@ class Blend(Strategy):
             select=partial.select_work,
             load_s=load_s,
             select_s=select_s,
-            notes=partial.notes,
+            notes=[*partial.notes, *_moved(partial)],
             deviation=None if partial.deviations is None else partial.deviations.cpu().numpy(),
             own=partial,
         )
+
+    def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
+        """Keep what an exact request leaves in the store; of another where earlier prompts are searched, its own K/V.
+
+        These stay with this strategy and session, up to a quarter of the store's limit and besides it.
+        """
+        partial = blended(prefilled)
+        if prefilled.lease is not None:
+            parse("prefix").commit(prefilled, ids, request, ctx)
+        elif request.keep and request.prompt.searched and partial is not None:
+            length, before = min(len(ids), partial.cache.length), ctx.scratch.get(self.name, ())
+            turn = 1 + max((one.turn for one in before), default=0)
+            kv = partial.cache.read(0, length).compact()
+            new = EarlierPrompt.of(ids[:length], kv, self.space(ctx), turn)
+            kept = ctx.scratch[self.name] = remembered(before, new, int(_SHARE * ctx.store.limit))
+            nbytes = size(sum(one.nbytes for one in kept))
+            prefilled.notes.append(f"{self.name} keeps {plural(len(kept), 'prompt')} for this session ({nbytes})")
+
+
+def blended(prefilled: Prefilled) -> PartialPrefill | None:
+    """Return the partial prefill that ``prefilled`` came from, if its cache still holds what that put there.
+
+    None where the prompt was run in full or from a prefix, or where all keys were rotated by other angles meanwhile.
+    """
+    partial: PartialPrefill | None = prefilled.own
+    return None if partial is None or prefilled.cache is not partial.cache else partial
 
 
 def provenance(partial: PartialPrefill, chosen: torch.Tensor) -> NDArray[np.uint8]:
@@ -130,3 +187,27 @@ def provenance(partial: PartialPrefill, chosen: torch.Tensor) -> NDArray[np.uint
         if encoded:
             sources[span.start : span.stop] = Provenance.FRESH
     return sources
+
+
+def _is_new(prompt: Prompt, prefix: int) -> bool:
+    """Return whether nothing behind the first ``prefix`` tokens of ``prompt`` was there before, as far as searched."""
+    behind = (chunk for chunk, start, _ in prompt.chunks if start >= prefix)  # an answer's last token has no KV yet
+    return prompt.searched and not any(chunk.lineage in {"canonical", "exact"} for chunk in behind)
+
+
+def _continued(request: Request, ctx: Context) -> Prefilled:
+    """Run a prompt of which only the beginning is known: nothing has to be moved, so it is exact and kept as such."""
+    exact = parse("prefix")
+    prefilled = exact.prefill(request, ctx)
+    prefilled.by = exact
+    prefilled.notes.append("nothing had to be moved: exact")
+    return prefilled
+
+
+def _moved(partial: PartialPrefill) -> list[str]:
+    """Return the note on runs of earlier prompts: those that are no chunks of their own."""
+    spans = [span for chunk, span, _ in partial.placed if chunk.lineage != "canonical"]
+    if not spans:
+        return []
+    tokens = sum(span.length for span in spans)
+    return [f"{plural(tokens, 'token')} of earlier prompts or answers placed here, in {plural(len(spans), 'span')}"]

@@ -13,25 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbkv.context import Context, Request
-from nbkv.families.blend.base import Blend
-from nbkv.families.blend.layerwise import SpanKV
+from nbkv.families.blend.base import Blend, blended
+from nbkv.families.blend.earlier import HarvestedKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_share
-from nbkv.kv import Space
 from nbkv.show.units import plural
 from nbkv.strategy import Prefilled
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class HarvestedKV(SpanKV):
-    """KV harvested from a prompt, and the space in which alone it may be used again."""
-
-    space: Space
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of the KV."""
-        return 0 if self.kv is None else self.kv.nbytes
 
 
 @dataclass(kw_only=True, repr=False)
@@ -58,21 +45,26 @@ class Harvest(Blend):
     def worth(self, kept: HarvestedKV) -> float:
         """Return the eviction score of ``kept``: the lowest is evicted first."""
 
-    def space(self, ctx: Context) -> Space:
-        """Return the space of this strategy's K/V: its own lineage, model and tenant."""
-        return ctx.space(f"approx:{self.name}")
-
     def kept(self, ctx: Context) -> Sequence[HarvestedKV]:
         """Return what earlier requests of this session left, of every space."""
         return tuple(ctx.scratch.get(self.name, ()))
 
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Keep what is harvested, evicting the lowest scores above ``store_share`` of the store's limit."""
-        partial = prefilled.own
-        # None: the prompt was run in full; another cache: all keys were rotated by other angles meanwhile
-        if not request.keep or partial is None or prefilled.cache is not partial.cache:
+        """Keep what is harvested of a prompt that was blended."""
+        partial = blended(prefilled)
+        if prefilled.lease is not None:
+            super().commit(prefilled, ids, request, ctx)
+        if not request.keep or partial is None:
             return
-        left, limit = list(self.harvest(partial, ids, request, ctx)), int(self.store_share * ctx.store.limit)
+        self.keep(self.harvest(partial, ids, request, ctx), prefilled, ctx)
+
+    def limit(self, ctx: Context) -> int:
+        """Return how many bytes may be kept."""
+        return int(self.store_share * ctx.store.limit)
+
+    def keep(self, found: Sequence[HarvestedKV], prefilled: Prefilled, ctx: Context) -> int:
+        """Keep what was ``found``, evicting the lowest scores above the limit; return the bytes kept."""
+        left, limit = list(found), self.limit(ctx)
         nbytes = sum(one.nbytes for one in left)
         older = {id(one) for one in self.kept(ctx)}
         # what this request left goes last: it has had no time yet to be of use
@@ -85,3 +77,4 @@ class Harvest(Blend):
         prefilled.notes.append(
             f"{self.name} keeps {plural(len(left), 'span')} for this session ({nbytes / 2**20:.1f} MiB)"
         )
+        return nbytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from nbkv.models.caches.growing_layer import Pair
 from nbkv.models.work import LayerInput, Work
 from nbkv.result import Chunk
 
+Measure = Callable[[Pair, Pair, torch.Tensor], torch.Tensor]  # cached and fresh K/V, and which rows of the cached
 _ENDS = (".", "!", "?", "\n", "。", "!", "?")
 
 
@@ -140,6 +141,15 @@ class PartialPrefill:
         self._rows = self._rows[kept]
         self._paused = None if self._paused is None else self._paused.keep(kept.nonzero().flatten())
 
+    def join(self, rows: torch.Tensor, hidden: torch.Tensor) -> None:
+        """Have ``rows`` go on as well, with ``hidden`` ``[..., n, H]`` for what the layer that runs next is given."""
+        assert self._rows is not None  # noqa: S101
+        assert self._paused is not None  # noqa: S101
+        together = torch.cat([self._rows, rows])
+        order = together.argsort()
+        every = torch.cat([self._paused.hidden, hidden.to(self._paused.hidden)], dim=-2)
+        self._rows, self._paused = together[order], replace(self._paused, hidden=every.index_select(-2, order))
+
     def finish(self, rows: torch.Tensor) -> torch.Tensor:
         """Run ``rows`` and those without K/V through the remaining layers; return the last token's logits ``[V]``."""
         if self._rows is None:
@@ -153,14 +163,14 @@ class PartialPrefill:
             some, self._rows, self.cache, since=self._paused, work=self.rows_work, before=before
         )[-1]
 
-    def deviation(self, layer: int, side: str = "kv", power: int = 2) -> torch.Tensor:
+    def deviation(self, layer: int, side: str = "kv", power: int = 2, measure: Measure | None = None) -> torch.Tensor:
         """Run the rows under way until ``layer`` has made their K/V; return how far these are from the cached.
 
         As ``comparing`` has it, counted as selection. The rows that go on run that layer; no other row has to.
         """
         assert self._rows is not None  # noqa: S101
         some, since = self.ids[self._rows], self._paused
-        with self.comparing(layer, side, power) as distance:
+        with self.comparing(layer, side, power, measure) as distance:
             options: dict[str, Any] = {"work": self.select_work, "before": self.placement.need}
             self._resume_from(
                 self.adapter.advance_to_kv(some, self._rows, self.cache, layer=layer, since=since, **options)
@@ -168,11 +178,13 @@ class PartialPrefill:
         return distance
 
     @contextmanager
-    def comparing(self, layer: int, side: str = "kv", power: int = 2) -> Iterator[torch.Tensor]:
+    def comparing(
+        self, layer: int, side: str = "kv", power: int = 2, measure: Measure | None = None
+    ) -> Iterator[torch.Tensor]:
         """Within the block, find how far the K/V that rows get in ``layer`` are from the cached ones.
 
         Float32 ``[n]`` by position: differences to the ``power`` summed over heads and dimensions, of keys (``k``),
-        values (``v``) or both; 0 for rows that did not run.
+        values (``v``) or both, or what ``measure`` makes of cached, fresh and rows; 0 for rows that did not run.
         """
         distance = torch.zeros(self.length, device=self.ids.device)
         rows = self._rows
@@ -181,7 +193,11 @@ class PartialPrefill:
         sides = ["kv".index(name) for name in side]
 
         def compare(cached: Pair, fresh: Pair, at: torch.Tensor) -> None:
-            gaps = ops.kv_deviation(tuple(cached[i] for i in sides), tuple(fresh[i] for i in sides), at, power=power)
+            if measure is not None:
+                gaps = measure(cached, fresh, at)
+            else:
+                old, new = (tuple(each[i] for i in sides) for each in (cached, fresh))
+                gaps = ops.kv_deviation(old, new, at, power=power)
             distance.index_copy_(0, rows, gaps.to(distance.device))
 
         with self.cache.watching(layer, compare):

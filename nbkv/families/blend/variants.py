@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from nbkv.families.blend.harvest import HarvestedKV
+from nbkv.families.blend.earlier import HarvestedKV
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.kv import KV, Span
 from nbkv.prompts.prompt import Prompt

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from nbkv import selection
 from nbkv.context import Context, Request
@@ -42,8 +44,11 @@ class Estimate:
         return load + encode + costs.run_watched(fresh, self.length) + costs.run_scattered(rows, self.length)
 
 
-def estimate(request: Request, ctx: Context) -> Estimate:
-    """Return what the store's index says of ``request``'s prompt; no K/V are read."""
+def estimate(request: Request, ctx: Context, own: Mapping[int, int] = MappingProxyType({})) -> Estimate:
+    """Return what the store's index says of ``request``'s prompt; no K/V are read.
+
+    ``own``: how many tokens from a position on its blend has K/V of itself.
+    """
     ids = request.ids
     if len(ids) > ctx.adapter.capabilities.stable_context:  # then nothing of it may be reused
         return Estimate(len(ids), 0, 0)
@@ -52,6 +57,9 @@ def estimate(request: Request, ctx: Context) -> Estimate:
     placed, missing = 0, set()
     for chunk, start, stop in request.prompt.chunks:
         if stop <= prefix:
+            continue
+        if start in own:
+            placed += max(0, own[start] - max(0, prefix - start))
             continue
         path = chunk.path(start, known.block)
         held = ctx.store.holds(ctx.space(), path)

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from nbkv.kv import KV, allocate
 from nbkv.models.attention.intercept import computed_by
-from nbkv.models.attention.layer import Attention
+from nbkv.models.attention.layer import Attention, Policy
 from nbkv.models.attention.masks import edges
 from nbkv.models.caches.base import SequenceCache
 from nbkv.models.capabilities import Capabilities
@@ -118,6 +118,22 @@ class Feed(NamedTuple):
     ids: Sequence[int]
 
 
+class SharedPass(Protocol):
+    """What one pass over tokens of many sequences runs: their ``ids`` and ``positions``, all of them ``[N]``."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+
+    def written(self, layer: int, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Put the states ``[1, H, N, D]`` of all rows where they belong."""
+
+    def attending(self, capabilities: Capabilities) -> Policy:
+        """Return how the rows attend in each layer."""
+
+    def done(self) -> None:
+        """Take note that all rows have run."""
+
+
 class _Rows(NamedTuple):
     """Sequences of one bundle that attend together, ``b`` of them over ``n`` rows; a shorter one repeats its last.
 
@@ -172,6 +188,18 @@ class PackedPass:
         start = int(self.ends[members[0]]) - len(self.feeds[members[0]].ids)
         return slice(start, int(self.ends[members[-1]]))
 
+    def written(self, layer: int, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Hand the states ``[1, H, N, D]`` of all rows to the bundles they belong to."""
+        for bundle in self.bundles:
+            span = self.span(bundle)
+            slots, at = (each[span].to(key_states.device) for each in (self.slots, self.within))
+            states = (key_states[0, :, span].transpose(0, 1), value_states[0, :, span].transpose(0, 1))
+            bundle.written(layer, slots, at, states)
+
+    def attending(self, capabilities: Capabilities) -> Policy:
+        """Return how the rows attend in each layer."""
+        return _Attending(self, capabilities)
+
     def done(self) -> None:
         """Take note that all rows have run: only now their sequences are longer."""
         for feed in self.feeds:
@@ -207,7 +235,7 @@ class PackedPass:
 
 
 class _PackedLayer(DynamicLayer):
-    """Hands the states of a pass to the bundles they belong to."""
+    """Hands the states of a pass over to it."""
 
     def __init__(self, index: int, cache: PackedCache) -> None:
         self.index, self.cache = index, cache
@@ -223,11 +251,7 @@ class _PackedLayer(DynamicLayer):
         """Put the states ``[1, H, N, D]`` where they belong; return them as they are, for attention to look past."""
         packed = self.cache.packed
         assert packed is not None  # noqa: S101
-        for bundle in packed.bundles:
-            span = packed.span(bundle)
-            slots, at = (each[span].to(key_states.device) for each in (packed.slots, packed.within))
-            states = (key_states[0, :, span].transpose(0, 1), value_states[0, :, span].transpose(0, 1))
-            bundle.written(self.index, slots, at, states)
+        packed.written(self.index, key_states, value_states)
         return key_states, value_states
 
     def get_seq_length(self) -> int:
@@ -242,18 +266,18 @@ class PackedCache(SequenceCache, Cache):
 
     def __init__(self, n_layers: int) -> None:
         """Begin without a pass."""
-        self.packed: PackedPass | None = None
+        self.packed: SharedPass | None = None
         super().__init__(layers=[_PackedLayer(index, self) for index in range(n_layers)])
 
     @contextmanager
-    def running(self, packed: PackedPass, config: Any, capabilities: Capabilities) -> Iterator[None]:  # noqa: ANN401  (a transformers config)
+    def running(self, packed: SharedPass, config: Any, capabilities: Capabilities) -> Iterator[None]:  # noqa: ANN401  (a transformers config)
         """Within the block a pass runs ``packed``, without a mask; its sequences are longer only if that succeeds.
 
         ``config`` is the text decoder's.
         """
         self.packed = packed
         try:
-            with computed_by(config, _Attending(packed, capabilities)):
+            with computed_by(config, packed.attending(capabilities)):
                 yield
             packed.done()
         finally:
@@ -283,7 +307,7 @@ class _Attending:
         own = rows.bundle.own(seen.layer, None if rows.slots is None else rows.slots.to(device), rows.tokens)
         given = shared_prefix_attention(
             query,
-            list(_from(rows.bundle.pieces, first, seen.layer)),
+            list(pieces_from(rows.bundle.pieces, first, seen.layer)),
             own,
             rows.upper.to(device),
             None if lower is None else lower.to(device),
@@ -305,7 +329,7 @@ class _Attending:
         return self._lower[key]
 
 
-def _from(pieces: Sequence[KV], first: int, layer: int) -> Iterator[Pair]:
+def pieces_from(pieces: Sequence[KV], first: int, layer: int) -> Iterator[Pair]:
     """Yield the keys and values of ``layer`` from position ``first`` on."""
     at = 0
     for piece in pieces:

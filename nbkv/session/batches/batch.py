@@ -21,6 +21,7 @@ from nbkv.session.arguments import RequestArguments, built_prompt, chosen_strate
 from nbkv.session.batches.results import BatchResults
 from nbkv.session.batches.schedule import AsGiven, Schedule, schedule_of
 from nbkv.session.lock import SessionLock
+from nbkv.session.misses.past import Seen
 from nbkv.stopping import Stopped
 from nbkv.strategy import Strategy
 
@@ -71,19 +72,23 @@ class BatchJob:
         ctx: Context,
         asked: RequestArguments,
         options: Mapping[str, object],
-        chunks: Mapping[str, Chunk],
+        known: tuple[Mapping[str, Chunk], Callable[[Context], Sequence[Seen]]],
         schedule: str | None,
         *,
         numbers: Iterator[int],
         progress: bool,
     ) -> BatchJob:
-        """Return the job that was asked for; raises ``BadOption``, ``UnknownName``, ``UnsupportedModel``."""
+        """Return the job that was asked for; raises ``BadOption``, ``UnknownName``, ``UnsupportedModel``.
+
+        ``known`` are the session's chunks and its earlier sequences, which ``match`` looks for.
+        """
         assert asked.strategy is not None  # noqa: S101
+        chunks, earlier = known
         return cls(
             ctx,
             chosen_strategy(asked.strategy, ctx, force=asked.force),
             wanted_sampling(asked.stop, options, ctx),
-            lambda prompt: built_prompt(prompt, asked.match, chunks, ctx, options),
+            lambda prompt: built_prompt(prompt, asked.match, chunks, ctx, options, earlier=earlier),
             numbers,
             schedule_of(schedule),
             is_free(asked.order),

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbkv.misses import Cause, Miss
-from nbkv.prompts.matching import find_matches
+from nbkv.prompts.matching import common_prefix, find_matches
 from nbkv.result import Provenance, runs
 from nbkv.session.misses import wording
 from nbkv.session.misses.differences import Difference, Pieces, differences
-from nbkv.session.misses.past import WINDOW, Past, Seen, common_prefix
+from nbkv.session.misses.past import WINDOW, Past, Seen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_MOVING = 'move what is behind it: match="earlier" with a chunk strategy, such as strategy="blend"'
 _COMPARED = 48  # sequences that are searched for the prompt's text at other places: the nearest and the newest
 
 
@@ -236,12 +237,15 @@ class Diagnosis:
         who = _called(seen, self.asked.seen)
         place = f"{wording.visible(was) or 'nothing'} stood there in {who}"
         detail, fix = {
-            Cause.THINKING: (f"behind thinking that {who} had and this prompt has not", "keep it: chat.send does"),
+            Cause.THINKING: (
+                f"behind thinking that {who} had and this prompt has not",
+                f"keep it, as chat.send does, or {_MOVING}",
+            ),
             Cause.TEMPLATE: (
                 f"the chat template wrote other words before them than for {who}",
-                "put what changes (dates, tools) last, or use session.chat, which keeps the ids",
+                f"put what changes (dates, tools) last, use session.chat, which keeps the ids, or {_MOVING}",
             ),
-            Cause.EDITED: (f"text before them differs: {place}", "put what changes behind what stays"),
+            Cause.EDITED: (f"text before them differs: {place}", f"put what changes behind what stays, or {_MOVING}"),
         }[kind]
         self._claim(kind, each.at, each.at + each.length, detail, fix, was=wording.middle(was), now=wording.middle(now))
 
@@ -249,7 +253,7 @@ class Diagnosis:
         if self._open[start:stop].sum() < WINDOW or self.asked.seen.space.model != seen.space.model:
             return
         who = _called(seen, self.asked.seen)
-        fix = 'give it as a chunk (session.chunk) and ask with a chunk strategy, such as strategy="blend"'
+        fix = f"{_MOVING}, or give it as a chunk (session.chunk)"
         self._claim(Cause.MOVED, start, stop, f"{who} had the same tokens at another place", fix)
 
     def _claim(

@@ -18,6 +18,8 @@ from nbkv.session.misses.past import Leavers, Past, Seen, past
 from nbkv.session.misses.price import priced
 from nbkv.strategy import Prefilled, Strategy, parse
 
+_SEARCHED = 32  # sequences of a session in which runs of a prompt are looked for
+
 
 class Journal:
     """What one session writes down of its requests and chunks: ids and where they may be found, no tensors."""
@@ -72,11 +74,25 @@ class Journal:
             reusable=0 if n > known.stable_context else ctx.adapter.reusable(n),
             chunks=tuple((chunk.path(start, known.block), start, stop) for chunk, start, stop in prompt.chunks),
             unread=unread,
-            places=served.family == "blend",
+            places=served.places,
             states=bool(known.states),
             declined=declined.why if declined else "",
             declined_s=declined.seconds if declined else None,
         )
+
+    def earlier(self, ctx: Context) -> list[Seen]:
+        """Return the newest prompts and answers of this session whose exact K/V its store was given, the oldest first.
+
+        Those that a later one only continues are left out.
+        """
+        found: list[Seen] = []
+        for seen in self._past.before(self._past.number()):
+            own = (seen.session, seen.store, seen.space) == (ctx.session, self._leavers.store, ctx.space())
+            if own and not seen.lost and not seen.is_chunk and not any(_begins(seen, one) for one in found):
+                found.append(seen)
+                if len(found) == _SEARCHED:
+                    break
+        return found[::-1]
 
     def costs(self, *, measure: bool) -> CostModel | None:
         """Return what passes cost here, corrected by experience; measured now if ``measure`` and nothing runs."""
@@ -170,6 +186,10 @@ class Explanation:
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Pickle as None: what is past stays in the process that it passed in."""
         return type(None), ()
+
+
+def _begins(seen: Seen, longer: Seen) -> bool:
+    return longer.ids[: len(seen.ids)] == seen.ids
 
 
 def _pace(result: Result, known: CostModel) -> float:

@@ -20,12 +20,13 @@ import numpy as np
 
 from nbkv.events import Event, Evicted, Started
 from nbkv.kv import Space
-from nbkv.prompts.matching import rolling_hashes
+from nbkv.prompts.matching import common_prefix, rolling_hashes
 from nbkv.stores.base import Store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+CHUNK = "chunk "  # what is said of one begins so
 WINDOW = 8  # tokens of the shortest run that is taken for the same text at another place
 _SEQUENCES, _TOKENS, _DEPARTURES = 512, 4_000_000, 4096
 
@@ -47,6 +48,11 @@ class Seen:
     by: str
     lost: str = ""
     said: tuple[str, ...] | None = None
+
+    @property
+    def is_chunk(self) -> bool:
+        """Return whether it was a chunk, encoded apart, rather than a request."""
+        return self.by.startswith(CHUNK)
 
     @cached_property
     def array(self) -> NDArray[np.int64]:
@@ -158,13 +164,6 @@ class Leavers:
                     tenant=self._tenant,
                 )
             )
-
-
-def common_prefix(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
-    """Return how many first tokens two sequences share."""
-    n = min(len(one), len(other))
-    differ = one[:n] != other[:n]
-    return int(differ.argmax()) if differ.any() else n
 
 
 def overlaps(spans: Sequence[tuple[int, int]], start: int, stop: int) -> bool:

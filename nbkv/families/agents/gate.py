@@ -1,0 +1,98 @@
+"""The gate: whether a text at a place is reused with approximated offsets, or the prompt is computed in full.
+
+KVCOMM (arXiv 2510.12872) computes in full where fewer than two anchors are as long as the text, or where the entropy of
+their weights is above ``gamma log2 M``: no anchor stands out, and the text had better become one itself. Entropy says
+how well the text is known, not how far off an answer will be. That is measured: on prompts computed in full the answer
+is followed a second time over K/V as they would have been reused, and the mean KL of the last ones is bounded too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log2
+from statistics import fmean
+
+from nbkv.families.agents.anchors import Anchor, Slot
+from nbkv.families.agents.offsets import Alignment, Neighbours, explained
+
+LEAST = 2  # anchors without which nothing is approximated, as the paper has it
+_RECENT = 8  # measured prompts at a place whose mean counts
+_MEASURED = 2  # of them there are before anything is reused
+_AGAIN = 16  # prompts served at a place after which it is measured again
+_SELDOM = 4  # where reuse is refused for its KL, the newest so many anchors go unmeasured before one is measured again
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """What became of the text in rows ``[start, stop)``, the slot of chunk ``name``.
+
+    ``anchors`` are those long enough at its place, ``entropy`` and ``bound`` bits (None: not looked at), ``kl`` the
+    mean that was measured there in nats, ``explained`` the share of offsets that approximation gets right (None:
+    not known). ``why`` it is refused, "" where it is not; ``measure``: this prompt is to tell the KL of reuse.
+    """
+
+    name: str
+    start: int
+    stop: int
+    anchors: int
+    entropy: float | None = None
+    bound: float | None = None
+    kl: float | None = None
+    explained: float | None = None
+    why: str = ""
+    measure: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Return whether the text is reused, if all others of its prompt are."""
+        return not self.why
+
+    def __str__(self) -> str:
+        """Return the decision in a few words."""
+        bits = "" if self.entropy is None else f", entropy {self.entropy:.2f} below {self.bound:.2f} bits"
+        kl = "" if self.kl is None else f", KL {self.kl:.2g}"
+        known = "" if self.explained is None else f", offsets {self.explained:.0%} explained"
+        return self.why or f"{self.name} by {self.anchors} anchors{bits}{kl}{known}"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Lets a text through whose weights have an entropy below ``gamma log2 M`` and, at its place, KL <= ``max_kl``.
+
+    ``max_kl`` None: nothing is measured, as in the paper.
+    """
+
+    gamma: float
+    max_kl: float | None
+    alignment: Alignment
+
+    def unknown(self, slot: Slot, anchors: Sequence[Anchor]) -> GateDecision | None:
+        """Return the refusal of ``slot`` where too few of the ``anchors`` at its place are long enough; else None."""
+        enough, (start, stop) = self.alignment.long_enough(slot.span.length, anchors), slot.span
+        if len(enough) >= LEAST:
+            return None
+        name = slot.chunk.name
+        why = f"{name} has {len(enough)} of {LEAST} anchors long enough at its place ({len(anchors)} in all)"
+        return GateDecision(name, start, stop, len(enough), why=why)
+
+    def decide(self, slot: Slot, near: Neighbours, anchors: Sequence[Anchor]) -> GateDecision:
+        """Return the decision about ``slot``, whose text has neighbours ``near`` among the ``anchors`` at its place."""
+        enough = self.alignment.long_enough(slot.span.length, anchors)
+        entropy, bound = near.entropy, self.gamma * log2(len(enough))
+        measured = [anchor.kl for anchor in anchors if anchor.kl is not None][-_RECENT:]
+        kl, name = fmean(measured) if measured else None, slot.chunk.name
+        why, measure = "", False
+        if entropy >= bound:
+            why = f"{name}: entropy {entropy:.2f} of {len(enough)} anchors' weights is not below {bound:.2f} bits"
+        elif self.max_kl is not None:
+            if kl is None or len(measured) < _MEASURED:
+                why, measure = f"{name}: the KL of reuse at its place is measured first", True
+            elif kl > self.max_kl:
+                why = f"{name}: the KL of reuse measured at its place is {kl:.2g}, above {self.max_kl:g}"
+                measure = all(anchor.kl is None for anchor in anchors[-_SELDOM:])
+            elif min(anchor.age for anchor in anchors) >= _AGAIN:
+                why, measure = f"{name}: the KL of reuse at its place is measured again", True
+        start, stop = slot.span
+        known = explained(anchors)
+        return GateDecision(name, start, stop, len(enough), entropy, bound, kl, known, why, measure)

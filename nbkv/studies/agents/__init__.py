@@ -1,0 +1,1 @@
+"""Agents: reuse of what they tell each other, against its dumbest rivals."""
