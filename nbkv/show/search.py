@@ -55,7 +55,7 @@ def _headline(search: dict[str, Any]) -> str:
 def _figures(search: dict[str, Any]) -> str:
     held = search["kv_bytes"]
     less = f", {times(held['alone'] / held['average'])} less than without sharing" if held["average"] else ""
-    took = f"{seconds(search['seconds'])}, {count(search['generated'])} tokens in all branches"
+    took = f"{seconds(search['seconds'])}, {plural(search['generated'], 'token')} in all branches"
     kept = f"K/V on average {size(held['average'])}{less}, at most {size(held['peak'])}"
     return f"{took} ({rate(search['tokens_per_s'])}); {kept}"
 

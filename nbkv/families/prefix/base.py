@@ -226,7 +226,7 @@ def _take(
         return again
     if not why:
         return lease
-    lease.unproved.refuse(f"states after {lease.unproved.stop} tokens: {why}")
+    lease.unproved.refuse(f"states after {plural(lease.unproved.stop, 'token')}: {why}")
     ctx.store.discard(lease)
     return _take(ids, limit, ctx, reserve, layerwise=layerwise)
 

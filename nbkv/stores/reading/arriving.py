@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from nbkv.kv import KV, allocate
+from nbkv.show.units import plural
 from nbkv.stores.base import Lease
 from nbkv.stores.reading.layer_reader import ArrivingSpan, LayerReader
 from nbkv.stores.search import FoundSpan
@@ -76,7 +77,8 @@ class LeaseArrival:
         if lost:
             self._cut(whole)
             tier = spans[whole].found.tier.name
-            self.lease.notes.append(f"{lost} tokens of KV from {tier} did not arrive whole: they were computed again")
+            again = plural(lost, "token")
+            self.lease.notes.append(f"computed {again} again, whose KV from {tier} did not arrive whole")
         self._let_go()
         self.ended([span.found for span in spans[:whole]])
         return not lost
