@@ -6,7 +6,7 @@ with a delay.
 
 No server counts for all, and yet ``limit`` holds for all who use the folder with it: who is to write something says so
 first, in an object whose name has its bytes, and lists the folder then. It writes only where entries and all such
-announcements fit. Of two who do so at once at least one sees the other. That is one small write, one listing and one
+announcements fit. Of two who do so at once at least one sees the other. That is one small write, two listings and one
 removal more for each entry, and only with a ``limit``; what to evict is chosen by the uses that this process knows of.
 """
 
