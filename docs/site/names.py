@@ -6,8 +6,8 @@ import nbkv
 
 _STRATEGIES = """## `nbkv.strategies()` {#nbkv.strategies}
 
-Return a DataFrame of the registered strategies: name, family, paper, exact, options with their defaults, and one line about
-each. [Strategies](strategies/index.md) is that table.
+Return a DataFrame of the registered strategies: name, family, paper, exact, options with their defaults, and one line
+about each. [Strategies](strategies/index.md) is that table.
 """
 
 

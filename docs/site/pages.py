@@ -18,6 +18,7 @@ MOVED = {
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 _SOURCE = re.compile(r'(!\[[^\]]*\]\()([^)\s]+)(\))|((?:src|srcset)=")([^"]+)(")')
 _PICTURE = re.compile(r'<picture>\s*<source[^>]*srcset="([^"]+)">\s*<img alt="([^"]*)" src="([^"]+)">\s*</picture>')
+_TABLE = re.compile(r"<!-- strategies: .*?<!-- end -->", re.DOTALL)  # long lines, which have pages of their own here
 _FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 
 
@@ -31,7 +32,8 @@ def text(source: str) -> str:
     """Return the Markdown of the file at ``source``; of a notebook its text and its code."""
     path = ROOT / source
     if path.suffix != ".ipynb":
-        return path.read_text(encoding="utf-8")
+        said = path.read_text(encoding="utf-8")
+        return _TABLE.sub("[All strategies](docs/strategies/index.md), each with its page.", said)
     cells = nbformat.read(path, as_version=4).cells
     said = [cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```" for cell in cells]
     return "\n\n".join([*said, f"*From `{source}`; run it with `nbkv run {source}`.*"])
@@ -64,7 +66,7 @@ def _rewritten(markdown: str, origin: str, page: str) -> str:
 
 
 def _target(target: str, origin: str, page: str) -> str:
-    """Return ``target``, as the file at ``origin`` has it, as seen from ``page``; nothing if it is no part of the site."""
+    """Return ``target``, as the file at ``origin`` has it, as seen from ``page``; nothing if it has no page."""
     path, _, anchor = target.partition("#")
     if not path or ":" in path:
         return target

@@ -47,7 +47,7 @@ def _flat(html: str) -> str:
 
 def _prompts(session: nbkv.Session) -> list[list[Any]]:
     """Return prompts that share chunks: the first ones in order, the last with two of them changed about."""
-    items = ledger(seed=3, n=_WARM + 1, chunks=3, lines=2)
+    items = ledger(seed=3, n=_WARM + 1, chunks=3, lines=5)
     one, two, three = (session.chunk(text, name=f"notes {n}") for n, text in enumerate(items[0].chunks, 1))
     return [*([one, two, three, item.question] for item in items[:_WARM]), [one, three, two, items[_WARM].question]]
 

@@ -1,4 +1,4 @@
-"""A page for each registered strategy: what the registry knows, what was written by hand, and a prompt it has served."""
+"""A page for each registered strategy: what the registry knows, what is written by hand, and a prompt it served."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def made() -> dict[str, str]:
         for row in rows
     ]
     said = (
-        "A strategy decides what of a prompt's KV is taken from a store and what is computed. *Exact* means the logits of"
-        " the full computation up to rounding. Every approximate strategy equals full at its full budget."
+        "A strategy decides what of a prompt's KV is taken from a store and what is computed. *Exact* means the logits"
+        " of the full computation up to rounding. Every approximate strategy equals full at its full budget."
         " [Limits](../limits.md) says when to reuse nothing."
     )
     pages = {f"strategies/{name}.md": _page(name, registry.get(name)) for name in names()}
@@ -45,10 +45,7 @@ def made() -> dict[str, str]:
 
 def _page(name: str, cls: type[Strategy]) -> str:
     settings, text = written(name)
-    options = [
-        f"| `{option.name}`{_other_names(cls, option.name)} | `{_default(option)!r}` | {meaning(cls, option.name, settings)} |"
-        for option in fields(cls)
-    ]
+    options = [_option(cls, option, settings) for option in fields(cls)]
     parts = [f"# {name}", f"*{cls.summary or 'a strategy of another package'}*", _facts(cls), text]
     parts += ["## What this implementation does", _docstring(cls)]
     if options:
@@ -67,35 +64,34 @@ def written(name: str) -> tuple[dict[str, Any], str]:
 
 
 def meaning(cls: type[Strategy], option: str, settings: dict[str, Any]) -> str:
-    """Return what an option means: as written by hand, else what the docstrings of the class or its family say of it."""
+    """Return what an option means: as written by hand, else what the docstrings of the class or its family say."""
     if option in settings.get("options", {}):
         return str(settings["options"][option])
     for kind in cls.__mro__:
         text = re.sub(r"\s+", " ", kind.__dict__.get("__doc__") or "")
         for clause in _CLAUSE.split(text):
             if f"``{option}``" in clause or f"``{option}=" in clause:
-                return clause.replace("``", "`").replace("|", r"\|").strip()
+                said = clause.replace("``", "`").replace("|", r"\|").removeprefix(f"`{option}`: ")
+                return said.strip().removesuffix(";")
     return ""
+
+
+def _option(cls: type[Strategy], option: Field[Any], settings: dict[str, Any]) -> str:
+    given = option.default_factory() if option.default_factory is not MISSING else option.default
+    known_as = [f"`{option.name}`", *(f"`{other}`" for other, name in cls.aliases.items() if name == option.name)]
+    return f"| {', '.join(known_as)} | `{given!r}` | {meaning(cls, option.name, settings)} |"
 
 
 def _facts(cls: type[Strategy]) -> str:
     needs = ", ".join(f"`{need}`" for need in cls.needs) or "nothing beyond the full computation"
-    rows = [("Paper", _linked(cls.paper) or "none"), ("Exact", _yes(cls.exact)), ("Family", cls.family or "none")]
-    rows += [("Needs of the model", needs)]
-    rows += [("Left out of the contract", f"{reason}") for reason in cls.contract_exempt.values()]
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {what} | {value} |" for what, value in rows)])
+    rows = [("Exact", _yes(cls.exact)), ("Family", cls.family or "none"), ("Needs of the model", needs)]
+    rows += [("Left out of the contract", reason) for reason in cls.contract_exempt.values()]
+    head = [f"| Paper | {_linked(cls.paper) or 'none'} |", "| --- | --- |"]
+    return "\n".join([*head, *(f"| {what} | {value} |" for what, value in rows)])
 
 
 def _docstring(cls: type[Strategy]) -> str:
     return inspect.cleandoc(cls.__dict__.get("__doc__") or "").replace("``", "`").replace("\n- ", "\n\n- ", 1)
-
-
-def _other_names(cls: type[Strategy], option: str) -> str:
-    return "".join(f", `{other}`" for other, name in cls.aliases.items() if name == option)
-
-
-def _default(option: Field[Any]) -> object:
-    return option.default_factory() if option.default_factory is not MISSING else option.default
 
 
 def _linked(paper: str) -> str:
