@@ -15,6 +15,7 @@ ASSETS = ("iframe-worker.js", "site.css")
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put a menu entry for each strategy and notebook where mkdocs.yml names their folder."""
     strategies = ["strategies/index.md", *(f"strategies/{name}.md" for name in strategy_pages.names())]
+    strategies += [{"How to add one": "contributing.md"}]
     notebooks = [page for page in pages.moved().values() if page.startswith("notebooks/")]
     config.nav = _filled(config.nav, {"strategies": strategies, "notebooks": notebooks})
     return config
@@ -39,7 +40,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return pages.linked(markdown, page.file.src_uri)
 
 
-def _filled(nav: list[object], folders: dict[str, list[str]]) -> list[object]:
+def _filled(nav: list[object], folders: dict[str, list[object]]) -> list[object]:
     """Return ``nav`` with the pages of a folder in the place of its name."""
     found: list[object] = []
     for entry in nav:

@@ -70,7 +70,8 @@ def site(tmp_path_factory):
     (start / "sitecustomize.py").write_text(NO_NETWORK, encoding="utf-8")
     paths = [str(start), str(ROOT), str(ROOT / "kernels")]
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    env = os.environ | OFFLINE | {"PYTHONPATH": os.pathsep.join(paths)}
+    mine = {"PYTHONPATH": os.pathsep.join(paths), "NBKV_CACHE": str(start / "remembered")}
+    env = os.environ | OFFLINE | mine
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -96,7 +97,9 @@ def test_every_strategy_has_a_page_with_its_options_and_a_prompt_it_served(texts
         assert f'href="{name}.html"' in texts["strategies/index.html"]
         assert "When not to use" in page, name
         assert "nbkv-shot" in page, name
-        cells = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)]
+        cells = [
+            re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
+        ]
         rows = {row[0]: row[2] for row in cells if len(row) == 3}
         for option in fields(registry.get(name)):
             said = [meaning for known_as, meaning in rows.items() if f"<code>{option.name}</code>" in known_as]
