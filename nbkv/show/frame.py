@@ -46,7 +46,7 @@ class Frame(pd.DataFrame):
         shape = f'<p class="nbkv-dim">{plural(rows, "row")}, {plural(len(names), "column")}</p>'
         unfolding = (
             ".nbkv td details{display:inline-block;vertical-align:top;margin:0;text-align:left}"
-            f"@container (max-width:{width}px){{.nbkv td summary{{white-space:normal}}}}"
+            f"@container (max-width:{width}px){{.nbkv td:has(details){{white-space:normal!important}}}}"
         )
         rules = f"<style>{fitting(f'nbkv-fits-{width}', width)}{unfolding}</style>"
         return view(f'{rules}<div class="nbkv-scroll" style="overflow-x:auto">{table}</div>{shape}', "frame")
