@@ -15,7 +15,7 @@ LAB := labextension
 NODE := $(LAB)/node_modules/.package-lock.json
 BUILT := $(LAB)/nbkv_lab/labextension/package.json
 
-.PHONY: demo test ui views binder models tables tables-real pictures extension lint lint-extension clean
+.PHONY: demo test ui views binder models tables tables-real leaderboard pictures extension lint lint-extension clean
 
 demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
@@ -62,6 +62,10 @@ tables: $(STAMP)
 	$(BIN)/python -m nbkv.studies.splits
 	$(BIN)/nbkv bench ttft.prefix ttft.chunks decode.tpot overhead import store.scale --json docs/tables/bench.json
 	$(BIN)/python -m nbkv.bench.report
+
+# All strategies by quality and compute: docs/leaderboard.md and its picture, in a few minutes.
+leaderboard: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.leaderboard.table
 
 # Hours on two cores; stopped at any time, it goes on where it was. NBKV_DATA is where the data lie (docs/tasks.md).
 tables-real: models
