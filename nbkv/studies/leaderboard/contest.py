@@ -1,4 +1,4 @@
-"""Who takes part in the leaderboard, and how each does on questions made from seeds; the dumbest rivals are among them."""
+"""Who takes part in the leaderboard, the dumbest rivals among them, and how each does on questions made from seeds."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _why_not(name: str, adapter: ModelAdapter) -> str:
     return ""
 
 
-def measured(  # noqa: PLR0913  (what a grid has)
+def measured(
     session: Session,
     rows: Sequence[Row],
     *,

@@ -11,16 +11,24 @@ import pandas as pd
 from nbkv.show.curves import Curve, Panel, curves
 from nbkv.show.drawing import GREY, Drawing
 from nbkv.studies.leaderboard.contest import EXACT
-from nbkv.studies.leaderboard.standing import NOISE, front
+from nbkv.studies.leaderboard.standing import NOISE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 RIVALS = ("naive", "random")
 METHODS = 3  # beside the rivals and the front: six lines
+PREFERRED = ("context", "primer", "bos", "none")
+"""Behind what the chunks of the picture were encoded, the first that a model was measured with."""
 INKS = {"light": "#1c1e21", "dark": "#e4e6e8"}
 _FLOOR = 1e-3  # nats
 _COMPUTED = "computed, choosing included"
+
+
+def sinks_drawn(frame: pd.DataFrame) -> dict[str, str]:
+    """Return by model behind what the chunks of its panel were encoded: one panel has one sink."""
+    known = {str(model): {*part["sink"]} for model, part in frame.groupby("model", sort=False)}
+    return {model: min(sinks, key=lambda sink: (*PREFERRED, sink).index(sink)) for model, sinks in known.items()}
 
 
 def drawn(standings: pd.DataFrame, sinks: dict[str, str], methods: int = METHODS) -> list[str]:
@@ -33,7 +41,7 @@ def drawn(standings: pd.DataFrame, sinks: dict[str, str], methods: int = METHODS
         part = _part(standings, model, sink)
         naive = max(NOISE, *part.loc[part["method"] == "naive", "kl"])
         able = part[~part["method"].isin([*RIVALS, *EXACT]) & (part["kl"] > NOISE)]
-        able = able.assign(front=_on_front(part).loc[able.index], height=np.log(able["kl"] / naive))
+        able = able.assign(height=np.log(able["kl"] / naive))
         ranked.append(able.groupby("method").agg(front=("front", "max"), height=("height", "mean")))
     if not ranked:
         return []
@@ -87,13 +95,9 @@ def _part(standings: pd.DataFrame, model: str, sink: str) -> pd.DataFrame:
     return standings[(standings["model"] == model) & (standings["sink"] == sink)]
 
 
-def _on_front(part: pd.DataFrame) -> pd.Series:
-    return pd.Series(front([*zip(part["share"], part["kl"], strict=True)]), index=part.index)
-
-
 def _front(part: pd.DataFrame) -> Curve:
     """Return the front as far as there is a distance to full; it goes in steps, for nothing was run in between."""
-    rows = part[_on_front(part) & (part["kl"] > NOISE)].sort_values("share")
+    rows = part[part["front"] & (part["kl"] > NOISE)].sort_values("share")
     x, y = [*rows["share"]], [*rows["kl"]]
     steps = [(at, kl) for at, before, kl in zip(x[1:], y, y[1:], strict=False) for kl in (before, kl)]
     return Curve("front", [*x[:1], *(at for at, _ in steps)], [*y[:1], *(kl for _, kl in steps)])

@@ -27,9 +27,9 @@ def standing(frame: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.DataFram
 
     Tasks of a group are pooled: a seed's figure is the mean over its tasks. Strategies that some unit of the group
     lacks are left out, since their mean would be one over other questions. ``random``: KL over that of random rows at
-    the same share; NaN where those were not measured on both sides of it. ``front``: no other row of the group computes
-    as little and is as near to full, one of both less. Intervals are 95 %: Student's t over seeds, the bootstrap over
-    given questions; NaN for a single unit.
+    the same share; NaN where those were not measured on both sides of it. ``front``: no other row of the group and
+    sink computes as little and is as near to full, one of both less. Intervals are 95 %: Student's t over seeds, the
+    bootstrap over given questions; NaN for a single unit.
     """
     keys = [*by, "sink", "strategy"]
     units = frame.groupby([*keys, "over", "unit"], sort=False)[[*FIGURES]].mean().reset_index()
@@ -39,12 +39,15 @@ def standing(frame: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.DataFram
         made = {key: part for key, part in some.groupby(["sink", "strategy"], sort=False) if known == {*part["unit"]}}
         errors = {key: part.set_index("unit")["kl"].loc[sorted(known)].to_numpy() for key, part in made.items()}
         rows = [dict(zip(by, group, strict=True)) | _row(*key, part) for key, part in made.items()]
-        fronts = front([(row["share"], row["kl"]) for row in rows])
-        for row, on_it in zip(rows, fronts, strict=True):
-            row["random"] = _over_random(row, errors, {key: part["share"].mean() for key, part in made.items()})
-            row["front"] = on_it
+        shares = {key: float(part["share"].mean()) for key, part in made.items()}
+        for row in rows:
+            row["random"] = _over_random(row, errors, shares)
         found += rows
-    return pd.DataFrame(found)
+    made_of = pd.DataFrame(found)
+    made_of["front"] = False
+    for _, some in made_of.groupby([*by, "sink"], sort=False):
+        made_of.loc[some.index, "front"] = front([*zip(some["share"], some["kl"], strict=True)])
+    return made_of
 
 
 def _row(sink: str, strategy: str, part: pd.DataFrame) -> dict[str, object]:
@@ -52,7 +55,8 @@ def _row(sink: str, strategy: str, part: pd.DataFrame) -> dict[str, object]:
     row |= {"over": part["over"].iloc[0]} | {figure: float(part[figure].mean()) for figure in FIGURES}
     for figure in ("kl", "right"):
         low, high = ends(part[figure].to_numpy(), seeds=row["over"] == "seeds")
-        row |= {f"{figure}_low": max(0.0, low), f"{figure}_high": min(1.0, high) if figure == "right" else high}
+        most = 1.0 if figure == "right" else np.inf
+        row |= {f"{figure}_low": float(np.maximum(0.0, low)), f"{figure}_high": float(np.minimum(most, high))}
     return row
 
 
