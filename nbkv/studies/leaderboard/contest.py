@@ -51,7 +51,7 @@ def field(adapter: ModelAdapter, budgets: Sequence[float], names: Sequence[str] 
             refused[name] = reason
             continue
         of_it = any(option.name == "budget" for option in fields(parse(name)))
-        rows += [f"{name}(budget={budget:g})" for budget in budgets] if of_it else [name]
+        rows += [f"{name}(budget={budget})" for budget in budgets] if of_it else [name]
         rows += [name] if of_it and own_rule(name) else []
     for budget in budgets:
         rows += [RandomRows(budget=budget), LexicalRows(budget=budget)]

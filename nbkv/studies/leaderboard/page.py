@@ -92,7 +92,7 @@ def _table(part: pd.DataFrame) -> str:
 
 
 def between(row: dict[str, Any], figure: str, form: str = "") -> str:
-    """Return a figure of a row of ``standing`` with its interval, where it has one; as nats unless ``form`` is given."""
+    """Return a figure of a row of ``standing`` with its interval, if it has one; as nats unless ``form`` is given."""
     values = [row[name] for name in (figure, f"{figure}_low", f"{figure}_high")]
     value, low, high = (format(each, form) if form else nats(each) for each in values)
     return value if pd.isna(values[1]) else f"{value} ({low} to {high})"
