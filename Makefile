@@ -74,6 +74,7 @@ tables-real: models
 	OMP_NUM_THREADS=1 $(BIN)/python tests/notebooks/masks_table.py $(DATA)/hotpotqa_train.json models/smollm2
 	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.decisions.table --folder $(DATA)
 	$(BIN)/python -m nbkv.studies.real_text.table --speed 2
+	$(BIN)/python -m nbkv.studies.leaderboard.table --again
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
