@@ -11,8 +11,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
-from nbkv.sweep import downloads, report
+from nbkv.sweep import report
 from nbkv.sweep.machine import machine
+from nbkv.sweep.page import downloads
 from nbkv.sweep.page.findings import chart, flat, headline, run_names, said
 from nbkv.sweep.records import MIME
 

@@ -37,6 +37,8 @@ def measurement() -> dict[str, Any]:
     """Measure the bundled reader; return its rows and what they were made with, as leaderboard.json keeps it."""
     import nbkv  # noqa: PLC0415  (not from below itself)
 
+    made_with = versions() | {"commit": commit(), "threads": torch.get_num_threads()}  # as it is before it runs
+
     def bar(settings: Sequence[Any]) -> Any:  # noqa: ANN401  (as tqdm has it)
         return tqdm(settings, desc="seeds and tasks", mininterval=5)
 
@@ -52,7 +54,7 @@ def measurement() -> dict[str, Any]:
         "n": N,
         "sinks": SINKS,
         "budgets": BUDGETS,
-        "made with": versions() | {"commit": commit(), "threads": torch.get_num_threads()},
+        "made with": made_with,
         "refused": who.refused,
         "columns": COLUMNS,
         "rows": frame.to_numpy().tolist(),
