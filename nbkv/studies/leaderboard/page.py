@@ -39,7 +39,7 @@ model: whoever does not beat them has learned nothing. `full` and `prefix` are e
 random rows at the same computed share, where these were measured on both sides of it. *Sink*: what chunks were encoded
 behind (`bos`, `none`: as published).
 
-`{data["model"]}` was measured anew: {", ".join(data["tasks"])}; seeds {seeds}, {data["n"]} question of each task and
+`{data["model"]}` was measured anew: {", ".join(data["tasks"])}; seeds {seeds}, {data["n"]} questions of each task and
 seed; {made}. It is an instrument: it shows that methods do what they say, on a reader and tasks made for each other.
 The others are the rows of [real-text.md](real-text.md), **of few questions so far**. Intervals are 95 %: Student's t
 over seeds, the bootstrap over given questions. One of no width says that all seeds agree, not that it is certain.

@@ -28,9 +28,9 @@ from nbkv.studies.leaderboard.standing import standing
 MODEL = "tiny"
 TASKS = ("distance 1", "distance 3", "two targets", "report")
 BUDGETS = (0.05, 0.15, 0.3)
-SEEDS = (201, 202, 203, 204, 205)
+SEEDS = (201, 202, 203, 204, 205, 206)
 SINKS = ("primer", "bos")
-N = 1  # questions of each seed and task
+N = 2  # questions of each seed and task
 
 
 def measurement() -> dict[str, Any]:
