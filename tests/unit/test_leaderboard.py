@@ -18,7 +18,7 @@ from nbkv.studies.leaderboard import table
 from nbkv.studies.leaderboard.committed import committed
 from nbkv.studies.leaderboard.contest import COLUMNS, EXACT, field, measured
 from nbkv.studies.leaderboard.page import between, page, short
-from nbkv.studies.leaderboard.picture import drawn, pareto, right, save, sinks_drawn
+from nbkv.studies.leaderboard.picture import INKS, drawn, pareto, right, save, sinks_drawn
 from nbkv.studies.leaderboard.standing import best, conclusion, ends, front, standing
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -146,12 +146,12 @@ def test_the_picture_has_the_front_in_steps_and_at_most_six_lines():
 
 def test_the_picture_is_written_in_both_inks(tmp_path):
     rows = standing(made(FIGURES))
-    light, dark = save(pareto(rows, {"m": "bos"}, ["good"]), tmp_path, "board")
-    darkest = [
-        min(Image.open(path).convert("LA").getdata(), key=lambda p: p[0] + 255 * (p[1] < 255))[0]
-        for path in (light, dark)
-    ]
-    assert darkest[0] < 60 < darkest[1]
+    written = save(pareto(rows, {"m": "bos"}, ["good"]), tmp_path, "board")
+    assert [path.name for path in written] == ["board_light.png", "board_dark.png"]
+    seen = [{*map(tuple, np.asarray(Image.open(path).convert("RGBA")).reshape(-1, 4).tolist())} for path in written]
+    inks = [(*bytes.fromhex(ink[1:]), 255) for ink in INKS.values()]
+    assert [[ink in colours for ink in inks] for colours in seen] == [[True, False], [False, True]]
+    assert all((0, 114, 178, 255) in colours for colours in seen)  # the first line's own colour, in both
 
 
 def test_everybody_takes_part_or_is_told_why_not(session):

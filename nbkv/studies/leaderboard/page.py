@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -91,7 +91,7 @@ def _table(part: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def between(row: dict[str, Any], figure: str, form: str = "") -> str:
+def between(row: Mapping[Hashable, Any], figure: str, form: str = "") -> str:
     """Return a figure of a row of ``standing`` with its interval, if it has one; as nats unless ``form`` is given."""
     values = [row[name] for name in (figure, f"{figure}_low", f"{figure}_high")]
     value, low, high = (format(each, form) if form else nats(each) for each in values)

@@ -36,7 +36,8 @@ def standing(frame: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.DataFram
     found = []
     for group, some in units.groupby([*by], sort=False):
         known = set(some["unit"])
-        made = {key: part for key, part in some.groupby(["sink", "strategy"], sort=False) if known == {*part["unit"]}}
+        parts = some.groupby(["sink", "strategy"], sort=False)
+        made = {(str(sink), str(name)): part for (sink, name), part in parts if known == {*part["unit"]}}
         errors = {key: part.set_index("unit")["kl"].loc[sorted(known)].to_numpy() for key, part in made.items()}
         rows = [dict(zip(by, group, strict=True)) | _row(*key, part) for key, part in made.items()]
         shares = {key: float(part["share"].mean()) for key, part in made.items()}
@@ -101,11 +102,11 @@ def conclusion(standings: pd.DataFrame, within: float) -> str:
     """Return what the leaderboard says in one sentence: the nearest to full on each model, beside naive reuse."""
     naive = standings[standings["method"] == "naive"].set_index(["model", "sink"])["kl"]
     told, beaten = [], []
-    for row in best(standings, within).itertuples():
-        between = "" if np.isnan(row.kl_low) else f" ({nats(row.kl_low)} to {nats(row.kl_high)})"
-        reused = nats(naive[row.model, row.sink])
-        told.append(f"on {row.model} {row.strategy} behind {row.sink} at KL {nats(row.kl)}{between}, naive {reused}")
-        beaten += [row.model] if row.method in DUMB else []
+    for row in best(standings, within).to_dict("records"):
+        between = "" if np.isnan(row["kl_low"]) else f" ({nats(row['kl_low'])} to {nats(row['kl_high'])})"
+        reused, model, sink = nats(float(naive[row["model"], row["sink"]])), str(row["model"]), row["sink"]
+        told.append(f"on {model} {row['strategy']} behind {sink} at KL {nats(row['kl'])}{between}, naive {reused}")
+        beaten += [model] if row["method"] in DUMB else []
     if not told:
         return f"**No strategy computes at most {within:.0%} of a prompt.**"
     warned = f"; a choice without a look at the model was enough on {', '.join(beaten)}" if beaten else ""
