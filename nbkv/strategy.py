@@ -100,6 +100,7 @@ class Strategy:
     A subclass that sets ``name`` is registered. Its options are its dataclass fields; it overrides the stages it
     changes. ``needs`` lists what the model must have, as attributes of ``Capabilities`` that must be true; ``aliases``
     are other names of options, as papers have them. ``places``: it takes K/V to other positions than they had.
+    ``in_some_layers``: rows that it runs again keep what was stored in the other layers.
     """
 
     name: ClassVar[str] = ""
@@ -111,6 +112,7 @@ class Strategy:
     contract_exempt: ClassVar[dict[str, str]] = {}
     aliases: ClassVar[dict[str, str]] = {}
     places: ClassVar[bool] = False
+    in_some_layers: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401  (as dataclasses have it)
         """Register a class that names itself."""

@@ -185,7 +185,7 @@ class Requests:
             return job.run(prompts, self._lock)
         finally:
             self.last = job.results
-            self._answers.extend(result for result in job.results if result is not None)
+            self._answers.extend(result for result in job.results.results if result is not None)
 
     def why(self, request: int) -> Why | None:
         """Return why tokens of one of the newest requests were not reused, by costs known already; None for others."""

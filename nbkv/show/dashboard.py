@@ -15,6 +15,10 @@ MAX_CARDS = 4
 MAX_TITLE = 36  # characters: names have no spaces to break at
 
 
+TIERS = ("tier", "entries", "held", "limit")
+_LEFT = ' style="text-align:left"'
+
+
 def dashboard_text(state: dict[str, Any]) -> str:
     """Return the figures in one line."""
     tiers = ", ".join(f"{size(tier['bytes'])} in {tier['tier']}" for tier in state["tiers"])
@@ -48,11 +52,17 @@ def dashboard_html(state: dict[str, Any]) -> str:
     ]
     title = f"{state['session']}: {state['model']} with {state['strategy']}, {plural(state['requests'], 'request')}"
     body = plots(
-        f"<div>{table_html(('figure', 'value'), figures, left=(0, 1))}</div>",
-        f"<div>{table_html(('tier', 'entries', 'held', 'limit'), tiers)}</div>" if tiers else "",
+        _pairs(figures),
+        # a table has no width of its own: its place has
+        f'<div style="flex:1 1 220px">{table_html(TIERS, tiers)}</div>' if tiers else "",
         ttft_html(labels, "Time to first token and hit rate by request") if rows else "",
     )
     return view(f"<p><b>{escape(title)}</b></p>{body}", "dashboard")
+
+
+def _pairs(figures: Sequence[tuple[str, str]]) -> str:
+    rows = "".join(f"<tr><td{_LEFT}>{escape(name)}</td><td{_LEFT}>{escape(value)}</td></tr>" for name, value in figures)
+    return f"<div><table>{rows}</table></div>"
 
 
 def cards_text(title: str, cards: Sequence[dict[str, str]]) -> str:

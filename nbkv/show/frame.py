@@ -44,7 +44,10 @@ class Frame(pd.DataFrame):
         body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
         table = f'<table class="nbkv-fits-{width}">{body}</table>'
         shape = f'<p class="nbkv-dim">{plural(rows, "row")}, {plural(len(names), "column")}</p>'
-        unfolding = ".nbkv td details{display:inline-block;vertical-align:top;margin:0;text-align:left}"
+        unfolding = (
+            ".nbkv td details{display:inline-block;vertical-align:top;margin:0;text-align:left}"
+            f"@container (max-width:{width}px){{.nbkv td:has(details){{white-space:normal!important}}}}"
+        )
         rules = f"<style>{fitting(f'nbkv-fits-{width}', width)}{unfolding}</style>"
         return view(f'{rules}<div class="nbkv-scroll" style="overflow-x:auto">{table}</div>{shape}', "frame")
 

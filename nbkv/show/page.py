@@ -66,6 +66,12 @@ def plots(*drawings: str) -> str:
     return f'<div class="nbkv-plots" style="{style}">{"".join(drawings)}</div>'
 
 
+class Drawn(str):
+    """A table's cell that is markup already: a bar beside its figure."""
+
+    __slots__ = ()
+
+
 def table_html(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
@@ -75,13 +81,15 @@ def table_html(
 ) -> str:
     """Return a table without the frame; the columns ``left`` hold words and are aligned to the left.
 
-    Where there is no room for its columns, each row becomes a few lines in which every value has its name.
+    Where there is no room for its columns, each row becomes a few lines in which every value has its name. Cells are
+    text, but for those that are ``Drawn``.
     """
 
     def cells(tag: str, values: Sequence[object]) -> str:
         more = [' scope="col"' if tag == "th" else f' data-name="{escape(str(name))}"' for name in columns]
         return "".join(
-            f"<{tag}{more[i]}{_kind(v, in_words=i in left)}>{_broken(str(v))}</{tag}>" for i, v in enumerate(values)
+            f"<{tag}{more[i]}{_kind(v, in_words=i in left)}>{v if isinstance(v, Drawn) else _broken(str(v))}</{tag}>"
+            for i, v in enumerate(values)
         )
 
     head = f"<thead><tr>{cells('th', columns)}</tr></thead>"

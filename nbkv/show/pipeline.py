@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from nbkv.show.page import notes_html, table_html, table_text, view
+from nbkv.show.page import Drawn, notes_html, table_html, table_text, view
 from nbkv.show.palette import PROVENANCE
 from nbkv.show.units import UNKNOWN, count, cut, plural, seconds, share
 
@@ -47,15 +47,8 @@ def _edges_html(pipeline: dict[str, Any]) -> str:
     edges = pipeline["edges"][:_ROWS]
     if not edges:
         return ""
-    rows = []
-    for edge, cells in zip(edges, map(_edge(pipeline), edges), strict=True):
-        words = "".join(f'<td class="nbkv-l" style="text-align:left">{escape(cell)}</td>' for cell in cells[:2])
-        figures = "".join(f"<td>{escape(cell)}</td>" for cell in cells[2:])
-        rows.append(f"<tr>{words}{figures}<td>{_bar(edge)}</td></tr>")
-    left = ' class="nbkv-l" style="text-align:left"'
-    head = "".join(f'<th scope="col"{left if at < 2 else ""}>{name}</th>' for at, name in enumerate((*EDGES, "")))  # noqa: PLR2004
-    caption = "<caption>Reuse by edge</caption>"
-    return f'<div class="nbkv-scroll"><table>{caption}<thead><tr>{head}</tr></thead>{"".join(rows)}</table></div>'
+    rows = ((*cells, Drawn(_bar(edge))) for edge, cells in zip(edges, map(_edge(pipeline), edges), strict=True))
+    return table_html((*EDGES, ""), rows, caption="Reuse by edge", left=(0, 1))
 
 
 def _bar(edge: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from nbkv.show.page import notes_html, table_text, view
+from nbkv.show.page import Drawn, notes_html, table_html, table_text, view
 from nbkv.show.palette import EDGE, SERIES, Shade
 from nbkv.show.units import count, cut, plural, seconds, share
 
@@ -28,8 +28,7 @@ def ranking_text(ranking: dict[str, Any]) -> str:
 def ranking_html(ranking: dict[str, Any]) -> str:
     """Return the same as a view; what the query attended to is marked in the three best documents."""
     widest = max((abs(row["score"]) for row in ranking["rows"]), default=0.0) or 1.0
-    rows = "".join(_row(row, widest) for row in ranking["rows"][:_SHOWN])
-    head = "".join(f'<th scope="col"{_LEFT * (at in {1, 2, 4})}>{name}</th>' for at, name in enumerate(_COLUMNS))
+    rows = (_row(row, widest) for row in ranking["rows"][:_SHOWN])
     by_place = {row["place"]: row for row in ranking["rows"]}
     shown = ranking["marked"]
     most = max((score for pieces in shown.values() for _, score in pieces if score is not None), default=0.0) or 1.0
@@ -37,7 +36,7 @@ def ranking_html(ranking: dict[str, Any]) -> str:
     body = [
         f"<p><b>{escape(_headline(ranking))}</b></p>",
         *(f'<p class="nbkv-dim">{escape(line)}</p>' for line in (_figures(ranking), *_distance(ranking))),
-        f'<div class="nbkv-scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>',
+        table_html(_COLUMNS, rows, left=_WORDS),
         *(f'<p class="nbkv-dim">{line}</p>' for line in _more(ranking)),
         f"<details><summary>What the query attended to</summary>{marked}</details>",
         notes_html(ranking["notes"]),
@@ -46,20 +45,16 @@ def ranking_html(ranking: dict[str, Any]) -> str:
 
 
 _COLUMNS = ("rank", "document", "score", "tokens", "text")
-_LEFT = ' style="text-align:left"'
+_WORDS = (1, 2, 4)
 
 
-def _row(row: dict[str, Any], widest: float) -> str:
+def _row(row: dict[str, Any], widest: float) -> tuple[object, ...]:
     width, colour = WIDTH * abs(row["score"]) / widest, SERIES[0] if row["score"] >= 0 else SERIES[1]
     style = f"background-color:{colour};width:{width:.1f}px;height:{HEIGHT}px;box-sizing:border-box"
     bar = f'<span style="{style};border:1px solid {EDGE};display:inline-block"></span>'
-    scored = f'<div style="display:flex;align-items:center;gap:6px">{bar}<span>{row["score"]:+.4g}</span></div>'
-    name, text = escape(cut(row["document"], 24)), escape(cut(_line(row["text"]), _TEXT))
-    words = f'<td class="nbkv-l"{_LEFT}>'
-    return (
-        f"<tr><td>{row['rank']}</td>{words}{name}</td><td{_LEFT}>{scored}</td>"
-        f"<td>{count(row['tokens'])}</td>{words}{text}</td></tr>"
-    )
+    inline = "display:inline-flex;align-items:center;gap:6px"
+    scored = Drawn(f'<span style="{inline}">{bar}<span>{row["score"]:+.4g}</span></span>')
+    return (row["rank"], cut(row["document"], 24), scored, count(row["tokens"]), cut(_line(row["text"]), _TEXT))
 
 
 def _marked(row: dict[str, Any], pieces: list[tuple[str, float | None]], most: float) -> str:

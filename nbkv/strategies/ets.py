@@ -9,7 +9,7 @@ from typing import ClassVar
 from nbkv.families.options import check, check_choice
 from nbkv.families.prefix.base import Prefix
 from nbkv.families.search.clusters import clusters
-from nbkv.families.search.methods import SearchMethod, balanced, check_temperature
+from nbkv.families.search.methods import SOFTENS, SearchMethod, balanced
 from nbkv.families.search.program import Weights, kept
 from nbkv.families.search.tree import SearchNode
 from nbkv.scalars import is_number
@@ -42,7 +42,7 @@ class EfficientTreeSearch(Prefix, SearchMethod):
             check(self, name, lambda value: is_number(value) and 0 <= value < float("inf"), "a number >= 0")
         check(self, "distance", lambda value: is_number(value) and 0 <= value <= 2, "a cosine distance from 0 to 2")  # noqa: PLR2004
         check_choice(self, "cost", ("bytes", "nodes"))
-        check_temperature(self.temperature)
+        check(self, "temperature", lambda value: is_number(value) and 0 < value < float("inf"), SOFTENS)
 
     @property
     def embeds(self) -> bool:

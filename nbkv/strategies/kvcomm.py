@@ -99,6 +99,7 @@ class KVComm(Harvest):
     summary: ClassVar[str] = "reuse what agents tell each other, with offsets approximated from earlier texts there"
     needs: ClassVar[tuple[str, ...]] = (*Harvest.needs, "causal")
     budget = 0.0  # no rows are run again; no option
+    contract_exempt: ClassVar[dict[str, str]] = {"memory": "a prompt that the gate refuses takes what prefix takes"}
 
     gamma: float = 0.8
     max_kl: float | None = 0.1

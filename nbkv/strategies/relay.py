@@ -53,6 +53,10 @@ class Relay(Harvest):
     paper: ClassVar[str] = "RelayCaching, arXiv 2603.13289"
     summary: ClassVar[str] = "reuse answers as they were decoded in later prompts, rectify some rows in critical layers"
     needs: ClassVar[tuple[str, ...]] = (*Harvest.needs, "attention", "causal")
+    in_some_layers: ClassVar[bool] = True
+    contract_exempt: ClassVar[dict[str, str]] = {
+        "memory": "all reused rows run up to the detection layer, beside what is placed there"
+    }
 
     budget: float | None = None
     layers: tuple[int, ...] | None = None

@@ -25,7 +25,11 @@ from nbkv.models.attention import weights
 from nbkv.registry import strategies as registry
 from nbkv.strategy import parse
 
-NAMES = [name for name in registry.names() if issubclass(registry.get(name), Blend)]
+NAMES = [
+    name
+    for name in registry.names()
+    if issubclass(registry.get(name), Blend) and "memory" not in registry.get(name).contract_exempt
+]
 BUDGETED = [name for name in NAMES if any(field.name == "budget" for field in dataclasses.fields(registry.get(name)))]
 SHAPE = {"num_hidden_layers": 4, "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 4096}
 FAMILIES = {"llama": SHAPE, **dict.fromkeys(["mistral", "gemma3"], SHAPE | {"sliding_window": 256})}

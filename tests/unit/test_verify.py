@@ -144,9 +144,9 @@ def a_repeated_chunk_keeps_its_first_place(patch):
 def the_sink_is_placed_too(patch):
     own = assemble._stored
 
-    def stored(chunk, *args):
+    def stored(chunk, *args, **kwargs):
         path = (*chunk.sink, *chunk.token_ids)
-        return own(replace(chunk, token_ids=path[: len(chunk)], sink=()), *args)
+        return own(replace(chunk, token_ids=path[: len(chunk)], sink=()), *args, **kwargs)
 
     patch.setattr(assemble, "_stored", stored)
 

@@ -20,6 +20,8 @@ from nbkv.scalars import is_number, is_whole
 
 _ROUNDING = 1e-9  # a share that is whole but for rounding is not rounded up
 
+SOFTENS = "a number > 0 (of the softmax over rewards)"
+
 
 class SearchMethod:
     """Says how many children each leaf gets."""
@@ -140,7 +142,7 @@ def balanced(rewards: Sequence[float], width: int, temperature: float) -> list[i
 def check_temperature(temperature: object) -> None:
     """Raise ``BadOption`` unless the temperature of a softmax over rewards is a finite number above 0."""
     if not is_number(temperature) or not 0 < temperature < math.inf:
-        message = f"temperature={temperature!r} is not accepted: temperature (of the rewards' softmax) is a number > 0"
+        message = f"temperature={temperature!r} is not accepted: temperature is {SOFTENS}"
         raise BadOption(message)
 
 

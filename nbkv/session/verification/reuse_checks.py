@@ -149,6 +149,9 @@ class ReuseChecks:
         sources, kv, known = trial.prefilled.provenance, trial.kv, self.ctx.adapter.capabilities
         assert kv is not None  # noqa: S101
         held = np.isin(sources, _HELD)
+        if self.strategy.in_some_layers:  # which, is the method's affair: what came of it is taken as it is
+            held |= sources == Provenance.RECOMPUTED
+            held[-1] = False
         for chunk, start, stop in given.prompt.chunks:
             held[start:stop] |= chunk.name in given.missing  # encoded meanwhile, and then not said to be reused
         rows = torch.ones(len(sources) + trial.prefilled.extra, dtype=torch.bool)

@@ -201,10 +201,10 @@ nothing has to be moved: it is served by `prefix`, and kept.
 ```python
 chat = session.chat("You are terse.")
 chat.send("What is a KV cache?", strategy="blend")
-chat.edit(1, "What is a radix tree?")                # later turns stay; role="assistant": the answer
-chat.drop_thinking()                                 # <think>…</think> of all answers so far, as templates strip it
-chat.send("Why?", strategy="blend")                  # chats look for what was there before by themselves
-session.generate(messages, strategy="blend", match="earlier")   # any list of messages; "auto" finds chunks as well
+chat.edit(1, "What is a radix tree?")  # later turns stay; role="assistant": the answer
+chat.drop_thinking()  # <think>…</think> of all answers so far, as templates strip it
+chat.send("Why?", strategy="blend")  # chats look for what was there before by themselves
+session.generate(messages, strategy="blend", match="earlier")  # any list of messages; "auto" finds chunks as well
 ```
 
 K/V that were computed while attending to moved K/V are approximate: they stay with the strategy and the session that

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+
+import nbkv
+from nbkv.widgets.dashboard import Dashboard
+
+# What is cut off, or has no room at all, is not seen: every word of a view has a box, and the box is on the page.
+UNSEEN = """() => {
+  const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const parent = node.parentElement;
+    if (!node.textContent.trim() || parent.closest('style, script, svg') || !parent.checkVisibility()) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    const box = range.getBoundingClientRect();
+    let left = box.left, right = box.right;
+    for (let up = parent; up; up = up.parentElement) {
+      if (getComputedStyle(up).overflowX === 'visible') continue;
+      const clip = up.getBoundingClientRect();
+      left = Math.max(left, clip.left);
+      right = Math.min(right, clip.right);
+    }
+    if (right - left < Math.min(box.width, 3) - 0.5 || box.width < 1 || box.right > innerWidth + 1)
+      found.push(node.textContent.trim().slice(0, 40));
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def views():
+    with nbkv.load("tiny") as session:
+        (item,) = nbkv.tasks.ledger(seed=0, n=1, chunks=6)
+        chunks = [session.chunk(text, name=f"page_{at}") for at, text in enumerate(item.chunks)]
+        prompt = ["Noted. ", *chunks, item.question]
+        compared = session.compare(prompt, "full, prefix, blend, cacheblend, epic", max_new_tokens=6)
+        last = session.generate(prompt, strategy="blend", max_new_tokens=6)
+        batch = session.generate_batch([["Noted. ", *chunks, f"And the {word}?"] for word in ("wire", "bell")])
+        agents = nbkv.Pipeline(
+            session, {"first": "Noted. {{ page }} And the wire?", "then": "{{ first }} And the bell?"}
+        )
+        made = {
+            "compare": compared,
+            "result": last,
+            "why": last.why,
+            "batch": batch,
+            "rerank": session.rerank(item.question, chunks),
+            "pipeline": agents.run(page=chunks[0]),
+            "verify": session.verify("prefix"),
+            "stats": session.stats,
+            "history": session.history(),
+            "dashboard": Dashboard(session),
+        }
+        yield {
+            name: one._repr_mimebundle_() if name == "dashboard" else one._repr_html_() for name, one in made.items()
+        }
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [280, 500, 1280])
+def test_every_word_of_a_view_is_seen(browser, views, width, theme):
+    page = browser.new_page(viewport={"width": width, "height": 600}, color_scheme=theme)
+    unseen = {}
+    for name, found in views.items():
+        html = found if isinstance(found, str) else (found[0] if isinstance(found, tuple) else found)["text/html"]
+        page.set_content(f"<meta charset='utf-8'><body style='margin:4px'>{html}</body>")
+        if words := page.evaluate(UNSEEN):
+            unseen[name] = words
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+    page.close()
+    assert unseen == {}
+
+
+def test_a_table_without_room_is_noticed(browser):
+    page = browser.new_page(viewport={"width": 500, "height": 600})
+    page.set_content("<div style='display:flex'><div style='overflow:auto;container-type:inline-size'>lost</div></div>")
+    assert page.evaluate(UNSEEN) == ["lost"]
+    page.set_content("<p style='white-space:nowrap'>" + "far " * 300 + "</p>")
+    assert len(page.evaluate(UNSEEN)) == 1
+    page.set_content("<p>seen</p>")
+    assert page.evaluate(UNSEEN) == []
+    page.close()
