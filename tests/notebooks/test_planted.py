@@ -423,7 +423,7 @@ def cells(session):
 
 
 def ranked(session):
-    rows = contest.field(session.adapter, [0.3], ["epic"]).rows
+    rows = contest.contenders(session.adapter, [0.3], ["epic"]).rows
     grid = {"tasks": ["distance 1"], "seeds": [5], "n": 1, "sinks": ["bos"]}
     return standing(contest.measured(session, rows, **grid)).set_index("strategy")["kl"]
 

@@ -16,7 +16,7 @@ import nbkv
 from nbkv.errors import UnknownName
 from nbkv.studies.leaderboard import table
 from nbkv.studies.leaderboard.committed import committed
-from nbkv.studies.leaderboard.contest import COLUMNS, EXACT, field, measured
+from nbkv.studies.leaderboard.contest import COLUMNS, EXACT, contenders, measured
 from nbkv.studies.leaderboard.page import between, page, short
 from nbkv.studies.leaderboard.picture import INKS, drawn, pareto, right, save, sinks_drawn
 from nbkv.studies.leaderboard.standing import best, conclusion, ends, front, standing
@@ -155,18 +155,18 @@ def test_the_picture_is_written_in_both_inks(tmp_path):
 
 
 def test_everybody_takes_part_or_is_told_why_not(session):
-    who = field(session.adapter, [0.15])
+    who = contenders(session.adapter, [0.15])
     names = {row if isinstance(row, str) else row.spec for row in who.rows}
     assert {*EXACT, NAIVE, "random(budget=0.15)", "lexical(budget=0.15)"} <= names
     taking = {name.partition("(")[0] for name in names}
     assert {*nbkv.strategies()["name"]} == (taking - {"random", "lexical"}) | who.refused.keys()
     assert all(who.refused.values())
     with pytest.raises(UnknownName):
-        field(session.adapter, [0.15], ["nobody"])
+        contenders(session.adapter, [0.15], ["nobody"])
 
 
 def test_questions_of_a_seed_are_measured_as_they_are(session):
-    rows = field(session.adapter, [1.0], ["epic"]).rows
+    rows = contenders(session.adapter, [1.0], ["epic"]).rows
     grid = {"tasks": ["distance 1"], "seeds": [3, 4], "n": 1, "sinks": ["bos"]}
     frame = measured(session, rows, **grid)
     assert [*frame.columns] == [*COLUMNS]

@@ -26,14 +26,14 @@ _LONGEST = 64  # a report's tokens
 
 
 @dataclass(frozen=True)
-class Field:
+class Contenders:
     """Who takes part: ``rows`` to be measured, and why each of the other strategies does not, by name."""
 
     rows: tuple[Row, ...]
     refused: dict[str, str]
 
 
-def field(adapter: ModelAdapter, budgets: Sequence[float], names: Sequence[str] = ()) -> Field:
+def contenders(adapter: ModelAdapter, budgets: Sequence[float], names: Sequence[str] = ()) -> Contenders:
     """Return full and the stored prefix, naive reuse, each chunk strategy and the dumbest rivals at each budget.
 
     ``names``: only these strategies (none: all of the registry). One whose method says itself how many rows it runs
@@ -55,7 +55,7 @@ def field(adapter: ModelAdapter, budgets: Sequence[float], names: Sequence[str] 
         rows += [name] if of_it and own_rule(name) else []
     for budget in budgets:
         rows += [RandomRows(budget=budget), LexicalRows(budget=budget)]
-    return Field(tuple(rows), refused)
+    return Contenders(tuple(rows), refused)
 
 
 def _why_not(name: str, adapter: ModelAdapter) -> str:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from nbkv.models.identity.software import commit, versions
 from nbkv.studies.leaderboard.committed import committed
-from nbkv.studies.leaderboard.contest import COLUMNS, FIGURES, field, measured
+from nbkv.studies.leaderboard.contest import COLUMNS, FIGURES, contenders, measured
 from nbkv.studies.leaderboard.page import page
 from nbkv.studies.leaderboard.picture import drawn, pareto, save, sinks_drawn
 from nbkv.studies.leaderboard.standing import standing
@@ -43,7 +43,7 @@ def measurement() -> dict[str, Any]:
         return tqdm(settings, desc="seeds and tasks", mininterval=5)
 
     with nbkv.load(MODEL, strategy="full") as session:
-        who = field(session.adapter, BUDGETS)
+        who = contenders(session.adapter, BUDGETS)
         frame = measured(session, who.rows, tasks=TASKS, seeds=SEEDS, n=N, sinks=SINKS, steps=bar)
     frame[[*FIGURES]] = frame[[*FIGURES]].map(lambda value: float(f"{value:.4g}"))
     return {
