@@ -15,7 +15,7 @@ LAB := labextension
 NODE := $(LAB)/node_modules/.package-lock.json
 BUILT := $(LAB)/nbkv_lab/labextension/package.json
 
-.PHONY: demo test ui views binder docs models tables tables-real pictures extension lint lint-extension clean
+.PHONY: demo test ui views binder docs models tables tables-real leaderboard pictures extension lint lint-extension clean
 
 demo: $(STAMP)
 	$(BIN)/nbkv demo -o runs/demo
@@ -70,6 +70,10 @@ tables: $(STAMP)
 	$(BIN)/nbkv bench ttft.prefix ttft.chunks decode.tpot overhead import store.scale --json docs/tables/bench.json
 	$(BIN)/python -m nbkv.bench.report
 
+# All strategies by quality and compute: docs/leaderboard.md and its picture, in a few minutes.
+leaderboard: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.leaderboard.table
+
 # Hours on two cores; stopped at any time, it goes on where it was. NBKV_DATA is where the data lie (docs/tasks.md).
 tables-real: models
 	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.real_text.table
@@ -77,6 +81,7 @@ tables-real: models
 	OMP_NUM_THREADS=1 $(BIN)/python tests/notebooks/masks_table.py $(DATA)/hotpotqa_train.json models/smollm2
 	OMP_NUM_THREADS=1 $(BIN)/python -m nbkv.studies.decisions.table --folder $(DATA)
 	$(BIN)/python -m nbkv.studies.real_text.table --speed 2
+	$(BIN)/python -m nbkv.studies.leaderboard.table --again
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -158,6 +158,10 @@ def _draw(figure: Figure, number: int, panel: Panel, looks: dict[str, CurveLook]
 
 def _band(figure: Figure, curve: Curve, y: Axis, colour: str, place: dict[str, str]) -> None:
     low, high = ([max(value, y.low) for value in side or ()] for side in (curve.low, curve.high))
+    if len(low) == 1:  # an area of no width is not seen
+        whisker = {"mode": "lines", "line": {"width": 2, "color": colour}, "hoverinfo": "skip"}
+        figure.add_scatter(x=[curve.x[0]] * 2, y=[low[0], high[0]], **whisker, **place)
+        return
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     figure.add_scatter(
         x=[*curve.x, *reversed(curve.x)],

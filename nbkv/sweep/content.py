@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbkv.sweep.machine import versions
+from nbkv.models.identity.software import versions
 from nbkv.sweep.values import literal
 
 if TYPE_CHECKING:

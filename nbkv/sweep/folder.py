@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import LoadError
 from nbkv.sweep.page.html_report import page
-from nbkv.sweep.records import recorded
+from nbkv.sweep.plan import own_seeds
+from nbkv.sweep.records import recorded, units
 from nbkv.sweep.runs import FAILED, OK, Run, Sweep
 from nbkv.sweep.values import unpacked
 
@@ -68,6 +69,9 @@ def read(path: Path, notebook: NotebookNode) -> Run:
         notebook=note["notebook"],
         parameters={name: unpacked(value) for name, value in note["parameters"]},
         records=recorded(notebook),
+        units=units(notebook),
+        seeds=own_seeds(notebook),
+        machine=dict(note.get("machine", {})),
         duration_s=note["duration_s"],
         status=FAILED if note["error"] else OK,
         error=note["error"],

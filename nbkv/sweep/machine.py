@@ -1,4 +1,4 @@
-"""On what a notebook was run: processor, memory, GPU, and the versions of what computes."""
+"""On what a notebook was run: processor, memory, GPU, the versions of what computes, and the commit of a checkout."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from nbkv.models.identity.software import commit, versions
 from nbkv.show.units import plural
-
-_LIBRARIES = ("nbkv", "torch", "transformers")
 
 
 def machine() -> dict[str, str]:
@@ -27,12 +25,8 @@ def machine() -> dict[str, str]:
     }
     if gpu := _gpu():
         found["GPU"] = gpu
-    return found | versions()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that compute."""
-    return {"Python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES}
+    found |= versions()
+    return found | ({"commit": made_of} if (made_of := commit()) else {})
 
 
 def _processor() -> str:
@@ -51,10 +45,3 @@ def _gpu() -> str:
     asked = [tool, "--query-gpu=name", "--format=csv,noheader"]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603  (a fixed command)
     return ", ".join(done.stdout.split("\n")).strip(", ") if done.returncode == 0 else ""
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed as a package"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import itertools
 import re
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 PRODUCT, ZIP = FORMS = ("product", "zip")  # the parts of a grid that has several
 PARAMETERS, INJECTED = "parameters", "injected-parameters"  # tags, as papermill has them
 _LONGEST = 80  # characters of a run's name
+_SEED = re.compile(r"(seeds?) *= *(.+)")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._+-]+")
 
 
@@ -143,6 +145,17 @@ def declares(notebook: NotebookNode, called: str) -> set[str]:
         if _tagged(cell, PARAMETERS):
             names |= _assigned(cell.source, called)
     return names
+
+
+def own_seeds(notebook: NotebookNode) -> dict[str, Any]:
+    """Return the seeds that an executed ``notebook`` has in its parameters cells, as far as they are plain values."""
+    found: dict[str, Any] = {}
+    for cell in notebook.cells:
+        for line in cell.source.splitlines() if _tagged(cell, PARAMETERS) else ():
+            if known := _SEED.match(line):
+                with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                    found[known[1]] = ast.literal_eval(known[2].partition("#")[0].strip())
+    return found
 
 
 def _assigned(source: str, called: str) -> set[str]:

@@ -22,12 +22,19 @@ OK, FAILED = "ok", "failed"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One executed notebook: ``path`` is the executed copy, ``error`` its last error line ("" when it went well)."""
+    """One executed notebook: ``path`` is the executed copy, ``error`` its last error line ("" when it went well).
+
+    ``units`` are those of records, as far as they were said; ``seeds`` those that the notebook has itself, where no
+    parameter gave them; ``machine`` is on what and with which versions, and of which commit, it was run.
+    """
 
     path: Path
     notebook: str
     parameters: dict[str, Any] = field(default_factory=dict)
     records: dict[str, Any] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    seeds: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
     duration_s: float = 0.0
     status: str = OK
     error: str = ""
@@ -41,7 +48,7 @@ class Run:
         """
         taken = {"parameter": {*apart, *COLUMNS, *self.records}, "record": set(COLUMNS)}
         row = {"run": self.path.name, "notebook": self.notebook}
-        for kind, values in (("parameter", self.parameters), ("record", self.records)):
+        for kind, values in (("parameter", self.seeds | self.parameters), ("record", self.records)):
             row |= {f"{kind}.{name}" if name in taken[kind] else name: value for name, value in values.items()}
         return row | {"duration_s": self.duration_s, "status": self.status, "error": self.error}
 
@@ -72,9 +79,14 @@ class Sweep:
         """Return the runs that did not reach their end."""
         return tuple(run for run in self.runs if run.status != OK)
 
+    @property
+    def units(self) -> dict[str, str]:
+        """Return the units that were said when something was recorded, by name; the last run's where they differ."""
+        return {name: unit for run in self.runs for name, unit in run.units.items()}
+
     def rows(self) -> list[dict[str, Any]]:
         """Return one flat row a run; a name that is a parameter of one and a record of another stays apart in all."""
-        parameters = {name for run in self.runs for name in run.parameters}
+        parameters = {name for run in self.runs for name in run.seeds | run.parameters}
         apart = parameters & {name for run in self.runs for name in run.records}
         return [run.to_dict(apart) for run in self.runs]
 

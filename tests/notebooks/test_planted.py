@@ -39,6 +39,8 @@ from nbkv.strategies import kvlink, relay
 from nbkv.strategies.flashblock import FlashBlock
 from nbkv.studies import answers, divergence, eviction, flashblock, foresight, reasoning
 from nbkv.studies.agents import rivals
+from nbkv.studies.leaderboard import contest
+from nbkv.studies.leaderboard.standing import standing
 from nbkv.traces import simulation
 from nbkv.traces.log import LoggedRequest, RequestLog
 from nbkv.training import diffusion_reader, reader
@@ -247,6 +249,8 @@ SEARCH = {"n": 1, "width": 4, "depth": 3, "max_new_tokens": 20, "chunks": 3, "li
 SEARCH |= {"methods": ["beam"], "lambdas": [1.0]}
 BATCHES = {"texts": 1, "questions": 2, "lines": 12, "widths": [2], "asked": 2, "blends": ["epic"], "passages": 4}
 BATCHES |= {"retrieved": 2, "max_new_tokens": 4}
+BOARD = {"tasks": ["distance 1"], "strategies": ["epic"], "budgets": [0.3], "sinks": ["bos"], "seeds": [0, 1]}
+BOARD |= {"tables": "no folder"}
 
 BEHIND = {"11_masks": "imports", "40_bounded_memory": "bounded-02", "41_state_checkpoints": "proof"}
 BEHIND |= {"51_batch": "cell-02", "train_reader": "cell-1", "train_diffuser": "cell-2", "train_links": "cell-2"}
@@ -310,6 +314,16 @@ NOTEBOOKS = [
         BATCHES,
         (a_known_prefix_has_other_values, keys_keep_their_old_positions),
         lambda found, space: (float(found["exact"]), found["order"]["epic"]["KL"]),
+    ),
+    (
+        "90_leaderboard",
+        BOARD,
+        (keys_keep_their_old_positions, the_mask_is_bottom_right),
+        lambda found, space: (
+            found["kl"]["cacheblend(budget=0)"],
+            found["kl"]["random(budget=0.3)"],
+            found["kl"]["epic(budget=0.3)"],
+        ),
     ),
 ]
 
@@ -408,6 +422,12 @@ def cells(session):
     return {name: cell[0] for name, cell in answers.measure(session, item(), ["bos"], lambda _: rows)["cells"].items()}
 
 
+def ranked(session):
+    rows = contest.contenders(session.adapter, [0.3], ["epic"]).rows
+    grid = {"tasks": ["distance 1"], "seeds": [5], "n": 1, "sinks": ["bos"]}
+    return standing(contest.measured(session, rows, **grid)).set_index("strategy")["kl"]
+
+
 def evicted(session):
     (asked,) = nbkv.tasks.report(seed=3, n=1, chunks=4, lines=4, distance=0)
     rows = eviction.measure(session, [asked], ["h2o(keep=0.3)"])
@@ -439,6 +459,8 @@ STUDIES = [
     ("chunks, real text: naive", cells, keys_keep_their_old_positions, "bos cacheblend(budget=0)"),
     ("chunks, real text: partly", cells, the_mask_is_bottom_right, "bos epic(budget=0.3)"),
     ("chunks, real text: full budget", cells, a_row_sees_the_next_one, "bos epic(budget=1.0)"),
+    ("leaderboard", ranked, keys_keep_their_old_positions, "cacheblend(budget=0)"),
+    ("leaderboard: a rival", ranked, the_mask_is_bottom_right, "random(budget=0.3)"),
     ("eviction: distance", evicted, the_least_worthy_are_kept, "kl"),
     ("eviction: memory", evicted, held_bytes_count_twice, "held"),
     ("reasoning", chained, the_least_worthy_are_kept, "kl"),
@@ -492,7 +514,9 @@ PLANTED = {
         **dict.fromkeys([each[0] for each in TRAINING], "test_what_a_training_notebook_evaluates_is_what_was_saved"),
     },
     "tables": {
-        **dict.fromkeys(["chunks", "eviction", "eviction-reasoning", "kvcomm", "masks"], "test_a_study_reacts"),
+        **dict.fromkeys(
+            ["chunks", "eviction", "eviction-reasoning", "kvcomm", "leaderboard", "masks"], "test_a_study_reacts"
+        ),
         "flashblock": "test_the_study_of_block_diffusion_reacts",
         "decisions": "unit/test_decisions.py::test_a_fault_in_placing_chunks_is_seen_in_the_decisions",
         "edited": "unit/test_history_study.py::test_the_table_reacts_to_what_is_planted_under_it",

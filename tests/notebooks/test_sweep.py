@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import os
 import re
 import signal
@@ -15,12 +16,12 @@ import pandas as pd
 import pytest
 
 from nbkv import cli
-from nbkv.errors import LoadError
+from nbkv.errors import BadOption, LoadError
 from nbkv.roster import running
 from nbkv.show.progress import screen
 from nbkv.sweep import execute, report, run
 from nbkv.sweep.plan import plan, settings
-from nbkv.sweep.records import recorded
+from nbkv.sweep.records import record, recorded
 
 PLOT = """import plotly.graph_objects as go
 go.Figure(go.Scatter(y=[1, n, 4]), layout_title_text="a curve of its own")"""
@@ -43,6 +44,33 @@ def test_a_grid_becomes_one_row_a_setting(write, tmp_path):
         "square-label=b-n=2",
         "square-label=b-n=5",
     ]
+
+
+def test_a_row_has_its_units_seed_and_machine(write, tmp_path):
+    notebook = write(
+        "measured",
+        "seed = 5  # drawn\nn = 1",
+        "import nbkv\nnbkv.record(ttft_s=0.5, room=2, units={'room': 'MiB'})\nnbkv.record(right=True)",
+    )
+    sweep = run(notebook, {}, {"n": [1, 2]}, tmp_path / "out")
+    table = pd.read_csv(sweep.results)
+    about = pd.read_csv(tmp_path / "out" / "columns.csv").set_index("column")
+    assert table["seed"].tolist() == [5, 5]
+    assert table["machine.torch"].notna().all()
+    assert (about.loc["ttft_s", "unit"], about.loc["room", "unit"]) == ("s", "MiB")
+    assert [about.loc[name, "type"] for name in ("ttft_s", "room", "right")] == ["float64", "Int64", "boolean"]
+    page = sweep.report.read_text(encoding="utf-8")
+    assert all(told in page for told in ("ttft_s [s]", "room [MiB]", "seed = 5"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("{'other': 's'}", "units of 'other'"), ("{'a': 3}", "a dict of texts"), ("'s'", "a dict of texts")],
+)
+def test_units_of_nothing_are_refused_in_one_line(given, said):
+    with pytest.raises(BadOption, match=said) as error:
+        record(a=1, units=ast.literal_eval(given))
+    assert "\n" not in str(error.value)
 
 
 def test_running_again_replaces_and_a_new_setting_joins(write, tmp_path):

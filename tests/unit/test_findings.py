@@ -134,10 +134,11 @@ def test_files_lie_beside_the_page_or_are_said_to_be_missing(folder, tmp_path, m
     monkeypatch.setattr(downloads, "find_spec", lambda name: name if name == library else None)
     monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda frame, path, **_: written.append((frame, path.name)))
     page = folder(*grid()).report.read_text(encoding="utf-8")
-    for name in ("results.csv", "table.tex", "table.md", "figure.png"):
+    for name in ("results.csv", "columns.csv", "table.tex", "table.md", "figure.png"):
         assert (tmp_path / name).stat().st_size > 50
         assert f'download href="{name}"' in page
     assert len(pd.read_csv(tmp_path / "results.csv")) == 12
+    assert pd.read_csv(tmp_path / "columns.csv").set_index("column")["unit"]["duration_s"] == "s"
     assert (tmp_path / "table.md").read_text().splitlines()[0] == "| run | right |"
     assert "\\toprule" in (tmp_path / "table.tex").read_text()
     with Image.open(tmp_path / "figure.png") as picture:
@@ -145,6 +146,8 @@ def test_files_lie_beside_the_page_or_are_said_to_be_missing(folder, tmp_path, m
     if library:
         ((frame, name),) = written
         assert (name, [*frame["of a"]]) == ("results.parquet", [1] * 12)
+        assert {name: str(frame[name].dtype) for name in ("n", "right")} == {"n": "Int64", "right": "float64"}
+        assert frame.attrs == {"units": {"duration_s": "s"}}
         assert 'href="results.parquet"' in page
     else:
         assert not written

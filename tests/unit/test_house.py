@@ -380,6 +380,10 @@ TESTED_ELSEWHERE = {
     "unit/test_magics.py": "magics/commands magics/stream_output",
     "unit/test_measuring.py": "families/routing/kl_history session/measure",
     "unit/test_misses.py": "session/misses/past",
+    "unit/test_leaderboard.py": (
+        "studies/leaderboard/committed studies/leaderboard/contest studies/leaderboard/picture "
+        "studies/leaderboard/standing studies/leaderboard/table"
+    ),
     "unit/test_page.py": "sweep/page/html_report",
     "unit/test_planner.py": "families/residual/bandwidth",
     "unit/test_projection.py": "models/projection/project",

@@ -144,9 +144,10 @@ def a_repeated_chunk_keeps_its_first_place(patch):
 def the_sink_is_placed_too(patch):
     own = assemble._stored
 
-    def stored(chunk, *args, **kwargs):
+    def stored(spot, *args, **kwargs):
+        chunk, start = spot
         path = (*chunk.sink, *chunk.token_ids)
-        return own(replace(chunk, token_ids=path[: len(chunk)], sink=()), *args, **kwargs)
+        return own((replace(chunk, token_ids=path[: len(chunk)], sink=()), start), *args, **kwargs)
 
     patch.setattr(assemble, "_stored", stored)
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from nbkv.show.drawing import PLOTLY
 from nbkv.show.units import seconds
+from nbkv.sweep.page.columns import unit_of
 from nbkv.sweep.page.downloads import PARQUET, paper_table, write_downloads
 from nbkv.sweep.page.findings import chart, flat, headline, run_names, said, sentence
 from nbkv.sweep.records import MIME
@@ -137,7 +138,7 @@ def _figure(data: dict[str, Any]) -> str:
 
 
 def _section(run: Run, name: str, notebook: NotebookNode, found: str) -> str:
-    given = ", ".join(f"{key} = {said(value)}" for key, value in run.parameters.items())
+    given = ", ".join(f"{key} = {said(value)}" for key, value in (run.seeds | run.parameters).items())
     failed = f'<p class="bad">{html.escape(run.error)}</p>' if run.error else ""
     shown = [f"<p><b>{html.escape(found)}</b></p>"] if found else []
     for heading, group in groupby(figures(notebook), key=itemgetter(0)):
@@ -145,9 +146,8 @@ def _section(run: Run, name: str, notebook: NotebookNode, found: str) -> str:
         shown += [f"<figure>{markup}</figure>" for _, markup in group]
     nested = flat({key: value for key, value in run.records.items() if isinstance(value, dict | list)})
     if nested:
-        lines = "".join(
-            f"<dt>{html.escape(key)}</dt><dd>{html.escape(said(value))}</dd>" for key, value in nested.items()
-        )
+        measured = {key: f"{said(value)} {unit_of(key, run.units)}".strip() for key, value in nested.items()}
+        lines = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in measured.items())
         shown.append(f"<details><summary>All figures it recorded</summary><dl>{lines}</dl></details>")
     told = f'{html.escape(given) or "as it stands"} · <a href="{quote(run.path.name)}">executed notebook</a>'
     anchor = html.escape(run.path.stem)
