@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import transformers
 
+_JUDGED = ("models", "families", "strategies", "inference", "stores", "session")  # rooms that a finding depends on
+
 
 def folder() -> Path:
     """Return where verdicts are kept: ``$NBKV_CACHE``, else ``nbkv`` in the user's cache folder."""
@@ -82,7 +84,7 @@ def _code() -> str:
     """Return a digest of the code whose correctness a finding is about."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[2]
-
-    for path in sorted((*package.glob("*.py"), *package.glob("models/**/*.py"), *package.glob("families/**/*.py"))):
+    found = [*package.glob("*.py"), *(path for room in _JUDGED for path in package.glob(f"{room}/**/*.py"))]
+    for path in sorted(found):
         digest.update(path.read_bytes())
     return digest.hexdigest()
