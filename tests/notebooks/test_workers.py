@@ -15,7 +15,7 @@ import yaml
 from nbkv import cli
 from nbkv.errors import BadOption, LoadError
 from nbkv.show.progress import screen
-from nbkv.sweep import report, run
+from nbkv.sweep import execute, report, run
 from nbkv.sweep.cluster import devices, dispatch
 from nbkv.sweep.cluster.parcel import heard
 from nbkv.sweep.cluster.workers import cluster_workers, local_workers
@@ -83,10 +83,25 @@ def test_a_failed_run_is_tried_again_and_runs_again_next_time(write, tmp_path, w
     assert kept.metadata["nbkv"]["attempts"] == 1
 
 
-def test_a_run_that_takes_too_long_is_ended_and_kept(write, tmp_path):
-    notebook = write("slow", "n = 1", "import nbkv\nnbkv.record(n=n)", "import time\ntime.sleep(600)")
-    (slow,) = run(notebook, out_dir=tmp_path / "out", timeout=8).runs
-    assert (slow.status, slow.error, slow.records) == ("failed", "it took longer than 8 s", {"n": 1})
+def test_a_run_that_takes_too_long_is_ended_and_kept(write, tmp_path, monkeypatch):
+    notebook = write("slow", "n = 1", "import nbkv\nnbkv.record(n=n)", "import time\ntime.sleep(6000)")
+    own = execute._clock
+
+    def only_while_it_sleeps(timeout):
+        left = own(timeout)
+        return lambda cell: 1 if "sleep" in cell.source else left(cell)
+
+    monkeypatch.setattr(execute, "_clock", only_while_it_sleeps)
+    (slow,) = run(notebook, out_dir=tmp_path / "out", timeout=3000).runs
+    assert (slow.status, slow.error, slow.records) == ("failed", "it took longer than 3000 s", {"n": 1})
+
+
+def test_cells_share_the_time_of_their_run(monkeypatch):
+    now = iter([100.0, 100.0, 104.5, 109.7, 300.0])
+    monkeypatch.setattr(execute.time, "monotonic", lambda: next(now))
+    left = execute._clock(10)
+    assert [left(None) for _ in range(4)] == [10, 6, 1, 1]
+    assert execute._clock(None) is None
 
 
 def test_a_worker_that_dies_loses_nothing(write, tmp_path, two):
