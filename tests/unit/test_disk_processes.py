@@ -56,3 +56,36 @@ def test_two_processes_write_and_evict_the_same_keys(tmp_path):
     assert said == ["done", "done"]
     assert [process.returncode for process in processes] == [0, 0]
     assert 0 < check(tmp_path) <= 6
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize("how", ["put", "collect"])
+def test_a_process_that_dies_between_a_file_and_its_row_leaves_no_row_without_file(tmp_path, monkeypatch, how, after):
+    class Killed(BaseException):
+        pass
+
+    size = entry(ids_of(0, 80)).nbytes
+    tier = DiskTier(root=tmp_path, limit=4 * size)
+    for i in range(4):
+        assert tier.put(entry(ids_of(i, 80)))
+    removed, own = [], tier.index.remove
+
+    def dies(key):
+        if len(removed) == after:
+            own(key)  # the file is gone, and what was said about it is not yet written
+            raise Killed
+        removed.append(key)
+        own(key)
+
+    tier.index.remove = dies
+    tier.limit = tier.limit if how == "put" else size // 2
+    work = tier.collect if how == "collect" else lambda: tier.put(entry(ids_of(5, 80 * 3)))
+    with pytest.raises(Killed):
+        work()
+    monkeypatch.setattr("nbkv.stores.tiers.indexed.index._alive_writer", lambda writer: False)
+    left = DiskTier(root=tmp_path)
+    keys = list(left.keys())
+    assert all(left.get(key) is not None for key in keys)
+    assert left.nbytes == sum(left.get(key).nbytes for key in keys)
+    assert len(keys) < 4
+    assert not left.index.abandoned()

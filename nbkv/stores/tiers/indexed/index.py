@@ -62,21 +62,24 @@ class EntryIndex:
         It is not where the entry is there already, another process writes it, or what may be evicted is too little.
         """
         evicted: list[TierRow] = []
-        with self.file.transaction(write=True) as db:
-            known = db.execute("SELECT ready, writer FROM entries WHERE key = ?", (str(header.key),)).fetchone()
-            if known is not None and (known[0] or _alive_writer(known[1])):
-                self._use(db, [header.key])
-                return False, evicted
-            if known is not None:
-                db.execute("DELETE FROM entries WHERE key = ?", (str(header.key),))
-            while limit and self._figure(db, "bytes") + nbytes > limit:
-                row = self._next(db)
-                if row is None:
+        leaving: list[TierRow] = []
+        while True:
+            with self.file.transaction(write=True) as db:
+                self._evict(db, leaving)
+                evicted += leaving
+                known = db.execute("SELECT ready, writer FROM entries WHERE key = ?", (str(header.key),)).fetchone()
+                if known is not None and (known[0] or _alive_writer(known[1])):
+                    self._use(db, [header.key])
                     return False, evicted
-                self._evict(db, row)
-                evicted.append(row)
-            self._insert(db, header, nbytes, ready=False)
-        return True, evicted
+                over = self._figure(db, "bytes") + nbytes - limit if limit else 0.0
+                if over <= 0:
+                    if known is not None:
+                        db.execute("DELETE FROM entries WHERE key = ?", (str(header.key),))
+                    self._insert(db, header, nbytes, ready=False)
+                    return True, evicted
+                leaving = self._leaving(db, over)
+                if not leaving:
+                    return False, evicted
 
     def ready(self, header: EntryHeader) -> bool:
         """Note that the entry of ``header`` is written, to be found from now on; False: it was dropped meanwhile."""
@@ -121,18 +124,18 @@ class EntryIndex:
         with self.file.transaction(write=True) as db:
             rows = [_row(row) for row in db.execute(f"SELECT {_ROW} FROM entries WHERE ttl > 0 AND ready")]  # noqa: S608
             gone = [row for row in rows if not self._alive(made=row.made, ttl=row.ttl)]
-            for row in gone:
-                self._evict(db, row)
+            self._leave(db, gone)
+        with self.file.transaction(write=True) as db:
+            self._evict(db, gone)
         return gone
 
     def shrink(self, limit: int) -> list[TierRow]:
         """Evict until ``limit`` bytes are kept, or nothing more may go; return what went."""
-        evicted: list[TierRow] = []
         with self.file.transaction(write=True) as db:
-            while self._figure(db, "bytes") > limit and (row := self._next(db)) is not None:
-                self._evict(db, row)
-                evicted.append(row)
-        return evicted
+            gone = self._leaving(db, self._figure(db, "bytes") - limit)
+        with self.file.transaction(write=True) as db:
+            self._evict(db, gone)
+        return gone
 
     def abandoned(self) -> list[EntryKey]:
         """Return the keys of entries whose writer has died before it was done."""
@@ -189,9 +192,28 @@ class EntryIndex:
         db.execute("UPDATE figures SET value = max(value, ?) WHERE name = 'floor'", (row[-1],))
         return _row(row)
 
-    def _evict(self, db: sqlite3.Connection, row: TierRow) -> None:
-        self.remove(row.key)
-        db.execute("DELETE FROM entries WHERE key = ?", (str(row.key),))
+    def _leaving(self, db: sqlite3.Connection, over: float) -> list[TierRow]:
+        """Choose what is to go so that ``over`` bytes are freed, as far as there is any, and note that it leaves."""
+        found: list[TierRow] = []
+        while over > 0 and (row := self._next(db)) is not None:
+            self._leave(db, [row])
+            found.append(row)
+            over -= row.nbytes
+        return found
+
+    @staticmethod
+    def _leave(db: sqlite3.Connection, rows: Sequence[TierRow]) -> None:
+        """Let nobody find ``rows`` any more: files go only after this is written, for a process may die in between.
+
+        They are then as those whose writer has died: finished or undone by whoever opens the folder next.
+        """
+        for row in rows:
+            db.execute("UPDATE entries SET ready = 0, writer = ? WHERE key = ?", (_writer(), str(row.key)))
+
+    def _evict(self, db: sqlite3.Connection, rows: Sequence[TierRow]) -> None:
+        for row in rows:
+            self.remove(row.key)
+            db.execute("DELETE FROM entries WHERE key = ?", (str(row.key),))
 
     @staticmethod
     def _figure(db: sqlite3.Connection, name: str) -> float:
