@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA := $(or $(NBKV_DATA),../shared/data)
-APART := notebooks quantised kernels real site ui ui_widgets binder
+APART := notebooks cluster quantised kernels real site ui ui_widgets binder
 
 # The JupyterLab extension: what npm installed, and what was built.
 LAB := labextension
@@ -31,6 +31,7 @@ else
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/pytest -n 2 -q tests/kernels
 	OMP_NUM_THREADS=1 PYTHONPATH=$(VENV)/torchao $(BIN)/pytest -q tests/quantised
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -q tests/notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/cluster
 	$(BIN)/pytest -q tests/site
 	-$(BIN)/python -m nbkv.models.pretrained.download smollm2
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -q tests/real

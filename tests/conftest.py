@@ -6,9 +6,11 @@ import signal
 import threading
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 import transformers
+from nbformat.v4 import new_code_cell, new_notebook
 from random_models import FAMILIES, make_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -165,3 +167,18 @@ def random_logits():
             return torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)) * 5
 
     return RandomLogits()
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Write a notebook of code cells, the first of which declares the parameters; return its path."""
+
+    def make(name: str, *sources: str) -> Path:
+        cells = [new_code_cell(source) for source in sources]
+        cells[0].metadata["tags"] = ["parameters"]
+        path = tmp_path / "source" / f"{name}.ipynb"
+        path.parent.mkdir(exist_ok=True)
+        nbformat.write(new_notebook(cells=cells), path)
+        return path
+
+    return make

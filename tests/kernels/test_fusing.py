@@ -86,7 +86,8 @@ def test_the_answers_are_fulls(opened, words, launches, family, form):
     assert mine[-1].lineage == "exact"
     projected = {"layers": 4, "every(2)": 2, "start(1)": 1, "ids": 1}[form]
     assert launches
-    assert f"K/V of {projected} of {projected} projected layers by one kernel" in "".join(mine[-1].notes)
+    layers = "layer" if projected == 1 else "layers"
+    assert f"K/V of {projected} of {projected} projected {layers} by one kernel" in "".join(mine[-1].notes)
 
 
 @pytest.mark.parametrize("form", ["ids", "start(1)", "every(2)", "layers"])
@@ -160,7 +161,7 @@ def test_other_layers_are_left_to_their_own_code(session_of, words, launches, fa
     full, mine = (answers(session, words, spec) for spec in ("full", "residual(keep=0.2, form='ids')"))
     assert [result.token_ids for result in mine] == [result.token_ids for result in full]
     assert not launches
-    assert f"K/V of 0 of 1 projected layers by one kernel, layer 3 by its own code: {why}" in "".join(mine[-1].notes)
+    assert f"K/V of 0 of 1 projected layer by one kernel, layer 3 by its own code: {why}" in "".join(mine[-1].notes)
 
 
 def test_layers_are_judged_one_by_one(session_of):

@@ -17,7 +17,7 @@ def demo(tmp_path_factory):
     """Run the demo once; return its folder and what it said."""
     folder, said = tmp_path_factory.mktemp("demo"), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_say", said.append)
+        patch.setattr(cli.experiments, "say", said.append)
         assert cli.main(["demo", "-o", str(folder)]) == 0
     return folder, "\n".join(said)
 

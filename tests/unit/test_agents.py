@@ -81,3 +81,22 @@ def test_the_bundled_reader_hands_facts_on():
 def test_an_agent_that_fails_fails_the_evaluation():
     with nbkv.load("tiny") as session, pytest.raises(nbkv.NbkvError, match="agent 'keeper1'"):
         evaluate_agents(session, agents(n=1, form="notes"), logits_processor=[lambda ids, scores: ids[100]])
+
+
+@pytest.mark.parametrize("before", ["prefix", "kvcomm", "full"])
+def test_what_one_strategy_left_is_none_of_the_next_ones(before):
+    tasks = agents(seed=0, n=1, agents=3, first=4, lines=4, form="notes")
+    with nbkv.load("tiny", strategy="full") as session:
+        alone = evaluate_agents(session, tasks, "relay(budget=0)", fidelity=True)
+    with nbkv.load("tiny", strategy="full") as session:
+        both = evaluate_agents(session, tasks, [before, "relay(budget=0)"], fidelity=True)
+    second = both[both["strategy"] == "relay(budget=0)"]
+    assert alone["kl"].max() > 1e-6
+    assert second["kl"].tolist() == pytest.approx(alone["kl"].tolist(), rel=1e-3, abs=1e-9)
+    assert second["reused"].tolist() == alone["reused"].tolist()
+
+
+def test_a_store_that_is_more_than_memory_is_not_emptied(tmp_path):
+    with nbkv.load("tiny", store=f"memory+disk:{tmp_path}") as session:
+        with pytest.raises(nbkv.BadOption, match="the store is emptied between strategies"):
+            evaluate_agents(session, agents(n=1, form="notes"), "full,prefix")

@@ -335,7 +335,7 @@ TESTED_ELSEWHERE = {
     "diffusion/test_presets.py": "models/diffusion/recipe",
     "families/test_states.py": "stopping",
     "notebooks/test_sweep.py": "sweep/execute sweep/folder",
-    "notebooks/test_workers.py": "sweep/cluster/dispatch sweep/cluster/parcel sweep/content sweep/schedule",
+    "cluster/test_workers.py": "sweep/cluster/dispatch sweep/cluster/parcel sweep/content sweep/schedule",
     "strategies/test_evict.py": "families/evict/base families/evict/budget",
     "strategies/test_kvcomm.py": "families/agents/alone families/agents/anchor_source",
     "strategies/test_kvlink.py": "models/input_embeddings",

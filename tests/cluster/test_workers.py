@@ -163,7 +163,7 @@ def test_an_interrupt_keeps_what_is_done_and_leaves_no_worker(write, tmp_path):
         said = child.stderr.read()
 
     assert child.returncode == 130
-    assert said.rstrip().endswith("nbkv: interrupted")
+    assert "nbkv: interrupted" in said.splitlines()
     assert "Traceback" not in said
     assert pd.read_csv(out / "results.csv")["n"].tolist() == [1]
     for pid in map(int, pids.read_text().split()):
