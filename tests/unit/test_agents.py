@@ -97,6 +97,8 @@ def test_what_one_strategy_left_is_none_of_the_next_ones(before):
 
 
 def test_a_store_that_is_more_than_memory_is_not_emptied(tmp_path):
-    with nbkv.load("tiny", store=f"memory+disk:{tmp_path}") as session:
-        with pytest.raises(nbkv.BadOption, match="the store is emptied between strategies"):
-            evaluate_agents(session, agents(n=1, form="notes"), "full,prefix")
+    with (
+        nbkv.load("tiny", store=f"memory+disk:{tmp_path}") as session,
+        pytest.raises(nbkv.BadOption, match="the store is emptied between strategies"),
+    ):
+        evaluate_agents(session, agents(n=1, form="notes"), "full,prefix")

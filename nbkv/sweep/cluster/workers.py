@@ -34,6 +34,7 @@ def local_workers(n: int) -> Iterator[Client]:
     env = {name: os.environ.get(name, threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     address = "127.0.0.1:0"  # only for this machine
     with (
+        _quiet(),
         LocalCluster(
             n_workers=n, threads_per_worker=1, env=env, dashboard_address=address, silence_logs=logging.CRITICAL
         ) as cluster,
@@ -72,6 +73,20 @@ def cluster_workers(address: str) -> Iterator[Client]:
             raise LoadError(message)
         log.info("%d workers at %s; dashboard: %s", len(client.nthreads()), address, client.dashboard_link)
         yield client
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block dask says nothing: how its processes part, after a Ctrl-C too, is no news to anybody."""
+    handlers = logging.getLogger("distributed").handlers
+    before = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, before, strict=True):
+            handler.setLevel(level)
 
 
 def _missing() -> BadOption:
