@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 log = logging.getLogger(__name__)
+_NOTHING = logging.CRITICAL + 1
 _PATIENCE = "20s"  # for a scheduler to answer
 
 
@@ -36,7 +37,7 @@ def local_workers(n: int) -> Iterator[Client]:
     with (
         _quiet(),
         LocalCluster(
-            n_workers=n, threads_per_worker=1, env=env, dashboard_address=address, silence_logs=logging.CRITICAL
+            n_workers=n, threads_per_worker=1, env=env, dashboard_address=address, silence_logs=_NOTHING
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -81,7 +82,7 @@ def _quiet() -> Iterator[None]:
     handlers = logging.getLogger("distributed").handlers
     before = [handler.level for handler in handlers]
     for handler in handlers:
-        handler.setLevel(logging.CRITICAL + 1)
+        handler.setLevel(_NOTHING)
     try:
         yield
     finally:
