@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import Counter
 
 import pytest
 from entries import SPACE, ids_of
@@ -18,6 +19,7 @@ from nbkv.stores.tiers.disk import DiskTier
 from nbkv.stores.tiers.entry import Entry
 from nbkv.stores.tiers.head import Sealer
 from nbkv.stores.tiers.host import HostTier
+from nbkv.stores.writer import SharedWork
 
 
 class Told(list):
@@ -158,37 +160,46 @@ def test_a_faster_tier_keeps_what_a_slower_one_had(tmp_path):
 
 
 def test_one_copy_a_layer_is_under_way_at_a_time(tmp_path, monkeypatch):
+    """The first of four requests holds its layer until all four have asked for it."""
     store, _ = store_of(DiskTier(root=tmp_path))
     ids = ids_of(1, 200)
     run(store, ids)
     store.close()
-    tier = DiskTier(root=tmp_path)
-    opened, go, loads = threading.Barrier(4), threading.Event(), []
-    store, _ = store_of(tier)
-    layer = Entry.layer
+    store, _ = store_of(DiskTier(root=tmp_path))
+    layer, do, begun = Entry.layer, SharedWork.do, threading.Barrier(4)
+    asked, under_way, most, lock, all_asked = [], Counter(), Counter(), threading.Lock(), threading.Event()
+
+    def counted(work, name, load):
+        with lock:
+            asked.append(name)
+            if len([each for each in asked if each[1] == 0]) == 4:
+                all_asked.set()
+        return do(work, name, load)
 
     def slow(entry, number):
-        loads.append(number)
-        go.wait(20)
-        return layer(entry, number)
+        with lock:
+            under_way[number] += 1
+            most[number] = max(most[number], under_way[number])
+        all_asked.wait()
+        try:
+            return layer(entry, number)
+        finally:
+            with lock:
+                under_way[number] -= 1
 
+    monkeypatch.setattr(SharedWork, "do", counted)
     monkeypatch.setattr(Entry, "layer", slow)
 
     def request():
-        opened.wait(20)
+        begun.wait()
         store.take(SPACE, (*ids, 1), 200, GrowingCache)
 
     threads = [threading.Thread(target=request) for _ in range(4)]
     for thread in threads:
         thread.start()
-    while len(store.front._holdings) < 4:
-        pass
-    while sum(1 for each in threads if each.is_alive()) == 4 and not loads:
-        pass
-    go.set()
     for thread in threads:
         thread.join()
-    assert 1 <= loads.count(0) < 4
+    assert set(most.values()) == {1}
     assert [lease.matched for lease in store.front._holdings] == [200] * 4
 
 
