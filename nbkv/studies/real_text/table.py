@@ -84,22 +84,28 @@ class TableFile:
         written.replace(self.path)
 
 
-def missing(known: dict[str, Any], sink: str, methods: Sequence[str]) -> list[Row]:
+def missing(known: dict[str, Any], sink: str, methods: Sequence[str], budgets: Sequence[float] = BUDGETS) -> list[Row]:
     """Return the rows of ``sink`` that a question lacks."""
 
     def has(row: Row) -> bool:
         name = row if isinstance(row, str) else "oracle(support)" if callable(row) else row.spec
         return f"{sink} {name}" in known.get("cells", {})
 
-    return [row for row in rows(sink, methods) if not has(row)]
+    return [row for row in rows(sink, methods, budgets) if not has(row)]
 
 
-def fill(session: Session, record: TableFile, items: Sequence[Item], methods: Sequence[str] = METHODS) -> Iterator[int]:
+def fill(
+    session: Session,
+    record: TableFile,
+    items: Sequence[Item],
+    methods: Sequence[str] = METHODS,
+    budgets: Sequence[float] = BUDGETS,
+) -> Iterator[int]:
     """Measure what ``record`` lacks of ``items``, and yield the number of each question that is complete now."""
     sinks, done = (*SINKS, *_OTHER_SINKS), record.questions()
     for number, item in enumerate(items):
         known: dict[str, Any] = done[number] if number < len(done) else {}
-        lacking = {sink: missing(known, sink, methods) for sink in sinks}
+        lacking = {sink: missing(known, sink, methods, budgets) for sink in sinks}
         here = [sink for sink in sinks if lacking[sink]]
         if here:
             new = measure(session, item, here, lacking.__getitem__)
@@ -126,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if asked.speed:
                     _time(session, items[: asked.speed], tables / "speed" / f"{name}-{data}.json")
                     continue
-                for number in fill(session, record, items, asked.methods):
+                for number in fill(session, record, items, asked.methods, asked.budgets):
                     sys.stderr.write(f"{name} {data}: {number + 1} of {len(items)}\n")
     write_page(Path(asked.out))
 
@@ -142,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=list(DATA))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     parser.add_argument("-n", type=int, help="questions of each data set")
     parser.add_argument("--speed", type=int, default=0, help="measure the time to first token on so many, nothing else")
     parser.add_argument("--folder", default=os.environ.get("NBKV_DATA", "../shared/data"), help="where the data lie")
