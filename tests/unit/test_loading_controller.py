@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nbkv.context import Request
+from nbkv.errors import BadOption
 from nbkv.events import Fallback
 from nbkv.families.routing import cost_model
 from nbkv.families.routing.cost_model import CostModel

@@ -68,7 +68,8 @@ class LoadingController:
         slow = [one for one in every if one.seconds is not None and one.seconds > one.rows * row_s]
         load = [one for one in every if one not in slow]
         kept = [spot for spot in request.prompt.chunks if spot not in [one.spot for one in slow]]
-        notes, declined = [], None
+        notes: list[str] = []
+        declined = None
         if slow:
             notes, declined = self._computed(slow, row_s)
         known = [one.seconds for one in load if one.seconds is not None]
