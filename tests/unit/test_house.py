@@ -396,6 +396,10 @@ TESTED_ELSEWHERE = {
     "unit/test_token_tree.py": "models/trees/last_hidden models/trees/tree_pass",
     "unit/test_simulation.py": "traces/log traces/simulated_tier",
     "unit/test_real_text.py": "studies/answers studies/real_text/table",
+    "unit/test_real_text_page.py": (
+        "studies/real_text/conclusions studies/real_text/measurements studies/real_text/pictures "
+        "studies/real_text/verdicts"
+    ),
     "unit/test_rope.py": "models/probing/rotary",
     "unit/test_tokenmap.py": "show/excerpt",
     "unit/test_session.py": "events inference/by_token session/compare",

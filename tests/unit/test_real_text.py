@@ -13,6 +13,7 @@ from nbkv.registry import strategies as registry
 from nbkv.studies.answers import Cell, measure
 from nbkv.studies.real_text import page as real_text_page
 from nbkv.studies.real_text import table as real_text
+from nbkv.studies.real_text.measurements import Table, read
 from nbkv.studies.real_text.table import SINKS, TableFile, fill, missing, questions, rows
 from nbkv.tasks import ledger, report
 from nbkv.tasks.metrics import METRICS
@@ -125,15 +126,15 @@ def test_page(session, item, tmp_path, monkeypatch):
 
 def test_the_page_says_what_is_missing():
     docs = Path(__file__).parents[2] / "docs"
-    table = real_text_page.read(docs / "tables" / "real")[0]
-    few = real_text_page.Table(table.data | {"planned": len(table.questions) + 1}, {})
+    table = read(docs / "tables" / "real")[0]
+    few = Table(table.data | {"planned": len(table.questions) + 1}, {})
     assert f"**Not finished**: {len(table.questions)} of {len(table.questions) + 1}" in real_text_page.page([few])
 
 
 def test_committed_tables_are_those_of_the_page():
     """What stands in docs was made from the JSON beside it."""
     docs = Path(__file__).parents[2] / "docs"
-    tables = real_text_page.read(docs / "tables" / "real")
+    tables = read(docs / "tables" / "real")
     assert (docs / "real-text.md").read_text("utf-8") == real_text_page.page(tables)
     for path in (docs / "tables" / "real").glob("*.json"):
         assert tuple(json.loads(path.read_text("utf-8"))["figures"]) == Cell.names()
