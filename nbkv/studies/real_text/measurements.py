@@ -21,6 +21,8 @@ from nbkv.studies.real_text.speed import read_speeds
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MODELS = {"smollm2": 100, "qwen2.5-coder-0.5b": 50}
+"""Which models are measured, and on how many questions of each data set."""
 Row = tuple[str, str]
 """What a chunk was encoded behind, and the strategy."""
 Method = tuple[str, str]

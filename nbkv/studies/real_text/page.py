@@ -9,9 +9,8 @@ from statistics import fmean
 import numpy as np
 
 from nbkv.studies.real_text.conclusions import blend, head, nearest, ratio_cell
-from nbkv.studies.real_text.measurements import Row, Table, read
+from nbkv.studies.real_text.measurements import MODELS, Row, Table, read
 from nbkv.studies.real_text.pictures import OF_SHARE, OF_TIME, save_pictures, to_draw
-from nbkv.studies.real_text.table import MODELS
 from nbkv.studies.real_text.verdicts import BUDGET, DEFAULT_SINK, RIVAL, SHARES, alias, first_rows, standing
 from nbkv.studies.statistics import interval
 

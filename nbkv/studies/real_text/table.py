@@ -22,14 +22,13 @@ from nbkv.session.session import Session
 from nbkv.studies.answers import Cell, Row, measure, own_rule
 from nbkv.studies.baselines import LexicalRows, RandomRows
 from nbkv.studies.oracle import oracle
+from nbkv.studies.real_text.measurements import MODELS
 from nbkv.studies.real_text.speed import SINK, speeds, write_speeds
 from nbkv.tasks import hotpotqa, musique
 
 if TYPE_CHECKING:
     from nbkv.tasks.items import Item
 
-MODELS = {"smollm2": 100, "qwen2.5-coder-0.5b": 50}
-"""Which models, and how many questions of each data set."""
 DATA: dict[str, tuple[str, Callable[..., list[Item]]]] = {
     "hotpotqa": ("hotpotqa_train.json", hotpotqa),
     "musique": ("musique_train.json", musique),
