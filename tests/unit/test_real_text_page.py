@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from nbkv.studies.answers import Cell
+from nbkv.studies.real_text import table as real_text
 from nbkv.studies.real_text.measurements import Table, read
-from nbkv.studies.real_text.page import page, write_page
+from nbkv.studies.real_text.page import page
 from nbkv.studies.real_text.pictures import drawn, over_share, over_time
 from nbkv.studies.real_text.verdicts import (
     DEFAULT_SINK,
@@ -215,7 +216,7 @@ def test_tables_with_holes_anywhere_make_a_whole_page(tmp_path, seed):
             question["cells"] = {name: cell for name, cell in question["cells"].items() if draw.random() < 0.7}
         made = table(found, data=data).data
         (folder / f"{data}.json").write_text(json.dumps(made))
-    write_page(tmp_path)
+    real_text.main(["--again", "--out", str(tmp_path)])
     told = (tmp_path / "real-text.md").read_text("utf-8")
     assert "nan" not in told
     for one in read(folder):

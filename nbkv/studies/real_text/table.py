@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     asked = _parser().parse_args(arguments)
     tables = Path(asked.out) / "tables" / "real"
-    for model in asked.models:
+    for model in () if asked.again else asked.models:
         with nbkv.load(model, strategy="full", dtype=torch.float32) as session:
             for data in asked.data:
                 items = questions(data, asked.n or MODELS.get(model, 50), Path(asked.folder))
@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     parser.add_argument("-n", type=int, help="questions of each data set")
     parser.add_argument("--speed", type=int, default=0, help="measure the time to first token on so many, nothing else")
+    parser.add_argument("--again", action="store_true", help="measure nothing: page and pictures from the tables")
     parser.add_argument("--folder", default=os.environ.get("NBKV_DATA", "../shared/data"), help="where the data lie")
     parser.add_argument("--out", default="docs")
     return parser
