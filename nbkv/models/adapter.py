@@ -42,6 +42,7 @@ class ModelAdapter:
     ``tells_positions``: positions are given explicitly, counted from 0; not to families that count them in another way.
     ``rope`` moves cached keys to other positions; None where that cannot be done exactly. ``recipe`` is how a
     block-diffusion model is decoded, ``canvas`` what does that for DiffusionGemma; both None for a causal one.
+    ``identity`` is the model's where its fingerprint was taken already.
     """
 
     model: PreTrainedModel
@@ -53,10 +54,11 @@ class ModelAdapter:
     rope: Rope | None = None
     recipe: Recipe | None = None
     canvas: CanvasDecoder | None = None
+    identity: Identity | None = None
 
     def __post_init__(self) -> None:
         """Prepare what every pass needs."""
-        self._identity = Identity(self.model)
+        self._identity = self.identity or Identity(self.model)
         self._taken = 0
         self.device = input_device(self.model)
         self.dtype = compute_dtype(self.model)
@@ -221,6 +223,14 @@ class ModelAdapter:
             some = self.tensor(ids[at : min(at + strip, stop)])
             logits = self.forward(some, cache, start=at, work=work)[-1]
         return logits
+
+    def warm_up(self) -> None:
+        """Run the fewest tokens that it can: what a model's first pass costs more than others is paid here.
+
+        Kernels are then chosen, and weights that were mapped into memory have been touched.
+        """
+        with torch.no_grad():
+            self.prefill([0] * (self.capabilities.block or 1), self.new_cache())
 
     def plain(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits ``[n, V]`` of tokens ``ids`` ``[n]`` by the model's own forward: no cache, no walk."""
