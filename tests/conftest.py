@@ -94,11 +94,11 @@ def session_of(model_of, tokenizer, proved, monkeypatch):
     def open_session(family: str = "llama", **options: object) -> nbkv.Session:
         shared = model_of(family)
 
-        def adapt_once(model, name, record=None, recipe=None):
+        def adapt_once(model, name, record=None, recipe=None, identity=None):
             if model is shared and record is None:
                 about = (family, shared.config._attn_implementation, recipe)
                 record = proved[about] = proved.get(about) or probe(model, name, recipe)
-            return adapt(model, name, record, recipe)
+            return adapt(model, name, record, recipe, identity)
 
         with monkeypatch.context() as patched:
             patched.setattr(loading, "adapt", adapt_once)
