@@ -207,10 +207,10 @@ def proved_once(patch):
     """Prove each model at its first load only, before anything is planted: later loads would refuse it."""
     own, known = loading.adapt, {}
 
-    def adapt(model, name, record=None, recipe=None):
+    def adapt(model, name, record=None, recipe=None, identity=None):
         about = (id(model), recipe)
         known[about] = record or known.get(about) or probe(model, name, recipe)
-        return own(model, name, known[about], recipe)
+        return own(model, name, known[about], recipe, identity)
 
     patch.setattr(loading, "adapt", adapt)
 

@@ -283,7 +283,7 @@ def test_a_link_raises_the_budget_to_what_is_recomputed_while_it_loads(session_o
     session = session_of()
     a_token = session.adapter.token_bytes
     assert a_token == 4 * 2 * (16 + 16) * 4  # layers, K/V heads, both sides, bytes of a number
-    rows = CHEAP.rows(1, 128)
+    rows = CHEAP.rows(128, 128) / 128  # of a whole prefill
 
     slow = blended(session, words, strategy=f"cacheblend(link={a_token / rows * 2})")
     assert "recompute 0.5 of the rows: budget 0.5" in slow.notes[-1]

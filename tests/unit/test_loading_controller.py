@@ -96,6 +96,16 @@ def test_what_is_computed_instead_is_told_by_note_event_and_miss(asked, share):
     assert "turned down: loading from disk" in str(result.why)
 
 
+@pytest.mark.parametrize("pair", [0.0, 1e-6, 1e-4])
+def test_a_row_costs_its_part_of_a_whole_prefill(asked, monkeypatch, pair):
+    known = CostModel(overhead=1.0, row=1e-3, pair=pair)
+    monkeypatch.setattr("nbkv.families.routing.loading_controller.costs", lambda ctx: known)
+    session, prompt = asked
+    plan = planned(session, prompt, 0.3, rate=1e15)
+    n = len(plan.request.ids)
+    assert plan.row_s * n == pytest.approx(known.run(n, n) - known.overhead)
+
+
 def test_nothing_loaded_is_full(asked):
     session, prompt = asked
     crawling = session.generate(prompt, strategy="cacheblend(link=1)", max_new_tokens=4)

@@ -20,6 +20,7 @@ from nbkv.studies.real_text.verdicts import (
     at_equal_share,
     at_one_budget,
     failures,
+    no_dearer,
     over_all,
     standing,
 )
@@ -174,12 +175,25 @@ def test_blend_fails_where_it_does_not_beat_who_looks_at_no_model(name, times, h
 def test_the_alias_must_move_where_another_is_nearer_over_all_tables():
     tables = [table(usual({OWN: 0.8, "epic": 0.5}), data=data) for data in "de"]
     told = section(page(tables), "`blend` names")
-    assert "**In the tables as they are `epic` (0.6" in told
+    assert "**In the tables as they are `epic` 0.6" in told
     assert "the name would have to move.**" in told
     mixed = [table(usual({OWN: 0.8, "epic": 0.5})), table(usual({OWN: 0.5, "epic": 0.8}), data="e")]
     assert "not told apart from `epic`" in section(page(mixed), "`blend` names")
     clear = section(page([table(usual({OWN: 0.3, "epic": 0.9}))]), "`blend` names")
     assert "In the tables as they are nobody is.\n" in clear
+
+
+@pytest.mark.parametrize(("dearer", "moves"), [(0.0, True), (0.05, False)])
+def test_at_one_budget_only_who_computes_no_more_moves_the_alias(dearer, moves):
+    tables = [table(usual({OWN: 0.8, "epic": 0.5}, select={"epic": dearer}), data=data) for data in "de"]
+    for one in tables:
+        for question in one.questions:
+            question["cells"] = {name: cell for name, cell in question["cells"].items() if "(budget=0.15)" in name}
+    cheap = {name for (_, name), _ in no_dearer(tables, (DEFAULT_SINK, OWN))}
+    assert cheap == {"lexical", "random"} | ({"epic"} if moves else set())
+    told = section(page(tables), "`blend` names")
+    assert ("`epic` 0.6" in told) == moves
+    assert ("the name would have to move" in told) == moves
 
 
 @pytest.mark.parametrize(("times", "swing", "said"), [(0.5, 0, "met"), (0.9, 0, "missed"), (0.65, 0.6, "not decided")])
@@ -191,7 +205,18 @@ def test_the_aim_is_met_missed_or_not_decided(times, swing, said):
             figures[0] *= 1 + (-1) ** number * swing * (f" {OWN}(" in name)
     cell = section(page([table(found)]), "`blend` names")
     (line,) = re.findall(r"(?m)^\| m, d \| \d.*", cell.partition("The aim is")[2].partition("It fails")[0])
-    assert line.count(said) == 3
+    assert line.count(said) == 4
+    assert line.endswith(f": {line.rpartition(': ')[2].partition(' (')[0]} (19.0% and 19.0%) |")
+
+
+def test_the_aim_is_looked_at_by_one_budget_where_questions_have_no_more():
+    found = usual({OWN: 0.5, "epic": 1.0})
+    for question in found:
+        question["cells"] = {name: cell for name, cell in question["cells"].items() if "(budget=0.15)" in name}
+    told = section(page([table(found)]), "`blend` names")
+    (line,) = re.findall(r"(?m)^\| m, d \|.*\|$", told.partition("The aim is")[2].partition("It fails")[0])
+    assert line.startswith("| m, d |  |  |  | 0.5")
+    assert "n 12: met (19.0% and 19.0%)" in line
 
 
 def test_only_what_every_table_has_stands_over_all_tables():

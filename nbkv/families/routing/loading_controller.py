@@ -63,7 +63,8 @@ class LoadingController:
 
     def plan(self, request: Request, asked: float) -> LoadingPlan:
         """Return what of ``request``'s chunks to load and how much to recompute, of a budget of ``asked``."""
-        row_s = max(costs(self.ctx).rows(1, len(request.ids)), 1e-12)
+        n = len(request.ids)
+        row_s = max(costs(self.ctx).rows(n, n) / n, 1e-12)  # Prefill(L) / L
         every = list(self._loadings(request))
         slow = [one for one in every if one.seconds is not None and one.seconds > one.rows * row_s]
         load = [one for one in every if one not in slow]

@@ -69,7 +69,9 @@ def check_kind(kind: str, codec: Codec) -> None:
         message = f"sink={kind!r} is not accepted: sink is one of {', '.join(KINDS)}"
         raise BadOption(message)
     if kind == "bos" and not codec.bos_ids:
-        message = "sink='bos' needs a tokenizer that adds a BOS token (accepted here: auto, none, dummy, primer)"
+        message = (
+            "sink='bos' needs a tokenizer that adds a BOS token (accepted here: auto, none, dummy, primer, context)"
+        )
         raise BadOption(message)
 
 

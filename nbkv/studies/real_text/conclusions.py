@@ -21,6 +21,7 @@ from nbkv.studies.real_text.verdicts import (
     at_equal_share,
     at_one_budget,
     failures,
+    no_dearer,
     standing,
 )
 
@@ -88,7 +89,8 @@ def blend(tables: Sequence[Table]) -> Iterator[str]:
     yield "([own-method.md](own-method.md)). It keeps the name as long as no method on chunks encoded behind"
     yield f"`{DEFAULT_SINK}`, which `auto` takes, is nearer to full over all tables at equal share by more than chance."
     others = [(method, found) for (sink, method), found in standing(tables, own) if sink == DEFAULT_SINK]
-    ahead = [(method, found) for method, found in others if found.nearer and method != name]
+    cheap = [(method, found) for (_, method), found in no_dearer(tables, own)]
+    ahead = [(method, found) for method, found in [*others, *cheap] if found.nearer and method != name]
     if ahead:
         yield f"**In the tables as they are {_named_ratios(ahead)}: the name would have to move.**"
     elif close := [(method, found) for method, found in others if not found.farther and method != name]:
@@ -96,6 +98,9 @@ def blend(tables: Sequence[Table]) -> Iterator[str]:
         yield f"(KL over that of `{name}`)."
     else:
         yield "In the tables as they are nobody is."
+    if cheap:
+        yield f"At budget {BUDGET}, which more questions have, those that compute no more than `{name}`, KL over its:"
+        yield f"{_named_ratios(cheap)}."
     yield ""
     places = [found for table in tables for share in SHARES if (found := at_equal_share(table, share, DEFAULT_SINK))]
     decided = [found for found in places if found.decides]
@@ -110,10 +115,10 @@ def blend(tables: Sequence[Table]) -> Iterator[str]:
     yield f"The aim is a KL of at most {AIM} times that of `{RIVAL[1]}` on chunks encoded behind `{RIVAL[0]}`, at a"
     yield f"share of {SHARES[-1]} or less:"
     yield ""
-    yield from head("model, data", *(f"share {share}" for share in SHARES))
+    yield from head("model, data", *(f"share {share}" for share in SHARES), f"budget {BUDGET}, shares of both")
     for table in tables:
         found_at = [table.against(own, RIVAL, share) for share in SHARES]
-        yield f"| {table.title} | {' | '.join(_aimed(found) for found in found_at)} |"
+        yield f"| {table.title} | {' | '.join(_aimed(found) for found in found_at)} | {_at_budget(table, own)} |"
     yield ""
     every = [failure for table in tables for failure in failures(table, name)]
     if not every:
@@ -128,8 +133,18 @@ def blend(tables: Sequence[Table]) -> Iterator[str]:
         yield f"| {failure.table} | {failure.sink} | {failure.why} | {ratio_cell(failure.ratio)} |"
 
 
+def _at_budget(table: Table, own: Method) -> str:
+    """Return whether the aim is met by the rows of one budget, which more questions have, with what both compute."""
+    mine, rival = ((sink, f"{name}(budget={BUDGET})") for sink, name in (own, RIVAL))
+    among = table.asked(mine, rival)
+    if not among.any():
+        return ""
+    shares = " and ".join(f"{table.share(row, among):.1%}" for row in (mine, rival))
+    return f"{_aimed(table.row_against(mine, rival))} ({shares})"
+
+
 def _named_ratios(found: Sequence[tuple[str, Ratio]]) -> str:
-    return " and ".join(f"`{method}` ({ratio_cell(each)})" for method, each in found)
+    return "; ".join(f"`{method}` {ratio_cell(each)}" for method, each in found)
 
 
 def _aimed(found: Ratio | None) -> str:

@@ -24,6 +24,7 @@ DEFAULT_SINK = "context"
 """What chunks are encoded behind on these models where nobody says otherwise (``auto``)."""
 NAIVE = "cacheblend(budget=0)"
 DUMB = (NAIVE, f"random(budget={BUDGET})", f"lexical(budget={BUDGET})")
+_SAME = 1e-3  # of the prompt's token-layers: shares this near are equal
 AIM = 0.7
 """What blend's error should be of the rival's, at most."""
 
@@ -120,6 +121,30 @@ def over_all(tables: Sequence[Table], method: Method, rival: Method) -> Ratio | 
     return mean_ratio([[pair for at in whole if (pair := row[at]) is not None] for row in found]) if whole else None
 
 
+def no_dearer(tables: Sequence[Table], own: Method) -> list[tuple[Method, Ratio]]:
+    """Return methods behind the same sink that at ``BUDGET`` compute no more than ``own`` in any table, best first.
+
+    With the geometric mean of their ratios to it over ``tables``, each over the questions that have both.
+    """
+    found = []
+    mine = (own[0], f"{own[1]}(budget={BUDGET})")
+    for sink, strategy in tables[0].rows:
+        row, name = (sink, strategy), strategy.removesuffix(f"(budget={BUDGET})")
+        if sink != own[0] or name in {strategy, own[1]}:
+            continue
+        common = [table.asked(row, mine) for table in tables]
+        if all(among.any() for among in common) and all(
+            table.share(row, among) <= table.share(mine, among) + _SAME
+            for table, among in zip(tables, common, strict=True)
+        ):
+            pairs = [
+                [(table.figures(row, "kl", among), table.figures(mine, "kl", among))]
+                for table, among in zip(tables, common, strict=True)
+            ]
+            found.append(((sink, name), mean_ratio(pairs)))
+    return sorted(found, key=lambda each: each[1].ratio)
+
+
 def standing(tables: Sequence[Table], rival: Method = RIVAL) -> list[tuple[Method, Ratio]]:
     """Return each method and its mean ratio to the rival, best first, of those that every table can compare."""
     methods = dict.fromkeys(method for table in tables for method in table.methods())
@@ -159,7 +184,7 @@ def _nearer(table: Table, own: Method, method: Method) -> Iterator[Failure]:
             yield Failure(table.title, own[0], f"is farther than `{method[1]}` at share {share}", found)
     mine, other = ((own[0], f"{each}(budget={BUDGET})") for each in (own[1], method[1]))
     among = table.asked(mine, other)
-    if among.sum() < ENOUGH or table.share(other, among) > table.share(mine, among):
+    if among.sum() < ENOUGH or table.share(other, among) > table.share(mine, among) + _SAME:
         return
     found = table.row_against(mine, other)
     if found is not None and found.farther:
