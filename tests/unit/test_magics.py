@@ -790,7 +790,7 @@ def test_every_kind_of_store_is_opened_shown_and_found_again(shell, session, tmp
         if shutil.which("redis-server") is None:
             pytest.skip("redis-server is not installed")
         server = RedisServer(tmp_path).start()
-        place = f"memory+{server.url}?timeout=2s&limit=1GiB"
+        place = f"memory+{server.store}&limit=1GiB"
     try:
         opened = run(shell, f"%kvstore {place}")
         assert opened["tier"].tolist()[0] == "memory"

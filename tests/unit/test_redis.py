@@ -9,6 +9,7 @@ import pytest
 from entries import SPACE, entry, ids_of
 from path_kv import same
 from redis_server import RedisServer
+from waiting import PATIENCE_S
 
 from nbkv.events import Bus
 from nbkv.stores.tiers.guard import GuardedTier
@@ -32,7 +33,7 @@ def tier_of(server):
     opened = []
 
     def make(**options):
-        opened.append(RedisTier(url=server.url, **options))
+        opened.append(RedisTier(url=server.url, timeout_s=PATIENCE_S, **options))
         return opened[-1]
 
     make().client.flushall()
