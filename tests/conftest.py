@@ -55,7 +55,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch):
-    """Who waits for a session is told after seconds, by a warning, which is an error here: on a busy machine all wait."""
+    """Who waits for a session for seconds is told by a warning, an error here: on a busy machine all wait."""
     monkeypatch.setattr("nbkv.session.lock.PATIENCE_S", threading.TIMEOUT_MAX)
 
 

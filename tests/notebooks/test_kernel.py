@@ -72,7 +72,7 @@ def loaded(kernel):
 def resting(loaded, tmp_path):
     """The kernel, and a function that starts a cell in it and returns its number once it has something to stop."""
     sign = tmp_path / "rests"
-    loaded.run(f"resting = hold(session, 100, {str(sign)!r})")
+    loaded.run(f"resting = hold(session, 100, sign={str(sign)!r})")
 
     def start(cell):
         number = loaded.start(cell)

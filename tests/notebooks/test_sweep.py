@@ -274,9 +274,7 @@ def test_a_stop_keeps_what_has_run(write, tmp_path, monkeypatch, where):
             (work,) = running()
             assert work.to_dict()["doing"] == event.doing
             # the kernel is asked to begin the cell just after this: only then is there something to interrupt
-            after = threading.Thread(
-                target=lambda: (until(lambda: recorded_in(out / "long-n=2.ipynb")), work.stop())
-            )
+            after = threading.Thread(target=lambda: (until(lambda: recorded_in(out / "long-n=2.ipynb")), work.stop()))
             work.stop() if where == "before a cell" else after.start()
 
     out = tmp_path / "out"

@@ -109,7 +109,12 @@ def test_events_tell_how_many_layers_were_there_before_they_were_needed(monkeypa
 
 def test_events_tell_how_long_layers_were_waited_for(monkeypatch, reader_of):
     """Each layer is read once it is waited for, and takes a second of a clock that nothing else moves."""
-    now, waited_for, layer, arrival = [0.0], [threading.Semaphore(0) for _ in range(2)], Entry.layer, GuardedTier.arrival
+    now, waited_for, layer, arrival = (
+        [0.0],
+        [threading.Semaphore(0) for _ in range(2)],
+        Entry.layer,
+        GuardedTier.arrival,
+    )
     monkeypatch.setattr("nbkv.stores.reading.layer_reader.time", SimpleNamespace(perf_counter=lambda: now[0]))
     order = iter(waited_for)
 

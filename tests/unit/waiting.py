@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 
-PATIENCE_S = 30.0
+PATIENCE_S = 600.0
 
 
 def until(told, seconds=PATIENCE_S):
@@ -20,21 +20,22 @@ def until(told, seconds=PATIENCE_S):
     return found
 
 
-def hold(session, tokens, sign=None):
-    """Have each answer of ``session`` rest at so many tokens until it is stopped, and long work after its third step.
+def hold(session, tokens, steps=3, sign=None):
+    """Have answers of ``session`` go on slowly after so many tokens, and rest at twice as many until they are stopped.
 
-    So that whoever is to stop it never comes too late; the file ``sign`` is there as soon as something rests. Returns
-    the listener that does it.
+    So that whoever is to stop one never comes too late. Long work rests after so many steps. The file ``sign`` is there
+    as soon as something may be stopped. Returns the listener that does it.
     """
-    import time  # noqa: PLC0415  (a kernel is given this function alone)
-    from pathlib import Path  # noqa: PLC0415
+    import time
+    from pathlib import Path
 
     seen = []
 
-    def rest():
+    def rest(seconds):
         if sign is not None:
             Path(sign).touch()
-        while not session._stopper.stopped:
+        end = time.monotonic() + seconds
+        while not session._stopper.stopped and time.monotonic() < end:
             time.sleep(0.005)
 
     def listener(event):
@@ -44,9 +45,9 @@ def hold(session, tokens, sign=None):
         elif kind == "Token":
             seen.append(event)
             if len(seen) >= tokens:
-                rest()
-        elif kind == "Advanced" and event.done >= 3 and not event.over:
-            rest()
+                rest(0.2 if len(seen) < 2 * tokens else float("inf"))
+        elif kind == "Advanced" and event.done >= steps and not event.over:
+            rest(float("inf"))
 
     session.events.add(listener)
     return listener
