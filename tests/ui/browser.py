@@ -84,7 +84,11 @@ class Server:
             yield self
         finally:
             process.terminate()
-            process.wait(timeout=PATIENCE_S)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:  # it waits for a kernel that was just being started
+                process.kill()
+                process.wait()
             log.close()
 
     def write(self, name: str, *cells: str) -> str:

@@ -60,6 +60,16 @@ def serve(command, port, env, log):
     return process
 
 
+def end(process):
+    """Ask the server to end; one that waits for a kernel that was just being started never would."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def answers(process, port, log):
     assert process.poll() is None, log.read_text()
     with socket.socket() as probe:
@@ -95,8 +105,7 @@ def start(tmp_path_factory):
 
     yield started
     for process in running:
-        process.terminate()
-        process.wait(PATIENCE_S)
+        end(process)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import nbformat
 import pytest
-from waiting import HOLD
+from waiting import HOLD as RESTING
 
 SETUP = (
     """%load_ext nbkv
