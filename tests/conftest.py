@@ -116,6 +116,15 @@ def session_of(model_of, tokenizer, proved, monkeypatch):
         session.close()
 
 
+@pytest.fixture
+def own_session(make_model, tokenizer):
+    """A session on a model of its own, which a test may change."""
+    import nbkv
+
+    with nbkv.load(make_model("llama"), tokenizer=tokenizer) as session:
+        yield session
+
+
 @pytest.fixture(scope="session")
 def blockwise_reader(tmp_path_factory):
     """A folder with the bundled reader and a config that says it decodes in blocks, which it was not trained for."""

@@ -107,7 +107,7 @@ class Capabilities:
 
     def why_not(self, need: str) -> str:
         """Return the reason this model lacks ``need``, an attribute that is false."""
-        if need == "causal":
+        if need == "causal" and self.blockwise is not None:
             return f"it decodes in blocks of {plural(self.blockwise, 'token')} that see each other"
         if need == "per_token":
             return "its recurrent layers sum up all tokens before in states"

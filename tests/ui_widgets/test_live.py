@@ -14,7 +14,7 @@ session = get_ipython().magics_manager.registry['KVMagics'].sessions.current
 config = session.adapter.model.generation_config
 config.suppress_tokens = [config.eos_token_id]  # answers are as long as they are asked to be
 """
-    + HOLD
+    + RESTING
     + "\nhold(session, 600);"
 )
 CHUNKS = "%%kvchunk rules\nNina pays in krona . The lamp cost her 48 ."

@@ -399,7 +399,8 @@ TESTED_ELSEWHERE = {
     "unit/test_result.py": "result/figures",
     "unit/test_rope.py": "models/probing/rotary",
     "unit/test_tokenmap.py": "show/excerpt",
-    "unit/test_session.py": "events inference/by_token session/compare",
+    "unit/test_requests.py": "events inference/by_token",
+    "unit/test_session_experiments.py": "session/compare",
     "unit/test_show.py": "show/bars show/columns show/comparison show/figures show/stats show/units",
     "unit/test_speedup.py": "timing",
     "unit/test_strategy.py": "registry",
@@ -461,9 +462,7 @@ REACHED = {
     "unit/test_pipeline.py": "session/pipelines/graph session/pipelines/results",
     "unit/test_ranges.py": "models/attention/positions",
     "unit/test_reader.py": "training/initial_weights",
-    "unit/test_session.py": (
-        "inference/loop session/arguments session/encoding/chunks session/requests session/stats session/stream"
-    ),
+    "unit/test_session.py": ("inference/loop session/arguments session/encoding/chunks session/stats session/stream"),
     "unit/test_show.py": "show/bundle show/chunk show/dashboard show/health show/report show/scatter",
     "unit/test_store_eviction.py": "stores/eviction",
     "unit/test_store_protocol.py": "stores/base",
