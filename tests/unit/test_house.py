@@ -377,7 +377,7 @@ TESTED_ELSEWHERE = {
     ),
     "unit/test_lab.py": "lab/comm",
     "unit/test_layer_reader.py": "stores/reading/arriving",
-    "unit/test_magics.py": "magics/commands magics/stream_output",
+    "unit/test_magics.py": "magics/stream_output",
     "unit/test_measuring.py": "families/routing/kl_history session/measure",
     "unit/test_misses.py": "session/misses/past",
     "unit/test_leaderboard.py": (
@@ -451,6 +451,7 @@ REACHED = {
     "unit/test_lab.py": "lab/session_state lab/sessions_state",
     "unit/test_loading.py": "models/pretrained/source",
     "unit/test_magics.py": (
+        "magics/commands/cell magics/commands/prompts magics/commands/sessions magics/commands/views "
         "magics/complete magics/extension magics/listing magics/sessions magics/store_table magics/views"
     ),
     "unit/test_memory.py": "kv",
