@@ -448,6 +448,7 @@ REACHED = {
     "unit/test_fingerprint.py": "models/adapter",
     "unit/test_gguf_file.py": "models/pretrained/gguf_header",
     "unit/test_growing.py": "models/caches/growing_layer",
+    "unit/test_integrations.py": "integrations/session_model",
     "unit/test_lab.py": "lab/session_state lab/sessions_state",
     "unit/test_loading.py": "models/pretrained/source",
     "unit/test_magics.py": (
