@@ -205,6 +205,22 @@ def without_a_line(package, text):
     return [path for path in every if not re.search(rf"`{re.escape(path)}`.{{{LEAST},}}", text)]
 
 
+def misdirections(package, text):
+    """Return what the tables in ``text`` name in backquotes and is not there: modules, rooms, names in a row's files."""
+    wrong = []
+    for row in (line for line in text.splitlines() if line.startswith("|")):
+        quoted = re.findall(r"`([^`]+)`", row)
+        places = [name for name in quoted if name.endswith((".py", "/"))]
+        wrong += [place for place in places if not (package / place).exists()]
+        files = [
+            file for place in places for file in [package / place, *(package / place).rglob("*.py")] if file.is_file()
+        ]
+        said = "\n".join(file.read_text(encoding="utf-8") for file in files)
+        names = {word for name in {*quoted} - {*places} for word in name.split(".")}
+        wrong += sorted(name for name in names if not re.search(rf"\b{re.escape(name)}\b", said))
+    return wrong
+
+
 def classes(package):
     """Return the names of the classes below ``package``, once for each class."""
     nodes = (node for path in package.rglob("*.py") for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
@@ -499,6 +515,11 @@ def test_every_module_has_its_line_in_the_structure():
     assert not missing, f"docs/structure.md tells nothing of {', '.join(missing)}"
 
 
+def test_the_structure_sends_nobody_astray():
+    text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
+    assert misdirections(PACKAGE, text.partition("## Every module")[0]) == []
+
+
 def test_class_names_are_unique():
     assert [name for name, times in classes(PACKAGE).items() if times > 1] == []
 
@@ -561,6 +582,17 @@ def tree(tmp_path):
 def test_a_module_without_a_line_is_seen(tree):
     made = tree({"made/a": "", "made/room/b": ""})
     assert without_a_line(made, "- `a.py` holds what the others are made of.\n- `room/b.py` short") == ["room/b.py"]
+
+
+def test_a_row_that_leads_nowhere_is_seen(tree):
+    made = tree({"made/a": "def f(): ...", "made/room/b": "class C:\n    def g(self): ..."})
+    rows = [
+        "| `f` of `a.py` | `C.g` in `room/` |",
+        "| `a.py` | `g` |",
+        "| `gone/` | `none.py` | `f` |",
+        "`h` in `c.py`",
+    ]
+    assert misdirections(made, "\n".join(rows)) == ["g", "gone/", "none.py", "f"]
 
 
 def test_two_classes_of_one_name_are_seen(tree):
