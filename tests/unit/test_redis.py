@@ -12,6 +12,7 @@ from redis_server import RedisServer
 from waiting import PATIENCE_S
 
 from nbkv.events import Bus
+from nbkv.stores.spec import open_store
 from nbkv.stores.tiers.guard import GuardedTier
 from nbkv.stores.tiers.head import Damaged
 from nbkv.stores.tiers.indexed.policies import policy_of
@@ -158,6 +159,14 @@ def test_a_server_that_answers_garbage_is_a_miss(garbage, monkeypatch, answer):
     tier.client.close()
     assert "secret" not in str(told)
     assert tier.counts.faults == len(told)
+
+
+@pytest.mark.parametrize(("option", "seconds"), [("", 2.0), ("?timeout=7s", 7.0), ("?timeout=2m", 120.0)])
+def test_connections_wait_as_long_as_the_specification_says(server, option, seconds):
+    (tier,) = open_store(f"memory+{server.url}{option}", Bus()).below
+    asked = tier.client.get_connection_kwargs()
+    tier.client.close()
+    assert (asked["socket_timeout"], asked["socket_connect_timeout"]) == (seconds, seconds)
 
 
 def test_a_server_that_is_gone_is_an_oserror_without_its_password(tmp_path):
