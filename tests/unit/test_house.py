@@ -475,7 +475,7 @@ REACHED = {
     "unit/test_lab.py": "lab/session_state lab/sessions_state",
     "unit/test_loading.py": "models/pretrained/source",
     "unit/test_magics.py": (
-        "magics/commands/cell magics/commands/prompts magics/commands/sessions magics/commands/views "
+        "magics/commands/cell "
         "magics/complete magics/extension magics/listing magics/sessions magics/store_table magics/views"
     ),
     "unit/test_memory.py": "kv",
