@@ -164,7 +164,7 @@ def test_a_server_that_answers_garbage_is_a_miss(garbage, monkeypatch, answer):
 @pytest.mark.parametrize(("option", "seconds"), [("", 2.0), ("?timeout=7s", 7.0), ("?timeout=2m", 120.0)])
 def test_connections_wait_as_long_as_the_specification_says(monkeypatch, option, seconds):
     monkeypatch.setattr("redis.Redis.ping", lambda self: None)  # nothing is connected: no time passes
-    (tier,) = open_store(f"memory+redis://127.0.0.1:1{option}", Bus()).below
+    (tier,) = open_store(f"memory+redis://127.0.0.1:1{option}", Bus(), "cpu").below
     asked = tier.client.get_connection_kwargs()
     assert (asked["socket_timeout"], asked["socket_connect_timeout"]) == (seconds, seconds)
 
