@@ -38,9 +38,6 @@ from nbkv.stores.base import Keeping
 from nbkv.stores.spec import parse_seconds
 from nbkv.strategy import Strategy
 
-_numbers = count(1)
-EXPLAINED = 8  # newest answers that ``why`` knows
-
 
 class Requests(Resources):
     """What one model can be asked with its store and strategy, one request at a time."""

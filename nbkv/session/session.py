@@ -5,18 +5,15 @@ from __future__ import annotations
 import atexit
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nbkv.context import LongWork
 from nbkv.models.loading import load_model
 from nbkv.prompts.prompt import PromptLike
 from nbkv.result import Chunk
 from nbkv.roster import roster
-from nbkv.session.arguments import (
-    exportable,
-)
+from nbkv.session.arguments import exportable
 from nbkv.session.experiments import Experiments
 from nbkv.session.exports.transfer import CacheFile
 from nbkv.session.exports.transfer import export as exported
@@ -29,10 +26,6 @@ from nbkv.strategy import Strategy, parse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-Work = TypeVar("Work", bound=LongWork)
-Found = TypeVar("Found")
 
 
 def load(

@@ -13,7 +13,6 @@ from nbkv.magics.options import split_words
 
 pytestmark = pytest.mark.usefixtures("fresh_notebook")
 
-VIEW = "application/vnd.jupyter.widget-view+json"
 MAGICS = {
     "kvload",
     "kvgen",
