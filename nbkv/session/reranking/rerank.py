@@ -212,7 +212,7 @@ class Reranking:
         narrow = sum(width < len(asked.ids) for width in windows)
         if narrow:
             notes.append(
-                f"in {narrow} of {plural(self.ctx.adapter.n_layers, 'layer')} tokens see the last "
+                f"in {narrow} of {plural(self.ctx.adapter.n_layers, 'layer')}, tokens see the last "
                 f"{plural(min(windows), 'token')} only: documents before get no attention there, as from the model"
             )
         return notes
