@@ -54,6 +54,12 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Who waits for a session for seconds is told by a warning, an error here: on a busy machine all wait."""
+    monkeypatch.setattr("nbkv.session.lock.PATIENCE_S", threading.TIMEOUT_MAX)
+
+
+@pytest.fixture(autouse=True)
 def _threads():
     torch.set_num_threads(1)
 
@@ -108,6 +114,15 @@ def session_of(model_of, tokenizer, proved, monkeypatch):
     yield open_session
     for session in opened:
         session.close()
+
+
+@pytest.fixture
+def own_session(make_model, tokenizer):
+    """A session on a model of its own, which a test may change."""
+    import nbkv
+
+    with nbkv.load(make_model("llama"), tokenizer=tokenizer) as session:
+        yield session
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,8 @@ from typing import Any
 
 from nbkv.errors import BadPrompt
 from nbkv.integrations.figures import figures
-from nbkv.integrations.passages import Passages
 from nbkv.integrations.tool_calls import template_call, tool_calls
 from nbkv.result import Chunk, Result
-from nbkv.session.session import Session
 
 try:
     from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -20,7 +18,8 @@ try:
     from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
     from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
     from langchain_core.utils.function_calling import convert_to_openai_tool
-    from pydantic import ConfigDict, Field, PrivateAttr
+
+    from nbkv.integrations.session_model import SessionModel
 except ImportError as error:
     needed = 'nbkv.integrations.langchain needs langchain-core: pip install "nbkv[langchain]"'
     raise ImportError(needed) from error
@@ -28,7 +27,7 @@ except ImportError as error:
 _ROLES = {"system": "system", "human": "user", "ai": "assistant", "tool": "tool"}
 
 
-class ChatNbkv(BaseChatModel):
+class ChatNbkv(SessionModel, BaseChatModel):
     """A LangChain chat model that answers from an nbkv session, which stays open and its owner's.
 
     ``documents`` (in ``invoke``, ``bind`` and the others) are retrieved ``Document`` objects: each is encoded once, as
@@ -37,22 +36,6 @@ class ChatNbkv(BaseChatModel):
     ``tool_calls``. ``response_metadata`` has the figures of reuse, ``usage_metadata`` reused tokens as ``cache_read``.
     Other options are those of ``session.generate``; ``strategy`` None is the session's own. One request runs at a time.
     """
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    session: Session = Field(exclude=True)
-    strategy: str | None = None
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    match: str | None = "earlier"
-    _passages: Passages | None = PrivateAttr(default=None)
-
-    @property
-    def passages(self) -> Passages:
-        """Return the documents that are known as chunks."""
-        if self._passages is None:
-            self._passages = Passages(self.session)
-        return self._passages
 
     def remember(self, documents: Sequence[Document]) -> list[Chunk]:
         """Encode ``documents``, once; from now on they are reused wherever a message has the text of one."""
@@ -103,12 +86,7 @@ class ChatNbkv(BaseChatModel):
         yield ChatGenerationChunk(message=_last(stream.result))
 
     def _request(self, messages: Sequence[BaseMessage], stop: list[str] | None, given: dict[str, Any]) -> Any:  # noqa: ANN401  (a prompt and options)
-        options = {
-            "strategy": self.strategy,
-            "max_new_tokens": self.max_new_tokens,
-            "temperature": self.temperature,
-            "match": self.match,
-        } | {_OPTIONS.get(name, name): value for name, value in given.items()}
+        options = self._options(given)
         options.pop("stream", None)
         chunks = self.remember(options.pop("documents", None) or [])
         if tools := options.pop("tools", None):
@@ -117,7 +95,6 @@ class ChatNbkv(BaseChatModel):
         return prompt, options | {"stop": stop}
 
 
-_OPTIONS = {"max_tokens": "max_new_tokens"}  # as others call them
 _numbers: Callable[[], int] = count(1).__next__
 
 

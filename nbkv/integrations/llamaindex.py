@@ -7,11 +7,9 @@ from typing import Any
 
 from nbkv.errors import BadPrompt
 from nbkv.integrations.figures import figures
-from nbkv.integrations.passages import Passages
 from nbkv.integrations.tool_calls import template_call
 from nbkv.prompts.prompt import PromptLike
 from nbkv.result import Chunk
-from nbkv.session.session import Session
 from nbkv.session.stream import Stream
 
 try:
@@ -30,7 +28,8 @@ try:
     from llama_index.core.llms import CustomLLM
     from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
     from llama_index.core.schema import MetadataMode, NodeWithScore
-    from pydantic import ConfigDict, Field, PrivateAttr
+
+    from nbkv.integrations.session_model import SessionModel
 except ImportError as error:
     needed = 'nbkv.integrations.llamaindex needs llama-index-core: pip install "nbkv[llamaindex]"'
     raise ImportError(needed) from error
@@ -47,7 +46,7 @@ _ROLES = {
 }
 
 
-class NbkvLLM(CustomLLM):
+class NbkvLLM(SessionModel, CustomLLM):
     """A LlamaIndex model that answers from an nbkv session, which stays open and its owner's.
 
     ``nodes`` (an argument of ``chat``, ``complete`` and their streams) are retrieved ``NodeWithScore`` objects: each is
@@ -56,15 +55,6 @@ class NbkvLLM(CustomLLM):
     ``raw`` has the figures of reuse. Other options are those of ``session.generate``; ``strategy`` None is the
     session's own. A chat needs a chat template; ``complete`` asks the text as it is.
     """
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    session: Session = Field(exclude=True)
-    strategy: str | None = None
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    match: str | None = "earlier"
-    _passages: Passages | None = PrivateAttr(default=None)
 
     @classmethod
     def class_name(cls) -> str:
@@ -81,13 +71,6 @@ class NbkvLLM(CustomLLM):
             model_name=self.session.model_name,
         )
 
-    @property
-    def passages(self) -> Passages:
-        """Return the nodes that are known as chunks."""
-        if self._passages is None:
-            self._passages = Passages(self.session)
-        return self._passages
-
     def remember(self, nodes: Sequence[NodeWithScore]) -> list[Chunk]:
         """Encode the text of ``nodes`` as prompts have it, once; it is reused wherever a prompt has it from now on."""
         return self.passages.add(each.node.get_content(metadata_mode=MetadataMode.LLM) for each in nodes)
@@ -95,14 +78,14 @@ class NbkvLLM(CustomLLM):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:  # noqa: ANN401  (as LlamaIndex has it)
         """Return the answer to ``messages``."""
-        chunks, options = self._options(kwargs)
+        chunks, options = self._asked(kwargs)
         result = self.session.generate(self._prompt(messages, chunks), **options)
         return ChatResponse(message=_said(result.text), raw=figures(result))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:  # noqa: ANN401  (as above)
         """Yield the answer to ``messages`` as it comes; the last response has the figures."""
-        chunks, options = self._options(kwargs)
+        chunks, options = self._asked(kwargs)
 
         def response(text: str, piece: str, raw: dict[str, Any] | None) -> ChatResponse:
             return ChatResponse(message=_said(text), delta=piece, raw=raw)
@@ -112,28 +95,22 @@ class NbkvLLM(CustomLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:  # noqa: ANN401, ARG002, FBT001, FBT002  (as above)
         """Return what comes after ``prompt``."""
-        chunks, options = self._options(kwargs)
+        chunks, options = self._asked(kwargs)
         result = self.session.generate(self._text(prompt, chunks), **options)
         return CompletionResponse(text=result.text, raw=figures(result))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:  # noqa: ANN401, ARG002, FBT001, FBT002  (as above)
         """Yield what comes after ``prompt`` as it comes; the last response has the figures."""
-        chunks, options = self._options(kwargs)
+        chunks, options = self._asked(kwargs)
 
         def response(text: str, piece: str, raw: dict[str, Any] | None) -> CompletionResponse:
             return CompletionResponse(text=text, delta=piece, raw=raw)
 
         return _pieces(self.session.stream(self._text(prompt, chunks), **options), response)
 
-    def _options(self, given: dict[str, Any]) -> tuple[list[Chunk], dict[str, Any]]:
-        options: dict[str, Any] = {
-            "strategy": self.strategy,
-            "max_new_tokens": self.max_new_tokens,
-            "temperature": self.temperature,
-            "match": self.match,
-        }
-        options |= {"max_new_tokens" if name == "max_tokens" else name: value for name, value in given.items()}
+    def _asked(self, given: dict[str, Any]) -> tuple[list[Chunk], dict[str, Any]]:
+        options = self._options(given)
         return self.remember(options.pop("nodes", None) or []), options
 
     def _prompt(self, messages: Sequence[ChatMessage], chunks: Sequence[Chunk]) -> list[dict[str, Any]]:

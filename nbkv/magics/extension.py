@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 _set_aside: WeakKeyDictionary[InteractiveShell, Sessions] = WeakKeyDictionary()
 _NAME = KVMagics.__name__
-_RESULT, _CHAT = ("nbkv.result", "Result"), ("nbkv.session.chat", "Chat")
+_RESULT, _CHAT = ("nbkv.result.result", "Result"), ("nbkv.session.chat", "Chat")
 _SHOWN_WHILE_MADE = (
     _RESULT,
-    ("nbkv.result", "Comparison"),
+    ("nbkv.result.comparison", "Comparison"),
     _CHAT,
     ("nbkv.session.verification.report", "Report"),
     ("nbkv.families.residual.planner", "Plan"),

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from nbkv.kv import KV
+from nbkv.show.units import plural
 
 _CHUNKED = "chunked_attention"
 
@@ -106,8 +107,8 @@ class Capabilities:
 
     def why_not(self, need: str) -> str:
         """Return the reason this model lacks ``need``, an attribute that is false."""
-        if need == "causal":
-            return f"it decodes in blocks of {self.blockwise} tokens that see each other"
+        if need == "causal" and self.blockwise is not None:
+            return f"it decodes in blocks of {plural(self.blockwise, 'token')} that see each other"
         if need == "per_token":
             return "its recurrent layers sum up all tokens before in states"
         return self.refused.get(need, "it decodes token by token" if need == "blockwise" else f"it has no {need}")

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from nbkv.context import Context
-from nbkv.errors import BadOption, NbkvError
-from nbkv.events import Bus
+from nbkv.errors import BadOption
 from nbkv.families.search.rewards import Reward
 from nbkv.inference.run import LaterRun, RequestRun
 from nbkv.misses import Why
-from nbkv.models.adapter import ModelAdapter
-from nbkv.models.loading import Loaded
-from nbkv.prompts.prompt import Prompt, PromptLike
-from nbkv.result import Chunk, Comparison, Result
+from nbkv.prompts.prompt import PromptLike
+from nbkv.result import Chunk, Result
 from nbkv.session.arguments import (
     RequestArguments,
     built_prompt,
@@ -31,73 +26,21 @@ from nbkv.session.batches.results import BatchResults
 from nbkv.session.chat import Chat
 from nbkv.session.conversation.turn import Content
 from nbkv.session.encoding.chunks import check_name, make_chunk
-from nbkv.session.lock import SessionLock
-from nbkv.session.measure import FidelityMeter
-from nbkv.session.misses.journal import Journal
 from nbkv.session.reranking import layout
 from nbkv.session.reranking.ranking import Document, Ranking
 from nbkv.session.reranking.rerank import Reranking
+from nbkv.session.resources import Resources
 from nbkv.session.search.job import SearchJob
 from nbkv.session.search.results import SearchResult
 from nbkv.session.search.search_options import spells_out_search
-from nbkv.session.stats import Meter
 from nbkv.session.stream import Stream
-from nbkv.show.progress import screen
-from nbkv.stopping import Stopper
-from nbkv.stores.base import Keeping, Scratch, Store
-from nbkv.stores.spec import open_store, parse_seconds
+from nbkv.stores.base import Keeping
+from nbkv.stores.spec import parse_seconds
 from nbkv.strategy import Strategy
 
-_numbers = count(1)
-EXPLAINED = 8  # newest answers that ``why`` knows
 
-
-class Requests:
-    """What can be asked of one model with its store and strategy; one request at a time. A ``Session`` is one."""
-
-    def __init__(
-        self,
-        loaded: Loaded,
-        strategy: Strategy,
-        store: str | Sequence[str] | Store,
-        *,
-        tenant: str,
-        name: str | None,
-        fidelity_meter: FidelityMeter,
-    ) -> None:
-        """Use ``load`` instead."""
-        strategy.check(loaded.adapter)
-        self.name = name or f"{loaded.name}-{next(_numbers)}"
-        self.model_name = loaded.name
-        self.events = Bus()
-        self.chunks: dict[str, Chunk] = {}
-        self.last: Result | Comparison | BatchResults | SearchResult | None = None
-        self._answers: deque[Result] = deque(maxlen=EXPLAINED)
-        self._strategy = strategy
-        self._stopper = Stopper()
-        self._meter = Meter()
-        self.events.add(self._meter)
-        self.events.add(screen)
-        opened, scratch = open_store(store, self.events, *loaded.adapter.devices), Scratch()
-        self._lent = opened is store
-        opened.scratch_spaces.add(scratch)
-        self._ctx: Context | None = Context(
-            loaded.adapter,
-            loaded.codec,
-            opened,
-            self.events,
-            self._stopper,
-            self.name,
-            tenant,
-            loaded.notes,
-            loaded.verdicts,
-            scratch,
-            model=loaded.adapter.fingerprint,
-        )
-        self._lock = SessionLock(self.name, self._stopper, self.events)
-        self._journal = Journal(self._ctx, self._lock)
-        self._fidelity = fidelity_meter
-        self._count = count(1)
+class Requests(Resources):
+    """What one model can be asked with its store and strategy, one request at a time."""
 
     @spells_out_sampling
     def generate(
@@ -243,17 +186,6 @@ class Requests:
         finally:
             self.last = job.result
 
-    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Return the text of each token of ``ids``."""
-        return self._open().codec.pieces(ids)
-
-    def full_ttft_s(self, tokens: int) -> float | None:
-        """Return about the seconds to the first token that ``full`` takes for ``tokens``, from requests so far.
-
-        None before a prompt of a quarter of that length or more was computed whole.
-        """
-        return self._meter.full_ttft_s(tokens)
-
     def chat(self, system: Content | None = None, *, template_kwargs: dict[str, Any] | None = None) -> Chat:
         """Return a conversation that keeps every token id verbatim; ``chat.send(text)`` gives a Result.
 
@@ -298,32 +230,6 @@ class Requests:
         with self._lock.request():
             return ctx.store.keep(ctx.space(), path, Keeping(pinned, seconds, priority))
 
-    @property
-    def adapter(self) -> ModelAdapter:
-        """Return the model as nbkv runs it; ``adapter.model`` is the transformers model."""
-        return self._open().adapter
-
-    @property
-    def tokenizer(self) -> Any:  # noqa: ANN401  (as transformers names them)
-        """Return the model's tokenizer."""
-        return self._open().codec.tokenizer
-
-    @property
-    def end_tokens(self) -> frozenset[int]:
-        """Return the token ids that end an answer."""
-        return self._open().eos
-
-    @property
-    def has_template(self) -> bool:
-        """Return whether prompts can be messages."""
-        return self._open().codec.has_template
-
-    def _open(self) -> Context:
-        if self._ctx is None:
-            message = f"session {self.name!r} is closed; load the model again"
-            raise NbkvError(message)
-        return self._ctx
-
     def _run(
         self, begun: type[RequestRun], prompt: PromptLike, options: dict[str, Any], asked: RequestArguments
     ) -> RequestRun:
@@ -348,10 +254,6 @@ class Requests:
             after=after,
             explains=self._journal.request,
         )
-
-    def _prompt(self, prompt: PromptLike, match: str | None = None) -> Prompt:
-        ctx = self._open().for_request()
-        return built_prompt(prompt, match, self.chunks, ctx, earlier=self._journal.earlier)
 
     def _remember(self, result: Result) -> None:
         self.last = result

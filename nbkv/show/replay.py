@@ -68,7 +68,8 @@ def _cells(replay: dict[str, Any]) -> list[tuple[str, ...]]:
 def _size(row: dict[str, Any]) -> str:
     if row["size"] is None:
         return "no bound"
-    return size(row["size_bytes"]) if row["size_bytes"] is not None else f"{_short(row['size'])} tokens"
+    tokens = "1 token" if row["size"] == 1 else f"{_short(row['size'])} tokens"
+    return tokens if row["size_bytes"] is None else size(row["size_bytes"])
 
 
 def _rate(value: float) -> str:

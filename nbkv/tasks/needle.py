@@ -42,7 +42,7 @@ def needle(
             message = f"{name}={value!r}: a whole number >= 1"
             raise BadOption(message)
     if queries > keys:
-        message = f"queries={queries}: at most keys = {keys} words can be asked for"
+        message = f"queries={queries} is more than keys={keys}, the words that can be asked for"
         raise BadOption(message)
     if keys * values > min(chunks * lines, len(_VALUES)):
         message = f"keys={keys} x values={values}: more than the text's {chunks * lines} sentences (give more lines)"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anywidget
 from traitlets import Dict
 
 from nbkv.show.palette import variables
+from nbkv.widgets.choices import choices, picked
 from nbkv.widgets.throttle import Pace
+
+if TYPE_CHECKING:
+    from nbkv.session.session import Session
 
 HERE = Path(__file__).parent
 STYLE = f".nbkv-live {{{variables()}}}\n" + (HERE / "view.css").read_text(encoding="utf-8")
@@ -30,22 +34,24 @@ class LiveView(anywidget.AnyWidget):
 
     _css = STYLE
     state = Dict().tag(sync=True)
+    title: ClassVar[str]  # stands before the session's name
 
-    def __init__(self, **traits: Any) -> None:  # noqa: ANN401  (as traitlets has them)
-        """Open the connection to the front end, if there is one."""
+    def __init__(self, session: Session) -> None:
+        """Open the connection to the front end, if there is one, of a view of ``session``."""
+        self._session, self._choices = session, choices(session)
         self._pace = Pace(self._send_state)
-        super().__init__(**traits)
+        super().__init__()
         self.on_msg(self._on_message)
 
     @property
-    @abstractmethod
     def over(self) -> bool:
         """Whether there is nothing to follow any more."""
+        return self._session.closed
 
     @property
-    @abstractmethod
     def about(self) -> str:
         """What it is a view of, in a few words."""
+        return f"{self.title} {self._session.name}"
 
     @abstractmethod
     def refresh(self) -> None:
@@ -66,6 +72,12 @@ class LiveView(anywidget.AnyWidget):
     @abstractmethod
     def html(self) -> str:
         """Return what there is to see as a static page."""
+
+    def shared(self) -> dict[str, Any]:
+        """Return what every view of a session shows of it, and the strategies that may be picked."""
+        session = self._session
+        about = {"session": session.name, "model": session.model_name, "closed": session.closed}
+        return about | {"choices": self._choices, "picked": picked(session.strategy)}
 
     def touch(self) -> None:
         """Let the front end know soon that something has changed."""

@@ -12,7 +12,7 @@ from nbkv.show.chat import chat_html, chat_text, saved_words, turn_cards
 from nbkv.show.page import view
 from nbkv.widgets.background import BackgroundRun
 from nbkv.widgets.base import LiveView, script
-from nbkv.widgets.choices import choices, picked, spec
+from nbkv.widgets.choices import spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,37 +26,23 @@ MOST = 256  # tokens of an answer, unless told otherwise
 class Conversation(LiveView):
     """The turns so far in ``cards``, each with its Markdown and where its prompt came from; below them the box."""
 
-    _esm = script("conversation.js")
+    _esm, title = script("conversation.js"), "Chat with"
     cards: List[Any] = List().tag(sync=True)
 
     def __init__(self, session: Session, chat: Chat, read: Callable[[str], Any]) -> None:
         """Show ``chat`` as it is now."""
-        self._session, self._chat, self._read = session, chat, read
-        self._choices, self._asked = choices(session), ""
+        self._chat, self._read, self._asked = chat, read, ""
         self._run = BackgroundRun(session, self.touch)
-        super().__init__()
+        super().__init__(session)
         self.refresh()
         self._send_state()
 
-    @property
-    def over(self) -> bool:
-        """Whether there is nothing to follow any more."""
-        return self._session.closed
-
-    @property
-    def about(self) -> str:
-        """What it is a view of."""
-        return f"Chat with {self._session.name}"
-
     def look(self) -> dict[str, Any]:
         """Return controls, what reuse has saved, and how far the present answer is."""
-        session, run = self._session, self._run
+        run = self._run
         coming = view(answer_html(run.text, markdown=True), "chat") if run.text else ""
         told = self._told
-        return {
-            "session": session.name,
-            "model": session.model_name,
-            "closed": session.closed,
+        return self.shared() | {
             "system": told["system"] or "",
             "saved": saved_words(told) if told["turns"] else "",
             "running": run.running,
@@ -64,8 +50,6 @@ class Conversation(LiveView):
             "html": coming,
             "said": run.said,
             "most": MOST,
-            "choices": self._choices,
-            "picked": picked(session.strategy),
         }
 
     def act(self, given: dict[str, Any]) -> None:

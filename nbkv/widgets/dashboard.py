@@ -10,7 +10,7 @@ from nbkv.errors import NbkvError
 from nbkv.events import Event, Token
 from nbkv.show.dashboard import dashboard_html, dashboard_text
 from nbkv.widgets.base import LiveView, script
-from nbkv.widgets.choices import choices, picked, spec
+from nbkv.widgets.choices import spec
 from nbkv.widgets.history import History
 
 if TYPE_CHECKING:
@@ -20,32 +20,20 @@ if TYPE_CHECKING:
 class Dashboard(LiveView):
     """Hit rate, TTFT, tokens per second and fidelity over the requests, bytes by tier, evictions."""
 
-    _esm = script("dashboard.js")
+    _esm, title = script("dashboard.js"), "Dashboard of"
     live: Dict[Any, Any] = Dict().tag(sync=True)  # apart from the state: it is sent again with the tokens
 
     def __init__(self, session: Session) -> None:
         """Follow ``session`` from now on."""
-        self._session, self._curves = session, History(session)
-        self._paused, self._said, self._choices = False, "", choices(session)
+        self._curves, self._paused, self._said = History(session), False, ""
+        super().__init__(session)
         self._listener = self._hear  # one object, which the bus knows again
         session.events.add(self._listener)
-        super().__init__()
         self._send_state()
-
-    @property
-    def over(self) -> bool:
-        """Whether there is nothing to follow any more."""
-        return self._session.closed
-
-    @property
-    def about(self) -> str:
-        """What it is a view of."""
-        return f"Dashboard of {self._session.name}"
 
     def look(self) -> dict[str, Any]:
         """Return figures and controls."""
-        controls = {"paused": self._paused, "said": self._said, "choices": self._choices}
-        return self._curves.state() | controls | {"picked": picked(self._session.strategy)}
+        return self.shared() | self._curves.state() | {"paused": self._paused, "said": self._said}
 
     def act(self, given: dict[str, Any]) -> None:
         """Pause and resume drawing, reset the curves, or switch the session's strategy."""

@@ -14,7 +14,7 @@ from nbkv.show import result_html, result_summary
 from nbkv.show.dashboard import MAX_CARDS, cards_html, cards_text
 from nbkv.widgets.background import BackgroundRun
 from nbkv.widgets.base import LiveView, script
-from nbkv.widgets.choices import choices, picked, spec
+from nbkv.widgets.choices import spec
 
 if TYPE_CHECKING:
     from nbkv.result import Chunk
@@ -26,33 +26,20 @@ MAX_TEXT = 160  # characters of a chunk shown while hovering
 class Playground(LiveView):
     """Strategy, budget and order of chunks to choose; text, token map and cost of the last runs in ``cards``."""
 
-    _esm = script("playground.js")
+    _esm, title = script("playground.js"), "Playground of"
     cards: List[Any] = List().tag(sync=True)
 
     def __init__(self, session: Session) -> None:
         """Offer what ``session`` has."""
-        self._session, self._choices = session, choices(session)
         self._run = BackgroundRun(session, self.touch)
-        super().__init__()
+        super().__init__(session)
         self._send_state()
-
-    @property
-    def over(self) -> bool:
-        """Whether there is nothing to follow any more."""
-        return self._session.closed
-
-    @property
-    def about(self) -> str:
-        """What it is a view of."""
-        return f"Playground of {self._session.name}"
 
     def look(self) -> dict[str, Any]:
         """Return chunks and controls, and how far the present run is."""
-        session = self._session
-        chunks = [_chunk(chunk) for chunk in tuple(session.chunks.values())]
-        about = {"session": session.name, "model": session.model_name, "closed": session.closed}
+        chunks = [_chunk(chunk) for chunk in tuple(self._session.chunks.values())]
         run = {"running": self._run.running, "text": self._run.text, "said": self._run.said}
-        return about | run | {"chunks": chunks, "choices": self._choices, "picked": picked(session.strategy)}
+        return self.shared() | run | {"chunks": chunks}
 
     def act(self, given: dict[str, Any]) -> None:
         """Run a prompt, stop it, or put the cards away."""

@@ -11,6 +11,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from waiting import PATIENCE_S, until
 
 from nbkv import cli
 from nbkv.errors import BadOption, LoadError
@@ -23,6 +24,11 @@ from nbkv.sweep.cluster.workers import cluster_workers, local_workers
 GRID = {"product": {"seed": [0, 1, 2, 3]}, "zip": {"n": [1, 2, 3], "label": ["a", "b", "c"]}}
 DRAW = "import random, nbkv\nrandom.seed(seed)\nnbkv.record(drawn=[random.random() for _ in range(n)], note=label * n)"
 OWN = ["duration_s"]
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    monkeypatch.setattr("nbkv.sweep.cluster.workers._PATIENCE", f"{PATIENCE_S}s")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +152,7 @@ def test_an_interrupt_keeps_what_is_done_and_leaves_no_worker(write, tmp_path):
     pids = tmp_path / "pids"
     long = (
         f"import os, time\nopen({str(pids)!r}, 'a').write(f'{{os.getppid()}} {{os.getpid()}} ')\n"
-        "time.sleep(600 * (n > 1))"
+        f"time.sleep({2 * PATIENCE_S} * (n > 1))"
     )
     notebook = write("long", "n = 1", long, "import nbkv\nnbkv.record(n=n)")
     grid, out = tmp_path / "grid.yaml", tmp_path / "out"
@@ -157,8 +163,7 @@ def test_an_interrupt_keeps_what_is_done_and_leaves_no_worker(write, tmp_path):
         for line in child.stderr:
             if "long-n=1" in line and "[1/3]" in line:
                 break
-        while len(pids.read_text().split()) < 6:
-            os.sched_yield()
+        until(lambda: len(pids.read_text().split()) == 6)
         os.killpg(child.pid, signal.SIGINT)  # as a terminal does
         said = child.stderr.read()
 

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from waiting import PATIENCE_S, until
 
 from nbkv import cli
 from nbkv.errors import BadOption, LoadError
@@ -23,6 +23,7 @@ from nbkv.sweep import execute, report, run
 from nbkv.sweep.plan import plan, settings
 from nbkv.sweep.records import record, recorded
 
+LONG = f"time.sleep({2 * PATIENCE_S})"
 PLOT = """import plotly.graph_objects as go
 go.Figure(go.Scatter(y=[1, n, 4]), layout_title_text="a curve of its own")"""
 
@@ -270,13 +271,13 @@ def test_the_examples_in_the_readme_run(write, tmp_path):
 
 def test_an_interrupt_leaves_no_kernel_and_a_table_of_what_has_run(write, tmp_path):
     first = write("first", "n = 1", "import nbkv\nnbkv.record(n=n)")
-    second = write("second", "n = 1", "import nbkv, os\nnbkv.record(pid=os.getpid())", "import time\ntime.sleep(100)")
+    second = write("second", "n = 1", "import nbkv, os\nnbkv.record(pid=os.getpid())", f"import time\n{LONG}")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "nbkv.cli", "run", str(first), str(second), "-o", str(out)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    pid = wait_for(lambda: recorded_in(out / "second.ipynb").get("pid"))
+    pid = until(lambda: recorded_in(out / "second.ipynb").get("pid"))
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=PATIENCE_S)
 
     assert child.returncode == 130
     assert said.rstrip().endswith("nbkv: interrupted")
@@ -287,7 +288,7 @@ def test_an_interrupt_leaves_no_kernel_and_a_table_of_what_has_run(write, tmp_pa
 
 @pytest.mark.parametrize("where", ["before a cell", "while a cell runs"])
 def test_a_stop_keeps_what_has_run(write, tmp_path, monkeypatch, where):
-    notebook = write("long", "n = 1", "import nbkv\nnbkv.record(n=n)", "import time\ntime.sleep(600 * (n - 1))", "n")
+    notebook = write("long", "n = 1", "import nbkv\nnbkv.record(n=n)", f"import time\nn == 1 or {LONG}", "n")
     told = []
 
     def listener(event):
@@ -296,9 +297,7 @@ def test_a_stop_keeps_what_has_run(write, tmp_path, monkeypatch, where):
             (work,) = running()
             assert work.to_dict()["doing"] == event.doing
             # the kernel is asked to begin the cell just after this: only then is there something to interrupt
-            after = threading.Thread(
-                target=lambda: (wait_for(lambda: recorded_in(out / "long-n=2.ipynb")), work.stop())
-            )
+            after = threading.Thread(target=lambda: (until(lambda: recorded_in(out / "long-n=2.ipynb")), work.stop()))
             work.stop() if where == "before a cell" else after.start()
 
     out = tmp_path / "out"
@@ -321,13 +320,3 @@ def recorded_in(path):
         return recorded(nbformat.read(path, as_version=4))
     except (OSError, ValueError, nbformat.reader.NotJSONError):  # not there yet, or half written
         return {}
-
-
-def wait_for(told, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        value = told()
-        if value:
-            return value
-        time.sleep(0.2)
-    pytest.fail("it never came")

@@ -101,13 +101,42 @@ def test_kv_that_loads_slower_than_it_is_computed_is_left_alone(session_of, word
     assert result.tokens.reused == 0
 
 
-def test_tiny_chunks_are_below_break_even_by_measured_costs(session_of, words):
+@pytest.fixture
+def work_clock(monkeypatch):
+    """Have costs be measured by a clock that the work alone moves: each layer takes so long, and each of its rows."""
+    now, hooks = [0.0], []
+
+    def passed(_layer, given, named):
+        rows = (given[0] if given else named["hidden_states"]).shape[1]
+        now[0] += 1e-4 + 1e-5 * rows
+
+    def read():
+        now[0] += 1e-6  # what copies take
+        return now[0]
+
+    def timed():
+        began = read()
+        return lambda: read() - began
+
+    def watch(session):
+        hooks.extend(layer.register_forward_pre_hook(passed, with_kwargs=True) for layer in session.adapter.walk._own)
+
+    monkeypatch.setattr(cost_model, "timed", timed)
+    yield watch
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize(("tokens", "pays"), [(1, False), (3, False), (200, True)])
+def test_tiny_chunks_are_below_break_even_by_measured_costs(session_of, words, work_clock, tokens, pays):
     session = session_of(strategy="auto")
-    chunk = session.chunk("w9", name="c")
+    work_clock(session)
+    chunk = session.chunk(words(tokens, seed=2), name="c")
     result = session.generate([words(3), chunk, words(4, seed=1)], max_new_tokens=2)
 
-    assert result.lineage == "exact"
-    assert "below break-even" in said(result)
+    assert "measured first, once" in said(result)
+    assert (result.lineage == "exact") is not pays
+    assert ("below break-even" in said(result)) is not pays
 
 
 def test_costs_are_measured_once_and_the_note_says_so(session_of, words):

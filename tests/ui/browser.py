@@ -21,6 +21,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
+PATIENCE_S = 600  # until what must come is there: an end for what is broken, no measure of speed
+PATIENCE = PATIENCE_S * 1000  # in milliseconds
 NO_NEWS = "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 QUIET = {"fetchNews": "false", "checkForUpdates": False}
 
@@ -82,7 +84,11 @@ class Server:
             yield self
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:  # it waits for a kernel that was just being started
+                process.kill()
+                process.wait()
             log.close()
 
     def write(self, name: str, *cells: str) -> str:
@@ -94,7 +100,7 @@ class Server:
 
     def api(self, path: str, method: str = "GET"):
         url = f"http://127.0.0.1:{self.port}/{path}?token={self.token}"
-        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=PATIENCE_S) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -111,7 +117,7 @@ class Server:
         return alone(HF_HUB_OFFLINE="1", **found)
 
     def _wait(self, process: subprocess.Popen) -> None:
-        for _ in range(300):
+        for _ in range(int(PATIENCE_S / 0.1)):
             assert process.poll() is None, (self.folder / "server.log").read_text()
             try:
                 self.api("api/status")
@@ -119,7 +125,7 @@ class Server:
                 time.sleep(0.1)
             else:
                 return
-        message = "JupyterLab did not answer within 30 seconds"
+        message = "JupyterLab does not answer"
         raise TimeoutError(message)
 
 
@@ -129,6 +135,7 @@ class Lab:
     def __init__(self, server: Server, page, shots: Path) -> None:
         self.server, self.page, self.shots = server, page, shots
         self.errors: list[str] = []
+        page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     @property
@@ -140,7 +147,7 @@ class Lab:
         query = f"{'reset&' if reset else ''}token={self.server.token}"
         self.page.goto(f"http://127.0.0.1:{self.server.port}/lab/tree/{name}?{query}")
         self.page.wait_for_function(
-            "window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 0", timeout=60000
+            "window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 0", timeout=PATIENCE
         )
         if kernel:
             self.idle()
@@ -167,15 +174,15 @@ class Lab:
                 self.done()
         return self
 
-    def done(self, timeout: int = 60000) -> None:
+    def done(self, timeout: float = PATIENCE) -> None:
         """Wait for the last cell that was run to be over, and the kernel idle."""
         self.wait("window.ran", timeout)
         self.idle()
 
-    def idle(self, timeout: int = 60000) -> None:
+    def idle(self, timeout: float = PATIENCE) -> None:
         self.page.wait_for_function(f"({KERNEL})?.status === 'idle'", timeout=timeout)
 
-    def wait(self, script: str, timeout: int = 10000) -> None:
+    def wait(self, script: str, timeout: float = PATIENCE) -> None:
         self.page.wait_for_function(script, timeout=timeout)
 
     def theme(self, name: str) -> None:
@@ -196,7 +203,7 @@ class Lab:
             }""",
             pixels,
         )
-        self.page.wait_for_timeout(200)
+        self.wait(f"Math.abs(document.querySelector('#nbkv-panel').getBoundingClientRect().width - {pixels}) < 8")
 
     def shot(self, name: str, of=None) -> Path:
         path = self.shots / f"{name}.png"

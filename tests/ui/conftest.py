@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import browser
 import pytest
+from playwright.sync_api import expect
+from waiting import HOLD
 
+expect.set_options(timeout=browser.PATIENCE)
 SHOTS = browser.ROOT / "screenshots"
 
 
@@ -40,20 +43,27 @@ def lab(server, chromium, request):
 
 @pytest.fixture
 def notebook(server, request):
-    """Write a notebook named after the test; its first cell loads the bundled reader and lets it answer on and on."""
+    """Write a notebook named after the test; its first cell loads the bundled reader and lets it answer on and on.
 
-    def make(*cells: str, name: str = "") -> str:
+    That cell ends with ``more``.
+    """
+
+    def make(*cells: str, name: str = "", more: str = "") -> str:
         stem = name or request.node.name.removeprefix("test_")
-        return server.write(f"{stem}.ipynb", LOAD, *cells)
+        return server.write(f"{stem}.ipynb", LOAD + more, *cells)
 
     return make
 
 
-LOAD = """%load_ext nbkv
+LOAD = (
+    """%load_ext nbkv
 from nbkv.tasks import ledger
 session = %kvload tiny
 config = session.adapter.model.generation_config
 config.suppress_tokens = [config.eos_token_id]
 item = ledger(seed=0, n=1, chunks=8)[0]
 notes = session.chunk("".join(item.chunks), name="the notes of a long day at the market, taken by all who were there")
-question = item.question"""
+question = item.question
+"""
+    + HOLD
+)

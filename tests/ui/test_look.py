@@ -45,10 +45,9 @@ def ran(server, chromium):
     SHOTS.mkdir(exist_ok=True)
     lab = browser.Lab(server, page, SHOTS).open(name)
     lab.command("notebook:run-all-cells")
-    lab.wait("document.querySelectorAll('#nbkv-panel .nbkv-lab-request').length === 3", timeout=60000)
+    lab.wait("document.querySelectorAll('#nbkv-panel .nbkv-lab-request').length === 3")
     lab.wait(
         "/\\[\\d+\\]/.test([...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].at(-1).textContent)",
-        timeout=60000,
     )
     lab.idle()
     lab.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
@@ -76,7 +75,7 @@ def test_quickstart_in_the_panel(ran):
 
 def test_a_screen_reader_is_told_politely(ran):
     spoken = ran.panel.locator("[role=status][aria-live=polite]")
-    expect(spoken).to_have_text(re.compile(r"Request [36]: .* reused, first token after"), timeout=10000)
+    expect(spoken).to_have_text(re.compile(r"Request [36]: .* reused, first token after"))
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])

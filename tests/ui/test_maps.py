@@ -84,12 +84,12 @@ def formulas(maps, index):
 
 
 def test_mathjax_runs_here(maps):
-    expect(formulas(maps, 5)).to_have_count(1, timeout=20000)
+    expect(formulas(maps, 5)).to_have_count(1)
 
 
 @pytest.mark.parametrize("index", [1, 2, 3, 4])
 def test_nothing_of_ours_is_mathematics(maps, index):
-    expect(formulas(maps, 5)).to_have_count(1, timeout=20000)  # whatever it was to read, it has read by now
+    expect(formulas(maps, 5)).to_have_count(1)  # whatever it was to read, it has read by now
     for summary in cell(maps, index).locator("summary").all():
         if not summary.evaluate("it => it.parentElement.open"):
             summary.click()

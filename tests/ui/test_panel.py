@@ -32,7 +32,7 @@ WATCH = """() => {
 def generating(lab, tokens):
     """Wait for the panel to have shown more than ``tokens`` tokens of the cell that runs now, and not at one stroke."""
     shown = "(window.seen.texts ?? []).map(text => Number(/^([\\d,]+) tokens,/.exec(text)?.[1]?.replace(',', '') ?? 0))"
-    lab.wait(f"(all => new Set(all).size > 5 && Math.max(...all) > {tokens})({shown})", 20000)
+    lab.wait(f"(all => new Set(all).size > 5 && Math.max(...all) > {tokens})({shown})")
 
 
 def figures(lab):
@@ -45,7 +45,7 @@ def output(lab, cell):
 
 def test_panel_follows_a_busy_cell_and_stop_ends_it(lab, notebook):
     show = "print(long.finish_reason, len(long.token_ids), len(long.text) > 0)"
-    lab.open(notebook(SHORT, LONG, show, SHORT)).run(0)
+    lab.open(notebook(SHORT, LONG, show, SHORT, more="hold(session, 450);")).run(0)
     lab.page.evaluate(WATCH)
     for _ in range(3):
         lab.run(1)
@@ -92,11 +92,11 @@ ROWS = """(cell) => {
 
 def test_a_comparison_shows_rows_as_they_finish_and_stop_keeps_them(lab, notebook):
     show = "print(table.stopped if 'table' in dir() else _kv.stopped, [row['strategy'] for row in _kv.rows])"
-    lab.open(notebook(COMPARE, show)).run(0)
+    lab.open(notebook(COMPARE, show, more="hold(session, 450, steps=12);")).run(0)
     lab.page.evaluate(ROWS, 1)
     lab.run(1, wait=False)
     stop = lab.panel.get_by_role("button", name="Stop")
-    lab.wait("window.rows.some(n => n >= 3) && window.named.length > 3", 60000)
+    lab.wait("window.rows.some(n => n >= 3) && window.named.length > 3")
     expect(stop).to_be_enabled()
     lab.shot("comparing")
     seen = [n for n in lab.page.evaluate("window.rows") if n]
@@ -130,7 +130,7 @@ def test_reload_clear_and_restart(lab, notebook):
 
     lab.command("notebook:clear-all-cell-outputs")
     lab.page.evaluate("() => { void jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart() }")
-    expect(figures(lab)).to_have_count(0, timeout=20000)
+    expect(figures(lab)).to_have_count(0)
     lab.shot("restarted")
     lab.run(0)  # waits its turn: a kernel may say that it is starting until it is asked something
     expect(figures(lab).nth(2)).to_have_text("0")

@@ -9,11 +9,11 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
 import pytest
+from waiting import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "screenshots"
@@ -26,7 +26,7 @@ SERVER = (
     "--ServerApp.root_dir={folder}",
 )
 VOILA = ("--Voila.ip=127.0.0.1", "--token={token}", "--theme=dark", "{folder}")
-PATIENCE = 300_000  # milliseconds until a condition must hold: an end for what is broken, no measure of speed
+PATIENCE = PATIENCE_S * 1000  # in milliseconds
 QUIET = {"fetchNews": "false", "checkForUpdates": False}
 
 
@@ -56,14 +56,24 @@ def serve(command, port, env, log):
     """Start a server and wait until it answers at ``port``; return its process."""
     with log.open("w") as out:
         process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
-    for _ in range(300):
-        assert process.poll() is None, log.read_text()
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return process
-        time.sleep(0.2)
+    until(lambda: answers(process, port, log))
+    return process
+
+
+def end(process):
+    """Ask the server to end; one that waits for a kernel that was just being started never would."""
     process.terminate()
-    raise AssertionError(log.read_text())
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def answers(process, port, log):
+    assert process.poll() is None, log.read_text()
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +105,7 @@ def start(tmp_path_factory):
 
     yield started
     for process in running:
-        process.terminate()
-        process.wait(20)
+        end(process)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,18 @@
 
 import nbformat
 import pytest
+from waiting import HOLD
 
-SETUP = """%load_ext nbkv
+SETUP = (
+    """%load_ext nbkv
 %kvload tiny
 session = get_ipython().magics_manager.registry['KVMagics'].sessions.current
 config = session.adapter.model.generation_config
-config.suppress_tokens = [config.eos_token_id]  # answers are as long as they are asked to be"""
+config.suppress_tokens = [config.eos_token_id]  # answers are as long as they are asked to be
+"""
+    + HOLD
+    + "\nhold(session, 1000);"
+)
 FIRST = "%%kvchat -n 8\nNina pays in krona . Who pays ?"
 CELLS = [SETUP, FIRST, "%kvchat", "print(len(_kv.token_ids))"]
 NAME, TALK = "talk.ipynb", ".nbkv-talk"

@@ -11,13 +11,16 @@ from pathlib import Path
 
 from entries import entry, ids_of
 from path_kv import same
+from waiting import PATIENCE_S
 
 from nbkv.stores.tiers.disk import DiskTier
+from nbkv.stores.tiers.indexed import index_file
 
 KEYS = 12
 
 
 def main(folder, seed, operations):
+    index_file._WAIT_S = PATIENCE_S  # for the other process, which a busy machine may let wait
     made = [entry(ids_of(i, 80 + i)) for i in range(KEYS)]
     limit = 6 * made[0].nbytes
     tier, draw = DiskTier(root=Path(folder), limit=limit), random.Random(int(seed))

@@ -10,7 +10,17 @@ PACKAGE, PAGE = ROOT / "nbkv", ROOT / "docs" / "structure.md"
 MARK = "<!-- every module: written by `python tests/unit/structure.py` -->"
 FACES = ["cli", "magics", "integrations", "widgets", "lab", "bench", "sweep", "studies", "traces"]
 FACES += ["session", "inference", "strategies"]
-ROOMS = [*FACES, "families", "training", "models", "stores", "prompts", "tasks", "show"]  # from the top floor down
+ROOMS = [
+    *FACES,
+    "families",
+    "training",
+    "models",
+    "stores",
+    "prompts",
+    "tasks",
+    "result",
+    "show",
+]  # from the top floor down
 
 
 def sentence(path: Path) -> str:

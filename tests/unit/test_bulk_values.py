@@ -11,6 +11,7 @@ import threading
 import pytest
 import redis
 from redis_server import RedisServer
+from waiting import PATIENCE_S
 
 from nbkv.stores.tiers.bulk_values import BulkValues, _Replies
 
@@ -22,7 +23,7 @@ def replies_of():
     def make(data, piece):
         ours, theirs = socket.socketpair()
         sockets.append(ours)
-        ours.settimeout(5)
+        ours.settimeout(PATIENCE_S)
 
         def send():
             with theirs, contextlib.suppress(OSError):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from entries import entry, ids_of
 from path_kv import same
+from waiting import PATIENCE_S
 
 from nbkv.stores.tiers.disk import DiskTier
 
@@ -52,7 +53,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_half_visible(tmp_path, 
 
 def test_two_processes_write_and_evict_the_same_keys(tmp_path):
     processes = [start(tmp_path, seed, 300) for seed in (1, 2)]
-    said = [process.communicate(timeout=200)[0].splitlines()[-1] for process in processes]
+    said = [process.communicate(timeout=PATIENCE_S)[0].splitlines()[-1] for process in processes]
     assert said == ["done", "done"]
     assert [process.returncode for process in processes] == [0, 0]
     assert 0 < check(tmp_path) <= 6

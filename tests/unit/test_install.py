@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from jupyter_client import KernelManager
+from waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 LOOK = """if True:
@@ -79,7 +80,7 @@ def test_a_kernel_started_above_the_clone_finds_it(environment, above):
     client, said = manager.client(), []
     try:
         client.start_channels()
-        client.wait_for_ready(timeout=60)
+        client.wait_for_ready(timeout=PATIENCE_S)
         client.execute_interactive(LOOK, output_hook=lambda told: said.append(told["content"].get("text", "")))
     finally:
         client.stop_channels()

@@ -6,11 +6,11 @@ import gc
 import json
 import sys
 import threading
-import time
 from types import SimpleNamespace
 
 import comm
 import pytest
+from waiting import until
 
 from nbkv.events import Advanced, Token, Waiting
 from nbkv.lab import Lab
@@ -81,13 +81,6 @@ def session(lab, session_of):
     return session_of()
 
 
-def until(true, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.005)
-
-
 def shown(front_end, number=-1):
     """Return the session as the front end saw it last."""
     return front_end.lines[-1].sent[-1]["sessions"][number]
@@ -98,7 +91,7 @@ def test_nothing_is_sent_before_somebody_answers(front_end, lab, session, words)
     (line,) = front_end.lines
     assert line.target == "nbkv"
     assert len(line.sent) == 1
-    assert not [thread for thread in threading.enumerate() if thread.name == "nbkv-lab"]
+    assert lab._wire._thread is None
 
 
 def test_who_answers_late_sees_what_was_there_before(front_end, session, words):
@@ -203,8 +196,8 @@ def test_clear_waits_for_the_main_thread(front_end, session, words, later):
     (clear,) = later
     clear()
     assert session.store.figures()[0]["tokens"] == 0
+    until(lambda: not shown(front_end)["clearing"])
     until(lambda: shown(front_end)["tiers"][0]["tokens"] == 0)
-    assert not shown(front_end)["clearing"]
 
 
 @pytest.mark.parametrize("said", [None, "stop", {}, {"event": "stop"}, {"event": "stop", "session": 99}, {"event": 3}])
@@ -266,7 +259,7 @@ def test_closing_leaves_nothing_behind(front_end, later, session_of):
     assert front_end.lines[-1].closed
     assert front_end.targets == {}
     assert len(session.events._listeners) == listeners - 1
-    assert not [thread for thread in threading.enumerate() if thread.name == "nbkv-lab"]
+    until(lambda: not lab._wire._thread.is_alive())
 
 
 def test_without_a_watcher_a_token_costs_next_to_nothing(front_end, lab, session):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from entries import entry, ids_of
 from path_kv import same, truth
 from redis_server import RedisServer
+from waiting import PATIENCE_S
 
 from nbkv.events import Bus, StoreFault, TierRead
 from nbkv.kv import KV
@@ -33,19 +35,32 @@ STRATEGIES = ["prefix", "cacheblend(budget=1.0)", "epic"]
 
 
 class Gate:
-    """Has ``Entry.layer`` wait for ``open[layer]``; ``late`` are the layers that waited in vain."""
+    """Has ``Entry.layer`` wait for ``open[layer]``.
+
+    ``late`` are the layers that were waited for while closed by the thread that would have opened them.
+    """
 
     def __init__(self, monkeypatch, n_layers):
         self.open, self.late, self.read = [threading.Event() for _ in range(n_layers)], [], []
-        layer = Entry.layer
+        layer, arrives, opener = Entry.layer, LayerReader._arrives, threading.current_thread()
 
         def gated(entry, number):
-            if not self.open[number].wait(10):
-                self.late.append(number)
+            assert self.open[number].wait(PATIENCE_S)
             self.read.append(number)
             return layer(entry, number)
 
+        def waits(reader, number, span):
+            if not self.open[number].is_set() and threading.current_thread() is opener:
+                self.late.append(number)
+                self.open_all()
+            return arrives(reader, number, span)
+
         monkeypatch.setattr(Entry, "layer", gated)
+        monkeypatch.setattr(LayerReader, "_arrives", waits)
+
+    def open_all(self):
+        for each in self.open:
+            each.set()
 
 
 @pytest.fixture
@@ -83,9 +98,6 @@ def test_a_layer_is_there_before_the_next_one_is_read(monkeypatch, reader_of):
 
 
 def test_events_tell_how_many_layers_were_there_before_they_were_needed(monkeypatch, reader_of):
-    for number in (0, 1):
-        Gate(monkeypatch, 2).open[number].set()
-    monkeypatch.undo()
     reader, told = reader_of((ids_of(1), 0, 70))
     for read in reader._reads.values():
         read.result()
@@ -94,16 +106,33 @@ def test_events_tell_how_many_layers_were_there_before_they_were_needed(monkeypa
     reader.finish()
     assert [(event.ahead, event.waited) for event in told] == [(2, 0.0)]
 
-    told.clear()
-    gate = Gate(monkeypatch, 2)
-    reader, _ = reader_of((ids_of(2), 0, 70))
-    opens = threading.Timer(0.05, lambda: [event.set() for event in gate.open])
-    opens.start()
+
+def test_events_tell_how_long_layers_were_waited_for(monkeypatch, reader_of):
+    """Each layer is read once it is waited for, and takes a second of a clock that nothing else moves."""
+    now, waited_for, layer, arrival = (
+        [0.0],
+        [threading.Semaphore(0) for _ in range(2)],
+        Entry.layer,
+        GuardedTier.arrival,
+    )
+    monkeypatch.setattr("nbkv.stores.reading.layer_reader.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    order = iter(waited_for)
+
+    def read(entry, number):
+        assert waited_for[number].acquire(timeout=PATIENCE_S)
+        now[0] += 1
+        return layer(entry, number)
+
+    def wait(tier, result, key):
+        next(order).release()
+        return arrival(tier, result, key)
+
+    monkeypatch.setattr(Entry, "layer", read)
+    monkeypatch.setattr(GuardedTier, "arrival", wait)
+    reader, told = reader_of((ids_of(2), 0, 70))
     reader.need(0)
     reader.finish()
-    opens.join()
-    assert told[0].ahead < 2
-    assert told[0].seconds >= told[0].waited > 0
+    assert [(event.ahead, event.waited, event.seconds) for event in told] == [(0, 2.0, 2.0)]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -139,10 +168,9 @@ def test_what_is_closed_early_writes_no_more(monkeypatch, reader_of):
     reader, told = reader_of((ids_of(1), 0, 70))
     gate.open[0].set()
     reader.need(0)
-    closing = threading.Thread(target=reader.close)
-    closing.start()
-    gate.open[1].set()
-    closing.join()
+    cancel = reader.cancel
+    reader.cancel = lambda: gate.open_all() or cancel()  # the second layer comes while the reader is being closed
+    assert reader.close() == 0
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("nbkv-read")]
     assert not told
     assert reader.close() == 0
@@ -264,7 +292,7 @@ def test_a_request_stopped_in_mid_load_leaves_nothing_behind(known, words, strat
 def test_redis_killed_in_mid_load(known, monkeypatch, tmp_path, strategy):
     server = RedisServer(tmp_path).start()
     try:
-        session, prompt, chunks = known(spec=f"{server.url}?timeout=0.5s")
+        session, prompt, chunks = known(spec=server.store)
         monkeypatch.setattr("nbkv.stores.tiers.redis._AHEAD", 1)
         true = Entry.layer
 

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from waiting import PATIENCE_S
 
 from nbkv.families.blend.layerwise import AheadPlacement, LayerwisePlacement, PlacedKV
 from nbkv.kv import KV
@@ -122,6 +123,6 @@ def test_another_thread_may_use_the_store_after_a_request_failed(session_of, wor
     seen = []
     thread = threading.Thread(target=lambda: seen.append(session.store.figures()))
     thread.start()
-    thread.join(timeout=10)
+    thread.join(PATIENCE_S)
 
     assert seen

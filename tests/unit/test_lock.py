@@ -8,6 +8,7 @@ import threading
 import warnings
 
 import pytest
+from waiting import PATIENCE_S
 
 from nbkv.errors import NbkvError
 from nbkv.events import Bus, Waiting
@@ -65,7 +66,7 @@ def test_a_waiter_is_told_who_holds_the_session_and_goes_on_when_it_ends(session
     expected = asked(session_of(), text)
     stream = half_read(session, words(30, seed=1))
     waiter = InThread(session, lambda: asked(session, text))
-    assert waiter.told.wait(60)
+    assert waiter.told.wait(PATIENCE_S)
     (told,) = waiter.events
     assert "a stream that nobody reads, begun by thread 'MainThread'" in told.why
     assert "session.stop()" in told.why
@@ -90,13 +91,13 @@ def test_a_request_that_runs_is_named_as_one(session_of, words, impatient):
 
     def criterion(ids, scores, **_):
         running.set()
-        go_on.wait(60)
+        go_on.wait(PATIENCE_S)
         return False
 
     first = InThread(session, lambda: session.generate(words(9), max_new_tokens=2, stopping_criteria=[criterion]))
-    assert running.wait(60)
+    assert running.wait(PATIENCE_S)
     second = InThread(session, lambda: session.generate(words(9), max_new_tokens=2))
-    assert second.told.wait(60)
+    assert second.told.wait(PATIENCE_S)
     go_on.set()
 
     assert "a request of thread 'second': session.stop() ends it" in second.events[0].why
@@ -176,7 +177,7 @@ def test_a_stream_that_is_closed_while_it_waits_never_begins(session_of, words, 
     session = session_of()
     first, second = half_read(session, words(30)), session.stream(words(20))
     waiter = InThread(session, lambda: list(second))
-    assert waiter.told.wait(60)
+    assert waiter.told.wait(PATIENCE_S)
     second.close()
     first.close()
 

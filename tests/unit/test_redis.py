@@ -9,8 +9,10 @@ import pytest
 from entries import SPACE, entry, ids_of
 from path_kv import same
 from redis_server import RedisServer
+from waiting import PATIENCE_S
 
 from nbkv.events import Bus
+from nbkv.stores.spec import open_store
 from nbkv.stores.tiers.guard import GuardedTier
 from nbkv.stores.tiers.head import Damaged
 from nbkv.stores.tiers.indexed.policies import policy_of
@@ -32,7 +34,7 @@ def tier_of(server):
     opened = []
 
     def make(**options):
-        opened.append(RedisTier(url=server.url, **options))
+        opened.append(RedisTier(url=server.url, timeout_s=PATIENCE_S, **options))
         return opened[-1]
 
     make().client.flushall()
@@ -157,6 +159,14 @@ def test_a_server_that_answers_garbage_is_a_miss(garbage, monkeypatch, answer):
     tier.client.close()
     assert "secret" not in str(told)
     assert tier.counts.faults == len(told)
+
+
+@pytest.mark.parametrize(("option", "seconds"), [("", 2.0), ("?timeout=7s", 7.0), ("?timeout=2m", 120.0)])
+def test_connections_wait_as_long_as_the_specification_says(monkeypatch, option, seconds):
+    monkeypatch.setattr("redis.Redis.ping", lambda self: None)  # nothing is connected: no time passes
+    (tier,) = open_store(f"memory+redis://127.0.0.1:1{option}", Bus(), "cpu").below
+    asked = tier.client.get_connection_kwargs()
+    assert (asked["socket_timeout"], asked["socket_connect_timeout"]) == (seconds, seconds)
 
 
 def test_a_server_that_is_gone_is_an_oserror_without_its_password(tmp_path):

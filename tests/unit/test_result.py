@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbkv.result import Chunk, Compute, Provenance, Result, Timing, runs
+from nbkv.result import Compute, Provenance, Result, Timing
 
 
 def result(provenance, **changes):
@@ -32,15 +32,6 @@ def test_counts_are_sums_over_provenance():
     assert result([]).hit_rate == 0.0
 
 
-def test_runs_join_back_to_the_array():
-    values = np.array([1, 1, 0, 2, 2, 2, 1])
-
-    assert (
-        np.concatenate([np.full(stop - start, value) for value, start, stop in runs(values)]).tolist()
-        == values.tolist()
-    )
-
-
 def test_dropped_tokens_are_spans():
     kept = np.array([True, False, False, True])
 
@@ -60,11 +51,3 @@ def test_the_answer_chunk_keeps_ids_lineage_and_model():
 @pytest.mark.parametrize("source", list(Provenance))
 def test_sources_are_named_in_the_data(source):
     assert result([int(source)] * 3).to_dict()["provenance"] == [{"source": source.name, "start": 0, "stop": 3}]
-
-
-def test_a_chunk_reads_well():
-    chunk = Chunk(name="notes", text="word " * 100, token_ids=(1, 2), sink=(0,), model="f")
-
-    assert repr(chunk).startswith("<Chunk 'notes': 2 tokens, 'word word")
-    assert "…" in repr(chunk)
-    assert "notes" in chunk._repr_html_()

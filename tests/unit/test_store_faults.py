@@ -189,7 +189,7 @@ def store_named(tmp_path):
             if shutil.which("redis-server") is None:
                 pytest.skip("redis-server is not installed")
             servers.append(RedisServer(tmp_path).start())
-            return f"memory+{servers[-1].url}"
+            return f"memory+{servers[-1].store}"
         if name == "host":
             return TieredStore(MemoryStore(2**30), [HostTier(writes="through")])
         return {"disk": f"memory+disk:{tmp_path}", "fsspec": f"memory+file://{tmp_path}/kv"}[name]
@@ -243,19 +243,19 @@ def spoil(client):
 def test_redis_in_mid_load(session_of, words, tmp_path, monkeypatch, what, when):
     server = RedisServer(tmp_path).start()
     try:
-        session = session_of(store=f"memory+{server.url}?timeout=0.3s")
+        session = session_of(store=f"memory+{server.store}")
         answers(session, words(90))
         forget(session)
-        own, faults, done = getattr(RedisTier, when), heard(session), []
+        own, faults, done, client = getattr(RedisTier, when), heard(session), [], session.store.below[0].client
 
         def then(tier, *given):
             found = own(tier, *given)
             if found and not done:
                 done.append(what)
                 if what == "stopped":
-                    server.process.send_signal(signal.SIGSTOP)
+                    server.pause(client)
                 elif what == "garbage":
-                    spoil(tier.client)
+                    spoil(client)
                 else:
                     server.kill()
                     if what == "restarted":
@@ -269,7 +269,7 @@ def test_redis_in_mid_load(session_of, words, tmp_path, monkeypatch, what, when)
         assert faults() or what == "restarted"  # a server that has forgotten everything is a plain miss
         monkeypatch.undo()
         if what == "stopped":
-            server.process.send_signal(signal.SIGCONT)
+            server.go_on(client)
         elif what == "killed":
             server.start()
         forget(session)

@@ -1,38 +1,57 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 
 import pytest
+from waiting import PATIENCE_S, until
 
 from nbkv.stores.writer import BackgroundWriter, SharedWork
 
 
-def test_work_is_done_in_its_order_by_one_thread_that_ends():
-    writer, done = BackgroundWriter(idle_s=0.01), []
+def test_work_is_done_in_its_order_by_one_thread():
+    writer, done = BackgroundWriter(idle_s=PATIENCE_S), []
     for number in range(50):
-        writer.add(lambda number=number: done.append((number, threading.current_thread().name)))
+        writer.add(lambda number=number: done.append((number, threading.current_thread())))
     writer.flush()
     assert [number for number, _ in done] == list(range(50))
-    assert {name for _, name in done} == {"nbkv-store"}
-    while writer._thread is not None:
-        pass
-    writer.add(lambda: done.append(None))
-    writer.flush()
-    assert done[-1] is None
+    assert {thread for _, thread in done} == {writer._thread}
+    assert writer._thread.name == "nbkv-store"
+
+
+def test_a_thread_without_work_ends_and_another_begins():
+    writer, done = BackgroundWriter(idle_s=0.01), []
+    for number in range(3):
+        writer.add(lambda number=number: done.append(number))
+        until(lambda: writer._thread is None)
+    assert done == [0, 1, 2]
+
+
+class Waiters(threading.Condition):
+    """A condition that knows which threads have waited for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.threads = set()
+
+    def wait(self, timeout=None):
+        self.threads.add(threading.current_thread())
+        return super().wait(timeout)
 
 
 def test_who_adds_more_than_may_wait_waits():
-    writer, go, begun = BackgroundWriter(most_bytes=10), threading.Event(), threading.Event()
-    writer.add(lambda: begun.set() or go.wait(20), 8)
-    begun.wait(20)
+    waiters, go, begun = Waiters(), threading.Event(), threading.Event()
+    writer = BackgroundWriter(most_bytes=10, _changed=waiters)
+    writer.add(lambda: begun.set() or go.wait(PATIENCE_S), 8)
+    assert begun.wait(PATIENCE_S)
     writer.throttle()
     writer.add(lambda: None, 8)
     waiting = threading.Thread(target=writer.throttle)
     waiting.start()
-    waiting.join(0.05)
-    assert waiting.is_alive()
+    until(lambda: waiting in waiters.threads or not waiting.is_alive())
+    assert waiting in waiters.threads
     go.set()
-    waiting.join(20)
+    waiting.join(PATIENCE_S)
     assert not waiting.is_alive()
 
 
@@ -43,12 +62,20 @@ def test_flush_from_the_writer_itself_does_not_wait_for_itself():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_work_under_way_is_shared_with_its_result_or_error(fails):
-    shared, go, calls, results = SharedWork(), threading.Event(), [], []
+def test_work_under_way_is_shared_with_its_result_or_error(fails, monkeypatch):
+    """The first of four threads works until the others have asked: they wait for what it finds."""
+    shared, others, calls, results = SharedWork(), threading.Semaphore(0), [], []
+
+    class Awaited(Future):
+        def result(self, timeout=None):
+            others.release()
+            return super().result(timeout)
 
     def work():
         calls.append(1)
-        go.wait(20)
+        if len(calls) > 1:
+            others.release(99)  # who works waits for nobody
+        assert all(others.acquire(timeout=PATIENCE_S) for _ in range(3))
         if fails:
             raise ValueError
         return "done"
@@ -59,14 +86,12 @@ def test_work_under_way_is_shared_with_its_result_or_error(fails):
         except ValueError as error:
             results.append(type(error))
 
+    monkeypatch.setattr("nbkv.stores.writer.Future", Awaited)
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    while not calls:
-        pass
-    go.set()
     for thread in threads:
         thread.join()
     assert results == [ValueError if fails else "done"] * 4
-    assert len(calls) <= 4
+    assert len(calls) == 1
     assert shared.do("name", lambda: "again") == "again"

@@ -116,7 +116,7 @@ def test_kv_of_another_tenant_model_or_dtype_is_no_hit(session_of, words, tmp_pa
 def test_redis_killed_restarted_and_slow(session_of, words, tmp_path):
     server = RedisServer(tmp_path).start()
     try:
-        session = session_of(store=f"memory+{server.url}?timeout=0.5s")
+        session = session_of(store=f"memory+{server.store}")
         answers(session, words(150))
         session.store.flush()
         session.store.clear()
@@ -134,9 +134,10 @@ def test_redis_killed_restarted_and_slow(session_of, words, tmp_path):
         session.store.clear()
         assert answers(session, words(150)).tokens.reused == 150
         session.store.clear()
-        server.process.send_signal(19)  # it answers no more
+        client = session.store.below[0].client
+        server.pause(client)
         assert answers(session, words(150)).tokens.reused == 0
-        server.process.send_signal(18)
+        server.go_on(client)
     finally:
         server.kill()
 

@@ -28,6 +28,7 @@ from nbkv.session.reranking.attention import query_attention
 from nbkv.session.reranking.calibration import document_scores, remembered, token_scores
 from nbkv.session.reranking.layout import NEUTRAL, RankingPrompt, ranking_prompt
 from nbkv.session.reranking.ranking import Document, RankFidelity, Ranking
+from nbkv.show.units import plural
 from nbkv.strategy import Strategy, parse
 
 if TYPE_CHECKING:
@@ -211,8 +212,8 @@ class Reranking:
         narrow = sum(width < len(asked.ids) for width in windows)
         if narrow:
             notes.append(
-                f"{narrow} of {self.ctx.adapter.n_layers} layers see the last {min(windows)} tokens only: documents "
-                "before them get no attention there, as from the model itself"
+                f"in {narrow} of {plural(self.ctx.adapter.n_layers, 'layer')}, tokens see the last "
+                f"{plural(min(windows), 'token')} only: documents before get no attention there, as from the model"
             )
         return notes
 

@@ -18,6 +18,7 @@ from nbkv.session.arguments import built_prompt, chosen_strategy, wanted_samplin
 from nbkv.session.lock import SessionLock
 from nbkv.session.search.results import SearchResult
 from nbkv.session.search.search_options import SearchOptions
+from nbkv.show.units import plural
 from nbkv.stopping import interruption
 from nbkv.strategy import Strategy, parse
 
@@ -54,7 +55,11 @@ class SearchJob:
         wanted = wanted_sampling(asked.stop, sampled, ctx)
         built = built_prompt(prompt, asked.match, chunks, ctx, sampled, order=asked.order)
         room = _room(built, ctx)
-        notes = [] if wanted.max_new_tokens <= room else [f"answers limited to {room} tokens by the model's context"]
+        notes = (
+            []
+            if wanted.max_new_tokens <= room
+            else [f"answers limited to {plural(room, 'token')} by the model's context"]
+        )
         if wanted.temperature == 0 and plan.width > 1:
             notes.append("temperature 0: the branches of a step all say the same")
         wanted = replace(wanted, max_new_tokens=min(wanted.max_new_tokens, room))

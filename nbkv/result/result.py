@@ -1,10 +1,8 @@
-"""What a request gives back: plain data that knows how to count itself and how to be shown."""
+"""One finished request: its answer, and where the KV of its prompt came from."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from enum import IntEnum
-from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,117 +11,12 @@ import numpy as np
 from nbkv import show
 from nbkv.errors import BadOption
 from nbkv.misses import Why
-from nbkv.show.units import plural
+from nbkv.result.chunk import Chunk
+from nbkv.result.figures import Compute, Fidelity, Timing, Tokens
+from nbkv.result.provenance import Provenance, runs
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
-
-
-class Provenance(IntEnum):
-    """Where the KV of a prompt token finally came from."""
-
-    FRESH = 0
-    PREFIX = 1
-    CHUNK = 2
-    CORRECTED = 3
-    RECOMPUTED = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Seconds: ``ttft_s`` from tokenised request to first token (with load and select); ``tpot_s`` per later token."""
-
-    ttft_s: float = 0.0
-    load_s: float = 0.0
-    select_s: float = 0.0
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
-    total_s: float = 0.0
-    tpot_s: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tokens:
-    """Prompt tokens by where their KV came from; ``reused + recomputed + fresh = prompt``."""
-
-    prompt: int
-    reused: int
-    recomputed: int
-    fresh: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compute:
-    """Token-layers run, over prompt tokens x layers: ``select`` (check and question passes) + ``rows`` = ``share``.
-
-    ``decode`` is what was run again for the answer, in the same unit: all that its passes ran beyond once for each
-    decoded token. 0 where each token is run once behind what is cached, whatever was dropped of that.
-    """
-
-    share: float = 0.0
-    select: float = 0.0
-    rows: float = 0.0
-    decode: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fidelity:
-    """Distance to ``full`` on the same prompt, over the first ``n`` greedy tokens of full's answer, which are forced.
-
-    ``kl`` is the mean of KL(full || strategy) of the next-token distributions in nats, ``kl_max`` the largest; ``top1``
-    the share of full's tokens that the strategy would pick too; ``diverges_at`` the index of the first one that it
-    would not, None if it picks all. ``floor`` is the mean KL of full to itself when its prefill is split elsewhere, the
-    noise of this model and dtype; None where it is not known.
-    """
-
-    kl: float
-    kl_max: float
-    top1: float
-    n: int
-    diverges_at: int | None = None
-    floor: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """A text unit encoded once: its own token ids, whatever stands beside it, and the sink it was encoded behind."""
-
-    name: str
-    text: str
-    token_ids: tuple[int, ...]
-    sink: tuple[int, ...]
-    model: str
-    lineage: str = "canonical"
-    notes: tuple[str, ...] = field(default=(), compare=False)
-
-    def __len__(self) -> int:
-        """Return the number of tokens."""
-        return len(self.token_ids)
-
-    def path(self, start: int, block: int | None) -> tuple[int, ...]:
-        """Return the tokens that it is encoded with, its own last, to stand from position ``start`` of a prompt on.
-
-        In a block-diffusion model a token's KV depends on its place in its ``block`` of that many tokens, so the sink
-        begins with as many more of its first token as bring the chunk there.
-        """
-        path = (*self.sink, *self.token_ids)
-        missing = 0 if block is None else (start - len(self.sink)) % block
-        return (*path[:1] * missing, *path)
-
-    def __repr__(self) -> str:
-        """Return name, size and the beginning of the text."""
-        text = " ".join(self.text.split())
-        shown = f"{text[:60]!r}{'…' if len(text) > 60 else ''}"  # noqa: PLR2004
-        about = f"{plural(len(self), 'token')}, {shown}"
-        return f"<Chunk {self.name!r}: {'; '.join((about, *self.notes))}>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the chunk as JSON-able data."""
-        return {"kind": "chunk"} | asdict(self)
-
-    def _repr_html_(self) -> str:
-        return show.chunk_html(self.to_dict())
 
 
 class Explains(Protocol):
@@ -278,68 +171,6 @@ class Result:
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         return dict(show.result_bundle(self._explained()))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Comparison:
-    """One prompt under several strategies, each run ``repeat`` times, turn by turn; the reference is ``full``.
-
-    ``rows`` holds one dict a strategy: ``strategy``, medians of the timings in seconds (``ttft_s``, ``load_s``,
-    ``select_s``, ``prefill_s``, ``decode_s``, ``tpot_s``), ``speedup`` (full's TTFT over its own), ``hit_rate``,
-    ``reused``, ``recomputed``, ``fresh``, ``compute_share``, ``kl``, ``top1``, ``same_text``, ``text`` and ``notes``.
-    Where it was ``stopped`` (how far it came; else "") rows may be missing, rest on fewer runs, or have no ``kl``.
-    """
-
-    model: str
-    prompt_tokens: int
-    repeat: int
-    rows: tuple[dict[str, Any], ...]
-    results: tuple[Result, ...]
-    stopped: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything but the results as JSON-able data."""
-        return {
-            "kind": "comparison",
-            "model": self.model,
-            "prompt_tokens": self.prompt_tokens,
-            "repeat": self.repeat,
-            "rows": [row | self._exact.get(at, {}) for at, row in enumerate(self.rows)],
-            "stopped": self.stopped,
-        }
-
-    @property
-    def _exact(self) -> dict[int, dict[str, bool]]:
-        return {at: {"exact": result.lineage == "exact"} for at, result in enumerate(self.results)}
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row a strategy as a DataFrame."""
-        from nbkv.show.frame import Frame  # noqa: PLC0415  (heavy, only for tables)
-
-        return Frame(list(self.rows))
-
-    def to_csv(self, path: str | None = None) -> str | None:
-        """Write the table to ``path``, or return it as text."""
-        text: str | None = self.to_frame().to_csv(path, index=False)
-        return text
-
-    def __repr__(self) -> str:
-        """Return the table as text."""
-        return show.comparison_text(self.to_dict())
-
-    def _repr_html_(self) -> str:
-        return show.comparison_html(self.to_dict())
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        return dict(show.comparison_bundle(self.to_dict(), [result.to_dict() for result in self.results]))
-
-
-def runs(values: NDArray[Any]) -> list[tuple[Any, int, int]]:
-    """Return ``(value, start, stop)`` for each run of equal neighbours."""
-    if not len(values):
-        return []
-    edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
-    return [(values[start].item(), start, stop) for start, stop in pairwise(edges)]
 
 
 def _rounded(value: float) -> float | None:
