@@ -12,7 +12,7 @@ from nbkv.context import Context, Request
 from nbkv.errors import BadOption
 from nbkv.events import AnchorsKept, Bus, Fallback, GateDecided
 from nbkv.families.agents import anchor_pool
-from nbkv.families.agents.alone import alone, front
+from nbkv.families.agents.alone import alone, front, rotated
 from nbkv.families.agents.anchor_source import AnchorSource
 from nbkv.families.agents.anchors import Anchor, Slot, marks, waiting
 from nbkv.families.agents.gate import Gate, GateDecision
@@ -187,7 +187,7 @@ class KVComm(Harvest):
         """Return the K/V to place in ``slot``."""
         own, ids = alone(slot.chunk, request, ctx, work), slot.chunk.token_ids
         near = self.alignment.neighbours(marks(own.kv), ids, self.alignment.long_enough(len(ids), anchors))
-        kv = total(own.kv, self.offsets(near, trust(anchors)))
+        kv = total(own.kv, rotated(self.offsets(near, trust(anchors)), own.base, ctx))
         return SlotKV(kv=kv, base=own.base, slot=slot, near=near, encoded=own.encoded)
 
     def offsets(self, near: Neighbours, factors: torch.Tensor) -> KV:

@@ -12,7 +12,7 @@ import nbkv
 from nbkv.context import Request
 from nbkv.errors import BadOption
 from nbkv.events import AnchorsKept, GateDecided
-from nbkv.families.agents.alone import alone, moved
+from nbkv.families.agents.alone import alone, moved, rotated
 from nbkv.families.agents.anchor_source import AnchorSource
 from nbkv.families.agents.anchors import slots
 from nbkv.families.agents.offsets import Alignment, total
@@ -212,7 +212,7 @@ def test_an_anchor_and_the_text_alone_give_the_real_kv(session_of, asked):
     source = AnchorSource(request, cache, ctx, ctx.space("approx:kvcomm"), Alignment("token", 0.05), work)
     for slot in slots(built):
         anchor, own = source.anchor(slot, [], None), alone(slot.chunk, request, ctx, work)
-        here = moved(total(own.kv, anchor.kv), own.base, slot.span.start, ctx)
+        here = moved(total(own.kv, rotated(anchor.kv, own.base, ctx)), own.base, slot.span.start, ctx)
         behind = moved(anchor.behind, 0, slot.behind.start, ctx)
         for got, span in ((here, slot.span), (behind, slot.behind)):
             real = cache.read(*span)

@@ -9,7 +9,7 @@ import torch
 
 from nbkv.context import Context, Request
 from nbkv.families.agents import anchor_pool
-from nbkv.families.agents.alone import alone, moved
+from nbkv.families.agents.alone import alone, moved, unrotated
 from nbkv.families.agents.anchors import Anchor, Slot, marks, slots
 from nbkv.families.agents.offsets import Alignment, comparison, difference, offset
 from nbkv.kv import Space
@@ -40,7 +40,8 @@ class AnchorSource:
     def anchor(self, slot: Slot, there: Sequence[Anchor], kl: float | None) -> Anchor:
         """Return the anchor of ``slot``, compared with what those ``there`` before would have made of its offsets."""
         own, ids = alone(slot.chunk, self.request, self.ctx, self.work), slot.chunk.token_ids
-        true = difference(moved(self.cache.read(*slot.span), slot.span.start, own.base, self.ctx), own.kv)
+        here = unrotated(self.cache.read(*slot.span), slot.span.start, self.ctx)
+        true = difference(here, unrotated(own.kv, own.base, self.ctx))
         known = marks(own.kv)
         others = self.alignment.long_enough(len(ids), [one for one in there if one.ids != ids])
         heldout = None
