@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -15,8 +15,9 @@ from nbkv.families.agents import anchor_pool
 from nbkv.families.agents.alone import alone, front, rotated
 from nbkv.families.agents.anchor_source import AnchorSource
 from nbkv.families.agents.anchors import Anchor, Slot, marks, waiting
-from nbkv.families.agents.gate import Gate, GateDecision
+from nbkv.families.agents.gate import Gate
 from nbkv.families.agents.offsets import ALIGNMENTS, Alignment, Neighbours, followed, offset, total, trust
+from nbkv.families.agents.serving_plan import ServingPlan, SlotKV
 from nbkv.families.blend.earlier import HarvestedKV
 from nbkv.families.blend.harvest import Harvest
 from nbkv.families.blend.layerwise import SpanKV
@@ -37,57 +38,25 @@ from nbkv.timing import timed
 _ANSWER = 16  # tokens of an answer over which the KL of reuse is measured
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SlotKV(SpanKV):
-    """The K/V to place for ``slot``: those it has alone (``alone``) with approximated offsets added.
-
-    ``encoded``: what it has alone was computed for this prompt.
-    """
-
-    slot: Slot
-    near: Neighbours
-    encoded: bool
-
-
-@dataclass(frozen=True, eq=False)
-class ServingPlan:
-    """The gate's ``decisions`` about a prompt, and what is placed at its ``slots`` if all of them are accepted."""
-
-    slots: tuple[Slot, ...] = ()
-    decisions: tuple[GateDecision, ...] = ()
-    placed: tuple[SlotKV, ...] = ()
-    work: Work = field(default_factory=Work)
-
-    @property
-    def refused(self) -> list[GateDecision]:
-        """Return the decisions that keep the prompt from being reused."""
-        return [each for each in self.decisions if not each.accepted]
-
-    @property
-    def measures(self) -> bool:
-        """Return whether the prompt is computed in full to measure reuse, and for no other reason."""
-        return any(each.measure for each in self.refused) and len(self.placed) == len(self.slots)
-
-
 @dataclass(kw_only=True, repr=False)
 class KVComm(Harvest):
-    """Reuse a chunk in a template that came before, with the offsets its K/V will have there; the text behind it too.
+    """Reuse a chunk in a template that came before with the offsets its K/V will have there, and the text behind it.
 
-    A prompt is a template, the text around its chunks, and what stands in its slots, the chunks. Of a prompt computed
-    in full each slot leaves an *anchor*: how far the chunk's K/V were from those it has alone, and the K/V of the text
-    behind it. A later prompt of the same template takes its chunks' own K/V, adds the weighted mean of the offsets of
-    the nearest anchors, and takes the text behind from them. Texts that differ belong into chunks: a template that
-    never comes again has no anchors.
+    A prompt is a template, the text around its chunks, and what stands in its slots, the chunks. Computed in full it
+    leaves an *anchor* a slot: how far the chunk's K/V were from those it has alone, and the K/V of the text behind it.
+    A later prompt of the same template takes its chunks' own K/V, adds the weighted mean of the offsets of the nearest
+    anchors, and takes the text behind from them. Texts that differ belong into chunks.
 
     The gate lets a prompt through if each of its slots has two anchors long enough, weights of an entropy below
-    ``gamma`` times that of even ones, and a mean KL from full of at most ``max_kl`` nats where reuse was measured
-    (None: it is not, as in the paper). What it refuses is computed in full, exact, and leaves anchors.
+    ``gamma`` times that of even ones, more than ``min_explained`` of an anchor's offsets got right by the others (at 0
+    naive reuse is as near), and a mean KL from full of at most ``max_kl`` nats where reuse was measured (None: not
+    asked, as in the paper). What it refuses is computed in full, exact, and leaves anchors.
 
     Not as in the paper: distances are relative, so that ``temperature`` means the same for every model (the released
     formulas saturate); ``align="token"`` likens a token to the nearest one of an anchor rather than to that at its
-    position (``"position"``, the paper's way); offsets are added as far as they proved right for texts that became
-    anchors later. The last ``tail`` tokens of the text behind the last chunk are run: what they found in other texts is
-    not what they would find in these (0: only the last row).
+    position (``"position"``, the paper's way); offsets are added as far as they prove right for anchors. The last
+    ``tail`` tokens of the text behind the last chunk are run: what they found in other texts is not what they would
+    find in these (0: only the last row).
 
     At most ``anchors`` stay at a place, of at most ``anchor_bytes`` in all (such as "256MiB"; None: ``store_share`` of
     the store's limit, and besides it).
@@ -103,6 +72,7 @@ class KVComm(Harvest):
 
     gamma: float = 0.8
     max_kl: float | None = 0.1
+    min_explained: float | None = 0.0
     temperature: float = 0.05
     align: str = "token"
     anchors: int = 20
@@ -115,6 +85,7 @@ class KVComm(Harvest):
         super().__post_init__()
         check_share(self, "gamma")
         check(self, "max_kl", lambda bound: bound is None or (is_number(bound) and bound >= 0), "nats >= 0, or None")
+        check(self, "min_explained", lambda least: least is None or (is_number(least) and least < 1), "< 1, or None")
         check(self, "temperature", lambda value: is_number(value) and value > 0, "a number above 0")
         check_choice(self, "align", ALIGNMENTS)
         check_count(self, "anchors", least=2)
@@ -140,7 +111,7 @@ class KVComm(Harvest):
     @property
     def gate(self) -> Gate:
         """Return the gate."""
-        return Gate(self.gamma, self.max_kl, self.alignment)
+        return Gate(self.gamma, self.max_kl, self.alignment, self.min_explained)
 
     # serving
 
@@ -221,7 +192,7 @@ class KVComm(Harvest):
         return prefilled
 
     def select(self, partial: PartialPrefill) -> torch.Tensor:
-        """Return no rows: what is reused is corrected without running layers."""
+        """Return no rows: nothing that is reused runs again."""
         return partial.reused[:0]
 
     # anchors
