@@ -61,7 +61,8 @@ def assemble(
             else:
                 span = _own(one, start, prefix, placement)
             if span.length:
-                placed.append(PlacedChunk(chunk, span, encoded=one is None and (chunk, start) in encoded))
+                now, moved = one is None and (chunk, start) in encoded, chunk.lineage != "canonical"
+                placed.append(PlacedChunk(chunk, span, encoded=now, moved=moved and request.prompt.searched))
         placement.begin()
     except BaseException:
         placement.close()
