@@ -61,8 +61,7 @@ def assemble(
             else:
                 span = _own(one, start, prefix, placement)
             if span.length:
-                now, moved = one is None and (chunk, start) in encoded, chunk.lineage != "canonical"
-                placed.append(PlacedChunk(chunk, span, encoded=now, moved=moved and request.prompt.searched))
+                placed.append(PlacedChunk(chunk, span, encoded=one is None and (chunk, start) in encoded))
         placement.begin()
     except BaseException:
         placement.close()
@@ -80,6 +79,7 @@ def assemble(
         placement=placement,
         notes=notes,
         supplied=supplied,
+        moved=sum(each.span.length for each in placed if request.prompt.searched and each.chunk.lineage != "canonical"),
     )
 
 

@@ -26,15 +26,11 @@ _ENDS = (".", "!", "?", "\n", "。", "!", "?")
 
 
 class PlacedChunk(NamedTuple):
-    """A chunk and the rows its KV was put at; ``encoded``: during this request, so that they count as fresh.
-
-    ``moved``: its tokens were not encoded alone but stood in an earlier prompt or answer, and stand elsewhere now.
-    """
+    """A chunk and the rows its KV was put at; ``encoded``: during this request, so that they count as fresh."""
 
     chunk: Chunk
     span: Span
     encoded: bool
-    moved: bool = False
 
 
 @dataclass(eq=False)
@@ -45,8 +41,9 @@ class PartialPrefill:
     row is among them, which must run). ``reused`` ``[R]`` are the rows ``placed`` from chunks, ``fresh`` ``[F]`` those
     without K/V, ``last`` ``[1]`` the prompt's last row, which always runs. ``cache`` holds them all, each layer from
     the moment that it runs (``placement``). ``supplied`` are the strategy's own K/V by first position, ``found`` what
-    its selection learned and its later stages read. ``deviations`` float32 ``[n]`` are the distances of fresh from
-    cached K/V by position, nan where they were never compared.
+    its selection learned and its later stages read. ``moved`` counts the reused rows that were not encoded alone but
+    stood in an earlier prompt or answer, and stand elsewhere now. ``deviations`` float32 ``[n]`` are the distances of
+    fresh from cached K/V by position, nan where they were never compared.
     """
 
     adapter: ModelAdapter
@@ -63,6 +60,7 @@ class PartialPrefill:
     supplied: Mapping[int, SpanKV] = field(default_factory=dict)
     found: dict[str, torch.Tensor] = field(default_factory=dict)
     deviations: torch.Tensor | None = None
+    moved: int = 0
     _rows: torch.Tensor | None = None
     _paused: LayerInput | None = None
 
@@ -110,8 +108,7 @@ class PartialPrefill:
         """
         if budget == 1:
             return len(self.reused)
-        moved = sum(each.span.length for each in self.placed if each.moved)
-        return selection.count(budget, len(self.reused) - moved + ceil(moved / _SEEN))
+        return selection.count(budget, len(self.reused) - self.moved + ceil(self.moved / _SEEN))
 
     @property
     def n_layers(self) -> int:
