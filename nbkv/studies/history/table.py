@@ -28,8 +28,8 @@ LESS, MORE = "blend(budget=0.05)", "blend(budget=0.45)"  # a third and three tim
 SPECS = ("prefix", NAIVE, "epic", LESS, "blend", MORE)
 ROOM = 16  # tokens of an answer
 _SAME = 8  # tokens of the shortest run that counts as computed before
-_WORDS = 12  # of each real text
-_SHORT, _LONG = 4, 8  # how often the system text says its rules: about a third of a prompt
+_WORDS = 6  # of each real text
+_RULES = 4  # how often the system text says its rules: about a third of a prompt
 _FIGURES = ("again", "share", "kl", "kl_max", "top1", "floor", "ttft_s", "total_s")
 
 
@@ -240,7 +240,7 @@ def main(model: str = "tiny", n: int = 2, path: str = "", folder: str = "docs") 
     out = Path(folder) / "tables" / "edited.json"
     data = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"models": {}}
     with nbkv.load(model, strategy="full") as session:
-        given = transcripts(n, results=texts, rules=_LONG if path else _SHORT)
+        given = transcripts(n, results=texts, rules=_RULES)
         about = "paragraphs of HotpotQA as results" if path else "notes as results"
         command = f"python -m nbkv.studies.history.table {'MODEL' if path else model} {n}{' HOTPOTQA' * bool(path)}"
         regime = f"`{session.model_name}`, {n} transcripts, {about}, answers of {ROOM} tokens"
