@@ -13,7 +13,7 @@ from nbkv.errors import BadOption
 from nbkv.events import AnchorsKept, Bus, Fallback, GateDecided
 from nbkv.families.agents import anchor_pool
 from nbkv.families.agents.alone import alone, front, rotated
-from nbkv.families.agents.anchor_source import AnchorSource
+from nbkv.families.agents.anchor_source import AnchorSource, MeasuredReuse
 from nbkv.families.agents.anchors import Anchor, Slot, marks, waiting
 from nbkv.families.agents.gate import Gate
 from nbkv.families.agents.offsets import ALIGNMENTS, Alignment, Neighbours, followed, offset, total, trust
@@ -25,7 +25,6 @@ from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
 from nbkv.families.options import check, check_choice, check_count, check_share
 from nbkv.families.prefix.base import encode
-from nbkv.fidelity import kl_rows
 from nbkv.kv import KV
 from nbkv.models.work import Work
 from nbkv.result import Chunk, Provenance
@@ -35,7 +34,7 @@ from nbkv.stores.spec import parse_size
 from nbkv.strategy import Prefilled, Strategy, parse
 from nbkv.timing import timed
 
-_ANSWER = 16  # tokens of an answer over which the KL of reuse is measured
+_ANSWER = 64  # tokens of an answer over which the KL of reuse is measured, in one pass
 
 
 @dataclass(kw_only=True, repr=False)
@@ -49,8 +48,9 @@ class KVComm(Harvest):
 
     The gate lets a prompt through if each of its slots has two anchors long enough, weights of an entropy below
     ``gamma`` times that of even ones, more than ``min_explained`` of an anchor's offsets got right by the others (at 0
-    naive reuse is as near), and a mean KL from full of at most ``max_kl`` nats where reuse was measured (None: not
-    asked, as in the paper). What it refuses is computed in full, exact, and leaves anchors.
+    naive reuse is as near), and where reuse was measured a KL from full of at most ``max_kl`` nats, on the mean and at
+    any token that it would have changed (None: not asked, as in the paper). What it refuses is computed in full, exact,
+    and leaves anchors.
 
     Not as in the paper: distances are relative, so that ``temperature`` means the same for every model (the released
     formulas saturate); ``align="token"`` likens a token to the nearest one of an anchor rather than to that at its
@@ -253,18 +253,19 @@ class KVComm(Harvest):
         """Return all anchors with those that a prompt computed in full leaves, one a slot."""
         plan: ServingPlan = prefilled.own
         source = AnchorSource(request, prefilled.cache, ctx, self.space(ctx), self.alignment, Work())
-        answer, kl = tuple(ids[len(request.ids) :])[:_ANSWER], None
+        answer, measured = tuple(ids[len(request.ids) :])[:_ANSWER], None
         if plan.measures and answer and not ctx.stopper.stopped:
-            kl = self._measured(source, prefilled.logits, answer)
-            prefilled.notes.append(f"kvcomm: reused, this answer would have a KL of {kl:.2g} from full")
-        every = source.added_to(self._anchors(ctx), self.anchors, kl)
+            measured = self._measured(source, prefilled.logits, answer)
+            told = f"kvcomm: reused, this answer would have a KL of {measured.kl:.2g} from full"
+            prefilled.notes.append(told + f", another word at one of {measured.changed:.2g}" * bool(measured.changed))
+        every = source.added_to(self._anchors(ctx), self.anchors, measured)
         prefilled.select.token_layers += source.work.token_layers
         return every
 
-    def _measured(self, source: AnchorSource, first: torch.Tensor, answer: Sequence[int]) -> float:
-        """Return the mean KL(full || reuse) in nats over an ``answer`` of full, to whose first token ``first`` led."""
+    def _measured(self, source: AnchorSource, first: torch.Tensor, answer: Sequence[int]) -> MeasuredReuse:
+        """Return what reuse would make of an ``answer`` of full, to whose first token the logits ``first`` led."""
         apart = replace(source.ctx, bus=Bus(), stopper=Stopper())
         other = self.reuse(source.request, self.plan(source.request, apart), apart, timed())
         source.work.token_layers += other.rows.token_layers
         reused = source.answered(other.logits, answer, other.cache)
-        return float(kl_rows(source.answered(first, answer), reused.to(first.device)).mean())
+        return MeasuredReuse.of(source.answered(first, answer), reused.to(first.device))

@@ -13,9 +13,10 @@ from nbkv.context import Request
 from nbkv.errors import BadOption
 from nbkv.events import AnchorsKept, Fallback, GateDecided
 from nbkv.families.agents.alone import alone, moved, rotated
-from nbkv.families.agents.anchor_source import AnchorSource
+from nbkv.families.agents.anchor_source import AnchorSource, MeasuredReuse
 from nbkv.families.agents.anchors import slots
 from nbkv.families.agents.offsets import Alignment, total
+from nbkv.fidelity import kl_rows
 from nbkv.inference.forced import follow
 from nbkv.inference.run import RequestRun
 from nbkv.kv import KV
@@ -212,7 +213,7 @@ def test_an_anchor_and_the_text_alone_give_the_real_kv(session_of, asked):
     cache = parse("full").prefill(request, ctx).cache
     source = AnchorSource(request, cache, ctx, ctx.space("approx:kvcomm"), Alignment("token", 0.05), work)
     for slot in slots(built):
-        anchor, own = source.anchor(slot, [], None), alone(slot.chunk, request, ctx, work)
+        anchor, own = source.anchor(slot, []), alone(slot.chunk, request, ctx, work)
         here = moved(total(own.kv, rotated(anchor.kv, own.base, ctx)), own.base, slot.span.start, ctx)
         behind = moved(anchor.behind, 0, slot.behind.start, ctx)
         for got, span in ((here, slot.span), (behind, slot.behind)):
@@ -234,7 +235,7 @@ def test_offsets_of_keys_are_turned_to_where_a_token_stands(session_of, words, l
     for request in others:
         cache, (slot,) = parse("full").prefill(request, ctx).cache, slots(request.prompt)
         source = AnchorSource(request, cache, ctx, strategy.space(ctx), strategy.alignment, Work())
-        pool.append(source.anchor(slot, [], None))
+        pool.append(source.anchor(slot, []))
         held.append(alone(slot.chunk, request, ctx, Work()))
         real.append(moved(cache.read(*slot.span), slot.span.start, held[-1].base, ctx))
     (slot,) = slots(first.prompt)
@@ -352,8 +353,6 @@ def test_reuse_is_measured_before_it_is_made_and_bounded(session_of, asked, boun
 
 
 def test_what_is_measured_is_what_reuse_gives(session_of, asked):
-    from nbkv.fidelity import kl_rows
-
     session, strategy = session_of(), "kvcomm(gamma=1.0, max_kl=9, tail=0)"
     for prompt in range(2):
         session.generate(asked(session, few(15, seed=prompt)), strategy=strategy, max_new_tokens=4)
@@ -365,6 +364,23 @@ def test_what_is_measured_is_what_reuse_gives(session_of, asked):
 
     assert result.token_ids == tokens
     assert anchors(session)[-1].kl == pytest.approx(float(kl_rows(full, mine).mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("full", "reused", "changed"),
+    [
+        ([[4.0, 0.0], [0.0, 4.0]], [[4.0, 0.0], [0.0, 4.0]], False),
+        ([[4.0, 0.0], [0.0, 4.0]], [[1.0, 0.0], [0.0, 2.0]], False),
+        ([[4.0, 0.0], [0.0, 4.0]], [[4.0, 0.0], [3.0, 0.0]], True),
+        ([[0.1, 0.0], [0.0, 4.0]], [[0.0, 0.1], [0.0, 4.0]], True),
+    ],
+)
+def test_a_changed_word_is_told_apart_from_a_distance(full, reused, changed):
+    told = MeasuredReuse.of(torch.tensor(full), torch.tensor(reused))
+    apart = kl_rows(torch.tensor(full), torch.tensor(reused))
+
+    assert told.kl == pytest.approx(float(apart.mean()))
+    assert told.changed == pytest.approx(float(apart.max()) if changed else 0.0)
 
 
 def test_a_place_is_measured_again_after_a_while(session_of, asked):

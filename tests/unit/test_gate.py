@@ -79,6 +79,25 @@ def test_reuse_is_measured_and_bounded(kls, age, accepted, measure):
 
 
 @pytest.mark.parametrize(
+    ("changed", "accepted", "told"),
+    [
+        ((0.0, 0.0), True, ""),
+        ((0.05, 0.1), True, ""),
+        ((0.0, 0.5), False, "1 of 2 answers"),
+        ((0.5, 2.0, 0.0), False, "2 of 3 answers"),
+        ((3.0, *[0.0] * 8), True, ""),
+    ],
+)
+def test_one_wrong_word_is_enough(changed, accepted, told):
+    """A small mean KL may hide a token that would have been another one."""
+    there = [anchor([1, 2, 3, 4], kl=0.02, changed=each) for each in changed]
+    found = Gate(0.9, 0.1, ALIGNMENT).decide(slot(), near(0.99, 0.01), there)
+
+    assert (found.accepted, found.measure) == (accepted, False)
+    assert told in found.why
+
+
+@pytest.mark.parametrize(
     ("least", "pairs", "accepted"),
     [
         (0.0, [((1.0, 0.0), (1.0, 0.1))] * 2, True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -12,10 +13,27 @@ from nbkv.families.agents import anchor_pool
 from nbkv.families.agents.alone import alone, moved, unrotated
 from nbkv.families.agents.anchors import Anchor, Slot, marks, slots
 from nbkv.families.agents.offsets import Alignment, beyond_rounding, comparison, difference, offset
+from nbkv.fidelity import kl_rows
 from nbkv.kv import Space
 from nbkv.models.caches.base import SequenceCache
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.work import Work
+
+
+class MeasuredReuse(NamedTuple):
+    """What reuse would have made of an answer of full: the mean ``kl`` in nats, and the largest where a word changed.
+
+    ``changed`` is KL(full || reuse) at the worst of the tokens at which the likeliest one is another; 0: at none it is.
+    """
+
+    kl: float
+    changed: float
+
+    @classmethod
+    def of(cls, full: torch.Tensor, reused: torch.Tensor) -> MeasuredReuse:
+        """Compare logits ``[n, V]`` before the same ``n`` tokens."""
+        apart, other = kl_rows(full, reused), full.argmax(dim=-1) != reused.argmax(dim=-1)
+        return cls(float(apart.mean()), float((apart * other).max()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,16 +47,16 @@ class AnchorSource:
     alignment: Alignment
     work: Work
 
-    def added_to(self, pool: Sequence[Anchor], most: int, kl: float | None) -> list[Anchor]:
-        """Return ``pool`` with an anchor of each slot, at most ``most`` a place; ``kl`` is what was measured of it."""
+    def added_to(self, pool: Sequence[Anchor], most: int, measured: MeasuredReuse | None = None) -> list[Anchor]:
+        """Return ``pool`` with an anchor of each slot, at most ``most`` a place, and what was ``measured`` of it."""
         every = list(pool)
         for slot in slots(self.request.prompt):
             there = anchor_pool.at(every, self.space, slot.place)
-            every = anchor_pool.added(every, self.anchor(slot, there, kl), most)
+            every = anchor_pool.added(every, self.anchor(slot, there, measured), most)
             every = self._compared_again(every, anchor_pool.at(every, self.space, slot.place))
         return every
 
-    def anchor(self, slot: Slot, there: Sequence[Anchor], kl: float | None) -> Anchor:
+    def anchor(self, slot: Slot, there: Sequence[Anchor], measured: MeasuredReuse | None = None) -> Anchor:
         """Return the anchor of ``slot``, compared with what those ``there`` make of its offsets."""
         own, ids = alone(slot.chunk, self.request, self.ctx, self.work), slot.chunk.token_ids
         here = unrotated(self.cache.read(*slot.span), slot.span.start, self.ctx)
@@ -53,7 +71,8 @@ class AnchorSource:
             kv=true,
             behind_ids=self.request.ids[start:stop],
             behind=moved(self.cache.read(start, stop), start, 0, self.ctx).compact(),
-            kl=kl,
+            kl=None if measured is None else measured.kl,
+            changed=0.0 if measured is None else measured.changed,
         )
         return self._compared(new, self._others(new, there))
 

@@ -40,7 +40,8 @@ class Anchor(HarvestedKV):
     followed, keys turned back to position 0; ``marks`` float32 ``[T, M]`` tell its tokens from others. ``heldout``
     float64 ``[2, L, 3]`` compares the offsets with what ``compared`` others at its place make of them
     (``offsets.comparison``; None: there were none), ``kl`` is KL(full || reuse) in nats over the answer to that prompt,
-    had it been reused (None: not measured). ``uses`` counts the prompts it was of use to, ``age`` the prompts served at
+    had it been reused (None: not measured), ``changed`` its largest KL at a token that would have been another one (0:
+    at none). ``uses`` counts the prompts it was of use to, ``age`` the prompts served at
     its place since.
     """
 
@@ -53,6 +54,7 @@ class Anchor(HarvestedKV):
     heldout: torch.Tensor | None = None
     compared: int = 0
     kl: float | None = None
+    changed: float = 0.0
     uses: int = 0
     age: int = 0
 

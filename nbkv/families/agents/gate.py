@@ -5,7 +5,8 @@ their weights is above ``gamma log2 M``: no anchor stands out, and the text had 
 how well the text is known, not whether offsets help, nor how far off an answer will be. Both are measured. Each anchor
 is left out in turn and its offsets approximated from the others: where that is no nearer to them than no offsets at
 all, which is naive reuse, the place is refused. And on prompts computed in full the answer is followed a second time
-over K/V as they would have been reused, and the mean KL of the last ones is bounded too.
+over K/V as they would have been reused: the mean KL of the last ones is bounded, and so is that of each token at which
+another one would have been said. A mean alone hides the one wrong word that a task fails for.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class GateDecision:
 class Gate:
     """Lets a text through whose weights have an entropy below ``gamma log2 M`` and, at its place, KL <= ``max_kl``.
 
-    And where more than ``least`` of an anchor's offsets are explained by others. ``least`` or ``max_kl`` None: that is
-    not asked, as in the paper.
+    That is the mean over answers, and the KL at any token that reuse would have changed. And where more than ``least``
+    of an anchor's offsets are explained by others. ``least`` or ``max_kl`` None: that is not asked, as in the paper.
     """
 
     gamma: float
@@ -86,6 +87,7 @@ class Gate:
         entropy, bound = near.entropy, self.gamma * log2(len(enough))
         measured = [anchor.kl for anchor in anchors if anchor.kl is not None][-_RECENT:]
         kl, name = fmean(measured) if measured else None, slot.chunk.name
+        changed = [anchor.changed for anchor in anchors if anchor.kl is not None][-_RECENT:]
         why, measure, known = "", False, explained(anchors)
         if entropy >= bound:
             why = f"{name}: entropy {entropy:.2f} of {len(enough)} anchors' weights is not below {bound:.2f} bits"
@@ -96,8 +98,12 @@ class Gate:
         elif self.max_kl is not None:
             if kl is None or len(measured) < _MEASURED:
                 why, measure = f"{name}: the KL of reuse at its place is measured first", True
-            elif kl > self.max_kl:
+            elif kl > self.max_kl or max(changed) > self.max_kl:
                 why = f"{name}: the KL of reuse measured at its place is {kl:.2g}, above {self.max_kl:g}"
+                if kl <= self.max_kl:
+                    words = sum(each > self.max_kl for each in changed)
+                    why = f"{name}: reuse would have changed {words} of {len(changed)} answers measured at its place"
+                    why += f" (by a KL of {max(changed):.2g}, above {self.max_kl:g})"
                 measure = all(anchor.kl is None for anchor in anchors[-_SELDOM:])
             elif min(anchor.age for anchor in anchors) >= _AGAIN:
                 why, measure = f"{name}: the KL of reuse at its place is measured again", True
