@@ -1,7 +1,8 @@
 """Runs of tokens that earlier prompts and answers of a session had too, wherever in a prompt they stand now.
 
-When one early thing of a history changes, all behind it is the same text at another place. Each run becomes a chunk
-whose sink is what stood before it then, so that its K/V are found where that sequence left them.
+When one early thing of a history changes, all behind it is the same text at another place, in the same order.
+Each run becomes a chunk whose sink is what stood before it then, so that its K/V are found where that sequence left
+them.
 """
 
 from __future__ import annotations
@@ -91,8 +92,10 @@ def chosen_runs(
     """Return which of ``matches`` are taken behind the first ``prefix`` of ``length`` tokens, and which chunks stay.
 
     No run overlaps another, or a chunk that stays: those encoded apart (canonical) all do, and of the others those that
-    no run touches, or no run covers from end to end while their own K/V are exact.
+    no run touches, or no run covers from end to end while their own K/V are exact. Runs of one sequence stand in its
+    order (``in_sequence``).
     """
+    matches = in_sequence(matches)
     taken = np.zeros(length, dtype=np.bool_)
     taken[:prefix] = True
     apart = [each for each in chunks if each[0].lineage == "canonical"]
@@ -103,6 +106,30 @@ def chosen_runs(
     runs = without_overlap(matches, taken, SHORTEST)
     rest = [each for each in chunks if each[0].lineage not in {"canonical", "exact"} and not _touched(each, runs)]
     return runs, [*apart, *whole, *rest]
+
+
+def in_sequence(matches: Sequence[Match]) -> list[Match]:
+    """Return those of ``matches`` that stand in the order they had: of each known sequence the longest such chain.
+
+    A history that was edited keeps its order. What goes back in it is said again, such as a question that was first
+    asked in front of what now stands before it: its K/V have seen nothing of that, and it is computed.
+    """
+    found: list[Match] = []
+    for which in dict.fromkeys(match.which for match in matches):
+        chain = sorted(match for match in matches if match.which == which)
+        at, start, length = np.array([(each.at, each.start, each.length) for each in chain]).T
+        best, before = length.copy(), np.full(len(chain), -1)
+        for i in range(1, len(chain)):
+            fits = (at[:i] < at[i]) & (start[:i] < start[i])
+            fits &= (at[:i] + length[:i] < at[i] + length[i]) & (start[:i] + length[:i] < start[i] + length[i])
+            if fits.any():
+                before[i] = int(np.where(fits, best[:i], -1).argmax())
+                best[i] += best[before[i]]
+        last = int(best.argmax())
+        while last >= 0:
+            found.append(chain[last])
+            last = int(before[last])
+    return sorted(found)
 
 
 def in_order(chunks: Iterable[Spot]) -> tuple[Spot, ...]:

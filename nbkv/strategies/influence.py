@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 
 from nbkv.families.blend.base import Blend
+from nbkv.families.blend.influence import influence
 from nbkv.families.blend.partial import PartialPrefill
-from nbkv.models.attention.layer import Attended
 from nbkv.registry import strategies as registry
 from nbkv.selection import best
 
@@ -44,14 +44,6 @@ class Influence(Blend):
         scores = torch.zeros(partial.length, device=partial.ids.device)
         partial.scout(lambda seen: scores.add_(influence(seen).to(scores.device)))
         return best(scores[partial.reused], partial.reused, room)
-
-
-def influence(seen: Attended) -> torch.Tensor:
-    """Return float32 ``[T]``: attention of the watched rows to each key, times the norm of its value, over heads."""
-    shared = seen.values.shape[0]  # query heads that share a value head stand next to each other
-    received = seen.weights.reshape(shared, -1, seen.weights.shape[-1]).sum(dim=1)
-    taken: torch.Tensor = received * seen.values.to(torch.float32).norm(dim=-1)
-    return taken.sum(dim=0)
 
 
 registry.alias("blend", Influence.name)  # by the tables on real models and text (docs/real-text.md, docs/own-method.md)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -12,11 +12,12 @@ from nbkv.context import Context, Request
 from nbkv.errors import BadOption
 from nbkv.events import AnchorsKept, Bus, Fallback, GateDecided
 from nbkv.families.agents import anchor_pool
-from nbkv.families.agents.alone import alone, front
-from nbkv.families.agents.anchor_source import AnchorSource
+from nbkv.families.agents.alone import alone, front, rotated
+from nbkv.families.agents.anchor_source import AnchorSource, MeasuredReuse
 from nbkv.families.agents.anchors import Anchor, Slot, marks, waiting
-from nbkv.families.agents.gate import Gate, GateDecision
+from nbkv.families.agents.gate import Gate
 from nbkv.families.agents.offsets import ALIGNMENTS, Alignment, Neighbours, followed, offset, total, trust
+from nbkv.families.agents.serving_plan import ServingPlan, SlotKV
 from nbkv.families.blend.earlier import HarvestedKV
 from nbkv.families.blend.harvest import Harvest
 from nbkv.families.blend.layerwise import SpanKV
@@ -24,7 +25,6 @@ from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
 from nbkv.families.options import check, check_choice, check_count, check_share
 from nbkv.families.prefix.base import encode
-from nbkv.fidelity import kl_rows
 from nbkv.kv import KV
 from nbkv.models.work import Work
 from nbkv.result import Chunk, Provenance
@@ -34,60 +34,29 @@ from nbkv.stores.spec import parse_size
 from nbkv.strategy import Prefilled, Strategy, parse
 from nbkv.timing import timed
 
-_ANSWER = 16  # tokens of an answer over which the KL of reuse is measured
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SlotKV(SpanKV):
-    """The K/V to place for ``slot``: those it has alone (``alone``) with approximated offsets added.
-
-    ``encoded``: what it has alone was computed for this prompt.
-    """
-
-    slot: Slot
-    near: Neighbours
-    encoded: bool
-
-
-@dataclass(frozen=True, eq=False)
-class ServingPlan:
-    """The gate's ``decisions`` about a prompt, and what is placed at its ``slots`` if all of them are accepted."""
-
-    slots: tuple[Slot, ...] = ()
-    decisions: tuple[GateDecision, ...] = ()
-    placed: tuple[SlotKV, ...] = ()
-    work: Work = field(default_factory=Work)
-
-    @property
-    def refused(self) -> list[GateDecision]:
-        """Return the decisions that keep the prompt from being reused."""
-        return [each for each in self.decisions if not each.accepted]
-
-    @property
-    def measures(self) -> bool:
-        """Return whether the prompt is computed in full to measure reuse, and for no other reason."""
-        return any(each.measure for each in self.refused) and len(self.placed) == len(self.slots)
+_ANSWER = 64  # tokens of an answer over which the KL of reuse is measured, in one pass
 
 
 @dataclass(kw_only=True, repr=False)
 class KVComm(Harvest):
-    """Reuse a chunk in a template that came before, with the offsets its K/V will have there; the text behind it too.
+    """Reuse a chunk in a template that came before with the offsets its K/V will have there, and the text behind it.
 
-    A prompt is a template, the text around its chunks, and what stands in its slots, the chunks. Of a prompt computed
-    in full each slot leaves an *anchor*: how far the chunk's K/V were from those it has alone, and the K/V of the text
-    behind it. A later prompt of the same template takes its chunks' own K/V, adds the weighted mean of the offsets of
-    the nearest anchors, and takes the text behind from them. Texts that differ belong into chunks: a template that
-    never comes again has no anchors.
+    A prompt is a template, the text around its chunks, and what stands in its slots, the chunks. Computed in full it
+    leaves an *anchor* a slot: how far the chunk's K/V were from those it has alone, and the K/V of the text behind it.
+    A later prompt of the same template takes its chunks' own K/V, adds the weighted mean of the offsets of the nearest
+    anchors, and takes the text behind from them. Texts that differ belong into chunks.
 
     The gate lets a prompt through if each of its slots has two anchors long enough, weights of an entropy below
-    ``gamma`` times that of even ones, and a mean KL from full of at most ``max_kl`` nats where reuse was measured
-    (None: it is not, as in the paper). What it refuses is computed in full, exact, and leaves anchors.
+    ``gamma`` times that of even ones, more than ``min_explained`` of an anchor's offsets got right by the others (at 0
+    naive reuse is as near), and where reuse was measured a KL from full of at most ``max_kl`` nats, on the mean and at
+    any token that it would have changed (None: not asked, as in the paper). What it refuses is computed in full, exact,
+    and leaves anchors.
 
     Not as in the paper: distances are relative, so that ``temperature`` means the same for every model (the released
     formulas saturate); ``align="token"`` likens a token to the nearest one of an anchor rather than to that at its
-    position (``"position"``, the paper's way); offsets are added as far as they proved right for texts that became
-    anchors later. The last ``tail`` tokens of the text behind the last chunk are run: what they found in other texts is
-    not what they would find in these (0: only the last row).
+    position (``"position"``, the paper's way); offsets are added as far as they prove right for anchors. The last
+    ``tail`` tokens of the text behind the last chunk are run: what they found in other texts is not what they would
+    find in these (0: only the last row).
 
     At most ``anchors`` stay at a place, of at most ``anchor_bytes`` in all (such as "256MiB"; None: ``store_share`` of
     the store's limit, and besides it).
@@ -103,6 +72,7 @@ class KVComm(Harvest):
 
     gamma: float = 0.8
     max_kl: float | None = 0.1
+    min_explained: float | None = 0.0
     temperature: float = 0.05
     align: str = "token"
     anchors: int = 20
@@ -115,6 +85,7 @@ class KVComm(Harvest):
         super().__post_init__()
         check_share(self, "gamma")
         check(self, "max_kl", lambda bound: bound is None or (is_number(bound) and bound >= 0), "nats >= 0, or None")
+        check(self, "min_explained", lambda least: least is None or (is_number(least) and least < 1), "< 1, or None")
         check(self, "temperature", lambda value: is_number(value) and value > 0, "a number above 0")
         check_choice(self, "align", ALIGNMENTS)
         check_count(self, "anchors", least=2)
@@ -140,7 +111,7 @@ class KVComm(Harvest):
     @property
     def gate(self) -> Gate:
         """Return the gate."""
-        return Gate(self.gamma, self.max_kl, self.alignment)
+        return Gate(self.gamma, self.max_kl, self.alignment, self.min_explained)
 
     # serving
 
@@ -187,7 +158,7 @@ class KVComm(Harvest):
         """Return the K/V to place in ``slot``."""
         own, ids = alone(slot.chunk, request, ctx, work), slot.chunk.token_ids
         near = self.alignment.neighbours(marks(own.kv), ids, self.alignment.long_enough(len(ids), anchors))
-        kv = total(own.kv, self.offsets(near, trust(anchors)))
+        kv = total(own.kv, rotated(self.offsets(near, trust(anchors)), own.base, ctx))
         return SlotKV(kv=kv, base=own.base, slot=slot, near=near, encoded=own.encoded)
 
     def offsets(self, near: Neighbours, factors: torch.Tensor) -> KV:
@@ -221,7 +192,7 @@ class KVComm(Harvest):
         return prefilled
 
     def select(self, partial: PartialPrefill) -> torch.Tensor:
-        """Return no rows: what is reused is corrected without running layers."""
+        """Return no rows: nothing that is reused runs again."""
         return partial.reused[:0]
 
     # anchors
@@ -282,18 +253,19 @@ class KVComm(Harvest):
         """Return all anchors with those that a prompt computed in full leaves, one a slot."""
         plan: ServingPlan = prefilled.own
         source = AnchorSource(request, prefilled.cache, ctx, self.space(ctx), self.alignment, Work())
-        answer, kl = tuple(ids[len(request.ids) :])[:_ANSWER], None
+        answer, measured = tuple(ids[len(request.ids) :])[:_ANSWER], None
         if plan.measures and answer and not ctx.stopper.stopped:
-            kl = self._measured(source, prefilled.logits, answer)
-            prefilled.notes.append(f"kvcomm: reused, this answer would have a KL of {kl:.2g} from full")
-        every = source.added_to(self._anchors(ctx), self.anchors, kl)
+            measured = self._measured(source, prefilled.logits, answer)
+            told = f"kvcomm: reused, this answer would have a KL of {measured.kl:.2g} from full"
+            prefilled.notes.append(told + f", another word at one of {measured.changed:.2g}" * bool(measured.changed))
+        every = source.added_to(self._anchors(ctx), self.anchors, measured)
         prefilled.select.token_layers += source.work.token_layers
         return every
 
-    def _measured(self, source: AnchorSource, first: torch.Tensor, answer: Sequence[int]) -> float:
-        """Return the mean KL(full || reuse) in nats over an ``answer`` of full, to whose first token ``first`` led."""
+    def _measured(self, source: AnchorSource, first: torch.Tensor, answer: Sequence[int]) -> MeasuredReuse:
+        """Return what reuse would make of an ``answer`` of full, to whose first token the logits ``first`` led."""
         apart = replace(source.ctx, bus=Bus(), stopper=Stopper())
         other = self.reuse(source.request, self.plan(source.request, apart), apart, timed())
         source.work.token_layers += other.rows.token_layers
         reused = source.answered(other.logits, answer, other.cache)
-        return float(kl_rows(source.answered(first, answer), reused.to(first.device)).mean())
+        return MeasuredReuse.of(source.answered(first, answer), reused.to(first.device))

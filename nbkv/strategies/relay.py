@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -15,6 +15,7 @@ from nbkv.families.agents.decoded import DecodedKV, captured, newest
 from nbkv.families.agents.layer_profile import LayerProfile, layer_profile, value_distances
 from nbkv.families.blend.earlier import HarvestedKV
 from nbkv.families.blend.harvest import Harvest
+from nbkv.families.blend.influence import influence
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check, check_count, check_share, whole_numbers
@@ -34,15 +35,17 @@ class Relay(Harvest):
 
     An answer's K/V are moved to where it stands in a later prompt (``result.chunk("plan")``, or a ``Pipeline``). All of
     its rows are run in the first layers of the critical range, from the hidden states that the range's first layer had
-    for them while they were decoded; at the detection layer those go on whose values deviate more than ``deviation``
-    times the mean (1 - cos), or to which the prompt's last ``suffix`` tokens have paid more than ``influence`` times
-    the mean attention so far. They run to the end of the range; before and behind it K/V stay as decoded.
+    for them while they were decoded; at the detection layer ``budget`` of the reused rows go on, those that put most
+    wrong: what the prompt's last ``suffix`` tokens take of a row, attention times value norm over all layers as its K/V
+    are, times how far its values there deviate (1 - cos). They run to the end of the range; before and behind it K/V
+    stay as decoded. ``budget=None`` is the paper's choice: rows that deviate more than ``deviation`` times the mean, or
+    to which the suffix has paid more than ``influence`` times the mean attention so far. Attention by itself overrates
+    separators, whose values are near zero: on SmolLM2 it was no better than chance (docs/agents.md).
 
     ``layers`` is the range: its first layer, the detection layer, the layer behind its last. None: measured once for
     each model, by its effect on the next words (``families/agents/layer_profile.py``): the paper's own profiler was not
-    read, only accounts of it. ``budget``: the share of reused rows that goes on, those with the highest of both scores
-    over their thresholds; None leaves it to the thresholds, 0 runs none, 1 runs all in every layer. Chunks that
-    ``session.chunk`` has encoded, and answers of exact strategies, have no hidden states: they are run from the first
+    read, only accounts of it. A ``budget`` of 0 runs none, 1 runs all in every layer. Chunks that ``session.chunk`` has
+    encoded, and answers of exact strategies, have no hidden states: they are run from the first
     layer on. On models whose layers share K/V rows that go on run through all layers.
 
     What a request decoded is kept for its session, the longest unused goes first; ``store_share`` is how much, as a
@@ -58,7 +61,7 @@ class Relay(Harvest):
         "memory": "all reused rows run up to the detection layer, beside what is placed there"
     }
 
-    budget: float | None = None
+    budget: float | None = 0.35
     layers: tuple[int, ...] | None = None
     deviation: float = 1.5
     influence: float = 1.45
@@ -115,25 +118,36 @@ class Relay(Harvest):
         return self.budget is None or 0 < self.budget < 1
 
     def select(self, partial: PartialPrefill) -> torch.Tensor:
-        """Return the rows that deviate or matter, once all have run up to the detection layer."""
+        """Return the rows to go on with, once all have run up to the detection layer."""
         rows = partial.reused
         if not len(rows) or self.budget == 0:
             return rows[:0]
-        profile, seen = self._profile, torch.zeros(partial.length, device=rows.device)
         asking = torch.arange(max(0, partial.length - self.suffix), partial.length, device=rows.device)
+        if self.budget is None:
+            seen = torch.zeros(partial.length, device=rows.device)
+            apart = self._deviation(partial, lambda: self._watching(partial, asking, seen))
+            scores = torch.maximum(_over(apart[rows], self.deviation), _over(seen[rows], self.influence))
+            return rows[scores > 1]
+        taken = torch.zeros(partial.length, device=rows.device)
+        partial.scout(lambda seen: taken.add_(influence(seen).to(taken.device)), asking)
+        scores = (taken * self._deviation(partial, nullcontext))[rows]
+        return best(scores, rows, partial.room(self.budget))
+
+    def _deviation(self, partial: PartialPrefill, watching: Callable[[], AbstractContextManager[None]]) -> torch.Tensor:
+        """Run all reused rows up to the detection layer; return how far their values there are from the cached.
+
+        Passes are made within ``watching()`` each.
+        """
+        rows, profile = partial.reused, self._profile
         held, hidden = self._captured(partial, profile.start)
         partial.begin(rows[~torch.isin(rows, held)])
         if profile.start and not partial.adapter.capabilities.shared_kv:
-            with self._watching(partial, asking, seen):
+            with watching():
                 partial.advance(profile.start, select=True)
             if len(held):
                 partial.join(held, hidden)
-        with self._watching(partial, asking, seen):
-            apart = partial.deviation(profile.detection, measure=value_distances)
-        scores = torch.maximum(_over(apart[rows], self.deviation), _over(seen[rows], self.influence))
-        if self.budget is not None:
-            return best(scores, rows, partial.room(self.budget))
-        return rows[scores > 1]
+        with watching():
+            return partial.deviation(profile.detection, measure=value_distances)
 
     def run(self, partial: PartialPrefill, chosen: torch.Tensor) -> torch.Tensor:
         """Run the rows ``chosen`` to the end of the range, those without K/V through all layers."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 import nbkv
+from nbkv.families.blend.influence import influence
 from nbkv.models.attention.layer import Attended
 from nbkv.result import Provenance
 from nbkv.session.encoding.sinks import PASSAGES
-from nbkv.strategies.influence import influence
 from nbkv.strategy import parse
 
 

@@ -11,19 +11,21 @@ import torch
 import nbkv
 from nbkv.context import Request
 from nbkv.errors import BadOption
-from nbkv.events import AnchorsKept, GateDecided
-from nbkv.families.agents.alone import alone, moved
-from nbkv.families.agents.anchor_source import AnchorSource
+from nbkv.events import AnchorsKept, Fallback, GateDecided
+from nbkv.families.agents.alone import alone, moved, rotated
+from nbkv.families.agents.anchor_source import AnchorSource, MeasuredReuse
 from nbkv.families.agents.anchors import slots
 from nbkv.families.agents.offsets import Alignment, total
+from nbkv.fidelity import kl_rows
 from nbkv.inference.forced import follow
 from nbkv.inference.run import RequestRun
+from nbkv.kv import KV
 from nbkv.models.sampling import Sampling
 from nbkv.models.work import Work
 from nbkv.result import Provenance
 from nbkv.strategy import parse
 
-OPEN = "kvcomm(max_kl=None, gamma=1.0, tail=0)"  # reuses whatever has two anchors long enough
+OPEN = "kvcomm(max_kl=None, min_explained=None, gamma=1.0, tail=0)"  # reuses whatever has two anchors long enough
 
 
 def anchors(session):
@@ -76,7 +78,7 @@ def forget_prefixes(session):
 @pytest.mark.parametrize("align", ["token", "position"])
 @pytest.mark.parametrize("lengths", [(20,), (16, 12), (9, 9, 9, 9)])
 def test_after_two_prompts_of_a_template_the_rest_is_reused(session_of, asked, lengths, align):
-    session, strategy = session_of(), f"kvcomm(max_kl=None, gamma=1.0, tail=0, align='{align}')"
+    session, strategy = session_of(), f"{OPEN[:-1]}, align='{align}')"
     for prompt in range(5):
         texts = [few(n, seed=10 * prompt + number) for number, n in enumerate(lengths)]
         result = session.generate(asked(session, *texts), strategy=strategy, max_new_tokens=3)
@@ -135,7 +137,7 @@ def test_offsets_of_like_texts_are_nearer_than_none(session_of, asked):
 
 @pytest.mark.parametrize("align", ["token", "position"])
 def test_a_text_longer_than_its_anchors_is_refused_and_becomes_one(session_of, asked, align):
-    session, strategy = session_of(), f"kvcomm(max_kl=None, gamma=1.0, tail=0, align='{align}')"
+    session, strategy = session_of(), f"{OPEN[:-1]}, align='{align}')"
     taught(session, asked, 10, strategy=strategy)
     longer = session.generate(asked(session, few(25, seed=90)), strategy=strategy, max_new_tokens=2)
     slightly = session.generate(asked(session, few(12, seed=91)), strategy=strategy, max_new_tokens=2)
@@ -211,8 +213,8 @@ def test_an_anchor_and_the_text_alone_give_the_real_kv(session_of, asked):
     cache = parse("full").prefill(request, ctx).cache
     source = AnchorSource(request, cache, ctx, ctx.space("approx:kvcomm"), Alignment("token", 0.05), work)
     for slot in slots(built):
-        anchor, own = source.anchor(slot, [], None), alone(slot.chunk, request, ctx, work)
-        here = moved(total(own.kv, anchor.kv), own.base, slot.span.start, ctx)
+        anchor, own = source.anchor(slot, []), alone(slot.chunk, request, ctx, work)
+        here = moved(total(own.kv, rotated(anchor.kv, own.base, ctx)), own.base, slot.span.start, ctx)
         behind = moved(anchor.behind, 0, slot.behind.start, ctx)
         for got, span in ((here, slot.span), (behind, slot.behind)):
             real = cache.read(*span)
@@ -221,7 +223,94 @@ def test_an_anchor_and_the_text_alone_give_the_real_kv(session_of, asked):
     assert work.token_layers == 0  # the chunks were encoded before
 
 
+@pytest.mark.parametrize("lengths", [(12, 15, 13), (8, 14, 12), (20, 11, 5)])
+def test_offsets_of_keys_are_turned_to_where_a_token_stands(session_of, words, lengths):
+    """A token takes the offset of an anchor's token from another position: as a difference of unrotated keys."""
+    session = session_of()
+    ctx, strategy = session._open().for_request(), parse(OPEN)
+    texts = [few(n, seed=40 + n) for n in lengths]
+    chunks = [session.chunk(text, name="c") for text in texts]
+    first, *others = [Request(session._prompt([words(4, seed=50), c, words(3)]), 1, keep=False) for c in chunks]
+    held, pool, real = [], [], []
+    for request in others:
+        cache, (slot,) = parse("full").prefill(request, ctx).cache, slots(request.prompt)
+        source = AnchorSource(request, cache, ctx, strategy.space(ctx), strategy.alignment, Work())
+        pool.append(source.anchor(slot, []))
+        held.append(alone(slot.chunk, request, ctx, Work()))
+        real.append(moved(cache.read(*slot.span), slot.span.start, held[-1].base, ctx))
+    (slot,) = slots(first.prompt)
+    own, placed = alone(slot.chunk, first, ctx, Work()), strategy._placed(slot, pool, first, ctx, Work())
+    near, rope, layer = placed.near, ctx.adapter.rope, ctx.adapter.n_layers - 1
+    want = own.kv.keys[layer].clone()
+    elsewhere = 0
+    for row in range(lengths[0]):
+        for which, share in enumerate(near.weights[row].tolist()):
+            at = int(near.rows[row, which])
+            elsewhere += at != row
+            gone = real[which].keys[layer][:, at : at + 1] - held[which].kv.keys[layer][:, at : at + 1]
+            here = rope.layers[layer].rotate(
+                gone, *rope.layers[layer].angles(torch.tensor([at + own.base]), torch.tensor([row + own.base]))
+            )
+            want[:, row : row + 1] += share * here
+
+    assert elsewhere > lengths[0] // 2
+    assert torch.allclose(placed.kv.keys[layer], want, atol=2e-4)
+
+
 # the gate
+
+
+@pytest.mark.parametrize("seed", [0, 100, 200])
+def test_offsets_that_have_nothing_in_common_are_not_added(session_of, asked, seed):
+    """With noise for the offsets of its anchors a place is no nearer than naive reuse, and is computed in full."""
+    session, heard = session_of(), []
+    session._ctx.bus.add(lambda event: heard.append(event) if isinstance(event, GateDecided | Fallback) else None)
+    strategy, draw = "kvcomm(max_kl=None, gamma=1.0)", torch.Generator().manual_seed(seed)
+    for prompt in range(4):
+        session.generate(asked(session, few(18, seed=seed + prompt)), strategy="kvcomm(gamma=0)", max_new_tokens=1)
+    known = session.generate(asked(session, few(18, seed=seed + 50)), strategy=strategy, max_new_tokens=1)
+    noisy = [noise(anchor, draw) for anchor in anchors(session)]
+    source = AnchorSource(None, None, session._open(), noisy[0].space, parse(strategy).alignment, Work())
+    session._ctx.scratch["kvcomm"] = tuple(
+        source._compared(one, [each for each in noisy if each is not one]) for one in noisy
+    )
+    heard.clear()
+    result = session.generate(asked(session, few(18, seed=seed + 60)), strategy=strategy, max_new_tokens=1)
+    (decided,) = [event for event in heard if isinstance(event, GateDecided)]
+
+    assert known.lineage == "approx:kvcomm"
+    assert result.lineage == "exact"
+    assert not decided.accepted
+    assert decided.explained < 0.02 or decided.explained is None
+    assert any("explained" in note and "not above" in note for note in result.notes)
+    assert any(isinstance(event, Fallback) and "explained" in event.why for event in heard)
+    assert session.stats.gate["slot0"]["refused"] >= 1
+    assert session.stats.gate["slot0"]["explained"] == decided.explained
+
+
+def noise(anchor, draw):
+    """Return ``anchor`` with offsets as long as its own that point anywhere."""
+    keys, values = (
+        tuple(
+            torch.randn(each.shape, generator=draw) * float(each.norm()) / max(1, each.numel()) ** 0.5 for each in side
+        )
+        for side in (anchor.kv.keys, anchor.kv.values)
+    )
+    return dataclasses.replace(anchor, kv=KV(keys, values))
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 6])
+def test_every_anchor_is_compared_with_others(session_of, asked, prompts):
+    session = session_of()
+    taught(session, asked, 12, 9, strategy="kvcomm(gamma=0)", prompts=prompts)
+    for place in {anchor.place for anchor in anchors(session)}:
+        there = [anchor for anchor in anchors(session) if anchor.place == place]
+        compared = [anchor.compared for anchor in there]
+
+        assert len(there) == prompts
+        assert all(anchor.heldout is not None for anchor in there)
+        assert min(compared) >= prompts // 2
+        assert compared[-1] == prompts - 1
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.05, 0.2])
@@ -264,8 +353,6 @@ def test_reuse_is_measured_before_it_is_made_and_bounded(session_of, asked, boun
 
 
 def test_what_is_measured_is_what_reuse_gives(session_of, asked):
-    from nbkv.fidelity import kl_rows
-
     session, strategy = session_of(), "kvcomm(gamma=1.0, max_kl=9, tail=0)"
     for prompt in range(2):
         session.generate(asked(session, few(15, seed=prompt)), strategy=strategy, max_new_tokens=4)
@@ -277,6 +364,23 @@ def test_what_is_measured_is_what_reuse_gives(session_of, asked):
 
     assert result.token_ids == tokens
     assert anchors(session)[-1].kl == pytest.approx(float(kl_rows(full, mine).mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("full", "reused", "changed"),
+    [
+        ([[4.0, 0.0], [0.0, 4.0]], [[4.0, 0.0], [0.0, 4.0]], False),
+        ([[4.0, 0.0], [0.0, 4.0]], [[1.0, 0.0], [0.0, 2.0]], False),
+        ([[4.0, 0.0], [0.0, 4.0]], [[4.0, 0.0], [3.0, 0.0]], True),
+        ([[0.1, 0.0], [0.0, 4.0]], [[0.0, 0.1], [0.0, 4.0]], True),
+    ],
+)
+def test_a_changed_word_is_told_apart_from_a_distance(full, reused, changed):
+    told = MeasuredReuse.of(torch.tensor(full), torch.tensor(reused))
+    apart = kl_rows(torch.tensor(full), torch.tensor(reused))
+
+    assert told.kl == pytest.approx(float(apart.mean()))
+    assert told.changed == pytest.approx(float(apart.max()) if changed else 0.0)
 
 
 def test_a_place_is_measured_again_after_a_while(session_of, asked):

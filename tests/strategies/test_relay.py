@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import pytest
 import torch
 
@@ -121,8 +123,9 @@ def test_only_the_range_is_run_of_what_is_reused(session_of, words):
             session, [words(3, seed=5), plan.chunk("plan"), words(12, seed=6)], f"relay({budget}, layers=(1, 2, 3))"
         )
         ran = made.rows.token_layers + made.select.token_layers
-        # all in layers 1 and 2, the detection layer; what goes on runs that layer, whose K/V it has, to its end
-        assert ran == fresh * n_layers + 16 * 2
+        # all in layers 1 and 2, the detection layer; what goes on runs that layer, whose K/V it has, to its end; what
+        # is fresh runs twice, once to tell what the suffix takes
+        assert ran == 2 * fresh * n_layers + 16 * 2
         assert (made.provenance == Provenance.RECOMPUTED).sum() == went_on
 
 
@@ -140,13 +143,32 @@ def test_outside_of_the_range_kv_stay_as_they_were_decoded(session_of, words):
     assert apart[3] == 0
 
 
-def test_tokens_that_the_suffix_looks_at_go_on(session_of, words):
+@pytest.mark.parametrize("budget", [0.1, 0.3, 0.5])
+def test_rows_whose_values_are_right_do_not_go_on(session_of, words, budget):
+    """An answer that stands behind the very words it was decoded behind has nothing to rectify, whoever looks."""
+    session = session_of("llama")
+    right = session.generate(words(20, seed=1), strategy=RANGE, max_new_tokens=17)
+    moved = session.generate(words(9, seed=2), strategy=RANGE, max_new_tokens=17)
+    shelf = dict(session._ctx.scratch)
+    session.store.clear()  # or the first one would be an exact prefix
+    session._ctx.scratch.update(shelf)
+    prompt = [words(20, seed=1), right.chunk("right"), words(3, seed=5), moved.chunk("moved"), words(12, seed=6)]
+    made = prefilled(session, prompt, f"relay({budget}, layers=(1, 2, 3))")
+    went_on, reused = ((made.provenance == kind).nonzero()[0] for kind in (Provenance.RECOMPUTED, Provenance.CHUNK))
+    border = 21 + 17  # BOS, the words, the answer
+
+    assert len(went_on) == ceil(32 * budget)
+    assert went_on.min() >= border
+    assert reused.min() < border
+
+
+def test_by_the_papers_choice_tokens_that_the_suffix_looks_at_go_on(session_of, words):
     session = session_of("llama")
     plan = answered(session, words)
     prompt = [words(3, seed=5), plan.chunk("plan"), words(12, seed=6)]
 
     def chosen(spec):
-        made = prefilled(session, prompt, f"relay(layers=(1, 2, 3), {spec})")
+        made = prefilled(session, prompt, f"relay(budget=None, layers=(1, 2, 3), {spec})")
         return set((made.provenance == Provenance.RECOMPUTED).nonzero()[0].tolist())
 
     by_value, by_suffix = chosen("influence=1000"), chosen("influence=1.02, deviation=1000")

@@ -10,7 +10,7 @@ from nbkv.context import Request
 from nbkv.errors import BadOption
 from nbkv.families.blend.earlier import EarlierPrompt, remembered
 from nbkv.kv import KV, Space
-from nbkv.prompts.earlier import SHORTEST, chosen_runs
+from nbkv.prompts.earlier import SHORTEST, chosen_runs, in_sequence
 from nbkv.prompts.matching import Match
 from nbkv.result import Chunk, Provenance
 from nbkv.strategy import parse
@@ -241,6 +241,38 @@ def test_which_chunks_give_way_to_runs(lineage, span, stays):
     assert left == ([given] if stays else [])
     assert covered.max() == 1
     assert covered[20:80].all() or stays
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ([], []),
+        ([(0, 0, 0, 20), (40, 0, 60, 30), (70, 0, 90, 20)], [0, 1, 2]),
+        ([(0, 0, 0, 40), (50, 0, 60, 30), (80, 0, 10, 20)], [0, 1]),  # a question that was asked before
+        ([(0, 0, 0, 40), (80, 1, 10, 20)], [0, 1]),  # in another sequence
+        ([(0, 0, 50, 30), (30, 0, 10, 20), (50, 0, 80, 20)], [0, 2]),
+        ([(0, 0, 50, 20), (30, 0, 10, 40)], [1]),
+        ([(0, 0, 0, 30), (25, 0, 45, 30)], [0, 1]),  # they share some tokens
+        ([(0, 0, 0, 60), (10, 0, 0, 50), (0, 0, 10, 50)], [0]),  # repetitive text
+    ],
+)
+def test_runs_of_one_sequence_stand_in_its_order(given, left):
+    matches = [Match(*each) for each in given]
+
+    assert in_sequence(matches) == sorted(matches[at] for at in left)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("question", [17, 25, 40])
+def test_a_question_that_was_asked_in_front_is_computed_behind(session_of, words, spec, question):
+    session = session_of(strategy=spec)
+    head, ask, odd, rest = words(20, seed=1), words(question, seed=8), words(9, seed=2), words(60, seed=3)
+    session.generate(head + ask + odd + rest + words(3, seed=4), max_new_tokens=2, strategy="prefix")
+    result = session.generate(head + ask + rest + words(2, seed=6) + ask, match="earlier", max_new_tokens=1)
+    asked = result.provenance[-question:]
+
+    assert Provenance.CHUNK in result.provenance
+    assert set(asked.tolist()) == {Provenance.FRESH}
 
 
 @pytest.mark.parametrize("prefix", [0, 10, 25, 70])

@@ -6,11 +6,11 @@ from math import log2
 
 import pytest
 import torch
-from anchors_by_hand import anchor
+from anchors_by_hand import anchor, kv
 
 from nbkv.families.agents.anchors import Slot
 from nbkv.families.agents.gate import Gate
-from nbkv.families.agents.offsets import Alignment, Neighbours
+from nbkv.families.agents.offsets import Alignment, Neighbours, comparison
 from nbkv.kv import Span
 from nbkv.result import Chunk
 
@@ -76,6 +76,46 @@ def test_reuse_is_measured_and_bounded(kls, age, accepted, measure):
     found = Gate(0.9, 0.1, ALIGNMENT).decide(slot(), near(0.99, 0.01), known(*kls, age=age))
 
     assert (found.accepted, found.measure) == (accepted, measure)
+
+
+@pytest.mark.parametrize(
+    ("changed", "accepted", "told"),
+    [
+        ((0.0, 0.0), True, ""),
+        ((0.05, 0.1), True, ""),
+        ((0.0, 0.5), False, "1 of 2 answers"),
+        ((0.5, 2.0, 0.0), False, "2 of 3 answers"),
+        ((3.0, *[0.0] * 8), True, ""),
+    ],
+)
+def test_one_wrong_word_is_enough(changed, accepted, told):
+    """A small mean KL may hide a token that would have been another one."""
+    there = [anchor([1, 2, 3, 4], kl=0.02, changed=each) for each in changed]
+    found = Gate(0.9, 0.1, ALIGNMENT).decide(slot(), near(0.99, 0.01), there)
+
+    assert (found.accepted, found.measure) == (accepted, False)
+    assert told in found.why
+
+
+@pytest.mark.parametrize(
+    ("least", "pairs", "accepted"),
+    [
+        (0.0, [((1.0, 0.0), (1.0, 0.1))] * 2, True),
+        (0.0, [((1.0, 0.0), (0.0, 1.0))] * 3, False),
+        (0.0, [((1.0, 0.0), (1.0, 0.0)), ((1.0, 0.0), (-1.0, 0.0))], False),
+        (0.9, [((1.0, 0.0), (1.0, 1.0))] * 2, False),
+        (0.0, [((1.0, 0.0), (1.0, 0.1))], False),
+        (None, [((1.0, 0.0), (0.0, 1.0))] * 3, True),
+    ],
+)
+def test_offsets_that_others_do_not_explain_are_refused(least, pairs, accepted):
+    compared = [anchor([1, 2, 3, 4], kl=0.01, heldout=comparison(kv(true), kv(guess))) for true, guess in pairs]
+    there = [*compared, *known(0.01)]
+    found = Gate(0.9, 0.1, ALIGNMENT, least).decide(slot(), near(0.99, 0.01), there)
+
+    assert (found.accepted, found.measure) == (accepted, False)
+    assert ("compared" in found.why) == (least is not None and len(pairs) == 1)
+    assert ("explained" in found.why) == (not accepted and len(pairs) > 1)
 
 
 def test_a_text_the_gate_does_not_know_tells_no_kl():

@@ -11,6 +11,7 @@ from anchors_by_hand import anchor, kv
 from nbkv.families.agents.offsets import (
     Alignment,
     Neighbours,
+    beyond_rounding,
     comparison,
     difference,
     explained,
@@ -150,12 +151,37 @@ def test_offsets_are_trusted_as_far_as_they_proved_right(true, guessed, factor, 
     known = [anchor([1, 2], heldout=heldout(true, guessed))]
 
     assert trust(known).flatten().tolist() == pytest.approx([factor] * 2)
-    assert explained(known) == pytest.approx(share)
+    assert explained(known * 2) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("both", "share"),
+    [
+        ([([1.0, 2.0], [1.0, 2.0]), ([2.0, 1.0], [2.0, 1.0])], 1.0),
+        ([([1.0, 0.0], [1.0, 0.0]), ([1.0, 0.0], [-1.0, 0.0])], -1.5),  # each is trusted as far as the other one is
+        ([([1.0, 0.0], [0.0, 1.0]), ([1.0, 0.0], [0.5, 0.0])], -0.5),
+        ([([0.0, 0.0], [1.0, 0.0]), ([1.0, 0.0], [1.0, 0.0])], -1.0),
+        ([([0.0], [0.0]), ([0.0], [0.0])], 1.0),
+    ],
+)
+def test_what_is_explained_leaves_each_anchor_out(both, share):
+    """What an anchor's own offsets say of how far to trust is not in what it is compared with."""
+    assert explained([anchor([1], heldout=heldout(*pair)) for pair in both]) == pytest.approx(share)
 
 
 def test_what_was_never_compared_is_trusted():
     assert trust([anchor([1])]).tolist() == [[1.0], [1.0]]
     assert explained([anchor([1])]) is None
+    assert explained([anchor([1]), anchor([2], heldout=heldout([1.0], [1.0]))]) is None
+
+
+@pytest.mark.parametrize(("size", "kept"), [(0.0, False), (1e-7, False), (1e-6, False), (1e-4, True), (1.0, True)])
+def test_rounding_is_no_offset(size, kept):
+    own = kv([1.0, -2.0, 3.0])
+    left = beyond_rounding(kv([size, -size, size]), own)
+
+    assert keys(left) == pytest.approx([size, -size, size] if kept else [0.0] * 3)
+    assert bool(left.values[0].any()) is kept
 
 
 def test_comparisons_of_all_anchors_add_up():

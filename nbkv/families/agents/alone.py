@@ -43,3 +43,20 @@ def moved(kv: KV, old: int, new: int, ctx: Context) -> KV:
     assert ctx.adapter.rope is not None  # noqa: S101
     at = torch.arange(kv.length)
     return ctx.adapter.rope.move(kv, at + old, at + new)
+
+
+def unrotated(kv: KV, start: int, ctx: Context) -> KV:
+    """Return ``kv``, keys of positions from ``start`` on, with each key turned back to position 0.
+
+    A difference of keys belongs to the position that both had: only there, or unrotated, it may be added to a key.
+    """
+    assert ctx.adapter.rope is not None  # noqa: S101
+    at = torch.arange(kv.length)
+    return ctx.adapter.rope.move(kv, at + start, torch.zeros_like(at))
+
+
+def rotated(kv: KV, start: int, ctx: Context) -> KV:
+    """Return ``kv``, each of whose keys is at position 0, with keys turned to positions from ``start`` on."""
+    assert ctx.adapter.rope is not None  # noqa: S101
+    at = torch.arange(kv.length)
+    return ctx.adapter.rope.move(kv, torch.zeros_like(at), at + start)

@@ -35,12 +35,14 @@ class Slot(NamedTuple):
 class Anchor(HarvestedKV):
     """Text ``ids`` as it stood at ``place`` in a prompt that was computed in full, K/V of ``space``.
 
-    ``kv`` are offsets ``[H, T, D]``: its K/V there less those it has alone, keys turned back to the positions they have
-    alone. ``behind`` are the K/V of the text ``behind_ids`` that followed, keys turned back to position 0; ``marks``
-    float32 ``[T, M]`` tell its tokens from others. ``heldout`` float64 ``[2, L, 3]`` compares the offsets with what the
-    anchors before it would have made of them (``offsets.comparison``; None: there were none), ``kl`` is KL(full ||
-    reuse) in nats over the answer to that prompt, had it been reused (None: not measured). ``uses`` counts the prompts
-    it was of use to, ``age`` the prompts served at its place since.
+    ``kv`` are offsets ``[H, T, D]``: its K/V there less those it has alone, of keys that are not rotated: a token of
+    another text takes them to the position it has there. ``behind`` are the K/V of the text ``behind_ids`` that
+    followed, keys turned back to position 0; ``marks`` float32 ``[T, M]`` tell its tokens from others. ``heldout``
+    float64 ``[2, L, 3]`` compares the offsets with what ``compared`` others at its place make of them
+    (``offsets.comparison``; None: there were none), ``kl`` is KL(full || reuse) in nats over the answer to that prompt,
+    had it been reused (None: not measured), ``changed`` its largest KL at a token that would have been another one (0:
+    at none). ``uses`` counts the prompts it was of use to, ``age`` the prompts served at
+    its place since.
     """
 
     place: Place
@@ -50,7 +52,9 @@ class Anchor(HarvestedKV):
     behind_ids: Ids
     behind: KV
     heldout: torch.Tensor | None = None
+    compared: int = 0
     kl: float | None = None
+    changed: float = 0.0
     uses: int = 0
     age: int = 0
 

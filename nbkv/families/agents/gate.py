@@ -2,8 +2,11 @@
 
 KVCOMM (arXiv 2510.12872) computes in full where fewer than two anchors are as long as the text, or where the entropy of
 their weights is above ``gamma log2 M``: no anchor stands out, and the text had better become one itself. Entropy says
-how well the text is known, not how far off an answer will be. That is measured: on prompts computed in full the answer
-is followed a second time over K/V as they would have been reused, and the mean KL of the last ones is bounded too.
+how well the text is known, not whether offsets help, nor how far off an answer will be. Both are measured. Each anchor
+is left out in turn and its offsets approximated from the others: where that is no nearer to them than no offsets at
+all, which is naive reuse, the place is refused. And on prompts computed in full the answer is followed a second time
+over K/V as they would have been reused: the mean KL of the last ones is bounded, and so is that of each token at which
+another one would have been said. A mean alone hides the one wrong word that a task fails for.
 """
 
 from __future__ import annotations
@@ -14,9 +17,8 @@ from math import log2
 from statistics import fmean
 
 from nbkv.families.agents.anchors import Anchor, Slot
-from nbkv.families.agents.offsets import Alignment, Neighbours, explained
+from nbkv.families.agents.offsets import LEAST, Alignment, Neighbours, explained
 
-LEAST = 2  # anchors without which nothing is approximated, as the paper has it
 _RECENT = 8  # measured prompts at a place whose mean counts
 _MEASURED = 2  # of them there are before anything is reused
 _AGAIN = 16  # prompts served at a place after which it is measured again
@@ -28,8 +30,9 @@ class GateDecision:
     """What became of the text in rows ``[start, stop)``, the slot of chunk ``name``.
 
     ``anchors`` are those long enough at its place, ``entropy`` and ``bound`` bits (None: not looked at), ``kl`` the
-    mean that was measured there in nats, ``explained`` the share of offsets that approximation gets right (None:
-    not known). ``why`` it is refused, "" where it is not; ``measure``: this prompt is to tell the KL of reuse.
+    mean that was measured there in nats, ``explained`` the share of an anchor's offsets that the others get right
+    (``offsets.explained``; None: not known). ``why`` it is refused, "" where it is not; ``measure``: this prompt is to
+    tell the KL of reuse.
     """
 
     name: str
@@ -60,12 +63,14 @@ class GateDecision:
 class Gate:
     """Lets a text through whose weights have an entropy below ``gamma log2 M`` and, at its place, KL <= ``max_kl``.
 
-    ``max_kl`` None: nothing is measured, as in the paper.
+    That is the mean over answers, and the KL at any token that reuse would have changed. And where more than ``least``
+    of an anchor's offsets are explained by others. ``least`` or ``max_kl`` None: that is not asked, as in the paper.
     """
 
     gamma: float
     max_kl: float | None
     alignment: Alignment
+    least: float | None = None
 
     def unknown(self, slot: Slot, anchors: Sequence[Anchor]) -> GateDecision | None:
         """Return the refusal of ``slot`` where too few of the ``anchors`` at its place are long enough; else None."""
@@ -82,17 +87,25 @@ class Gate:
         entropy, bound = near.entropy, self.gamma * log2(len(enough))
         measured = [anchor.kl for anchor in anchors if anchor.kl is not None][-_RECENT:]
         kl, name = fmean(measured) if measured else None, slot.chunk.name
-        why, measure = "", False
+        changed = [anchor.changed for anchor in anchors if anchor.kl is not None][-_RECENT:]
+        why, measure, known = "", False, explained(anchors)
         if entropy >= bound:
             why = f"{name}: entropy {entropy:.2f} of {len(enough)} anchors' weights is not below {bound:.2f} bits"
+        elif self.least is not None and known is None:
+            why = f"{name}: too few anchors at its place were compared with others to tell whether offsets help"
+        elif self.least is not None and known is not None and known <= self.least:
+            why = f"{name}: an anchor's offsets are explained to {known:.0%} by the others, not above {self.least:.0%}"
         elif self.max_kl is not None:
             if kl is None or len(measured) < _MEASURED:
                 why, measure = f"{name}: the KL of reuse at its place is measured first", True
-            elif kl > self.max_kl:
+            elif kl > self.max_kl or max(changed) > self.max_kl:
                 why = f"{name}: the KL of reuse measured at its place is {kl:.2g}, above {self.max_kl:g}"
+                if kl <= self.max_kl:
+                    words = sum(each > self.max_kl for each in changed)
+                    why = f"{name}: reuse would have changed {words} of {len(changed)} answers measured at its place"
+                    why += f" (by a KL of {max(changed):.2g}, above {self.max_kl:g})"
                 measure = all(anchor.kl is None for anchor in anchors[-_SELDOM:])
             elif min(anchor.age for anchor in anchors) >= _AGAIN:
                 why, measure = f"{name}: the KL of reuse at its place is measured again", True
         start, stop = slot.span
-        known = explained(anchors)
         return GateDecision(name, start, stop, len(enough), entropy, bound, kl, known, why, measure)

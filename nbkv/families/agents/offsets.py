@@ -19,6 +19,8 @@ from nbkv.kv import KV
 
 _COVER = {"token": 0.5, "position": 1.0}  # the least share of a text that an anchor is as long as
 ALIGNMENTS = tuple(_COVER)
+LEAST = 2  # anchors without which nothing is approximated, as the paper has it
+_ROUNDING = 16  # units in the last place, of rotating keys there and back
 _LEAST = 0.01  # an anchor that has no more weight than this at any token is left out: it would cost as much as others
 
 
@@ -145,6 +147,22 @@ def difference(one: KV, other: KV) -> KV:
     )
 
 
+def beyond_rounding(offsets: KV, own: KV) -> KV:
+    """Return ``offsets`` with zeros for layers in which they are mere rounding of the K/V they belong to, ``own``.
+
+    So they are in the first layer, whose K/V depend on the token alone, and everywhere for a text that stands first.
+    """
+
+    def told(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        noise = _ROUNDING * torch.finfo(whole.dtype).eps * float(whole.float().norm())
+        return part if float(part.float().norm()) > noise else torch.zeros_like(part)
+
+    return KV(
+        tuple(map(told, offsets.keys, own.keys)),
+        tuple(map(told, offsets.values, own.values)),
+    )
+
+
 def total(one: KV, other: KV) -> KV:
     """Return ``one + other``, layer by layer."""
     return KV(
@@ -181,14 +199,23 @@ def trust(anchors: Sequence[Anchor]) -> torch.Tensor:
 
 
 def explained(anchors: Sequence[Anchor]) -> float | None:
-    """Return which share of the offsets' squared norm ``trust`` times the approximation gets right; None: not known."""
+    """Return which share of the offsets' squared norm approximation gets right, leaving each anchor out in turn.
+
+    Of keys and of values, then the mean of both. An anchor's offsets are those that the others approximate, times the
+    factors (``trust``) that are best for the others: nothing of its own is in what it is compared with. 0: as far off
+    as no offsets at all; below 0: further off; 1 where there are none. None: fewer than two anchors were compared.
+    """
     known = [anchor.heldout for anchor in anchors if anchor.heldout is not None]
-    if not known:
+    if len(known) < LEAST:
         return None
-    agreed, guessed, true = torch.stack(known).sum(dim=0).unbind(dim=-1)
-    factor = trust(anchors)
-    gained = (2 * factor * agreed - factor.square() * guessed).sum()
-    return float(gained / true.sum().clamp(min=1e-30))
+    own = torch.stack(known)
+    agreed, guessed, true = own.unbind(dim=-1)
+    if not true.any():
+        return 1.0
+    others = own.sum(dim=0) - own
+    factor = (others[..., 0] / others[..., 1].clamp(min=1e-30)).clamp(0.0, 1.0)
+    gained = (2 * factor * agreed - factor.square() * guessed).sum(dim=(0, 2))
+    return float((gained / true.sum(dim=(0, 2)).clamp(min=1e-30)).mean())
 
 
 def _scale(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

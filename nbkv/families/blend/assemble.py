@@ -79,6 +79,7 @@ def assemble(
         placement=placement,
         notes=notes,
         supplied=supplied,
+        moved=sum(each.span.length for each in placed if request.prompt.searched and each.chunk.lineage != "canonical"),
     )
 
 

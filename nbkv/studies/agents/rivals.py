@@ -85,7 +85,7 @@ class WholeOffsets(KVComm):
 
 def rivals() -> dict[str, str | Strategy]:
     """Return what is measured, by name: whatever has two anchors long enough is reused."""
-    open_gate: dict[str, Any] = {"gamma": 1.0, "max_kl": None}
+    open_gate: dict[str, Any] = {"gamma": 1.0, "max_kl": None, "min_explained": None}
     return {
         "chunks alone, text between run (`epic(first_k=0)`)": "epic(first_k=0)",
         WithoutOffsets.title: WithoutOffsets(**open_gate),

@@ -17,6 +17,8 @@ TELLER: Final = "teller"
 
 _TWO_DIGITS: Final = range(10, 100)  # what a small model copies without a slip
 _FORMS: Final = ("list", "notes")
+_TITLE: Final = "page"
+"""The first line of every list: prompts then differ in what stands in their slots only, whatever the chain."""
 _TOKENS: Final = {"list": 9, "notes": 5}  # of a line that an agent writes, with some room
 
 
@@ -83,15 +85,15 @@ def _list(rng: Random, sizes: list[int]) -> AgentTask:
     known: list[tuple[str, int]] = []
     prompts, inputs, wanted = {}, {}, {}
     for number, size in enumerate(sizes, 1):
-        new = [(next(items), next(amounts)) for _ in range(size)]
+        new = [(next(items) if known or at else _TITLE, next(amounts)) for at in range(size)]
         known += new
-        begun = f"{known[0][0]} ="  # how the list begins is given, or a small model leaves out its first lines
+        begun = f"{_TITLE} ="  # how the list begins is given, or a small model leaves out its first lines
         before = f"{begun}{{{{keeper{number - 1}}}}}\n" if number > 1 else ""
         prompts[f"keeper{number}"] = f"The list:\n{before}{{{{new{number}}}}}\n\nThe same list again:\n{begun}"
         inputs[f"new{number}"] = "\n".join(_line(*each) for each in new)
         wanted[f"keeper{number}"] = [str(known[0][1]), *(_line(*each) for each in known[1:])]
-    asked, amount = rng.choice(known)
-    listed = f"{known[0][0]} ={{{{keeper{len(sizes)}}}}}"
+    asked, amount = rng.choice(known[1:] or known)
+    listed = f"{_TITLE} ={{{{keeper{len(sizes)}}}}}"
     prompts[TELLER] = f"The list:\n{listed}\n\nOne line of the list again:\n{asked} ="
     room = _TOKENS["list"] * len(known)
     return AgentTask(prompts, inputs, wanted | {TELLER: [str(amount)]}, "list", room, "\n\n")
