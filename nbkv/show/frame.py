@@ -10,13 +10,12 @@ from html import escape
 
 import pandas as pd
 
-from nbkv.show.page import fitting, view
+from nbkv.show.page import fitting, table_width, view
 from nbkv.show.units import UNKNOWN, cut, plural
 
 ROWS = 40  # drawn; of longer frames the first and the last half of them
 CELL = 60  # characters of a text; a longer one is folded
 TOLD = 600
-LETTER, EDGES, STEP = 7.4, 16, 80  # pixels: a letter's width, a cell's margins; widths are rounded up to few classes
 
 
 class Frame(pd.DataFrame):
@@ -40,7 +39,7 @@ class Frame(pd.DataFrame):
         head = "".join(
             f'<th style="text-align:{side}">{escape(name)}</th>' for name, side in zip(names, sides, strict=True)
         )
-        width = _width([["", *names], *texts])
+        width = table_width([["", *names], *texts], CELL + 2)
         body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
         table = f'<table class="nbkv-fits-{width}">{body}</table>'
         shape = f'<p class="nbkv-dim">{plural(rows, "row")}, {plural(len(names), "column")}</p>'
@@ -75,10 +74,3 @@ def _word(value: object) -> str:
     if isinstance(value, float):
         return UNKNOWN if value != value else f"{value:.4g}"  # noqa: PLR0124  (nan)
     return UNKNOWN if value is None else " ".join(str(value).split())
-
-
-def _width(rows: list[list[str]]) -> int:
-    """Return about how many pixels a table of these texts takes."""
-    longest = [max(min(len(text), CELL + 2) for text in column) for column in zip(*rows, strict=True)]
-    needed = sum(LETTER * letters + EDGES for letters in longest)
-    return STEP * (int(needed) // STEP + 1)

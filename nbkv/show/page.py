@@ -16,16 +16,24 @@ from nbkv.show.units import UNKNOWN
 
 NO_MATHS = "tex2jax_ignore mathjax_ignore"  # MathJax 2 (exported pages, Voila) and 3 (JupyterLab)
 NARROW = 560  # pixels below which a table of figures becomes a list
+LETTER, EDGES, STEP = 7.4, 16, 80  # pixels: a letter's width, a cell's margins; widths are rounded up to few classes
 _FITS = """@container (max-width:PXpx){.NAME thead{display:none}.NAME,.NAME :is(tbody,caption){display:block}
 .NAME tr{display:flex;flex-wrap:wrap;gap:0 14px;padding:5px 0;border-bottom:1px solid var(--nbkv-line)}
 .NAME td.nbkv-l:first-child{flex:1 0 100%;max-width:none;font-weight:600}
 .nbkv .NAME :is(td,th){display:block;padding:0;border:0}.nbkv .NAME .nbkv-none{display:none}
-.NAME td:not(:first-child)::before{content:attr(data-name) " ";opacity:.75}}"""
+.NAME td:not(.nbkv-l:first-child)::before{content:attr(data-name) " ";opacity:.75}}"""
 
 
 def fitting(name: str, width: int) -> str:
     """Return the rules by which tables of class ``name`` become lists where they have less than ``width`` pixels."""
     return _FITS.replace("NAME", name).replace("PX", str(width))
+
+
+def table_width(rows: Sequence[Sequence[str]], longest: int) -> int:
+    """Return about how many pixels a table of these texts takes, if none has more than ``longest`` letters in a row."""
+    widest = [max(min(len(text), longest) for text in column) for column in zip(*rows, strict=True)]
+    needed = sum(LETTER * letters + EDGES for letters in widest)
+    return STEP * (int(needed) // STEP + 1)
 
 
 STYLE = """<style>
@@ -78,15 +86,18 @@ def table_html(
     *,
     caption: str = "",
     left: Sequence[int] = (0,),
+    width: int = 0,
 ) -> str:
     """Return a table without the frame; the columns ``left`` hold words and are aligned to the left.
 
-    Where there is no room for its columns, each row becomes a few lines in which every value has its name. Cells are
-    text, but for those that are ``Drawn``.
+    Where there is no room for its columns, or less than ``width`` pixels, each row becomes a few lines in which every
+    value has its name. Cells are text, but for those that are ``Drawn``.
     """
+    name = f"nbkv-fits-{width}" if width else "nbkv-fits"
+    rules = f"<style>{fitting(name, width)}</style>" if width else ""
 
     def cells(tag: str, values: Sequence[object]) -> str:
-        more = [' scope="col"' if tag == "th" else f' data-name="{escape(str(name))}"' for name in columns]
+        more = [' scope="col"' if tag == "th" else f' data-name="{escape(str(each))}"' for each in columns]
         return "".join(
             f"<{tag}{more[i]}{_kind(v, in_words=i in left)}>{v if isinstance(v, Drawn) else _broken(str(v))}</{tag}>"
             for i, v in enumerate(values)
@@ -95,7 +106,7 @@ def table_html(
     head = f"<thead><tr>{cells('th', columns)}</tr></thead>"
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="nbkv-scroll"><table class="nbkv-fits">{title}{head}<tbody>{body}</tbody></table></div>'
+    return f'{rules}<div class="nbkv-scroll"><table class="{name}">{title}{head}<tbody>{body}</tbody></table></div>'
 
 
 def _kind(value: object, *, in_words: bool) -> str:
