@@ -20,7 +20,8 @@ LETTER, EDGES, STEP = 7.4, 16, 80  # pixels: a letter's width, a cell's margins;
 _FITS = """@container (max-width:PXpx){.NAME thead{display:none}.NAME,.NAME :is(tbody,caption){display:block}
 .NAME tr{display:flex;flex-wrap:wrap;gap:0 14px;padding:5px 0;border-bottom:1px solid var(--nbkv-line)}
 .NAME td.nbkv-l:first-child{flex:1 0 100%;max-width:none;font-weight:600}
-.nbkv .NAME :is(td,th){display:block;padding:0;border:0}.nbkv .NAME .nbkv-none{display:none}
+.nbkv .NAME :is(td,th){display:block;padding:0;border:0;max-width:100%;overflow-wrap:anywhere}
+.nbkv .NAME .nbkv-none{display:none}
 .NAME td:not(.nbkv-l:first-child)::before{content:attr(data-name) " ";opacity:.75}}"""
 
 
