@@ -17,6 +17,7 @@ from nbkv.show.units import UNKNOWN
 NO_MATHS = "tex2jax_ignore mathjax_ignore"  # MathJax 2 (exported pages, Voila) and 3 (JupyterLab)
 NARROW = 560  # pixels below which a table of figures becomes a list
 LETTER, EDGES, STEP = 7.4, 16, 80  # pixels: a letter's width, a cell's margins; widths are rounded up to few classes
+_NAME_AND_VALUE = 2  # columns, which fit anywhere
 _FITS = """@container (max-width:PXpx){.NAME thead{display:none}.NAME,.NAME :is(tbody,caption){display:block}
 .NAME tr{display:flex;flex-wrap:wrap;gap:0 14px;padding:5px 0;border-bottom:1px solid var(--nbkv-line)}
 .NAME td.nbkv-l:first-child{flex:1 0 100%;max-width:none;font-weight:600}
@@ -57,7 +58,8 @@ FITS
 .nbkv summary{cursor:pointer}.nbkv details{margin:4px 0}
 .nbkv-plots{gap:8px 28px;container-type:inline-size}
 @container (max-width:420px){.nbkv .nbkv-bars td{padding:2px;white-space:normal;max-width:60cqw;overflow-wrap:anywhere}
-.nbkv-bars span{width:calc(var(--w)*.16cqw)!important}}
+.nbkv-bars span{width:calc(var(--w)*.16cqw)!important}.nbkv-bars i{display:none}}
+.nbkv-bars i{font-style:normal}
 .nbkv-map{font-family:var(--nbkv-mono);font-size:12px;border-color:var(--nbkv-line)}
 .nbkv-map small{font:600 10px var(--jp-ui-font-family,sans-serif);opacity:.85;padding:0 4px;user-select:none}
 .nbkv-map .nbkv-gap{font-size:11px;font-style:italic;opacity:1}
@@ -81,6 +83,11 @@ class Drawn(str):
     __slots__ = ()
 
 
+def emphasised(row: Sequence[str]) -> tuple[Drawn, ...]:
+    """Return a table's row in bold: the one that was looked for."""
+    return tuple(Drawn(f"<b>{_broken(cell)}</b>") for cell in row)
+
+
 def table_html(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
@@ -94,7 +101,7 @@ def table_html(
     Where there is no room for its columns, or less than ``width`` pixels, each row becomes a few lines in which every
     value has its name. Cells are text, but for those that are ``Drawn``.
     """
-    name = f"nbkv-fits-{width}" if width else "nbkv-fits"
+    name = f"nbkv-fits-{width}" if width else "nbkv-fits" if len(columns) > _NAME_AND_VALUE else "nbkv-pairs"
     rules = f"<style>{fitting(name, width)}</style>" if width else ""
 
     def cells(tag: str, values: Sequence[object]) -> str:

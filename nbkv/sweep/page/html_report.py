@@ -101,7 +101,7 @@ addEventListener('load', () => { paint(); fit(); });
 def page(sweep: Sweep, notebooks: list[NotebookNode]) -> str:
     """Write the files beside the page of ``sweep`` and return it; ``notebooks`` are its executed ones, run by run."""
     names, drawn = run_names(sweep.runs), gridplot(sweep.runs, sweep.units)
-    files = write_downloads(sweep, names, drawn and drawn.whole)
+    files = write_downloads(sweep, names, None if drawn is None else drawn.whole)
     told = zip(sweep.runs, names, notebooks, strict=True)
     alone = len(sweep.runs) == 1  # the headline says it
     parts = [_section(run, name, notebook, "" if alone else sentence(notebook)) for run, name, notebook in told]
