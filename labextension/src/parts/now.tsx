@@ -43,12 +43,13 @@ export function Works({ works, onStop }: WorksProps): React.JSX.Element {
             <button
               className="jp-Button"
               disabled={work.stopping}
-              title="End it; what there is of it is kept"
+              title={`Stop ${work.work}; what there is of it is kept`}
+              aria-label={`Stop ${work.work}`}
               onClick={() => {
                 onStop(work);
               }}
             >
-              Stop {work.work}
+              Stop
             </button>
           </div>
         </section>
