@@ -82,7 +82,7 @@ class Server:
             yield self
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=120)
             log.close()
 
     def write(self, name: str, *cells: str) -> str:

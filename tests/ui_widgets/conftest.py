@@ -96,7 +96,7 @@ def start(tmp_path_factory):
     yield started
     for process in running:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 @pytest.fixture(scope="module")

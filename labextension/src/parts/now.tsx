@@ -3,7 +3,7 @@
 import * as React from 'react';
 
 import { Now, ProcessWork, Work } from '../protocol';
-import { plural, rate } from '../units';
+import { count, plural, rate } from '../units';
 
 interface Props {
   now: Now | null;
@@ -75,5 +75,5 @@ function named(work: Work): string {
 }
 
 function steps(work: Work | null): string {
-  return work ? `${work.done} of ${work.total}` : '';
+  return work ? `${count(work.done)} of ${count(work.total)}` : '';
 }
