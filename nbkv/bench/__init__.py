@@ -17,6 +17,7 @@ _HOME = {
     "ttft.prefix": "nbkv.bench.ttft_prefix",
     "ttft.chunks": "nbkv.bench.ttft_chunks",
     "ttft.tiers": "nbkv.bench.ttft_tiers",
+    "ttft.restart": "nbkv.bench.ttft_restart",
     "decode.tpot": "nbkv.bench.decode_tpot",
     "batch.prefix": "nbkv.bench.batch_prefix",
     "search.ets": "nbkv.bench.search_ets",

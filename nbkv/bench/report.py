@@ -18,6 +18,7 @@ agree. The *floor* is the bare forwards that have to be run. Kernels on a GPU:
 _TARGETS = {
     "ttft.prefix": "at most 1.10 x the floor, not slower than a copied cache",
     "ttft.chunks": "at most 1.15 x the floor; `cacheblend(0.15)` above 3.3 x, its paper's best",
+    "ttft.restart": "at most 1.15 x the floor, which is the same request with its K/V in memory plus the loading alone",
     "ttft.tiers": "at most 1.10 x the floor, which is the longer of loading alone and of the same request in memory",
     "decode.tpot": "at most 0.95 x the baseline",
     "batch.prefix": "at most 1.25 x the floor; the shared prefix held once",

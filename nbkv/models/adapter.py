@@ -32,6 +32,7 @@ from nbkv.models.walk import Halted, LayerRange, Runner, Walk
 from nbkv.models.work import LayerInput, Work, begin
 from nbkv.rope import Rope
 
+_MOST_MASK = 2**26  # rows x keys of a pass behind cached tokens, for which transformers makes a mask
 _STRIP = 1024  # rows of a block-diffusion prompt that run together where they need a mask: rows x keys
 
 
@@ -42,6 +43,7 @@ class ModelAdapter:
     ``tells_positions``: positions are given explicitly, counted from 0; not to families that count them in another way.
     ``rope`` moves cached keys to other positions; None where that cannot be done exactly. ``recipe`` is how a
     block-diffusion model is decoded, ``canvas`` what does that for DiffusionGemma; both None for a causal one.
+    ``identity`` is the model's where its fingerprint was taken already.
     """
 
     model: PreTrainedModel
@@ -53,10 +55,11 @@ class ModelAdapter:
     rope: Rope | None = None
     recipe: Recipe | None = None
     canvas: CanvasDecoder | None = None
+    identity: Identity | None = None
 
     def __post_init__(self) -> None:
         """Prepare what every pass needs."""
-        self._identity = Identity(self.model)
+        self._identity = self.identity or Identity(self.model)
         self._taken = 0
         self.device = input_device(self.model)
         self.dtype = compute_dtype(self.model)
@@ -211,16 +214,31 @@ class ModelAdapter:
         """Run a prompt of which ``cache`` holds the first ``start`` tokens; return the logits ``[V]`` after the last.
 
         A block-diffusion model runs whole blocks only: the rest is part of the first block that is decoded. The logits
-        are then those of the last row that ran, and empty if none had to.
+        are then those of the last row that ran, and empty if none had to. Rows for which there has to be a mask run in
+        strips, so that its memory does not grow with the square of the prompt.
         """
         stop = self.capabilities.whole(len(ids))
-        masked = self.capabilities.block is not None and not self.capabilities.ranges
-        strip = max(1, self.capabilities.whole(_STRIP)) if masked else max(1, stop)
+        strip = self._strip(start, stop)
         logits = torch.empty(0, device=self.device)
         for at in range(start, stop, strip):
             some = self.tensor(ids[at : min(at + strip, stop)])
             logits = self.forward(some, cache, start=at, work=work)[-1]
         return logits
+
+    def _strip(self, start: int, stop: int) -> int:
+        """Return how many rows of ``start … stop`` run together."""
+        known = self.capabilities
+        if known.block is not None:
+            return max(1, stop) if known.ranges else max(1, known.whole(_STRIP))
+        return max(1, _MOST_MASK // stop) if start and not known.states else max(1, stop)
+
+    def warm_up(self) -> None:
+        """Run the fewest tokens that it can: what a model's first pass costs more than others is paid here.
+
+        Kernels are then chosen, and weights that were mapped into memory have been touched.
+        """
+        with torch.no_grad():
+            self.prefill([0] * (self.capabilities.block or 1), self.new_cache())
 
     def plain(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits ``[n, V]`` of tokens ``ids`` ``[n]`` by the model's own forward: no cache, no walk."""

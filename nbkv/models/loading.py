@@ -20,7 +20,7 @@ from nbkv.models.diffusion.canvas import Encoder, is_canvas_model
 from nbkv.models.diffusion.checkpoints import native
 from nbkv.models.diffusion.recipe import Recipe, recipe
 from nbkv.models.identity.devices import input_device, without_data
-from nbkv.models.identity.fingerprint import fingerprint
+from nbkv.models.identity.fingerprint import Identity
 from nbkv.models.identity.record import Record
 from nbkv.models.identity.verdicts import Verdicts
 from nbkv.models.pretrained.gguf_file import read_tokenizer, read_weights
@@ -140,18 +140,22 @@ def _adapted(
 ) -> tuple[ModelAdapter, Verdicts]:
     """Return the adapter of ``network``, proved now or remembered from an earlier load."""
     work.step("taking its fingerprint")
-    attention = implementation(network.config)
-    about = fingerprint(network) if how is None else f"{fingerprint(network)}|{how}"
+    attention, identity = implementation(network.config), Identity(network)
+    about = identity.digest if how is None else f"{identity.digest}|{how}"
     verdicts = Verdicts.of(about, input_device(network).type, attention)
     if (kept := verdicts.get("record")) is not None:
         try:
-            return adapt(network, name, Record.from_dict(kept), how), verdicts
+            adapter = adapt(network, name, Record.from_dict(kept), how, identity)
         except ValueError as error:
             warnings.warn(f"a remembered self-check is damaged and done again: {error}", stacklevel=3)
+        else:
+            work.step("running its first token")
+            adapter.warm_up()
+            return adapter, verdicts
     work.step(_PROVING)
     record = probe(network, name, how)
     verdicts.put("record", record.to_dict())
-    return adapt(network, name, record, how), verdicts
+    return adapt(network, name, record, how, identity), verdicts
 
 
 def _given(model: object, tokenizer: object, device: str, dtype: object, kwargs: object) -> PreTrainedModel:

@@ -76,9 +76,9 @@ def measured(run: RequestRun, served: Strategy) -> Result:
     return replace(result, fidelity=found)
 
 
-def greedy(ctx: Context, prompt: Prompt, most: int = _GREEDY) -> list[int]:
-    """Return the first greedy tokens of full after ``prompt``, ``most`` of them at most; raises ``Stopped``."""
-    run = RequestRun(ctx, parse("full"), prompt, Sampling(max_new_tokens=most), keep=False)
+def greedy(ctx: Context, prompt: Prompt, most: int = _GREEDY, strategy: Strategy | str = "full") -> list[int]:
+    """Return a strategy's first greedy tokens after ``prompt``, ``most`` of them at most; raises ``Stopped``."""
+    run = RequestRun(ctx, parse(strategy), prompt, Sampling(max_new_tokens=most), keep=False)
     for _ in run.pieces():
         pass
     assert run.result is not None  # noqa: S101

@@ -92,6 +92,7 @@ class Requests:
             loaded.notes,
             loaded.verdicts,
             scratch,
+            model=loaded.adapter.fingerprint,
         )
         self._lock = SessionLock(self.name, self._stopper, self.events)
         self._journal = Journal(self._ctx, self._lock)

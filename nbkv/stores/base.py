@@ -84,6 +84,15 @@ class Keeping:
     priority: int = 0
 
 
+@dataclass(frozen=True)
+class TierLoad:
+    """``tokens`` that memory lacks and ``tier`` has, which was last read at ``rate`` bytes per second (0: unknown)."""
+
+    tier: str
+    tokens: int
+    rate: float
+
+
 class Arrival(Protocol):
     """Tokens that a lease counts as matched already and that are still on their way into its buffer."""
 
@@ -219,6 +228,9 @@ class Store(Protocol):
 
     def holds(self, space: Space, ids: Sequence[int]) -> int:
         """Return how many of the first tokens of ``ids`` are known in ``space``; counts neither as hit nor as miss."""
+
+    def loads(self, space: Space, ids: Sequence[int], start: int = 0) -> list[TierLoad]:
+        """Return what reading ``ids[start:]`` would have to bring to memory first, in order; nothing is read."""
 
     def clear(self) -> None:
         """Drop all KV and empty the scratch spaces; buffers on lease stay with their requests."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space, join
 from nbkv.stores import prefix_sharing
-from nbkv.stores.base import Buffer, Counts, Keeping, Lease, ScratchSpaces
+from nbkv.stores.base import Buffer, Counts, Keeping, Lease, ScratchSpaces, TierLoad
 from nbkv.stores.buffers import BufferLedger, CompactCopy, NodeStorage, PathBuffer, own_nbytes
 from nbkv.stores.eviction import LRULeaves, lowest_scored
 from nbkv.stores.prefix_sharing import Holding
@@ -179,6 +179,10 @@ class MemoryStore:
         """Return how many of the first tokens of ``ids`` are known in ``space``."""
         with self._lock:
             return _length(self._path(space, ids))
+
+    def loads(self, space: Space, ids: Sequence[int], start: int = 0) -> list[TierLoad]:  # noqa: ARG002
+        """Return nothing: all there is is here."""
+        return []
 
     def clear(self) -> None:
         """Drop all KV and empty the scratch spaces; buffers on lease stay with their requests."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from nbkv.events import Bus, Stored
 from nbkv.kv import KV, Space
 from nbkv.show.units import plural
-from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces
+from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces, TierLoad
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.reading.arriving import ArrivingKV, LeaseArrival, room_for
 from nbkv.stores.reading.layer_reader import ArrivingSpan, LayerReader, LayerReads
@@ -178,6 +178,12 @@ class TieredStore:
         for span in self._search(space, ids, known, len(ids), self._below):
             at = span.stop
         return max(known, at)
+
+    def loads(self, space: Space, ids: Sequence[int], start: int = 0) -> list[TierLoad]:
+        """Return what reading ``ids[start:]`` would bring from tiers."""
+        known = max(self.front.holds(space, ids), start)
+        found = self._search(space, ids, known, len(ids), self._below)
+        return [TierLoad(span.tier.name, span.stop - span.start, span.tier.tier.rate) for span in found]
 
     def keep(self, space: Space, ids: Sequence[int], how: Keeping) -> int:
         """Have every entry along ``ids`` be kept as ``how`` says, in all tiers, once what waits is written."""

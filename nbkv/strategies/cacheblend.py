@@ -9,18 +9,20 @@ import torch
 
 from nbkv.context import Context, Request
 from nbkv.errors import BadOption, UnsupportedModel
+from nbkv.events import Fallback
 from nbkv.families.blend.base import Blend
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check, check_choice, check_share, whole_numbers
-from nbkv.families.routing.cost_model import costs
+from nbkv.families.routing.loading_controller import LoadingController
 from nbkv.models.adapter import ModelAdapter
 from nbkv.scalars import is_number
 from nbkv.selection import best, count
 from nbkv.show.units import plural
-from nbkv.strategy import Prefilled
+from nbkv.strategy import Prefilled, Strategy
 
 _SIDES = ("k", "v", "kv")
 _FILTERING = ("check", "gradual")
+_STORE = "store"
 _SPREAD = 1 / 3  # of the budget, by which the first share of a gradual filter is above it and the last below
 
 
@@ -35,8 +37,10 @@ class CacheBlend(Blend):
     third more than ``budget`` from the first, a third less from the last, ``budget`` on average (how much more and less
     the paper leaves open). Every layer but the last is then a check layer and counts as selection, and what a token's
     provenance calls recomputed are the rows that were left at the end. ``budget=0`` reuses chunks unchecked.
-    ``link``: bytes per second at which chunks arrive; the budget is then raised to what can be recomputed while they
-    load (the paper's loading controller, section 5.1), by costs measured once on this model and device.
+    ``link`` turns on the paper's loading controller (section 5.1), by costs measured once on this model and device:
+    bytes per second at which chunks arrive, or ``"store"``, as fast as the store's tiers were last read. The budget is
+    then what can be recomputed while chunks load, more than ``budget`` or less, but at least ``least`` (or ``budget``,
+    where that is less); a chunk that loads slower than it is computed is not loaded.
     """
 
     name: ClassVar[str] = "cacheblend"
@@ -46,12 +50,13 @@ class CacheBlend(Blend):
     budget: float = 0.15
     check_layers: tuple[int, ...] = (1,)
     deviation: str = "v"
-    link: float | None = None
+    link: float | str | None = None
     filtering: str = "check"
+    least: float = 0.15
 
     def __post_init__(self) -> None:
         """Raise ``BadOption`` for options out of range."""
-        check_share(self, "budget")
+        check_share(self, "budget", "least")
         layers = self.check_layers = whole_numbers(self.check_layers) or ()
         if not layers:
             message = "check_layers takes layer numbers from 0 on, such as (1,) or (1, 4, 8)"
@@ -65,7 +70,8 @@ class CacheBlend(Blend):
             message = f"check_layers={layers!r} is not accepted: filtering='gradual' takes the first check layer alone"
             raise BadOption(message)
         if self.link is not None:
-            check(self, "link", lambda link: is_number(link) and link > 0, "a number of bytes per second > 0")
+            accepted = f"a number of bytes per second > 0, or {_STORE!r}, as fast as its tiers were read"
+            check(self, "link", lambda link: link == _STORE or (is_number(link) and link > 0), accepted)
 
     def check(self, adapter: ModelAdapter) -> None:
         """Raise ``UnsupportedModel`` for what the model lacks, ``BadOption`` for check layers that it has not."""
@@ -84,16 +90,22 @@ class CacheBlend(Blend):
             message = f"cacheblend(filtering='gradual') cannot serve {adapter.name}: {why}"
             raise UnsupportedModel(message)
 
+    def at_full_budget(self) -> Strategy:
+        """Return this strategy recomputing every reused token, whatever loading takes."""
+        return replace(self, budget=1.0, link=None)
+
     def prefill(self, request: Request, ctx: Context) -> Prefilled:
-        """Blend, with a link at the budget it leaves time for."""
+        """Blend, with a link as its controller plans it."""
         if self.link is None:
             return super().prefill(request, ctx)
-        load_s, run_s = ctx.adapter.token_bytes / self.link, costs(ctx).rows(1, len(request.ids))
-        share = min(1.0, load_s / max(run_s, 1e-12))
-        budget = max(self.budget, share)
-        prefilled = replace(self, budget=budget, link=None).prefill(request, ctx)
-        over = f"loading over {self.link:.3g} bytes/s leaves time to recompute {share:.2g} of the rows"
-        prefilled.notes.append(f"{over}: budget {budget:.2g}")
+        rate = None if isinstance(self.link, str) else self.link
+        plan = LoadingController(ctx, rate, self.least).plan(request, self.budget)
+        prefilled = replace(self, budget=plan.budget, link=None).prefill(plan.request, ctx)
+        prefilled.declined = plan.declined
+        for note in plan.notes:
+            prefilled.notes.append(note)
+            if plan.declined is not None or plan.budget != self.budget:
+                ctx.tell(Fallback, why=note)
         return prefilled
 
     def select(self, partial: PartialPrefill) -> torch.Tensor:

@@ -165,16 +165,24 @@ class _AskedQuestion:
         try:
             with strategy.decoding(prefilled, ctx):
                 logits = forced(task, wanted)
-                return logits, self._own(task, logits, wanted), run / (n * ctx.adapter.n_layers)
+                own = self._own(task, logits, wanted)
+            if own is None:
+                own = greedy(ctx, self._prompt, len(wanted), strategy)
+            return logits, own, run / (n * ctx.adapter.n_layers)
         finally:
             strategy.commit(prefilled, request.ids, request, ctx)
 
-    def _own(self, task: AnswerTask, logits: torch.Tensor, wanted: Sequence[int]) -> list[int]:
-        """Return the strategy's own greedy answer: full's tokens up to where it leaves them, then its own."""
+    def _own(self, task: AnswerTask, logits: torch.Tensor, wanted: Sequence[int]) -> list[int] | None:
+        """Return the strategy's own greedy answer: full's tokens up to where it leaves them, then its own.
+
+        None where it cannot go on from there: what it keeps beside K/V, or has let go of them, has seen full's tokens.
+        """
         picked: list[int] = logits.argmax(dim=-1).tolist()
         same = next((i for i, (a, b) in enumerate(zip(picked, wanted, strict=True)) if a != b), None)
         if same is None:
             return list(wanted)
+        if not task.strategy.decodes_plainly or self._ctx.adapter.capabilities.states:
+            return None
         own, at = picked[: same + 1], len(self._prompt.ids) + task.prefilled.extra
         task.prefilled.cache.truncate(at + same)
         while own[-1] not in self._ctx.eos and len(own) < len(wanted):

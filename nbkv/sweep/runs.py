@@ -57,12 +57,14 @@ class Run:
 class Sweep:
     """The runs in ``folder``, whose ``results.csv`` and ``report.html`` hold the same.
 
-    ``stopped`` says how far it came where somebody has stopped it, else "".
+    ``stopped`` says how far it came where somebody has stopped it, else "". ``before`` are the names of those that had
+    run to their end before, with the same content, and were not run again.
     """
 
     folder: Path
     runs: tuple[Run, ...]
     stopped: str = ""
+    before: frozenset[str] = frozenset()
 
     @property
     def results(self) -> Path:
@@ -109,12 +111,16 @@ class Sweep:
             "folder": str(self.folder),
             "runs": [asdict(run) | {PATH: run.path.name} for run in self.runs],
             "stopped": self.stopped,
+            "before": sorted(self.before),
         }
 
     def __repr__(self) -> str:
-        """Return counts and the place of the page."""
+        """Return counts, what was not run again, and the place of the page."""
         stopped = f"{self.stopped}, " if self.stopped else ""
-        return f"<Sweep: {stopped}{plural(len(self.runs), 'run')}, {len(self.failed)} failed, {self.report}>"
+        before = f" ({len(self.before)} ended before, not run again)" if self.before else ""
+        return f"<Sweep: {stopped}{plural(len(self.runs), 'run')}{before}, {len(self.failed)} failed, {self.report}>"
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self)[1:-1])}</p>{self._table()._repr_html_()}"
+        table = self._table()
+        table["status"] = [f"{run.status}, before" if run.path.name in self.before else run.status for run in self.runs]
+        return f"<p>{html.escape(repr(self)[1:-1])}</p>{table._repr_html_()}"

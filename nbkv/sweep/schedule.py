@@ -71,11 +71,14 @@ def run(
     jobs = [replace(job, sequence=f"{begun} {at:06d}") for at, job in enumerate(jobs)]
     runs = {} if rerun else _finished(jobs)
     todo = [job for job in jobs if job.output not in runs]
+    before, told = frozenset(path.name for path in runs), f"{plural(len(runs), 'run')} of {len(jobs)}"
     if runs:
         log.info("%s ran to the end before, with the same nbkv and versions: not run again", plural(len(runs), "run"))
     stopped = ""
-    with process_work("run", sum(job.cells for job in todo)) as work:
+    with process_work("run", sum(job.cells for job in todo) + bool(before)) as work:
         try:
+            if before:
+                work.step(f"{told} ended before, not run again")
             with logging_redirect_tqdm([logging.getLogger("nbkv")]), hands(len(todo)) as started:
                 for done in started(todo, work=work, limits=limits):
                     runs[done.path] = done
@@ -87,14 +90,14 @@ def run(
             with suppress(LoadError):  # a table of what has run; not even one may have
                 report(jobs[0].output.parent)
             raise
-    return _gathered(jobs, runs, stopped)
+    return _gathered(jobs, runs, stopped, before)
 
 
-def _gathered(jobs: Sequence[Job], runs: dict[Path, Run], stopped: str) -> Sweep:
+def _gathered(jobs: Sequence[Job], runs: dict[Path, Run], stopped: str, before: frozenset[str]) -> Sweep:
     folder = jobs[0].output.parent
     written = {one.path: one for one in report(folder).runs} if any(path.exists() for path in runs) else {}
     known = runs | {path: one for path, one in written.items() if path in runs}
-    return Sweep(folder, tuple(known[job.output] for job in jobs if job.output in known), stopped)
+    return Sweep(folder, tuple(known[job.output] for job in jobs if job.output in known), stopped, before)
 
 
 def _finished(jobs: Sequence[Job]) -> dict[Path, Run]:

@@ -85,6 +85,29 @@ def test_running_again_replaces_and_a_new_setting_joins(write, tmp_path):
     assert [one.parameters for one in report(tmp_path).runs] == [{"n": 1}, {"n": 2}]
 
 
+@pytest.mark.parametrize(("now", "before"), [([1, 2], 1), ([2, 1, 3], 1), ([1], 1)])
+def test_what_ended_before_is_told_where_the_sweep_is_looked_at(write, tmp_path, monkeypatch, now, before):
+    heard = []
+    monkeypatch.setattr(screen, "shown_by", heard.append)
+    notebook = write("say", "n = 1", "import nbkv; nbkv.record(n=n)")
+    first = run(notebook, grid={"n": [1]}, out_dir=tmp_path)
+    assert not first.before
+    assert "not run again" not in repr(first) + first._repr_html_()
+    heard.clear()
+    sweep = run(notebook, grid={"n": now}, out_dir=tmp_path)
+
+    told = f"<Sweep: {len(now)} run{'s' * (len(now) > 1)} ({before} ended before, not run again), 0 failed, "
+    assert repr(sweep).startswith(told)
+    assert sweep.before == {"say-n=1.ipynb"} == set(sweep.to_dict()["before"])
+    status = ["ok, before" if n == 1 else "ok" for n in now]
+    page = sweep._repr_html_()
+    assert re.findall(r">(ok(?:, before)?)<", page) == status
+    assert f"({before} ended before, not run again)" in page
+    assert sweep.to_frame()["status"].tolist() == ["ok"] * len(now)
+    assert heard[0].doing == f"1 run of {len(now)} ended before, not run again"
+    assert (heard[-1].over, heard[-1].done) == (True, heard[-1].total)
+
+
 def test_kernel_is_this_interpreter_in_the_notebooks_folder(write, tmp_path, monkeypatch):
     notebook = write("where", "n = 1", "import nbkv, os, sys\nnbkv.record(python=sys.executable, folder=os.getcwd())")
     monkeypatch.chdir(tmp_path)

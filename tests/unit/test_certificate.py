@@ -1,12 +1,15 @@
 """Certificates from end to end on the bundled reader: what they promise, refuse, say and keep."""
 
 import json
+from contextlib import contextmanager
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 import nbkv
 from nbkv.errors import BadOption, BadPrompt
+from nbkv.models.identity.verdicts import Verdicts
 from nbkv.session.certificates import Certificate
 from nbkv.show.certificate import COLUMNS
 
@@ -138,6 +141,35 @@ def test_what_cannot_be_is_refused_before_anything_runs(session, items, monkeypa
         session.certify(items, max_kl=1, sink="nowhere")
     with pytest.raises(BadPrompt, match="prompts is a list"):
         session.certify([], max_kl=1)
+
+
+@pytest.mark.parametrize(
+    ("n", "asked", "needed"),
+    [
+        (8, {}, r"8 prompts are too few: \d\d are needed"),
+        (3, {"strategies": LADDER, **FEW}, "3 prompts .*: 4 are needed"),
+        (1, {"strategies": [*LADDER, "prophet"], **FEW}, "1 prompt is too little: 6 are needed"),
+    ],
+)
+@pytest.mark.parametrize("sink", ["auto", "primer", "none"])
+def test_too_few_prompts_are_refused_before_the_model_runs(session, items, monkeypatch, n, asked, needed, sink):
+    """Also before it is measured which sink suits the model, which takes passes of its own."""
+    ran = []
+    monkeypatch.setattr(session, "_ctx", replace(session._ctx, verdicts=Verdicts()))  # nothing is known of the model
+    with ran_by(session.adapter.model, ran):
+        with pytest.raises(BadOption, match=needed):
+            session.certify(items[:n], max_kl=1, sink=sink, **asked)
+        assert not ran
+        session.chunk("It rained .", sink="primer")
+    assert ran, "this is how passes are seen"
+
+
+@contextmanager
+def ran_by(model, ran):
+    """Note in ``ran`` each time that the first layer of ``model`` runs."""
+    hook = model.model.layers[0].register_forward_pre_hook(lambda *_: ran.append(True))
+    yield
+    hook.remove()
 
 
 def test_plain_prompts_are_measured_under_what_is_named(session, items):

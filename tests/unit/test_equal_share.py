@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nbkv.studies.real_text.equal_share import Point, at_share, ratio
+from nbkv.studies.real_text.equal_share import ENOUGH, Point, at_share, mean_ratio, ratio
 
 
 def points(*pairs):
@@ -35,3 +35,29 @@ def test_ratio_is_paired():
     apart = ratio(rng.lognormal(sigma=2, size=60), other)
     assert apart.low < apart.ratio < apart.high
     assert ratio(other, other).wins == 0.5
+
+
+def test_one_question_has_no_interval_and_few_decide_nothing():
+    alone = ratio(np.array([1.0]), np.array([2.0]))
+    assert (alone.ratio, alone.n) == (0.5, 1)
+    assert np.isnan([alone.low, alone.high]).all()
+    for n in (2, ENOUGH - 1, ENOUGH, 50):
+        found = ratio(np.ones(n), np.full(n, 2.0))
+        assert found.nearer == (n >= ENOUGH)
+        assert ratio(np.full(n, 2.0), np.ones(n)).farther == (n >= ENOUGH)
+
+
+def test_the_same_questions_at_several_shares_are_no_more_questions():
+    rng = np.random.default_rng(1)
+    pair = rng.lognormal(size=12), rng.lognormal(size=12)
+    once, thrice = mean_ratio([[pair]]), mean_ratio([[pair] * 3])
+    assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
+    assert (thrice.n, thrice.wins) == (12, pytest.approx(once.wins))
+
+
+def test_tables_weigh_alike_whatever_their_size():
+    few, many = (np.ones(2), np.full(2, 4.0)), (np.ones(50), np.ones(50))
+    found = mean_ratio([[few], [many]])
+    assert found.ratio == pytest.approx(0.5)
+    assert found.n == 52
+    assert found.wins == pytest.approx((2 + 25) / 52)

@@ -7,7 +7,8 @@ import torch
 
 import nbkv
 from nbkv.errors import BadPrompt, UnsupportedModel
-from nbkv.models.identity.fingerprint import Identity
+from nbkv.models.adapter import ModelAdapter
+from nbkv.models.identity.fingerprint import Identity, fingerprint
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -192,6 +193,21 @@ def test_the_weights_are_read_once_until_something_changes(adapted, monkeypatch,
         assert identity.digest == "2"
     session.adapter.model.to(torch.bfloat16)
     assert identity.digest == "3"
+
+
+def test_loading_leaves_it_and_the_first_pass_to_no_request(make_model, tokenizer, words, tmp_path, monkeypatch):
+    make_model("llama").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    nbkv.load(tmp_path).close()
+    taken, run, passes = [], ModelAdapter.warm_up, []
+    monkeypatch.setattr(ModelAdapter, "warm_up", lambda adapter: passes.append(adapter) or run(adapter))
+    monkeypatch.setattr(
+        "nbkv.models.identity.fingerprint.fingerprint", lambda model: taken.append(model) or fingerprint(model)
+    )
+    with nbkv.load(tmp_path) as session:
+        assert (len(taken), passes) == (1, [session.adapter])
+        session.generate(words(9), max_new_tokens=2)
+        assert len(taken) == 1
 
 
 def test_a_folder_with_an_adapter_is_loaded_on_its_base_model(make_model, tokenizer, words, tmp_path):

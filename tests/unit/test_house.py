@@ -369,6 +369,9 @@ TESTED_ELSEWHERE = {
     "unit/test_eviction_study.py": "studies/divergence studies/eviction",
     "unit/test_findings.py": "sweep/page/downloads sweep/machine",
     "unit/test_fingerprint.py": "models/capabilities",
+    "unit/test_flashblock_study.py": (
+        "studies/flashblock/answer_log studies/flashblock/comparison studies/flashblock/table"
+    ),
     "unit/test_history_study.py": "studies/history/table studies/history/templates studies/history/transcript",
     "unit/test_house.py": "former_paths",
     "unit/test_integrations.py": (
@@ -396,6 +399,9 @@ TESTED_ELSEWHERE = {
     "unit/test_token_tree.py": "models/trees/last_hidden models/trees/tree_pass",
     "unit/test_simulation.py": "traces/log traces/simulated_tier",
     "unit/test_real_text.py": "studies/answers studies/real_text/table",
+    "unit/test_real_text_page.py": (
+        "studies/real_text/conclusions studies/real_text/measurements studies/real_text/pictures"
+    ),
     "unit/test_rope.py": "models/probing/rotary",
     "unit/test_tokenmap.py": "show/excerpt",
     "unit/test_session.py": "events inference/by_token session/compare",
@@ -444,6 +450,7 @@ REACHED = {
     "unit/test_evicting.py": "models/probing/eviction",
     "unit/test_eviction_study.py": "studies/foresight",
     "unit/test_fingerprint.py": "models/adapter",
+    "unit/test_flashblock_study.py": "studies/flashblock/__main__",
     "unit/test_gguf_file.py": "models/pretrained/gguf_header",
     "unit/test_growing.py": "models/caches/growing_layer",
     "unit/test_lab.py": "lab/session_state lab/sessions_state",

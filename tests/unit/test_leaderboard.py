@@ -18,8 +18,9 @@ from nbkv.studies.leaderboard import table
 from nbkv.studies.leaderboard.committed import committed
 from nbkv.studies.leaderboard.contest import COLUMNS, EXACT, contenders, measured
 from nbkv.studies.leaderboard.page import between, page, short
-from nbkv.studies.leaderboard.picture import INKS, drawn, pareto, right, save, sinks_drawn
-from nbkv.studies.leaderboard.standing import best, conclusion, ends, front, standing
+from nbkv.studies.leaderboard.picture import drawn, pareto, right, sinks_drawn
+from nbkv.studies.leaderboard.standing import best, conclusion, ends, standing, widest
+from nbkv.studies.real_text.pictures import INKS, save
 
 DOCS = Path(__file__).parents[2] / "docs"
 NAIVE = "cacheblend(budget=0)"
@@ -66,7 +67,9 @@ def session():
     ],
 )
 def test_the_front_is_whom_nobody_beats_in_both(points, on_it):
-    assert front(points) == on_it
+    frame = made({f"s{at}": point for at, point in enumerate(points)}, seeds=(1,))
+    rows = standing(frame) if points else frame
+    assert [*(rows["front"] if points else [])] == on_it
 
 
 def test_an_interval_over_seeds_is_students():
@@ -111,10 +114,37 @@ def test_a_seeds_figure_is_the_mean_over_its_tasks_and_sinks_stay_apart():
     assert len(standing(both, ["model", "task"])) == 3
 
 
-def test_who_was_not_asked_everything_is_left_out():
+@pytest.mark.parametrize("gone", [["2"], ["1", "2"], ["3"]])
+def test_who_was_not_asked_everything_has_its_own_n_and_is_no_nearest(gone):
     some = made(FIGURES)
-    lacking = some[(some["strategy"] != "good(budget=0.3)") | (some["unit"] != "2")]
-    assert "good(budget=0.3)" not in {*standing(lacking)["strategy"]}
+    lacking = some[(some["strategy"] != "good(budget=0.3)") | ~some["unit"].isin(gone)]
+    rows = standing(lacking).set_index("strategy")
+    assert rows.loc["good(budget=0.3)", "n"] == 3 - len(gone)
+    assert (rows.drop("good(budget=0.3)")["n"] == 3).all()
+    assert rows.loc["good(budget=0.3)", "random"] == pytest.approx(0.1)  # of the units that both have
+    assert rows.loc["good(budget=0.3)", "front"]
+    assert [*best(rows.reset_index(), 0.35)["strategy"]] == ["good(budget=0.15)"]
+
+
+def test_rows_are_held_against_each_other_over_what_both_were_asked():
+    """By their own means ``easy`` would beat ``hard``, whose one other question is the hard one."""
+    frame = made({"hard": (0.2, 1.0), "easy": (0.2, 1.2)}, seeds=(1, 2))
+    frame.loc[frame["unit"] == "2", "kl"] *= 10
+    frame = frame[(frame["strategy"] == "hard") | (frame["unit"] == "1")]
+    rows = standing(frame).set_index("strategy")
+    assert rows.loc["easy", "kl"] < rows.loc["hard", "kl"]
+    assert rows["front"].to_dict() == {"hard": True, "easy": False}
+
+
+@pytest.mark.parametrize(("asked", "units"), [(2, 10), (8, 8), (10, 10)])
+def test_the_picture_is_of_the_same_questions_in_every_row(asked, units):
+    """Of 8 strategies 2 were ``asked`` fewer of 10 questions: six rows of ten questions, or eight rows of fewer."""
+    frame = made(FIGURES, seeds=range(10))
+    few = {"good(budget=0.3)", "random(budget=0.3)"}
+    shown = widest(frame[~frame["strategy"].isin(few) | frame["unit"].isin(map(str, range(asked)))])
+    assert few.isdisjoint(shown["strategy"]) == (asked == 2)
+    assert {*shown.groupby("strategy")["unit"].nunique()} == {units}
+    assert f"{units} seeds" in pareto(standing(shown), {"m": "bos"}, ["good"]).text
 
 
 def test_the_conclusion_follows_the_figures():

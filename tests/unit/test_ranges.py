@@ -132,6 +132,22 @@ def test_a_prompt_of_a_block_diffusion_model_runs_in_one_pass_where_it_needs_no_
         assert (strips - whole).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("start", [0, 1, 40])
+def test_a_long_prompt_behind_cached_tokens_runs_in_strips_so_that_no_mask_is_large(
+    session_of, monkeypatch, family, start
+):
+    adapter = session_of(family).adapter
+    monkeypatch.setattr("nbkv.models.adapter._MOST_MASK", 1000)
+    whole, cache, passes = adapter.plain(IDS)[-1], adapter.new_cache(), []
+    adapter.prefill(IDS.tolist()[:start], cache)
+    work = Work(on_layer=lambda index, rows: passes.append(rows) if index == 0 else None)
+    logits = adapter.prefill(IDS.tolist(), cache, start=start, work=work)
+    assert sum(passes) == 100 - start
+    assert max(passes) == (10 if start else 100)
+    assert (logits - whole).abs().max() < 1e-3
+
+
 def decoded(adapter, monkeypatch, *, least):
     """Return the logits of ten tokens that are run one by one, and how many layers attended over ranges."""
     module, passes = importlib.import_module("nbkv.models.attention.ranges"), []

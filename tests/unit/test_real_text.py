@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 import nbkv
+from nbkv.families.evict.base import Evict
+from nbkv.registry import strategies as registry
 from nbkv.studies.answers import Cell, measure
 from nbkv.studies.real_text import page as real_text_page
 from nbkv.studies.real_text import table as real_text
+from nbkv.studies.real_text.measurements import Table, read
 from nbkv.studies.real_text.table import SINKS, TableFile, fill, missing, questions, rows
-from nbkv.tasks import ledger
+from nbkv.tasks import ledger, report
+from nbkv.tasks.metrics import METRICS
 
 ROWS = ["cacheblend(budget=0)", "epic(budget=0.3)", "prophet(budget=1.0)", "cachecraft(budget=0.3)"]
 
@@ -56,6 +60,23 @@ def test_random_logits_are_seen(found):
     broken = cell(found, "bos broken")
     assert broken.kl_max > 1
     assert broken.f1 < 1
+
+
+EVICTIONS = [name for name in registry.names() if issubclass(registry.get(name), Evict)]
+
+
+@pytest.mark.parametrize("name", EVICTIONS)
+def test_what_has_let_go_of_tokens_gives_its_own_answer_too(session, name):
+    """Its cache cannot be cut back to where its answer leaves full's: it answers by another pass."""
+    item = report(seed=3, n=1, chunks=3)[0]  # a long answer
+    asked = item.prompt([session.chunk(text, sink="bos") for text in item.chunks], chat=session.has_template)
+    spec = f"{name}(keep=3, window=2)" if name == "lazyeviction" else f"{name}(keep=3)"
+    figures = measure(session, item, ["bos"], lambda _: [spec])
+    full = session.generate(asked, strategy="full", max_new_tokens=32, keep=False)
+    own = session.generate(asked, strategy=spec, max_new_tokens=len(full.token_ids), keep=False)
+    assert own.token_ids != full.token_ids, "the case that this is about"
+    assert cell(figures, f"bos {spec}").f1 == pytest.approx(METRICS["f1"](own.text, [full.text]), rel=1e-2)
+    assert cell(figures, f"bos {spec}").kl > 0
 
 
 def test_learning_methods_met_the_chunks_elsewhere(session, item):
@@ -105,15 +126,15 @@ def test_page(session, item, tmp_path, monkeypatch):
 
 def test_the_page_says_what_is_missing():
     docs = Path(__file__).parents[2] / "docs"
-    table = real_text_page.read(docs / "tables" / "real")[0]
-    few = real_text_page.Table(table.data | {"planned": len(table.questions) + 1}, {})
+    table = read(docs / "tables" / "real")[0]
+    few = Table(table.data | {"planned": len(table.questions) + 1}, {})
     assert f"**Not finished**: {len(table.questions)} of {len(table.questions) + 1}" in real_text_page.page([few])
 
 
 def test_committed_tables_are_those_of_the_page():
     """What stands in docs was made from the JSON beside it."""
     docs = Path(__file__).parents[2] / "docs"
-    tables = real_text_page.read(docs / "tables" / "real")
+    tables = read(docs / "tables" / "real")
     assert (docs / "real-text.md").read_text("utf-8") == real_text_page.page(tables)
     for path in (docs / "tables" / "real").glob("*.json"):
         assert tuple(json.loads(path.read_text("utf-8"))["figures"]) == Cell.names()

@@ -54,6 +54,7 @@ def test_a_load_that_was_proved_before_proves_nothing_again(told, folder):
     told.clear()
     nbkv.load(folder).close()
     assert not [event for event in told if event.doing.startswith("proving") and not event.over]
+    assert told[-2].doing == "running its first token"
     assert told[-1].done == told[-1].total
 
 

@@ -54,6 +54,9 @@ class NoStore:
     def holds(self, space, ids):
         return 0
 
+    def loads(self, space, ids, start=0):
+        return []
+
     def keep(self, space, ids, how):
         return 0
 
@@ -93,7 +96,7 @@ class NoStore:
 
 
 def test_the_protocol_has_what_is_leased_read_and_reported():
-    leased = {"take", "give", "put", "discard", "reading", "holds", "keep", "rank", "flush", "clear", "close"}
+    leased = {"take", "give", "put", "discard", "reading", "holds", "loads", "keep", "rank", "flush", "clear", "close"}
     assert leased | {"figures", "ls"} == set(METHODS)
     assert {"name", "limit", "scratch_spaces", "nbytes", "tiers", "snapshots"} == MEMBERS - set(METHODS)
 

@@ -23,6 +23,7 @@ from nbkv.models.caches.token_log import TokenLog
 from nbkv.models.diffusion.canvas import CanvasDecoder, Encoder
 from nbkv.models.diffusion.recipe import Recipe
 from nbkv.models.identity.devices import input_device
+from nbkv.models.identity.fingerprint import Identity
 from nbkv.models.identity.record import Record, RotaryPlace
 from nbkv.models.probing import rotary
 from nbkv.models.probing.prompt import made_up_ids
@@ -37,12 +38,17 @@ _PLAIN_LAYERS = ("DynamicLayer", "DynamicSlidingWindowLayer")  # transformers' l
 
 
 def adapt(
-    model: PreTrainedModel, name: str, record: Record | None = None, recipe: Recipe | None = None
+    model: PreTrainedModel,
+    name: str,
+    record: Record | None = None,
+    recipe: Recipe | None = None,
+    identity: Identity | None = None,
 ) -> ModelAdapter:
     """Return the adapter for ``model``, from ``record`` if it was proved before; honest in ``notes`` about what failed.
 
-    ``recipe`` is how a block-diffusion model is decoded. Raises ``UnsupportedModel`` for a model that is neither causal
-    nor made for blocks, or whose config does not say how many layers it has.
+    ``recipe`` is how a block-diffusion model is decoded, ``identity`` the model's where it is known. Raises
+    ``UnsupportedModel`` for a model that is neither causal nor made for blocks, or whose config does not say how many
+    layers it has.
     """
     record = record or probe(model, name, recipe)
     layers = None if record.layers is None else Layers(model, *record.layers)
@@ -56,6 +62,7 @@ def adapt(
         rope=None if record.places is None else rotary.build(model, record.places),
         recipe=recipe,
         canvas=CanvasDecoder(model.native) if isinstance(model, Encoder) else None,
+        identity=identity,
     )
 
 

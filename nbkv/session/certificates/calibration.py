@@ -70,18 +70,23 @@ class Calibration:
             self.floor = max(self.floor, rows["full"]["floor"])
 
 
-def build(questions: Iterable[Question], sink: str, ctx: Context) -> list[Prompt]:
+def listed(questions: Iterable[Question]) -> list[Question]:
+    """Return ``questions`` as a list; raises ``BadPrompt`` where there are none."""
+    fits = isinstance(questions, Iterable) and not isinstance(questions, (str, bytes, Mapping))
+    found = list(questions) if fits else []
+    if not found:
+        message = "prompts is a list of many: items of nbkv.tasks (chunks and a question), texts, or lists of parts"
+        raise BadPrompt(message)
+    return found
+
+
+def build(questions: Sequence[Question], sink: str, ctx: Context) -> list[Prompt]:
     """Return ``questions`` as prompts; the chunks of items are to be encoded behind ``sink``.
 
     An item that brings an instruction is asked in one message of the user, where the model has a chat template. Raises
     ``BadPrompt``, naming the prompt by its number, and ``BadOption``.
     """
-    fits = isinstance(questions, Iterable) and not isinstance(questions, (str, bytes, Mapping))
-    listed = list(questions) if fits else []
-    if not listed:
-        message = "prompts is a list of many: items of nbkv.tasks (chunks and a question), texts, or lists of parts"
-        raise BadPrompt(message)
-    return [_built(question, number, sink, ctx) for number, question in enumerate(listed, start=1)]
+    return [_built(question, number, sink, ctx) for number, question in enumerate(questions, start=1)]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from nbkv import show
 from nbkv.context import Context
 from nbkv.families.routing import binomial
 from nbkv.models.adapter import ModelAdapter
-from nbkv.session.certificates.calibration import Calibration, Question, build
+from nbkv.session.certificates.calibration import Calibration, Question, build, listed
 from nbkv.session.certificates.candidates import candidates
 from nbkv.session.certificates.guarantee import Guarantee
 from nbkv.session.certificates.ladder import Step, cheapest, wanting
 from nbkv.session.encoding.chunks import settled_sink
+from nbkv.session.encoding.sinks import check_kind
 from nbkv.show.units import plural
 from nbkv.strategy import Strategy
 
@@ -116,12 +117,15 @@ def certify(
 ) -> Certificate:
     """Return what of ``strategies`` (None: the usual ones) holds ``guarantee`` on prompts like ``questions``.
 
-    Raises ``BadPrompt``, ``BadOption`` (also for too few prompts), ``UnknownName``, ``UnsupportedModel``.
+    Raises ``BadPrompt``, ``BadOption`` (also for too few prompts), ``UnknownName``, ``UnsupportedModel``, all before
+    the model runs once.
     """
+    check_kind(sink, ctx.codec)
+    asked = listed(questions)
+    tried = candidates(strategies, ctx, chunks=any(prompt.chunks for prompt in build(asked, "none", ctx)))
+    guarantee.check(len(asked), len(tried.ladders))
     kind = settled_sink(ctx, sink)
-    prompts = build(questions, kind, ctx)
-    tried = candidates(strategies, ctx, chunks=any(prompt.chunks for prompt in prompts))
-    guarantee.check(len(prompts), len(tried.ladders))
+    prompts = build(asked, kind, ctx)
     work = _Certifying(Calibration(prompts, tried, guarantee, kind, ctx), sink, ctx)
     return work.certificate(ctx.carry_out(work))
 

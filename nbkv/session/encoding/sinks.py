@@ -63,6 +63,16 @@ class Flatness:
         return self.head / max(self.body, 1e-9)
 
 
+def check_kind(kind: str, codec: Codec) -> None:
+    """Raise ``BadOption`` unless ``kind`` is one of ``KINDS`` that the tokenizer has the tokens for."""
+    if kind not in KINDS:
+        message = f"sink={kind!r} is not accepted: sink is one of {', '.join(KINDS)}"
+        raise BadOption(message)
+    if kind == "bos" and not codec.bos_ids:
+        message = "sink='bos' needs a tokenizer that adds a BOS token (accepted here: auto, none, dummy, primer)"
+        raise BadOption(message)
+
+
 def sink(kind: str, codec: Codec, adapter: ModelAdapter, verdicts: Verdicts) -> tuple[int, ...]:
     """Return the ids that a chunk is encoded behind.
 
@@ -71,12 +81,7 @@ def sink(kind: str, codec: Codec, adapter: ModelAdapter, verdicts: Verdicts) -> 
     passages; ``auto``: BOS, or the primer where the measurement asks for one (``session.chunk`` may choose ``context``
     instead, by ``sink_choice``). Raises ``BadOption``.
     """
-    if kind not in KINDS:
-        message = f"sink={kind!r} is not accepted: sink is one of {', '.join(KINDS)}"
-        raise BadOption(message)
-    if kind == "bos" and not codec.bos_ids:
-        message = "sink='bos' needs a tokenizer that adds a BOS token (accepted here: auto, none, dummy, primer)"
-        raise BadOption(message)
+    check_kind(kind, codec)
     front = tuple(codec.bos_ids) or (_dummy(codec, adapter),)
     if kind == "none":
         return ()

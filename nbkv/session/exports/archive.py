@@ -22,9 +22,10 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 
 from nbkv.errors import LoadError
-from nbkv.stores.tiers.entry import Entry, digest
+from nbkv.stores.tiers.entry import Entry, lying_entry
 from nbkv.stores.tiers.head import Damaged, Sealer, head_size, parse
 from nbkv.stores.tiers.key import EntryKey
+from nbkv.stores.tiers.layer_digests import digest
 
 _MANIFEST, _SEAL, _GOLDEN, _ENTRIES, _SUFFIX = "manifest.json", "seal", "golden.safetensors", "entries/", ".safetensors"
 _VERSION = 1
@@ -156,7 +157,7 @@ def _entry(data: bytes, key: EntryKey, sealer: Sealer) -> Entry:
         raise Damaged(message)
     begins = [len(head) + offset for offset in header.offsets]
     view = memoryview(data)
-    return Entry(header, head, lambda layer: [view[begins[layer] : begins[layer] + header.sizes[layer]]])
+    return lying_entry(header, head, lambda layer: [view[begins[layer] : begins[layer] + header.sizes[layer]]])
 
 
 def _refuse(path: Path, why: str, cause: BaseException | None = None) -> NoReturn:

@@ -26,6 +26,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 LayerReads = SharedWork[tuple[EntryKey, int], Pair]
 
 _LARGE = 2**23  # bytes from which on a second thread is worth its start: it reads while the first one checks
+_WEIGHT = 0.25  # of a read in the average over a tier's
 
 
 class LoadLost(Exception):
@@ -89,6 +90,7 @@ class LayerReader:
             self.cancel()
             for number in range(self._whole):
                 self._told(number)
+            self._rated()
         return self._whole
 
     def close(self) -> int:
@@ -123,6 +125,14 @@ class LayerReader:
         self.waited += time.perf_counter() - began
         self._lost |= set() if arrived else {number}
         return arrived
+
+    def _rated(self) -> None:
+        """Let the tiers of what has come know how many bytes a second that was, on average over their last reads."""
+        came = list(zip(self.spans, self._ended, strict=True))[: self._whole]
+        for tier in {span.found.tier.tier for span, _ in came}:
+            own = [(span.into.nbytes, ended) for span, ended in came if span.found.tier.tier is tier]
+            seen = sum(nbytes for nbytes, _ in own) / max(1e-9, max(ended for _, ended in own) - self._began)
+            tier.rate += (seen - tier.rate) * (_WEIGHT if tier.rate else 1.0)
 
     def _told(self, number: int) -> None:
         span = self.spans[number]

@@ -36,12 +36,13 @@ class Tier(ABC):
     """Entries by key, at most ``limit`` bytes of them (0: as many as there is room for).
 
     ``writes``: ``through`` has everything written that memory is given, ``back`` what memory evicts, and the rest when
-    the store is flushed.
+    the store is flushed. ``rate``: bytes of K/V per second of the last reads of it (0: nothing was read yet).
     """
 
     name: str
     limit: int = 0
     writes: str = field(default="through", kw_only=True)
+    rate: float = field(default=0.0, kw_only=True)
     counts: Counts = field(default_factory=Counts, kw_only=True)
 
     @abstractmethod

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from nbkv.stores.tiers.entry import Entry
+from nbkv.stores.tiers.entry import Entry, lying_entry
 from nbkv.stores.tiers.head import Bytes, Damaged, EntryHeader, Sealer, head_size, parse
 from nbkv.stores.tiers.indexed.index import EntryIndex
 from nbkv.stores.tiers.indexed.indexed_tier import IndexedTier
@@ -134,10 +134,12 @@ class DiskTier(IndexedTier):
         number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             try:
-                _write_all(number, entry.head)
+                os.lseek(number, entry.head_nbytes, os.SEEK_SET)
                 for layer in range(entry.n_layers):
                     for piece in entry.pieces(layer):
                         _write_all(number, piece)
+                os.lseek(number, 0, os.SEEK_SET)
+                _write_all(number, entry.head)  # last: its digests may have been under way
                 os.fsync(number)
             finally:
                 os.close(number)
@@ -188,7 +190,7 @@ def open_entry(file: OpenFile, sealer: Sealer, key: EntryKey | None = None) -> E
     if file.size != len(head) + sum(header.sizes):
         message = f"the file has {file.size} bytes of {len(head) + sum(header.sizes)}"
         raise Damaged(message)
-    return Entry(header, head, lambda layer: [file.read(len(head) + header.offsets[layer], header.sizes[layer])])
+    return lying_entry(header, head, lambda layer: [file.read(len(head) + header.offsets[layer], header.sizes[layer])])
 
 
 def _write_all(number: int, data: Bytes) -> None:

@@ -8,37 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-from blake3 import blake3
 
 from nbkv.kv import KV, Space
 from nbkv.stores.tiers.forms import StorageForm, Tensors, form_of
 from nbkv.stores.tiers.head import DTYPES, NAMES, Bytes, Damaged, EntryFacts, EntryHeader, Sealer, TensorPlace, render
 from nbkv.stores.tiers.key import PathKeys
+from nbkv.stores.tiers.layer_digests import BLANK, LARGE, LayerDigests, digest
 
-_LARGE = 2**23  # bytes from which on threads are worth their start
 _READERS = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """An entry wherever it lies: its ``header``, its ``head`` as bytes, and ``read(layer)``, a layer's bytes in pieces.
+    """An entry wherever it lies: its ``header``, the ``head_nbytes`` of it rendered, and its layers.
 
-    ``read`` may raise ``OSError``, and may give anything at all: ``blob`` checks it. It is called from several threads.
-    ``made`` entries are this process's own, with digests that were just taken.
+    ``rendered()`` returns the head's bytes, ``read(layer)`` a layer's, in pieces. ``read`` may raise ``OSError``, and
+    may give anything at all: ``blob`` checks it. It is called from several threads. ``made`` entries are this process's
+    own; their digests may still be under way, and ``head`` waits for them.
     """
 
     header: EntryHeader
-    head: bytes
+    head_nbytes: int
+    rendered: Callable[[], bytes]
     read: Callable[[int], Sequence[Bytes]]
     made: bool = False
+
+    @cached_property
+    def head(self) -> bytes:
+        """Return the head as bytes."""
+        return self.rendered()
 
     @property
     def nbytes(self) -> int:
         """Return the bytes of the whole file."""
-        return len(self.head) + sum(self.header.sizes)
+        return self.head_nbytes + sum(self.header.sizes)
 
     @property
     def n_layers(self) -> int:
@@ -75,7 +82,7 @@ class Entry:
 
     def kv(self) -> KV:
         """Return all layers; of a large entry one is read while another is checked."""
-        if self.nbytes < _LARGE:
+        if self.nbytes < LARGE:
             layers = [self.layer(layer) for layer in range(self.n_layers)]
         else:
             with ThreadPoolExecutor(_READERS, thread_name_prefix="nbkv-read") as pool:
@@ -84,20 +91,9 @@ class Entry:
         return KV(keys, values)
 
 
-def digest(pieces: Sequence[Bytes]) -> str:
-    """Return the digest of a layer's bytes."""
-    hasher = blake3(max_threads=blake3.AUTO if sum(len(piece) for piece in pieces) > _LARGE else 1)
-    for piece in pieces:
-        hasher.update(piece)
-    return hasher.digest(16).hex()
-
-
-def _digests(layers: Sequence[Sequence[Bytes]]) -> tuple[str, ...]:
-    """Return the digest of each layer; of many bytes two at a time."""
-    if sum(len(piece) for pieces in layers for piece in pieces) < _LARGE:
-        return tuple(digest(pieces) for pieces in layers)
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="nbkv-digest") as pool:
-        return tuple(pool.map(digest, layers))
+def lying_entry(header: EntryHeader, head: bytes, read: Callable[[int], Sequence[Bytes]]) -> Entry:
+    """Return the entry that lies somewhere as ``head``, which says what ``header`` does, and ``read(layer)``."""
+    return Entry(header, len(head), lambda: head, read)
 
 
 def make_entry(
@@ -143,10 +139,11 @@ def packed_entry(
             tuple(TensorPlace(name, NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in layer.items())
             for layer in packed
         ),
-        digests=_digests(blobs),
+        digests=LayerDigests(blobs),
         facts=facts,
     )
-    return Entry(header, render(header, sealer), blobs.__getitem__, made=True)
+    blank = render(replace(header, digests=(BLANK,) * len(blobs)), sealer)
+    return Entry(header, len(blank), lambda: render(header, sealer), blobs.__getitem__, made=True)
 
 
 def _host(tensor: torch.Tensor) -> torch.Tensor:

@@ -89,7 +89,7 @@ class EntryHeader:
     key: EntryKey
     marks: tuple[str, ...]
     layers: tuple[tuple[TensorPlace, ...], ...]
-    digests: tuple[str, ...]
+    digests: Sequence[str]
     facts: EntryFacts = field(default_factory=EntryFacts)
 
     @property
@@ -141,7 +141,12 @@ class Sealer:
 def render(header: EntryHeader, sealer: Sealer) -> bytes:
     """Return the head of a file with ``header``: its length in 8 bytes, then safetensors' JSON."""
     body: dict[str, object] = {each.name: getattr(header, each.name) for each in fields(header)}  # a copy takes longer
-    body |= {"space": asdict(header.space), "facts": asdict(header.facts), "version": _VERSION}
+    body |= {
+        "digests": list(header.digests),
+        "space": asdict(header.space),
+        "facts": asdict(header.facts),
+        "version": _VERSION,
+    }
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     table: dict[str, object] = {"__metadata__": {"nbkv": text, "seal": sealer.seal(text)}}
     at = 0

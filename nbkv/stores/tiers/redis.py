@@ -8,7 +8,6 @@ for all processes together. Times to live are the server's.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,8 @@ from redis.retry import Retry
 
 from nbkv.stores.tiers.base import Tier, TierRow
 from nbkv.stores.tiers.bulk_values import BulkValues
-from nbkv.stores.tiers.entry import Entry
-from nbkv.stores.tiers.head import Damaged, EntryFacts, Sealer, parse
+from nbkv.stores.tiers.entry import Entry, lying_entry
+from nbkv.stores.tiers.head import Bytes, Damaged, EntryFacts, Sealer, parse
 from nbkv.stores.tiers.indexed.policies import EntryUse, Policy, policy_of
 from nbkv.stores.tiers.key import EntryKey
 
@@ -159,7 +158,7 @@ class RedisTier(Tier):
                 raise Damaged(message)
             return [data]
 
-        return Entry(header, head, read)
+        return lying_entry(header, head, read)
 
     def put(self, entry: Entry) -> bool:
         """Write ``entry`` unless it is there."""
@@ -289,8 +288,12 @@ class RedisTier(Tier):
             self.client.close()
 
     def _fill(self, draft: str, entry: Entry) -> None:
-        layers = ((f"{draft}{layer}", entry.pieces(layer)) for layer in range(entry.n_layers))
-        self._bulk.set(itertools.chain([(f"{draft}head", [entry.head])], layers), _DRAFT_S)
+        def strings() -> Iterator[tuple[str, Sequence[Bytes]]]:
+            for layer in range(entry.n_layers):
+                yield f"{draft}{layer}", entry.pieces(layer)
+            yield f"{draft}head", [entry.head]  # last: its digests may have been under way
+
+        self._bulk.set(strings(), _DRAFT_S)
 
     def _figure(self, name: str) -> int:
         with self._talking():

@@ -20,7 +20,7 @@ from typing import Any
 
 import fsspec
 
-from nbkv.stores.tiers.entry import Entry
+from nbkv.stores.tiers.entry import Entry, lying_entry
 from nbkv.stores.tiers.head import Damaged, Sealer, head_size, parse
 from nbkv.stores.tiers.indexed.index import EntryIndex
 from nbkv.stores.tiers.indexed.indexed_tier import IndexedTier
@@ -162,7 +162,7 @@ class RemoteTier(IndexedTier):
             with self._talking():
                 return [bytes(self._fs.cat_file(path, start=start, end=start + header.sizes[layer]))]
 
-        return Entry(header, head, read)
+        return lying_entry(header, head, read)
 
     def _write(self, path: str, data: bytes) -> None:
         protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)

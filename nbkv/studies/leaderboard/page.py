@@ -41,8 +41,10 @@ behind (`bos`, `none`: as published).
 
 `{data["model"]}` was measured anew: {", ".join(data["tasks"])}; seeds {seeds}, {data["n"]} questions of each task and
 seed; {made}. It is an instrument: it shows that methods do what they say, on a reader and tasks made for each other.
-The others are the rows of [real-text.md](real-text.md), **of few questions so far**. Intervals are 95 %: Student's t
-over seeds, the bootstrap over given questions. One of no width says that all seeds agree, not that it is certain.
+The others are the rows of [real-text.md](real-text.md), {_asked(standings)}. Rows may have different numbers of
+questions (*n*): they are held against each other over the questions that both have, and only rows that every question
+has are named nearest. Intervals are 95 %: Student's t over seeds, the bootstrap over given questions. One of no width
+says that all seeds agree, not that it is certain.
 
 ## In short
 
@@ -52,12 +54,23 @@ over seeds, the bootstrap over given questions. One of no width says that all se
 """
     for model, part in standings.groupby("model", sort=False):
         tasks = ", ".join(dict.fromkeys(frame.loc[frame["model"] == model, "task"]))
-        yield f"### {model}: {tasks}\n\nMeans over {part['n'].iloc[0]} {part['over'].iloc[0]}.\n\n{_table(part)}\n"
+        yield f"### {model}: {tasks}\n\nMeans over *n* {part['over'].iloc[0]}.\n\n{_table(part)}\n"
     yield "## Who does not take part\n"
     reasons: dict[str, list[str]] = {}
     for name, reason in data["refused"].items():
         reasons.setdefault(reason, []).append(f"`{name}`")
     yield from (f"- {', '.join(names)}: {reason}." for reason, names in reasons.items())
+
+
+def _asked(standings: pd.DataFrame) -> str:
+    """Return of how many questions the rows of given ones are, model by model."""
+    given = standings[standings["over"] == "questions"].groupby("model", sort=False)["n"]
+    told = [f"{_span(int(n.min()), int(n.max()))} questions ({model})" for model, n in given]
+    return f"**of {' and '.join(told)}**" if told else "of which there are none here"
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def picture() -> str:
@@ -70,23 +83,24 @@ def picture() -> str:
 def short(standings: pd.DataFrame) -> str:
     """Return the short table in Markdown: by model the rivals, the nearest to full at few shares, and full."""
     sinks = sinks_drawn(standings)
-    lines = ["| model | | sink | computed | KL | right |", "|---|---|---|---:|---|---|"]
+    lines = ["| model | | sink | n | computed | KL | right |", "|---|---|---|---:|---:|---|---|"]
     for model, sink in sinks.items():
         part = standings[(standings["model"] == model) & (standings["sink"] == sink)]
         picked = [part[part["method"] == "naive"], part[part["strategy"] == "random(budget=0.15)"]]
         picked += [best(part, within) for within in WITHIN] + [part[part["strategy"].isin(["prefix", "full"])]]
         for row in pd.concat(picked).drop_duplicates("strategy").to_dict("records"):
             right = between(row, "right", ".2f")
-            about = f"{model} | `{row['strategy']}` | {sink} | {row['share']:.0%}"
+            about = f"{model} | `{row['strategy']}` | {sink} | {row['n']} | {row['share']:.0%}"
             lines.append(f"| {about} | {between(row, 'kl')} | {right} |")
     return "\n".join(lines)
 
 
 def _table(part: pd.DataFrame) -> str:
-    lines = ["| strategy | sink | computed | KL | right | over random | front |", "|---|---|---:|---|---|---:|---|"]
+    lines = ["| strategy | sink | n | computed | KL | right | over random | front |"]
+    lines.append("|---|---|---:|---:|---|---|---:|---|")
     for row in part.sort_values(["sink", "method", "share"]).to_dict("records"):
         over = "" if pd.isna(row["random"]) else f"{row['random']:.2f}"
-        about = f"{row['strategy']} | {row['sink']} | {row['share']:.3f} | {between(row, 'kl')}"
+        about = f"{row['strategy']} | {row['sink']} | {row['n']} | {row['share']:.3f} | {between(row, 'kl')}"
         lines.append(f"| {about} | {between(row, 'right', '.2f')} | {over} | {'front' if row['front'] else ''} |")
     return "\n".join(lines)
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
 from nbkv.show.curves import Curve, Panel, curves
-from nbkv.show.drawing import GREY, Drawing
+from nbkv.show.drawing import Drawing
+from nbkv.show.units import plural
 from nbkv.studies.leaderboard.contest import EXACT
 from nbkv.studies.leaderboard.standing import NOISE
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 RIVALS = ("naive", "random")
 METHODS = 3  # beside the rivals and the front: six lines
 PREFERRED = ("context", "primer", "bos", "none")
 """Behind what the chunks of the picture were encoded, the first that a model was measured with."""
-INKS = {"light": "#1c1e21", "dark": "#e4e6e8"}
 _FLOOR = 1e-3  # nats
 _COMPUTED = "computed, choosing included"
 
@@ -59,7 +53,7 @@ def pareto(standings: pd.DataFrame, sinks: dict[str, str], methods: list[str]) -
         part = _part(standings, model, sink)
         lines = [_line(part, name) for name in [*RIVALS, *methods]]
         shown = [line for line in [_front(part), *lines] if line.x]
-        panels.append(Panel(f"{model}, behind {sink}", shown, x=_COMPUTED, x_percent=True, floor=_FLOOR))
+        panels.append(Panel(_title(model, sink, part), shown, x=_COMPUTED, x_percent=True, floor=_FLOOR))
     return curves("Distance to full (KL, nats) against compute", *panels, columns=len(panels))
 
 
@@ -72,7 +66,7 @@ def right(standings: pd.DataFrame, sinks: dict[str, str], methods: list[str]) ->
         full = part.loc[part["strategy"] == "full", "right"]
         panels.append(
             Panel(
-                f"{model}, behind {sink}",
+                _title(model, sink, part),
                 [line for line in lines if line.x],
                 x=_COMPUTED,
                 x_percent=True,
@@ -81,6 +75,12 @@ def right(standings: pd.DataFrame, sinks: dict[str, str], methods: list[str]) ->
             )
         )
     return curves("Right answers against compute", *panels, columns=len(panels))
+
+
+def _title(model: str, sink: str, part: pd.DataFrame) -> str:
+    """Return a panel's title: the model, the sink, and how many seeds or questions are drawn."""
+    drawn_of = "" if part.empty else f", {plural(int(part['n'].max()), str(part['over'].iloc[0]).removesuffix('s'))}"
+    return f"{model}, behind {sink}{drawn_of}"
 
 
 def _line(part: pd.DataFrame, name: str, figure: str = "kl") -> Curve:
@@ -101,15 +101,3 @@ def _front(part: pd.DataFrame) -> Curve:
     x, y = [*rows["share"]], [*rows["kl"]]
     steps = [(at, kl) for at, before, kl in zip(x[1:], y, y[1:], strict=False) for kl in (before, kl)]
     return Curve("front", [*x[:1], *(at for at, _ in steps)], [*y[:1], *(kl for _, kl in steps)])
-
-
-def save(drawing: Drawing, folder: Path, name: str) -> list[Path]:
-    """Write ``name``_light.png and ``name``_dark.png into ``folder``, letters in the ink of each, on a clear ground."""
-    from plotly.graph_objects import Figure  # noqa: PLC0415  (heavy, only for plots)
-
-    written = []
-    for theme, ink in INKS.items():
-        figure = Figure(json.loads(str(drawing.figure.to_json()).replace(GREY, ink)))
-        written.append(folder / f"{name}_{theme}.png")
-        Drawing(figure, drawing.text).save(str(written[-1]))
-    return written

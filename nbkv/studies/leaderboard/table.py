@@ -22,8 +22,9 @@ from nbkv.models.identity.software import commit, versions
 from nbkv.studies.leaderboard.committed import committed
 from nbkv.studies.leaderboard.contest import COLUMNS, FIGURES, contenders, measured
 from nbkv.studies.leaderboard.page import page
-from nbkv.studies.leaderboard.picture import drawn, pareto, save, sinks_drawn
-from nbkv.studies.leaderboard.standing import standing
+from nbkv.studies.leaderboard.picture import drawn, pareto, sinks_drawn
+from nbkv.studies.leaderboard.standing import standing, widest
+from nbkv.studies.real_text.pictures import save
 
 MODEL = "tiny"
 TASKS = ("distance 1", "distance 3", "two targets", "report")
@@ -71,7 +72,8 @@ def board(out: Path) -> pd.DataFrame:
 def write(out: Path) -> None:
     """Write the page and its pictures from the tables in ``out``/tables."""
     frame, path = board(out), out / "tables" / "leaderboard.json"
-    standings, sinks = standing(frame), sinks_drawn(frame)
+    shown = widest(frame)
+    standings, sinks = standing(shown), sinks_drawn(shown)
     (out / "leaderboard.md").write_text(page(frame, json.loads(path.read_text("utf-8"))), "utf-8")
     (out / "pictures").mkdir(exist_ok=True)
     save(pareto(standings, sinks, drawn(standings, sinks)), out / "pictures", "leaderboard")

@@ -2,108 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from math import exp, log
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbkv.studies.real_text.equal_share import Point, Ratio, at_share, ratio
-from nbkv.studies.real_text.speed import read_speeds
+from nbkv.studies.real_text.conclusions import blend, head, nearest, ratio_cell
+from nbkv.studies.real_text.measurements import MODELS, Row, Table, read
+from nbkv.studies.real_text.pictures import OF_SHARE, OF_TIME, save_pictures, to_draw
+from nbkv.studies.real_text.verdicts import BUDGET, DEFAULT_SINK, RIVAL, SHARES, alias, first_rows, standing
 from nbkv.studies.statistics import interval
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-RIVAL = ("none", "prophet")
-"""The published method that others are held against: ProphetKV's selection, on chunks encoded alone."""
-SHARES = (0.15, 0.2, 0.25)
-"""Compute shares at which methods are compared."""
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """What was measured of one model on one data set (a file that ``real_text.table.TableFile`` wrote)."""
-
-    data: dict[str, Any]
-    speeds: dict[str, float]
-
-    @property
-    def title(self) -> str:
-        """Return model and data set."""
-        return f"{self.data['model']}, {self.data['data']}"
-
-    @property
-    def questions(self) -> list[dict[str, Any]]:
-        """Return the questions."""
-        found: list[dict[str, Any]] = self.data["questions"]
-        return found
-
-    @cached_property
-    def cells(self) -> list[tuple[str, str]]:
-        """Return sink and strategy of each row that every question has."""
-        names = [name for name in self.questions[0]["cells"] if all(name in each["cells"] for each in self.questions)]
-        return [(sink, strategy) for sink, _, strategy in (name.partition(" ") for name in names)]
-
-    def figures(self, cell: tuple[str, str], figure: str) -> NDArray[np.float64]:
-        """Return one figure ``[n]`` of a row, of each question."""
-        at = self.data["figures"].index(figure)
-        return np.array([each["cells"][" ".join(cell)][at] for each in self.questions], dtype=np.float64)
-
-    def share(self, cell: tuple[str, str]) -> float:
-        """Return the mean compute share of a row."""
-        return float(self.figures(cell, "share").mean())
-
-    def curve(self, sink: str, method: str) -> list[Point]:
-        """Return a method's rows with a budget, on chunks encoded behind ``sink``."""
-        own = [cell for cell in self.cells if cell[0] == sink and cell[1].startswith(f"{method}(budget=")]
-        own = [cell for cell in own if not cell[1].endswith("=0)")]
-        return [Point(self.share(cell), self.figures(cell, "kl")) for cell in own]
-
-    def methods(self) -> list[tuple[str, str]]:
-        """Return sink and name of each method that has several budgets."""
-        names = dict.fromkeys((sink, strategy.partition("(")[0]) for sink, strategy in self.cells)
-        return [name for name in names if len(self.curve(*name)) > 1]
-
-    def against(self, method: tuple[str, str], rival: tuple[str, str], share: float) -> Ratio | None:
-        """Return how a method compares to another at an equal share; None where one was not measured around it."""
-        mine, other = (at_share(self.curve(*name), share) for name in (method, rival))
-        return None if mine is None or other is None else ratio(mine, other)
-
-
-def read(folder: Path) -> list[Table]:
-    """Return the tables in ``folder`` that have a question, by model and data set."""
-    found = [
-        Table(json.loads(path.read_text("utf-8")), read_speeds(folder / "speed" / path.name))
-        for path in sorted(folder.glob("*.json"))
-    ]
-    return [table for table in found if table.data.get("questions")]
-
-
-def standing(tables: Sequence[Table]) -> list[tuple[tuple[str, str], float]]:
-    """Return each method and its mean ratio to the rival, best first, of those that every table can compare.
-
-    The geometric mean over tables and over ``SHARES`` at which both were measured in every table.
-    """
-    ranked = []
-    for method in tables[0].methods():
-        ratios = [[table.against(method, RIVAL, share) for table in tables] for share in SHARES]
-        usable = [one.ratio for row in ratios if all(row) for one in row if one is not None]
-        if usable:
-            ranked.append((method, exp(fmean(log(max(each, 1e-9)) for each in usable))))
-    return sorted(ranked, key=lambda each: each[1])
 
 
 def write_page(out: Path) -> None:
-    """Write ``out``/real-text.md from ``out``/tables/real."""
+    """Write ``out``/real-text.md and its pictures from ``out``/tables/real."""
     tables = read(out / "tables" / "real")
     if tables:
         (out / "real-text.md").write_text(page(tables), "utf-8")
+        save_pictures(tables, out / "pictures")
 
 
 def page(tables: Sequence[Table]) -> str:
@@ -116,9 +33,14 @@ def _page(tables: Sequence[Table]) -> Iterator[str]:
     yield ""
     yield _HOW
     yield from _asked(tables)
+    yield from nearest(tables)
+    yield from blend(tables)
+    yield from _pictures(tables)
     yield from _standing(tables)
     for table in tables:
         yield from _equal(table)
+    for table in tables:
+        yield from _one_budget(table)
     for table in tables:
         yield from _rows(table)
         yield from _by_kind(table)
@@ -137,25 +59,50 @@ and two neutral passages; what `auto` chooses on these models).
 
 `cacheblend(budget=0)` is naive reuse. `random` and `lexical` (sentences that share the question's rare words) look at
 no model; `oracle` runs the supporting paragraphs again. `cachecraft` and `kvshare` met the chunks in two other prompts
-first. An error below the noise floor (full against full with its prefill split elsewhere) is none."""
+first. An error below the noise floor (full against full with its prefill split elsewhere) is none.
+
+**Rows have different numbers of questions** (*n*, beside every figure): tables grow, one budget first. Two rows are
+held against each other only over the questions that have both, and never by their own means. A ratio of errors is told
+with its 95 % interval (paired bootstrap over these questions) and the share of questions on which the error was the
+smaller one. Each interval is for itself: of many, one in twenty misses by chance."""
 
 
 def _asked(tables: Sequence[Table]) -> Iterator[str]:
     yield from ("", "## What was asked", "")
-    short = [table for table in tables if len(table.questions) < table.data.get("planned", 0)]
+    planned = {table.title: table.data.get("planned", MODELS.get(table.data["model"], 0)) for table in tables}
+    short = [table for table in tables if len(table.questions) < planned[table.title]]
     if short:
-        so_far = ", ".join(f"{len(table.questions)} of {table.data['planned']} ({table.title})" for table in short)
+        so_far = ", ".join(f"{len(table.questions)} of {planned[table.title]} ({table.title})" for table in short)
         yield f"**Not finished**: {so_far}. Intervals say how little so few questions decide;"
         yield "`make tables-real` goes on where it was."
         yield ""
-    yield from _head("model, data", "questions", "prompt tokens", "answer tokens", "full's F1", "noise floor")
+    yield from head(
+        "model, data", "questions", "with every row", "prompt tokens", "answer tokens", "full's F1", "noise floor"
+    )
     for table in tables:
         length, answer, truth, floor = (
             fmean(each[key] for each in table.questions) for key in ("prompt", "tokens", "truth", "floor")
         )
         kinds = sorted({each["kind"] for each in table.questions})
         counts = ", ".join(f"{sum(each['kind'] == kind for each in table.questions)} {kind}" for kind in kinds)
-        yield f"| {table.title} | {counts} | {length:.0f} | {answer:.0f} | {truth:.2f} | {floor:.1e} |"
+        every = table.n(*table.rows)
+        yield f"| {table.title} | {counts} | {every} | {length:.0f} | {answer:.0f} | {truth:.2f} | {floor:.1e} |"
+
+
+def _pictures(tables: Sequence[Table]) -> Iterator[str]:
+    names = [name for name, timed in ((OF_SHARE, False), (OF_TIME, True)) if to_draw(tables, timed=timed)]
+    if not names:
+        return
+    yield from ("", "## Curves", "")
+    yield f"Chunks encoded behind `{DEFAULT_SINK}`, over the *n* questions of each table that have all that is drawn."
+    yield f"Bands are 95 % intervals, of `{alias()}` and `{RIVAL[1]}` alone: those of all rows are in the tables below."
+    for name in names:
+        told = "time to first token" if name == OF_TIME else "computed share"
+        yield ""
+        yield "<picture>"
+        yield f'  <source media="(prefers-color-scheme: dark)" srcset="pictures/{name}_dark.png">'
+        yield f'  <img alt="KL to full over the {told}, by model and data set" src="pictures/{name}_light.png">'
+        yield "</picture>"
 
 
 def _standing(tables: Sequence[Table]) -> Iterator[str]:
@@ -163,52 +110,63 @@ def _standing(tables: Sequence[Table]) -> Iterator[str]:
     yield f"KL over that of `{RIVAL[1]}` on chunks encoded behind `{RIVAL[0]}` at the same share, geometric mean over"
     yield f"tables and the shares {', '.join(map(str, SHARES))} (where both were measured in every table)."
     yield ""
-    yield from _head("sink", "method", "KL / rival's")
+    yield from head("sink", "method", "KL / rival's (95 %), questions won, n")
     for (sink, name), mean in standing(tables):
-        yield f"| {sink} | {name} | {mean:.2f} |"
+        yield f"| {sink} | {name} | {ratio_cell(mean)} |"
 
 
 def _equal(table: Table) -> Iterator[str]:
     yield from ("", f"## {table.title}: at equal share, against {RIVAL[1]} behind {RIVAL[0]}", "")
-    yield "KL over the rival's with its 95 % interval (paired bootstrap over questions); share of questions won."
+    yield "KL over the rival's (95 %), questions won, and how many questions have the rows of both around the share."
     yield ""
-    yield from _head("sink", "method", *(f"share {share}" for share in SHARES))
+    yield from head("sink", "method", *(f"share {share}" for share in SHARES))
     for method in table.methods():
         found = [table.against(method, RIVAL, share) for share in SHARES]
         if any(found) and method != RIVAL:
-            yield f"| {' | '.join(method)} | {' | '.join(map(_ratio, found))} |"
+            yield f"| {' | '.join(method)} | {' | '.join(ratio_cell(each) for each in found)} |"
 
 
-def _ratio(found: Ratio | None) -> str:
-    return "" if found is None else f"{found.ratio:.2f} ({found.low:.2f} to {found.high:.2f}), {found.wins:.0%}"
+def _one_budget(table: Table) -> Iterator[str]:
+    name = alias()
+    yield from ("", f"## {table.title}: at budget {BUDGET}, against {name} on the same chunks", "")
+    yield f"Equally many rows recomputed, so that the shares differ: KL over that of `{name}(budget={BUDGET})`."
+    yield ""
+    yield from head("sink", "strategy", "share", f"{name}'s share", "KL / its (95 %), questions won, n")
+    for row in first_rows(table):
+        rival = (row[0], f"{name}(budget={BUDGET})")
+        found = table.row_against(row, rival) if row != rival else None
+        if found is not None:
+            shares = " | ".join(f"{table.share(each, table.asked(row, rival)):.3f}" for each in (row, rival))
+            yield f"| {' | '.join(row)} | {shares} | {ratio_cell(found)} |"
 
 
 def _rows(table: Table) -> Iterator[str]:
     yield from ("", f"## {table.title}: every row", "")
-    yield from _head("sink", "strategy", "share", "KL", "95 %", "KL, largest", "top-1", "F1", "truth", "TTFT")
-    for cell in sorted(table.cells, key=lambda cell: (cell[0], cell[1].partition("(")[0], table.share(cell))):
-        kl = table.figures(cell, "kl")
-        low, high = interval(kl)
-        most, top1, f1, truth = (table.figures(cell, name).mean() for name in ("kl_max", "top1", "f1", "truth"))
-        speed = f"{table.speeds[cell[1]]:.2f}" if cell[1] in table.speeds else ""
+    yield from head("sink", "strategy", "n", "share", "KL", "95 %", "KL, largest", "top-1", "F1", "truth", "TTFT")
+    for row in sorted(table.rows, key=lambda row: (row[0], row[1].partition("(")[0], table.share(row))):
+        kl = table.figures(row, "kl")
+        most, top1, f1, truth = (table.figures(row, name).mean() for name in ("kl_max", "top1", "f1", "truth"))
+        speed = f"{table.speeds[row[1]]:.2f}" if row[1] in table.speeds else ""
         yield (
-            f"| {' | '.join(cell)} | {table.share(cell):.3f} | {kl.mean():.4f} | {low:.4f} to {high:.4f} "
+            f"| {' | '.join(row)} | {len(kl)} | {table.share(row):.3f} | {kl.mean():.4f} | {_between(kl)} "
             f"| {most:.3f} | {top1:.3f} | {f1:.3f} | {truth:.2f} | {speed} |"
         )
+
+
+def _between(kl: np.ndarray) -> str:
+    return "{:.4f} to {:.4f}".format(*interval(kl)) if len(kl) > 1 else "–"
 
 
 def _by_kind(table: Table) -> Iterator[str]:
     kinds = sorted({each["kind"] for each in table.questions})
     masks = [np.array([each["kind"] == kind for each in table.questions]) for kind in kinds]
-    yield from ("", f"## {table.title}: KL by hop class", "")
-    yield from _head("sink", "strategy", "share", *kinds)
-    for cell in table.cells:
-        if cell[1].endswith(("=0)", "=0.15)", "(support)")):
-            kl = table.figures(cell, "kl")
-            each = " | ".join(f"{kl[mask].mean():.4f}" for mask in masks)
-            yield f"| {' | '.join(cell)} | {table.share(cell):.3f} | {each} |"
+    yield from ("", f"## {table.title}: KL by hop class", "", "In brackets how many questions.", "")
+    yield from head("sink", "strategy", "share", *kinds)
+    for row in first_rows(table):
+        asked = table.asked(row)
+        each = " | ".join(_of_kind(table, row, asked & mask) for mask in masks)
+        yield f"| {' | '.join(row)} | {table.share(row):.3f} | {each} |"
 
 
-def _head(*columns: str) -> Iterator[str]:
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{'---|' * len(columns)}"
+def _of_kind(table: Table, row: Row, among: np.ndarray) -> str:
+    return f"{table.figures(row, 'kl', among).mean():.4f} ({among.sum()})" if among.any() else ""

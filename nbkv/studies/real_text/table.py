@@ -22,14 +22,13 @@ from nbkv.session.session import Session
 from nbkv.studies.answers import Cell, Row, measure, own_rule
 from nbkv.studies.baselines import LexicalRows, RandomRows
 from nbkv.studies.oracle import oracle
+from nbkv.studies.real_text.measurements import MODELS
 from nbkv.studies.real_text.speed import SINK, speeds, write_speeds
 from nbkv.tasks import hotpotqa, musique
 
 if TYPE_CHECKING:
     from nbkv.tasks.items import Item
 
-MODELS = {"smollm2": 100, "qwen2.5-coder-0.5b": 50}
-"""Which models, and how many questions of each data set."""
 DATA: dict[str, tuple[str, Callable[..., list[Item]]]] = {
     "hotpotqa": ("hotpotqa_train.json", hotpotqa),
     "musique": ("musique_train.json", musique),
@@ -121,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     asked = _parser().parse_args(arguments)
     tables = Path(asked.out) / "tables" / "real"
-    for model in asked.models:
+    for model in () if asked.again else asked.models:
         with nbkv.load(model, strategy="full", dtype=torch.float32) as session:
             for data in asked.data:
                 items = questions(data, asked.n or MODELS.get(model, 50), Path(asked.folder))
@@ -151,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--budgets", nargs="+", type=float, default=list(BUDGETS))
     parser.add_argument("-n", type=int, help="questions of each data set")
     parser.add_argument("--speed", type=int, default=0, help="measure the time to first token on so many, nothing else")
+    parser.add_argument("--again", action="store_true", help="measure nothing: page and pictures from the tables")
     parser.add_argument("--folder", default=os.environ.get("NBKV_DATA", "../shared/data"), help="where the data lie")
     parser.add_argument("--out", default="docs")
     return parser
