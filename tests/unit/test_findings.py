@@ -79,13 +79,17 @@ def test_files_lie_beside_the_page_or_are_said_to_be_missing(folder, tmp_path, m
     written = []
     monkeypatch.setattr(downloads, "find_spec", lambda name: name if name == library else None)
     monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda frame, path, **_: written.append((frame, path.name)))
-    page = folder(*grid()).report.read_text(encoding="utf-8")
+    sweep = folder(*grid())
+    page = sweep.report.read_text(encoding="utf-8")
     for name in ("results.csv", "columns.csv", "table.tex", "table.md", "figure.png"):
         assert (tmp_path / name).stat().st_size > 50
         assert f'download href="{name}"' in page
     assert len(pd.read_csv(tmp_path / "results.csv")) == 12
     assert pd.read_csv(tmp_path / "columns.csv").set_index("column")["unit"]["duration_s"] == "s"
     assert (tmp_path / "table.md").read_text().splitlines()[0] == "| run | right |"
+    assert (tmp_path / "table.md").read_text() == downloads.markdown(
+        downloads.paper_table(sweep, run_names(sweep.runs))
+    )
     assert "\\toprule" in (tmp_path / "table.tex").read_text()
     with Image.open(tmp_path / "figure.png") as picture:
         assert picture.width > 400

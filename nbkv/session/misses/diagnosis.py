@@ -163,7 +163,7 @@ class Diagnosis:
         elif seen.space == own.space:
             detail = f"{who} of session {seen.session!r} has them, in another store"
             fix = "give both sessions one store: store=session.store"
-            fix += f" (tiers below memory find beginnings from {STEP} tokens on)" if stop < STEP else ""
+            fix += f" (tiers below memory find beginnings of {STEP} and more tokens)" if stop < STEP else ""
             self._claim(Cause.ELSEWHERE, start, stop, detail, fix)
         elif seen.space.dtype != own.space.dtype:  # the fingerprint differs as well then
             detail = f"{who} computed them in {seen.space.dtype}, this request runs in {own.space.dtype}"
