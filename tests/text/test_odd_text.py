@@ -83,4 +83,4 @@ def test_a_restarted_session_says_from_how_many_tokens_on_a_disk_finds_a_beginni
             why = result.why
     assert (result.tokens.reused > 0) == found
     elsewhere = [miss for miss in why.misses if miss.cause == Cause.ELSEWHERE]
-    assert [("of 64 and more tokens" in miss.fix) for miss in elsewhere] == ([] if found else [True])
+    assert [("from 64 tokens on" in miss.fix) for miss in elsewhere] == ([] if found else [True])
