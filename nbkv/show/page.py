@@ -83,9 +83,9 @@ class Drawn(str):
     __slots__ = ()
 
 
-def emphasised(row: Sequence[str]) -> tuple[Drawn, ...]:
-    """Return a table's row in bold: the one that was looked for."""
-    return tuple(Drawn(f"<b>{_broken(cell)}</b>") for cell in row)
+def emphasised(row: Sequence[str]) -> tuple[str, ...]:
+    """Return a table's row in bold: the one that was looked for; what there is no value for stays as it is."""
+    return tuple(cell if cell in {"", UNKNOWN} else Drawn(f"<b>{_broken(cell)}</b>") for cell in row)
 
 
 def table_html(

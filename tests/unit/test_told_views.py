@@ -9,7 +9,7 @@ import pytest
 
 from nbkv.show.certificate import certificate_html
 from nbkv.show.frame import Frame
-from nbkv.show.page import table_html
+from nbkv.show.page import emphasised, table_html
 from nbkv.show.report import report_html
 from nbkv.show.why import reasons, why_data, why_html, why_text
 
@@ -96,3 +96,10 @@ def test_sizes_in_frames_are_read_and_stay_numbers(column, shown):
 @pytest.mark.parametrize(("columns", "kind"), [(2, "nbkv-pairs"), (3, "nbkv-fits"), (9, "nbkv-fits")])
 def test_names_with_their_values_stay_a_table(columns, kind):
     assert f'class="{kind}"' in table_html([f"c{n}" for n in range(columns)], [["x"] * columns])
+
+
+@pytest.mark.parametrize("none", ["", "–"])
+def test_what_an_emphasised_row_has_no_value_for_is_left_out_of_a_list_too(none):
+    html = table_html(["a", "b", "c"], [emphasised(["x", none, "y"])])
+    assert "<b>x</b>" in html
+    assert re.search(rf'class="nbkv-none"[^>]*>{none}</td>', html)
