@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
+from pathlib import PurePath
 from typing import Any
 
 from nbkv.events import Advanced, Bus
@@ -131,6 +132,12 @@ def process_work(work: str, total: int, *, told: bool = True) -> Iterator[Proces
         _current.reset(token)
         _running.remove(made)
         made.tell(over=True)
+
+
+def loading(model: object) -> str:
+    """Return what the loading of ``model``, a name, path or object, is called: of a path its last part."""
+    name = str(model) if isinstance(model, (str, PurePath)) else type(model).__name__
+    return f"load {name.rstrip('/').rpartition('/')[2] or name}"
 
 
 def running() -> list[ProcessWork]:

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 import torch
 import transformers
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from random_models import FAMILIES, make_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -195,5 +195,31 @@ def write(tmp_path: Path):
         path.parent.mkdir(exist_ok=True)
         nbformat.write(new_notebook(cells=cells), path)
         return path
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write notebooks as ``nbkv run`` leaves them: parameters, records, last sentence, error; return their report."""
+    from nbkv.sweep import report
+    from nbkv.sweep.records import MIME
+
+    def make(*runs, notebook="study.ipynb"):
+        for number, (parameters, records, told, *error) in enumerate(runs):
+            end = new_code_cell("x", outputs=[new_output("execute_result", {"text/markdown": f"**{told}**"})])
+            end.metadata["tags"] = ["conclusion"]
+            kept = new_code_cell("y", outputs=[new_output("display_data", {MIME: [*records.items()]})])
+            made = new_notebook(cells=[kept, *([end] if told else [])])
+            made.metadata["nbkv"] = {
+                "notebook": parameters.get("notebook", notebook),
+                "parameters": [each for each in parameters.items() if each[0] != "notebook"],
+                "started": f"2026-01-01T{number:04d}",
+                "duration_s": 75.0,
+                "error": error[0] if error else "",
+                "machine": {"processor": "a processor, 8 cores", "torch": "2.13"},
+            }
+            nbformat.write(made, tmp_path / f"study-{number:08x}.ipynb")
+        return report(tmp_path)
 
     return make

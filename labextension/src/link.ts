@@ -24,8 +24,10 @@ export class Link implements IDisposable {
     return this._state;
   }
 
+  /** The kernel's, but for busy and idle: an order that is heard beside a busy cell leaves JupyterLab's at idle. */
   get status(): Kernel.Status {
-    return this.kernel.status;
+    const { status } = this.kernel;
+    return this._busy === null || !['busy', 'idle'].includes(status) ? status : this._busy ? 'busy' : 'idle';
   }
 
   get changed(): ISignal<this, void> {
@@ -90,6 +92,10 @@ export class Link implements IDisposable {
     if (KernelMessage.isCommMsgMsg(message) && isState(message.content.data)) {
       this.adoptById(message.content.comm_id, message.content.data);
     }
+    if (KernelMessage.isStatusMsg(message) && isCell(message.parent_header)) {
+      this._busy = message.content.execution_state === 'busy';
+      this._changed.emit();
+    }
   }
 
   private adoptById(id: string, data?: unknown): void {
@@ -131,7 +137,10 @@ export class Link implements IDisposable {
 
   private onStatus(_: Kernel.IKernelConnection, status: Kernel.Status): void {
     if (['restarting', 'autorestarting', 'starting', 'dead', 'terminating'].includes(status)) {
+      this._busy = null;
       this.forget();
+    } else if (this._busy === null && status === 'busy') {
+      this._busy = true; // a page that was loaded anew, beside a cell
     }
     this._changed.emit();
   }
@@ -144,8 +153,14 @@ export class Link implements IDisposable {
 
   private _state: State | null = null;
   private _control: Kernel.IComm | null = null;
+  private _busy: boolean | null = null;
   private _isDisposed = false;
   private _changed = new Signal<this, void>(this);
+}
+
+/** Whether a message is about a cell, and not about what a subshell was asked beside it. */
+function isCell(parent: KernelMessage.IMessage['parent_header']): boolean {
+  return 'msg_type' in parent && parent.msg_type === 'execute_request' && !parent.subshell_id;
 }
 
 /** What a session does, by a name that another request or work does not have; empty if nothing. */

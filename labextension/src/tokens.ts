@@ -42,7 +42,7 @@ export const MEANING: Record<string, string> = {
   A: 'reused and adjusted',
   R: 'recomputed',
   F: 'fresh',
-  D: 'dropped'
+  D: 'dropped by all layers and heads'
 };
 
 export function totals(outline: Outline): [letter: string, tokens: number][] {
@@ -102,7 +102,7 @@ class Walk<T extends [start: number, stop: number, ...more: unknown[]]> {
 /** What hovering over a token tells. */
 export function told(run: Run, at: number, deviation: string, rounded: boolean): string {
   const known = deviation && `deviation ${rounded ? 'about ' : ''}${deviation}`;
-  return [`token ${at}`, MEANING[run.source], run.chunk && `chunk ${run.chunk}`, known, run.dropped && 'dropped'].filter(Boolean).join(', ');
+  return [`token ${at}`, MEANING[run.source], run.chunk && `chunk ${run.chunk}`, known, run.dropped && MEANING.D].filter(Boolean).join(', ');
 }
 
 /** What runs that are left out held. */

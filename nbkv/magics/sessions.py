@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from nbkv.errors import UnknownName, closest
-from nbkv.roster import LOADING_STEPS, process_work, roster
+from nbkv.roster import LOADING_STEPS, loading, process_work, roster
 
 if TYPE_CHECKING:
     from nbkv.session.session import Session
@@ -61,7 +61,7 @@ class Sessions:
         """
         import nbkv  # noqa: PLC0415  (torch comes with what it loads)
 
-        with process_work(f"load {model}", LOADING_STEPS) as work:
+        with process_work(loading(model), LOADING_STEPS) as work:
             if "torch" not in sys.modules:
                 work.expect(1)
                 work.step("importing torch and transformers")

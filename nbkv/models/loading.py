@@ -28,7 +28,7 @@ from nbkv.models.pretrained.reading_bar import own_bars
 from nbkv.models.pretrained.source import Source, known_models, names, source
 from nbkv.models.probing.probe import adapt, probe
 from nbkv.prompts.tokenizer import Codec
-from nbkv.roster import LOADING_STEPS, ProcessWork, process_work
+from nbkv.roster import LOADING_STEPS, ProcessWork, loading, process_work
 from nbkv.scalars import kind_of
 from nbkv.show.units import plural
 from nbkv.stopping import Stopped, interruption
@@ -71,7 +71,7 @@ def load_model(
     instead = "close other sessions, or give another device, dtype or model_kwargs=dict(device_map='auto')"
     given: dict[str, Any] = {"device": device, "dtype": dtype, "model_kwargs": model_kwargs, "block_size": block_size}
     with (
-        process_work(f"load {known}", LOADING_STEPS, told=logging.is_progress_bar_enabled()) as work,
+        process_work(loading(model), LOADING_STEPS, told=logging.is_progress_bar_enabled()) as work,
         own_bars(work),
         memory_limits(f"there is not enough memory to load {known}: {instead}"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -16,6 +17,7 @@ from nbkv.prompts.chat_template import ChatTemplate, any_of
 # that instead; the first one that does not merge with the part is used.
 _FENCES = ("\n", "|", "a", ".", "0")
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))  # SentencePiece's tokens for what its vocabulary lacks
+_HALF = re.compile("[\ud800-\udfff]")  # of a pair of surrogates
 _MOST_PIECES = 100_000  # in the cache of ``Codec.pieces``
 # Whether special tokens are split is a setting of the tokenizer itself, not of the call: one text at a time.
 _LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
@@ -167,6 +169,11 @@ class Codec:
             with self._lock:
                 return list(self.tokenizer(text, **how)["input_ids"])
         except Exception as error:  # a vocabulary without an unknown token may refuse what it cannot write
+            if half := _HALF.search(text):
+                message = (
+                    f"the text has {half[0]!r} at {half.start():,}, half of a character, which no tokenizer can write"
+                )
+                raise BadPrompt(message + " (leave it out, or read its file with errors='replace')") from None
             message = f"the tokenizer cannot write {text!r:.60}: {next(iter(str(error).splitlines()), repr(error))}"
             raise BadPrompt(message) from error
 

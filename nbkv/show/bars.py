@@ -58,7 +58,7 @@ def _row(label: str, timing: dict[str, Any], scale: float) -> str:
 
 def _segment(part: TimingPart, label: str, scale: float) -> str:
     width = scale * part.value
-    word = part.name if width > WORD * len(part.name) else ""
+    word = f"<i>{part.name}</i>" if width > WORD * len(part.name) else ""
     told = escape(f"{label} {part.name} {seconds(part.value)}".strip())
     style = f"background-color:{part.colour};width:{width:.1f}px;height:{HEIGHT}px;box-sizing:border-box;{BORDER}"
     # dark letters on every one of the colours, whatever the theme
@@ -69,7 +69,7 @@ def _segment(part: TimingPart, label: str, scale: float) -> str:
 
 def _legend(rows: Sequence[tuple[str, dict[str, Any]]], longest: float) -> str:
     used = {part.name for _, timing in rows for part in _visible(timing, WIDTH / longest)}
-    shown = [f"{_chip(name)} {name}" for name in COLOURS if name in used]
+    shown = [f'<span style="white-space:nowrap">{_chip(name)} {name}</span>' for name in COLOURS if name in used]
     return f"<p>{' '.join(shown)}</p>" if shown else ""
 
 

@@ -6,12 +6,13 @@ from html import escape
 from typing import Any
 
 from nbkv.show.page import notes_html, table_html, table_text, view
+from nbkv.show.result import ENDS
 from nbkv.show.units import UNKNOWN, count, cut, plural, rate, seconds, share, size
 
 COLUMNS = ("prompt", "tokens", "reused", "new", "ended", "answer")
-_WORDS = (0, 4, 5)
+_WORDS = (4, 5)
 _SHOWN = 12  # rows; the table has them all
-_TEXT = 60  # characters of an answer
+_TEXT = 120  # characters of an answer
 
 
 def batch_text(batch: dict[str, Any]) -> str:
@@ -51,7 +52,7 @@ def _figures(batch: dict[str, Any]) -> str:
     took = (
         f"{seconds(batch['seconds'])}, {plural(batch['generated'], 'token')} generated ({rate(batch['tokens_per_s'])})"
     )
-    reused = f"{share(batch['hit_rate'])} of the prompts reused"
+    reused = f"{share(batch['hit_rate'])} of prompt tokens reused"
     if not figures["together"]:
         return f"{took}; {reused}; one prompt after another"
     sizes = figures["groups"]
@@ -77,6 +78,6 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         count(row["prompt_tokens"]),
         count(row["reused"]),
         count(row["generated"]),
-        row["finish_reason"],
+        ENDS.get(row["finish_reason"], row["finish_reason"]),
         cut(" ".join(row["text"].split()), _TEXT),
     )

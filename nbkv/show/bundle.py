@@ -12,7 +12,7 @@ from nbkv.show import columns
 from nbkv.show.answer import markdown_html
 from nbkv.show.badge import badge
 from nbkv.show.bars import parts
-from nbkv.show.comparison import COLUMNS, cells, headline
+from nbkv.show.comparison import COLUMNS, KEY, cells, headline
 from nbkv.show.result import details, figures, honesty, new_notes, old_notes
 from nbkv.show.units import cut, nats, seconds, share
 from nbkv.show.why import why_data
@@ -67,7 +67,9 @@ def comparison_bundle(comparison: dict[str, Any], results: Sequence[dict[str, An
         }
         for row, result in zip(comparison["rows"], results, strict=True)
     ]
-    data = {"kind": "comparison", "headline": headline(comparison), "columns": COLUMNS[1:], "rows": rows}
+    measured = any(row["kl"] is not None for row in rows)
+    about = {"headline": headline(comparison), "columns": COLUMNS[1:], "key": KEY if measured else ""}
+    data = {"kind": "comparison", **about, "rows": rows}
     return {MIME: data}
 
 

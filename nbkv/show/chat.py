@@ -6,8 +6,10 @@ from html import escape
 from typing import Any
 
 from nbkv.show.answer import answer_html
+from nbkv.show.mosaic import WIDTH
 from nbkv.show.page import bounded, view
-from nbkv.show.tokenmap import strip_html
+from nbkv.show.palette import EDGE, PROVENANCE
+from nbkv.show.tokenmap import counted, totals
 from nbkv.show.units import cut, plural, seconds, share
 
 MAX_ASKED = 2_000  # bytes of each question shown
@@ -73,5 +75,18 @@ def saved_words(chat: dict[str, Any]) -> str:
 
 def _turn(number: int, turn: dict[str, Any], *, asked: bool) -> str:
     question = f'<div style="{_ASKED}"><b>{number}</b> {bounded(turn["asked"], MAX_ASKED)}</div>' if asked else ""
-    told = f'<p class="nbkv-dim">turn {number}: {escape(turn_words(turn))}</p>'
-    return f"{question}{answer_html(turn['answer']['text'].strip(), markdown=True)}{strip_html(turn['answer'])}{told}"
+    figures = f'<p class="nbkv-dim">turn {number}: {escape(turn_words(turn))}</p>'
+    answer = answer_html(turn["answer"]["text"].strip(), markdown=True)
+    return f"{question}{answer}{_reuse_bar(turn['answer'])}{figures}"
+
+
+def _reuse_bar(answer: dict[str, Any]) -> str:
+    """Return one bar as long as the prompt, whatever its length: how much was reused and how much run."""
+    parts = "".join(
+        f'<span style="flex:{n} {n} 0px;background-color:{PROVENANCE[source].colour}"></span>'
+        for source, n in totals(answer).items()
+        if source != "DROPPED"
+    )
+    words = escape(f"The {plural(answer['tokens']['prompt'], 'prompt token')}: {counted(answer)}")
+    look = f"display:flex;height:8px;max-width:{WIDTH}px;margin:4px 0px;border:1px solid {EDGE}"
+    return f'<div role="img" aria-label="{words}" title="{words}" style="{look}">{parts}</div>'

@@ -13,7 +13,11 @@ from nbkv.show.scatter import fidelity_html
 from nbkv.show.units import UNKNOWN, distance, nats, plural, seconds, share, times
 
 # whose texts are the same stands below the table, where the answers are
-COLUMNS = ("strategy", "TTFT", "speed-up", "hit rate", "computed", "KL", "KL max", "top-1", "parts at")
+COLUMNS = ("strategy", "TTFT", "speed-up", "hit rate", "computed", "KL", "KL max", "top-1", "differs at")
+KEY = (
+    "KL (nats): how far the probabilities of the next token are from full's, mean and largest over full's answer; "
+    "top-1: how often the likeliest token is the same; differs at: the first token of the answer that is not full's"
+)
 MAX_ANSWER = 2_000  # bytes of each answer shown
 
 
@@ -28,6 +32,7 @@ def comparison_html(comparison: dict[str, Any]) -> str:
     body = [
         f"<p>{escape(headline(comparison))}</p>",
         table_html(COLUMNS, map(cells, rows)),
+        f'<p class="nbkv-dim">{escape(KEY)}</p>' if any(row.get("kl") is not None for row in rows) else "",
         plots(ttft_html([(row["strategy"], row) for row in rows]), fidelity_html(rows)),
         _answers(rows),
         notes_html(_notes(rows)),
@@ -54,11 +59,11 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         distance(row.get("kl"), row.get("floor")),
         nats(row.get("kl_max")),
         share(row.get("top1")),
-        _parts(row),
+        _differs(row),
     )
 
 
-def _parts(row: dict[str, Any]) -> str:
+def _differs(row: dict[str, Any]) -> str:
     """Return at which token of full's answer the strategy would first have written another."""
     if row.get("kl") is None:
         return UNKNOWN

@@ -10,13 +10,13 @@ from html import escape
 
 import pandas as pd
 
-from nbkv.show.page import fitting, view
-from nbkv.show.units import UNKNOWN, cut, plural
+from nbkv.scalars import is_number
+from nbkv.show.page import fitting, table_width, view
+from nbkv.show.units import UNKNOWN, cut, plural, size
 
 ROWS = 40  # drawn; of longer frames the first and the last half of them
 CELL = 60  # characters of a text; a longer one is folded
 TOLD = 600
-LETTER, EDGES, STEP = 7.4, 16, 80  # pixels: a letter's width, a cell's margins; widths are rounded up to few classes
 
 
 class Frame(pd.DataFrame):
@@ -31,7 +31,8 @@ class Frame(pd.DataFrame):
         picked = list(range(rows)) if rows <= ROWS else [*range(half), *range(rows - half, rows)]
         names = [str(name) for name in self.columns]
         sides = ["right" if pd.api.types.is_numeric_dtype(kind) else "left" for kind in self.dtypes]
-        texts = [[str(self.index[at]), *map(_word, self.iloc[at].tolist())] for at in picked]
+        sizes = [name.endswith("bytes") or (name == "limit" and "bytes" in names) for name in names]
+        texts = [[str(self.index[at]), *map(_word, self.iloc[at].tolist(), sizes)] for at in picked]
         lines = [_row(line, names, sides) for line in texts]
         if rows > ROWS:
             lines.insert(
@@ -40,13 +41,13 @@ class Frame(pd.DataFrame):
         head = "".join(
             f'<th style="text-align:{side}">{escape(name)}</th>' for name, side in zip(names, sides, strict=True)
         )
-        width = _width([["", *names], *texts])
+        width = table_width([["", *names], *texts], CELL + 2)
         body = f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
         table = f'<table class="nbkv-fits-{width}">{body}</table>'
         shape = f'<p class="nbkv-dim">{plural(rows, "row")}, {plural(len(names), "column")}</p>'
         unfolding = (
             ".nbkv td details{display:inline-block;vertical-align:top;margin:0;text-align:left}"
-            f"@container (max-width:{width}px){{.nbkv td:has(details){{white-space:normal!important}}}}"
+            f"@container (max-width:{width}px){{.nbkv-fits-{width} td{{white-space:normal!important}}}}"
         )
         rules = f"<style>{fitting(f'nbkv-fits-{width}', width)}{unfolding}</style>"
         return view(f'{rules}<div class="nbkv-scroll" style="overflow-x:auto">{table}</div>{shape}', "frame")
@@ -70,15 +71,10 @@ def _folded(text: str) -> str:
     return f"<details><summary>{escape(cut(text, CELL))}</summary>{whole}</details>"
 
 
-def _word(value: object) -> str:
+def _word(value: object, is_size: bool) -> str:  # noqa: FBT001  (as its column is)
     """Return a value as people read it, on one line; what is missing is a dash."""
+    if is_size and is_number(value) and value == value:  # noqa: PLR0124  (nan)
+        return size(float(value))
     if isinstance(value, float):
         return UNKNOWN if value != value else f"{value:.4g}"  # noqa: PLR0124  (nan)
     return UNKNOWN if value is None else " ".join(str(value).split())
-
-
-def _width(rows: list[list[str]]) -> int:
-    """Return about how many pixels a table of these texts takes."""
-    longest = [max(min(len(text), CELL + 2) for text in column) for column in zip(*rows, strict=True)]
-    needed = sum(LETTER * letters + EDGES for letters in longest)
-    return STEP * (int(needed) // STEP + 1)

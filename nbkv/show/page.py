@@ -16,16 +16,26 @@ from nbkv.show.units import UNKNOWN
 
 NO_MATHS = "tex2jax_ignore mathjax_ignore"  # MathJax 2 (exported pages, Voila) and 3 (JupyterLab)
 NARROW = 560  # pixels below which a table of figures becomes a list
+LETTER, EDGES, STEP = 7.4, 16, 80  # pixels: a letter's width, a cell's margins; widths are rounded up to few classes
+_NAME_AND_VALUE = 2  # columns, which fit anywhere
 _FITS = """@container (max-width:PXpx){.NAME thead{display:none}.NAME,.NAME :is(tbody,caption){display:block}
 .NAME tr{display:flex;flex-wrap:wrap;gap:0 14px;padding:5px 0;border-bottom:1px solid var(--nbkv-line)}
 .NAME td.nbkv-l:first-child{flex:1 0 100%;max-width:none;font-weight:600}
-.nbkv .NAME :is(td,th){display:block;padding:0;border:0}.nbkv .NAME .nbkv-none{display:none}
-.NAME td:not(:first-child)::before{content:attr(data-name) " ";opacity:.75}}"""
+.nbkv .NAME :is(td,th){display:block;padding:0;border:0;max-width:100%;overflow-wrap:anywhere}
+.nbkv .NAME .nbkv-none{display:none}
+.NAME td:not(.nbkv-l:first-child)::before{content:attr(data-name) " ";opacity:.75}}"""
 
 
 def fitting(name: str, width: int) -> str:
     """Return the rules by which tables of class ``name`` become lists where they have less than ``width`` pixels."""
     return _FITS.replace("NAME", name).replace("PX", str(width))
+
+
+def table_width(rows: Sequence[Sequence[str]], longest: int) -> int:
+    """Return about how many pixels a table of these texts takes, if none has more than ``longest`` letters in a row."""
+    widest = [max(min(len(text), longest) for text in column) for column in zip(*rows, strict=True)]
+    needed = sum(LETTER * letters + EDGES for letters in widest)
+    return STEP * (int(needed) // STEP + 1)
 
 
 STYLE = """<style>
@@ -48,7 +58,8 @@ FITS
 .nbkv summary{cursor:pointer}.nbkv details{margin:4px 0}
 .nbkv-plots{gap:8px 28px;container-type:inline-size}
 @container (max-width:420px){.nbkv .nbkv-bars td{padding:2px;white-space:normal;max-width:60cqw;overflow-wrap:anywhere}
-.nbkv-bars span{width:calc(var(--w)*.16cqw)!important}}
+.nbkv-bars span{width:calc(var(--w)*.16cqw)!important}.nbkv-bars i{display:none}}
+.nbkv-bars i{font-style:normal}
 .nbkv-map{font-family:var(--nbkv-mono);font-size:12px;border-color:var(--nbkv-line)}
 .nbkv-map small{font:600 10px var(--jp-ui-font-family,sans-serif);opacity:.85;padding:0 4px;user-select:none}
 .nbkv-map .nbkv-gap{font-size:11px;font-style:italic;opacity:1}
@@ -72,21 +83,29 @@ class Drawn(str):
     __slots__ = ()
 
 
+def emphasised(row: Sequence[str]) -> tuple[str, ...]:
+    """Return a table's row in bold: the one that was looked for; what there is no value for stays as it is."""
+    return tuple(cell if cell in {"", UNKNOWN} else Drawn(f"<b>{_broken(cell)}</b>") for cell in row)
+
+
 def table_html(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
     caption: str = "",
     left: Sequence[int] = (0,),
+    width: int = 0,
 ) -> str:
     """Return a table without the frame; the columns ``left`` hold words and are aligned to the left.
 
-    Where there is no room for its columns, each row becomes a few lines in which every value has its name. Cells are
-    text, but for those that are ``Drawn``.
+    Where there is no room for its columns, or less than ``width`` pixels, each row becomes a few lines in which every
+    value has its name. Cells are text, but for those that are ``Drawn``.
     """
+    name = f"nbkv-fits-{width}" if width else "nbkv-fits" if len(columns) > _NAME_AND_VALUE else "nbkv-pairs"
+    rules = f"<style>{fitting(name, width)}</style>" if width else ""
 
     def cells(tag: str, values: Sequence[object]) -> str:
-        more = [' scope="col"' if tag == "th" else f' data-name="{escape(str(name))}"' for name in columns]
+        more = [' scope="col"' if tag == "th" else f' data-name="{escape(str(each))}"' for each in columns]
         return "".join(
             f"<{tag}{more[i]}{_kind(v, in_words=i in left)}>{v if isinstance(v, Drawn) else _broken(str(v))}</{tag}>"
             for i, v in enumerate(values)
@@ -95,7 +114,7 @@ def table_html(
     head = f"<thead><tr>{cells('th', columns)}</tr></thead>"
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="nbkv-scroll"><table class="nbkv-fits">{title}{head}<tbody>{body}</tbody></table></div>'
+    return f'{rules}<div class="nbkv-scroll"><table class="{name}">{title}{head}<tbody>{body}</tbody></table></div>'
 
 
 def _kind(value: object, *, in_words: bool) -> str:

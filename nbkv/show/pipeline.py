@@ -9,10 +9,10 @@ from nbkv.show.page import Drawn, notes_html, table_html, table_text, view
 from nbkv.show.palette import PROVENANCE
 from nbkv.show.units import UNKNOWN, count, cut, plural, seconds, share
 
-AGENTS = ("agent", "prompt", "reused", "TTFT", "generated", "answer")
-EDGES = ("output of", "in the prompt of", "tokens", "reused", "share", "TTFT")
+AGENTS = ("agent", "prompt tokens", "reused", "TTFT", "new tokens", "answer")
+EDGES = ("text or output", "in the prompt of", "tokens", "reused", "share", "TTFT")
 _WORDS = (0, 5)
-_TEXT = 60  # characters of an answer
+_TEXT = 120  # characters of an answer
 _ROWS = 40  # edges that are shown one by one; the frame has all
 _BAR = 90  # pixels of a bar of all tokens
 
@@ -40,7 +40,7 @@ def _headline(pipeline: dict[str, Any]) -> str:
     done = sum(row["error"] is None and row["finish_reason"] != "interrupted" for row in pipeline["agents"])
     rounds = f" in {pipeline['rounds']} rounds" if pipeline["rounds"] > 1 else ""
     said = f"{plural(done, 'answer')} of agents{rounds} in {seconds(pipeline['seconds'])}"
-    return f"{pipeline['model']}, {pipeline['strategy']}: {said}, {share(pipeline['hit_rate'])} of the prompts reused"
+    return f"{pipeline['model']}, {pipeline['strategy']}: {said}, {share(pipeline['hit_rate'])} of prompt tokens reused"
 
 
 def _edges_html(pipeline: dict[str, Any]) -> str:
@@ -48,7 +48,9 @@ def _edges_html(pipeline: dict[str, Any]) -> str:
     if not edges:
         return ""
     rows = ((*cells, Drawn(_bar(edge))) for edge, cells in zip(edges, map(_edge(pipeline), edges), strict=True))
-    return table_html((*EDGES, ""), rows, caption="Reuse by edge", left=(0, 1))
+    return table_html(
+        (*EDGES, ""), rows, caption="What was reused of each text or output, in whose prompt", left=(0, 1)
+    )
 
 
 def _bar(edge: dict[str, Any]) -> str:
@@ -95,5 +97,5 @@ def _named(agent: str, number: int, pipeline: dict[str, Any]) -> str:
 def _told(pipeline: dict[str, Any]) -> list[str]:
     failed = [f"failed: {row['error']}" for row in pipeline["agents"] if row["error"] is not None]
     more = len(pipeline["edges"]) - _ROWS
-    rest = [f"… {plural(more, 'more edge')}: to_frame() has all"] if more > 0 else []
+    rest = [f"… {plural(more, 'more text or output', 'more texts or outputs')}: to_frame() has all"] if more > 0 else []
     return [*rest, *failed, *([pipeline["stopped"]] if pipeline["stopped"] else [])]

@@ -9,6 +9,7 @@ from nbkv.show.page import Drawn, notes_html, table_html, table_text, view
 from nbkv.show.palette import EDGE, SERIES, Shade
 from nbkv.show.units import count, cut, plural, seconds, share
 
+KEY = "score: what a document gets of the query's attention, more than of that of a query without content"
 WIDTH, HEIGHT = 120, 12  # pixels of the longest bar
 _SHOWN, _TEXT = 20, 70  # documents, and characters of one
 _MARK = Shade("#e69f00", "#111111")  # behind tokens, in steps of strength
@@ -17,7 +18,7 @@ _MARK = Shade("#e69f00", "#111111")  # behind tokens, in steps of strength
 def ranking_text(ranking: dict[str, Any]) -> str:
     """Return the query, what the ranking took, and the documents in their order."""
     rows = [
-        (row["rank"], row["document"], f"{row['score']:+.4g}", row["tokens"], cut(_line(row["text"]), _TEXT))
+        (row["rank"], row["document"], f"{row['score']:+.3g}", row["tokens"], cut(_line(row["text"]), _TEXT))
         for row in ranking["rows"][:_SHOWN]
     ]
     lines = [_headline(ranking), _figures(ranking), *_distance(ranking)]
@@ -37,6 +38,7 @@ def ranking_html(ranking: dict[str, Any]) -> str:
         f"<p><b>{escape(_headline(ranking))}</b></p>",
         *(f'<p class="nbkv-dim">{escape(line)}</p>' for line in (_figures(ranking), *_distance(ranking))),
         table_html(_COLUMNS, rows, left=_WORDS),
+        f'<p class="nbkv-dim">{escape(KEY)}</p>',
         *(f'<p class="nbkv-dim">{line}</p>' for line in _more(ranking)),
         f"<details><summary>What the query attended to</summary>{marked}</details>",
         notes_html(ranking["notes"]),
@@ -53,8 +55,8 @@ def _row(row: dict[str, Any], widest: float) -> tuple[object, ...]:
     style = f"background-color:{colour};width:{width:.1f}px;height:{HEIGHT}px;box-sizing:border-box"
     bar = f'<span style="{style};border:1px solid {EDGE};display:inline-block"></span>'
     inline = "display:inline-flex;align-items:center;gap:6px"
-    scored = Drawn(f'<span style="{inline}">{bar}<span>{row["score"]:+.4g}</span></span>')
-    return (row["rank"], cut(row["document"], 24), scored, count(row["tokens"]), cut(_line(row["text"]), _TEXT))
+    scored = Drawn(f'<span style="{inline}">{bar}<span>{row["score"]:+.3g}</span></span>')
+    return (row["rank"], cut(row["document"], 48), scored, count(row["tokens"]), cut(_line(row["text"]), _TEXT))
 
 
 def _marked(row: dict[str, Any], pieces: list[tuple[str, float | None]], most: float) -> str:
@@ -73,7 +75,9 @@ def _marked(row: dict[str, Any], pieces: list[tuple[str, float | None]], most: f
 
 def _headline(ranking: dict[str, Any]) -> str:
     best = ranking["rows"][0]["document"]
-    return f"{cut(_line(ranking['query']), 100)} → {best} is first of {plural(len(ranking['rows']), 'document')}"
+    return (
+        f"{cut(_line(ranking['query']), 100)} → {cut(best, 48)} is first of {plural(len(ranking['rows']), 'document')}"
+    )
 
 
 def _figures(ranking: dict[str, Any]) -> str:

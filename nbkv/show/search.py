@@ -6,13 +6,15 @@ from html import escape
 from typing import Any
 
 from nbkv.show.page import notes_html, table_html, table_text, view
+from nbkv.show.palette import SERIES
+from nbkv.show.result import ENDS
 from nbkv.show.units import UNKNOWN, count, cut, plural, rate, seconds, size, times
 
 STEPS = ("step", "branches", "from", "tokens", "K/V held", "without sharing", "best reward", "ended")
 _SHOWN = 40  # nodes of the tree; the table has them all
 _TEXT = 72  # characters of a step
 _WIDTH = 60  # pixels of a reward of the highest value
-_FOUND, _GONE = "#2f7fd0", "rgba(128,128,128,.55)"
+_FOUND, _GONE = SERIES[0], "rgba(128,128,128,.55)"
 
 
 def search_text(search: dict[str, Any]) -> str:
@@ -111,7 +113,7 @@ def _said(node: dict[str, Any]) -> str:
 
 
 def _state(node: dict[str, Any]) -> str:
-    return "" if node["state"] == "expanded" else f"  ({node['state']})"
+    return "" if node["state"] == "expanded" else f"  ({ENDS.get(node['state'], node['state'])})"
 
 
 def _value(reward: float | None) -> str:

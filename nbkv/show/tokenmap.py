@@ -40,6 +40,7 @@ EACH_TOKEN = 160  # up to this prompt length every token tells its number, and a
 MOST = 7_500  # bytes of text and marks: fifty results have to fit into a notebook of 2 MB
 TAG = 7  # bytes of a run's element
 GROUP = 100  # tokens that hovering tells of together
+GONE = "dropped by all layers and heads"  # others may lack in some of them
 DROPPED = "text-decoration:line-through;opacity:0.6"
 MAP = (
     "white-space:pre-wrap;overflow-wrap:break-word;line-height:2;max-height:340px;overflow-y:auto;"
@@ -93,12 +94,16 @@ def totals(result: dict[str, Any]) -> dict[str, int]:
 
 def told(result: dict[str, Any]) -> str:
     """Return in words what the picture of the prompt shows."""
-    found = totals(result)
-    counts = [f"{found[name]:,} {look.meaning}" for name, look in SOURCES.items() if name in found]
-    dropped = [f"{found['DROPPED']:,} dropped"] if "DROPPED" in found else []
     lines = f", {LINE} tokens a line" if result["tokens"]["prompt"] > LINE else ""
     what = f"The {plural(result['tokens']['prompt'], 'prompt token')} from first to last{lines}"
-    return f"{what}: {', '.join(counts + dropped)}"
+    return f"{what}: {counted(result)}"
+
+
+def counted(result: dict[str, Any]) -> str:
+    """Return in words how many tokens are of which source."""
+    found = totals(result)
+    counts = [f"{found[name]:,} {look.meaning}" for name, look in SOURCES.items() if name in found]
+    return ", ".join([*counts, *([f"{found['DROPPED']:,} {GONE}"] if "DROPPED" in found else [])])
 
 
 def legend_html(result: dict[str, Any]) -> str:
@@ -111,7 +116,7 @@ def legend_html(result: dict[str, Any]) -> str:
         if name in found
     ]
     if "DROPPED" in found:
-        entries.append(f'<span><b style="{DROPPED}">D</b> dropped {found["DROPPED"]:,}</span>')
+        entries.append(f'<span><b style="{DROPPED}">D</b> {GONE} {found["DROPPED"]:,}</span>')
     if prompt > LINE:
         entries.append(f'<span class="nbkv-dim">one cell a token, {LINE} a line</span>')
     return f"<div>{' '.join(entries)}</div>"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from nbkv.show.page import notes_html, table_html, table_text, view
+from nbkv.show.page import emphasised, notes_html, table_html, table_text, view
 from nbkv.show.units import UNKNOWN, nats, plural, seconds, share, size, times, yes
 
 COLUMNS = ("strategy", "exact", "TTFT", "full", "speed-up", "computed", "KL", "worst KL", "above", "at most")
+_BEST = " (recommended)"
 
 
 def tour_text(tour: dict[str, Any]) -> str:
@@ -22,7 +23,7 @@ def tour_html(tour: dict[str, Any]) -> str:
     """Return the same as a view."""
     body = [
         f"<p><b>{escape(_headline(tour))}</b></p>",
-        table_html(COLUMNS, _rows(tour)),
+        table_html(COLUMNS, [emphasised(row) if row[0].endswith(_BEST) else row for row in _rows(tour)]),
         f'<p class="nbkv-dim">{escape(_about(tour))}</p><p>{escape(tour["sample"])}</p>',
         notes_html(tour["notes"]),
     ]
@@ -60,7 +61,7 @@ def _about(tour: dict[str, Any]) -> str:
 def _rows(tour: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
-            row["strategy"] + (" (recommended)" if row["strategy"] == tour["recommended"] else ""),
+            row["strategy"] + (_BEST if row["strategy"] == tour["recommended"] else ""),
             yes(row["exact"]),
             seconds(row["ttft_s"]),
             seconds(row["full_s"]),

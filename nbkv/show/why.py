@@ -1,14 +1,14 @@
-"""Why tokens were not reused: one row a cause and span, what its cure would save, and both texts where text differs."""
+"""Why tokens were not reused: one row a reason, what its cure would save, and both texts where text differs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbkv.show.page import table_html, table_text, view
-from nbkv.show.units import count, cut, plural, seconds
+from nbkv.show.units import UNKNOWN, count, cut, plural, seconds
 
 ROWS, LAB_ROWS = 12, 6  # of a table, and of one of the extension, which is kept in the notebook a second time
 TEXT = 160  # characters of a text that differs
@@ -39,8 +39,8 @@ def why_text(why: dict[str, Any]) -> str:
     """Return a headline and the misses in columns, with the texts that differ below them."""
     lines = [headline(why)]
     if why["misses"]:
-        lines.append(table_text(COLUMNS[:4], [_cells(miss)[:4] for miss in _rows(why)]))
-        lines += [f"{CAUSES[miss['cause']]}: {_told(miss)}" for miss in _worth_telling(why)]
+        lines.append(table_text(COLUMNS[:4], [_cells(one)[:4] for one in reasons(why)[:ROWS]]))
+        lines += [f"{CAUSES[one.cause]}: {_told(one)}" for one in _worth_telling(why)]
         lines += [f"  was: {was!r}\n  now: {now!r}" for was, now in _texts(why)]
     return "\n".join(lines)
 
@@ -62,7 +62,7 @@ def why_data(why: dict[str, Any] | None) -> dict[str, Any] | None:
     if not why or not _worth_telling(why):
         return None
     texts = [[cut(was, TEXT), cut(now, TEXT)] for was, now in _texts(why)[:LAB_ROWS]]
-    return {"headline": headline(why), "rows": [list(_cells(miss)) for miss in _rows(why)[:LAB_ROWS]], "texts": texts}
+    return {"headline": headline(why), "rows": [list(_cells(one)) for one in reasons(why)[:LAB_ROWS]], "texts": texts}
 
 
 def headline(why: dict[str, Any]) -> str:
@@ -78,9 +78,10 @@ def headline(why: dict[str, Any]) -> str:
 
 
 def _table(why: dict[str, Any]) -> str:
-    table = table_html(COLUMNS, [_cells(miss) for miss in _rows(why)], left=(0, 4, 5))
-    more = len(why["misses"]) - ROWS
-    rest = f'<p class="nbkv-dim">{plural(more, "more span")}</p>' if more > 0 else ""
+    found = reasons(why)
+    table = table_html(COLUMNS, map(_cells, found[:ROWS]), left=(0, 4, 5))
+    more = len(found) - ROWS
+    rest = f'<p class="nbkv-dim">{plural(more, "more reason")}</p>' if more > 0 else ""
     mono = "font-family:ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;font-size:12px;overflow-wrap:anywhere"
     texts = "".join(
         f'<div style="{mono};margin:3px 0px">'
@@ -91,37 +92,67 @@ def _table(why: dict[str, Any]) -> str:
     return f"{table}{rest}{texts}"
 
 
-def _rows(why: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the misses shown, the dearest first."""
-    dear = sorted(why["misses"], key=lambda miss: (-(miss["seconds"] or 0), -miss["saves"], miss["start"]))
-    return dear[:ROWS]
+class MissedTokens(NamedTuple):
+    """What ran for one reason: in which ``spans``, and what curing it would save, in tokens and, if known, seconds."""
+
+    cause: str
+    detail: str
+    fix: str
+    was: str
+    now: str
+    spans: tuple[tuple[int, int], ...]
+    saves: int
+    seconds: float | None
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens ran."""
+        return sum(stop - start for start, stop in self.spans)
+
+    @property
+    def where(self) -> str:
+        """Return the places of its first and last token, and in how many spans they lie."""
+        first, last = self.spans[0][0], self.spans[-1][1] - 1
+        places = f" ({len(self.spans):,} places)" if len(self.spans) > 1 else ""
+        return f"{first:,}–{last:,}{places}" if last > first else f"{first:,}"
 
 
-def _cells(miss: dict[str, Any]) -> tuple[str, ...]:
-    n = miss["stop"] - miss["start"]
-    if miss["seconds"] is not None and miss["seconds"] < 0:
-        saves = f"nothing ({seconds(-miss['seconds'])} more)"
-    elif miss["saves"]:
-        saves = count(miss["saves"]) if miss["seconds"] is None else seconds(miss["seconds"])
+def reasons(why: dict[str, Any]) -> list[MissedTokens]:
+    """Return what ran, all spans of one reason together, the dearest first."""
+    together: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for miss in sorted(why["misses"], key=lambda miss: miss["start"]):
+        key = tuple(str(miss[name]) for name in ("cause", "detail", "fix", "was", "now"))
+        together.setdefault(key, []).append(miss)
+    found = []
+    for (cause, detail, fix, was, now), misses in together.items():
+        took = [miss["seconds"] for miss in misses if miss["seconds"] is not None]
+        spans = tuple((miss["start"], miss["stop"]) for miss in misses)
+        saves = sum(miss["saves"] for miss in misses)
+        found.append(MissedTokens(cause, detail, fix, was, now, spans, saves, sum(took) if took else None))
+    return sorted(found, key=lambda one: (-(one.seconds or 0), -one.saves, -one.tokens, one.spans))
+
+
+def _cells(one: MissedTokens) -> tuple[str, ...]:
+    if one.seconds is not None and one.seconds < 0:
+        saves = f"nothing ({seconds(-one.seconds)} more)"
+    elif one.saves:
+        saves = plural(one.saves, "token") if one.seconds is None else seconds(one.seconds)
     else:
-        saves = "–"
-    where = f"{miss['start']}–{miss['stop'] - 1}" if n > 1 else str(miss["start"])
-    told = cut(miss["detail"], 2 * TEXT)
-    return CAUSES[miss["cause"]], count(n), where, saves, told, miss["fix"]
+        saves = UNKNOWN
+    return CAUSES[one.cause], count(one.tokens), one.where, saves, cut(one.detail, 2 * TEXT), one.fix
 
 
-def _told(miss: dict[str, Any]) -> str:
-    return f"{miss['detail']}{'; ' + miss['fix'] if miss['fix'] else ''}"
+def _told(one: MissedTokens) -> str:
+    return f"{one.detail}{'; ' + one.fix if one.fix else ''}"
 
 
-def _worth_telling(why: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the misses that are more than new text and the last token, once for each thing that happened."""
-    known = {(miss["cause"], miss["detail"]): miss for miss in _rows(why) if miss["cause"] not in {"new", "last"}}
-    return list(known.values())
+def _worth_telling(why: dict[str, Any]) -> list[MissedTokens]:
+    """Return what is more than new text and the last token."""
+    return [one for one in reasons(why)[:ROWS] if one.cause not in {"new", "last"}]
 
 
 def _texts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    pairs = [(miss["was"], miss["now"]) for miss in _rows(why) if miss["was"] or miss["now"]]
+    pairs = [(one.was, one.now) for one in reasons(why)[:ROWS] if one.was or one.now]
     return [(cut(was, 2 * TEXT), cut(now, 2 * TEXT)) for was, now in dict.fromkeys(pairs)]
 
 

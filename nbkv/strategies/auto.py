@@ -209,7 +209,7 @@ class Auto(Strategy):
         known = kl_history(ctx.verdicts, ctx.model, blend.strategy.spec)
         if self.max_kl is None or known.keeps(self.max_kl, self.alpha):
             return ""
-        share = f"at most {self.alpha:.0%} of prompts may be above max_kl={self.max_kl:g}"
+        share = f"at most {100 * self.alpha:.0f} % of prompts may be above max_kl={self.max_kl:g}"
         return f"{share}, and {known.above(self.max_kl)} of {known.n} measured were"
 
 

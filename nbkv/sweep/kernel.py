@@ -16,7 +16,8 @@ class ThisInterpreter(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         """Return the specification of a kernel of this interpreter."""
         # no panel is there to be told, and nbclient would warn of a comm that it does not know
-        return KernelSpec(**get_kernel_dict(), env={"NBKV_PANEL": "off"})
+        # what its log has to say below a crash (that it was interrupted to end it) is no output of the sweep's cell
+        return KernelSpec(**get_kernel_dict(extra_arguments=["--log-level=50"]), env={"NBKV_PANEL": "off"})
 
     @default("transport_encryption")
     def _encrypted(self) -> str:

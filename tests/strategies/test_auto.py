@@ -196,7 +196,7 @@ def test_above_the_bound_there_is_no_blend(session_of, words, costing):
 
     assert {result.lineage for result in results} == {"exact"}
     assert "measured influence beside" in said(results[0])
-    assert "at most 5% of prompts may be above max_kl=0, and 1 of 1 measured were" in said(results[1])
+    assert "at most 5 % of prompts may be above max_kl=0, and 1 of 1 measured were" in said(results[1])
     assert session.stats.fallbacks == 2
 
 

@@ -152,7 +152,7 @@ def test_dropped_tokens_are_said_and_provenance_stays(session, words, name):
     assert 0 <= result.kept.sum() <= 10 * LAYERS
     assert result.tokens.fresh == 100
     assert result.lineage == f"approx:{name}"
-    assert any("MiB at the peak" in note for note in result.notes)
+    assert any("B at the peak" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("name", EAGER)

@@ -161,3 +161,57 @@ def test_two_notebooks_each_with_its_own_sessions(lab, notebook):
     lab.command("docmanager:open", path=one)
     expect(lab.panel.locator("header")).to_contain_text("one.ipynb")
     expect(figures(lab).nth(2)).to_have_text("1")
+
+
+# A session's long work and one of the process, each in the very cell that loads the extension or right behind it.
+WORK = """%load_ext nbkv
+from nbkv.roster import loading, process_work
+from nbkv.stopping import Stopped
+import time
+def work(name):
+    with process_work(name, 5000) as under_way:
+        try:
+            while under_way.done < 5000:
+                under_way.step(f"part {under_way.done}")
+                time.sleep(0.02)
+        except Stopped:
+            print("stopped")
+work(loading("/a/path/to/models/that/is/rather/long/qwen2.5-coder-0.5b"))"""
+
+
+def test_work_of_the_first_cell_is_shown_and_stopped(lab, server):
+    lab.open(server.write("first.ipynb", WORK, "work('run')", "work('export')"))
+    for cell, name in enumerate(("load qwen2.5-coder-0.5b", "run", "export")):
+        lab.run(cell, wait=False)
+        shown = lab.panel.get_by_role("region", name=name)
+        expect(shown).to_contain_text(f"{name}: part", timeout=20000)
+        expect(lab.panel.locator(".nbkv-lab-kernel")).to_have_text("busy")
+        expect(lab.panel).not_to_contain_text("No session is open")
+        for theme in ("Light", "Dark"):
+            lab.theme(f"JupyterLab {theme}")
+            for width in (280, 500):
+                lab.width(width)
+                lab.shot(f"work_{width}_{theme.lower()}", lab.panel)
+                button = shown.get_by_role("button", name=f"Stop {name}")
+                assert button.evaluate("it => it.scrollWidth <= it.clientWidth && it.innerText === 'Stop'")
+        shown.get_by_role("button", name=f"Stop {name}").click()
+        lab.done()
+        expect(shown).to_have_count(0)
+        expect(lab.page.locator(".jp-Notebook .jp-CodeCell").nth(cell)).to_contain_text("stopped")
+
+
+def test_an_order_beside_a_busy_cell_leaves_stop_in_reach(lab, notebook):
+    lab.open(notebook(SHORT, LONG, LONG)).run(0, 1)
+    for cell, again in ((2, False), (3, True)):
+        lab.run(cell, wait=False)
+        stop = lab.panel.get_by_role("button", name="Stop")
+        expect(stop).to_be_enabled(timeout=20000)
+        lab.panel.locator(".nbkv-lab-request summary").last.click()  # asks the busy kernel why
+        lab.page.wait_for_timeout(600)
+        expect(stop).to_be_enabled()
+        if again:
+            lab.panel.locator(".nbkv-lab-request summary").first.click()
+            expect(stop).to_be_enabled()
+        stop.click()
+        lab.done()
+        assert "interrupted" in output(lab, cell)

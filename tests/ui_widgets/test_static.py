@@ -1,31 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from seen import UNSEEN
 
 import nbkv
 from nbkv.widgets.dashboard import Dashboard
-
-# What is cut off, or has no room at all, is not seen: every word of a view has a box, and the box is on the page.
-UNSEEN = """() => {
-  const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-    const parent = node.parentElement;
-    if (!node.textContent.trim() || parent.closest('style, script, svg') || !parent.checkVisibility()) continue;
-    const range = document.createRange();
-    range.selectNodeContents(node);
-    const box = range.getBoundingClientRect();
-    let left = box.left, right = box.right;
-    for (let up = parent; up; up = up.parentElement) {
-      if (getComputedStyle(up).overflowX === 'visible') continue;
-      const clip = up.getBoundingClientRect();
-      left = Math.max(left, clip.left);
-      right = Math.min(right, clip.right);
-    }
-    if (right - left < Math.min(box.width, 3) - 0.5 || box.width < 1 || box.right > innerWidth + 1)
-      found.push(node.textContent.trim().slice(0, 40));
-  }
-  return found;
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +19,9 @@ def views():
         agents = nbkv.Pipeline(
             session, {"first": "Noted. {{ page }} And the wire?", "then": "{{ first }} And the bell?"}
         )
+        talk = session.chat(system="Be brief.")
+        for number in range(2):
+            talk.send(f"Who pays {number} ?", max_new_tokens=4)
         made = {
             "compare": compared,
             "result": last,
@@ -50,6 +32,17 @@ def views():
             "verify": session.verify("prefix"),
             "stats": session.stats,
             "history": session.history(),
+            "strategies": nbkv.strategies(),
+            "tiers": session.store.tiers,
+            "search": session.search(item.question, reward=lambda texts: [len(text) for text in texts], width=2),
+            "certificate": session.certify(
+                [["Noted. ", *chunks, f"And the {word}?"] for word in ("wire", "bell", "lamp")],
+                max_kl=1e-6,
+                rate=0.8,
+                alpha=0.5,
+                strategies=["cacheblend", "epic"],
+            ),
+            "talk": talk,
             "dashboard": Dashboard(session),
         }
         yield {
@@ -70,6 +63,27 @@ def test_every_word_of_a_view_is_seen(browser, views, width, theme):
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
     page.close()
     assert unseen == {}
+
+
+# Of rows that have become a list: values whose name is not there, and parts of bars whose word is cut.
+UNNAMED = """() => [...document.querySelectorAll('.nbkv-scroll td')].filter(it => {
+  const shown = it.checkVisibility() && it.textContent.trim() && getComputedStyle(it).display === 'block';
+  return shown && !it.matches('.nbkv-l:first-child') && it.dataset.name &&
+    getComputedStyle(it, '::before').content === 'none';
+}).map(it => it.textContent)"""
+CUT = """() => [...document.querySelectorAll('.nbkv-bars i')]
+  .filter(it => it.checkVisibility() && it.offsetWidth > it.parentElement.clientWidth).map(it => it.textContent)"""
+
+
+@pytest.mark.parametrize("width", [280, 400, 500])
+def test_every_value_of_a_list_has_its_name_and_no_word_in_a_bar_is_cut(browser, views, width):
+    page = browser.new_page(viewport={"width": width, "height": 600})
+    for name, found in views.items():
+        html = found if isinstance(found, str) else (found[0] if isinstance(found, tuple) else found)["text/html"]
+        page.set_content(f"<meta charset='utf-8'><body style='margin:4px'>{html}</body>")
+        assert page.evaluate(UNNAMED) == [], name
+        assert page.evaluate(CUT) == [], name
+    page.close()
 
 
 def test_a_table_without_room_is_noticed(browser):

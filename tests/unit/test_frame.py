@@ -4,7 +4,8 @@ from html import unescape
 import pandas as pd
 import pytest
 
-from nbkv.show.frame import CELL, EDGES, LETTER, ROWS, STEP, TOLD, Frame
+from nbkv.show.frame import CELL, ROWS, TOLD, Frame
+from nbkv.show.page import EDGES, LETTER, STEP
 from nbkv.show.units import cut
 
 NOTE = "chunks encoded behind a primer because $12 and $5 of <b>the</b> first tokens gather attention; " * 5

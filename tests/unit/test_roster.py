@@ -1,6 +1,7 @@
 """Long work that no session does: told step by step, stopped between steps, and one quiet line where interrupted."""
 
 import json
+from pathlib import Path
 
 import pytest
 from huggingface_hub import file_download
@@ -10,7 +11,7 @@ from transformers.utils import logging
 
 import nbkv
 from nbkv.models.pretrained.reading_bar import MOST, own_bars
-from nbkv.roster import LOADING_STEPS, bus, process_work, running
+from nbkv.roster import LOADING_STEPS, bus, loading, process_work, running
 from nbkv.show.progress import screen
 from nbkv.stopping import Stopped
 
@@ -35,7 +36,7 @@ def test_loading_tells_its_stages_and_every_weight(told, folder, model_of):
     *steps, last = told
     tensors = len(model_of("llama").state_dict())
 
-    assert {event.work for event in told} == {f"load {folder}"}
+    assert {event.work for event in told} == {f"load {folder.name}"}
     doing = [event.doing for event in steps]
     assert doing[0] == "reading weights"
     assert f"loading weights, {tensors} of {tensors}" in doing
@@ -164,3 +165,18 @@ def test_nothing_is_built_where_nobody_listens(monkeypatch):
     with process_work("load x", 1) as work:
         work.step("a")
     assert work.done == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("tiny", "load tiny"),
+        ("/a/path/to/qwen2.5-coder-0.5b/", "load qwen2.5-coder-0.5b"),
+        (Path("models/model.gguf"), "load model.gguf"),
+        ("HuggingFaceTB/SmolLM2-135M", "load SmolLM2-135M"),
+        (object(), "load object"),
+        ("/", "load /"),
+    ],
+)
+def test_loading_is_called_by_the_last_part_of_a_path(model, name):
+    assert loading(model) == name

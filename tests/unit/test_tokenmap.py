@@ -110,8 +110,8 @@ def test_dropped_tokens_are_struck_through(n):
         r"line-through[^>]*>(?:<small>.*?</small>)?(.*?)</span></span>", html
     )
     assert [len(re.findall(r"w\d+ ", part)) for part in struck] == [20, 1]
-    assert "dropped 21" in legend_html(given)
-    assert told(given).endswith(f"{n} reused from a chunk, 21 dropped".replace("1000", "1,000"))
+    assert "dropped by all layers and heads 21" in legend_html(given)
+    assert told(given).endswith(f"{n} reused from a chunk, 21 dropped by all layers and heads".replace("1000", "1,000"))
 
 
 @pytest.mark.parametrize("text", ["costs $1 ", "<b>&amp; ", "**bold** `code`\n", "\x00\u200b ", "語"])

@@ -40,6 +40,7 @@ export function ComparisonView({ data }: { data: ComparisonData }): React.JSX.El
           </tbody>
         </table>
       </div>
+      {data.key && <p className="nbkv-lab-dim">{data.key}</p>}
       <div className="nbkv-lab-plots">
         <Bars rows={rows.map(row => ({ label: row.strategy, ttft: row.ttft }))} />
         <Scatter rows={rows} />

@@ -58,6 +58,8 @@ export interface ComparisonData {
   kind: 'comparison';
   headline: string;
   columns: string[];
+  /** What the columns of fidelity mean; empty where it was not measured. */
+  key: string;
   rows: Row[];
 }
 

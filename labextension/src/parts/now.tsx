@@ -3,7 +3,7 @@
 import * as React from 'react';
 
 import { Now, ProcessWork, Work } from '../protocol';
-import { plural, rate } from '../units';
+import { count, plural, rate } from '../units';
 
 interface Props {
   now: Now | null;
@@ -43,12 +43,13 @@ export function Works({ works, onStop }: WorksProps): React.JSX.Element {
             <button
               className="jp-Button"
               disabled={work.stopping}
-              title="End it; what there is of it is kept"
+              title={`Stop ${work.work}; what there is of it is kept`}
+              aria-label={`Stop ${work.work}`}
               onClick={() => {
                 onStop(work);
               }}
             >
-              Stop {work.work}
+              Stop
             </button>
           </div>
         </section>
@@ -74,5 +75,5 @@ function named(work: Work): string {
 }
 
 function steps(work: Work | null): string {
-  return work ? `${work.done} of ${work.total}` : '';
+  return work ? `${count(work.done)} of ${count(work.total)}` : '';
 }

@@ -45,7 +45,7 @@ const Request = React.memo(
               <span className="nbkv-lab-dim">{past.request}</span> {past.strategy}
             </span>
             <span className="nbkv-lab-number">
-              {share(past.hit_rate)} <span className="nbkv-lab-dim">in {seconds(past.ttft_s)}</span>
+              {share(past.hit_rate)} <span className="nbkv-lab-dim">reused, {seconds(past.ttft_s)}</span>
             </span>
           </span>
           <Strip outline={past.map} />

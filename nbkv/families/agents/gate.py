@@ -55,7 +55,7 @@ class GateDecision:
         """Return the decision in a few words."""
         bits = "" if self.entropy is None else f", entropy {self.entropy:.2f} below {self.bound:.2f} bits"
         kl = "" if self.kl is None else f", KL {self.kl:.2g}"
-        known = "" if self.explained is None else f", offsets {self.explained:.0%} explained"
+        known = "" if self.explained is None else f", offsets {100 * self.explained:.0f} % explained"
         return self.why or f"{self.name} by {self.anchors} anchors{bits}{kl}{known}"
 
 

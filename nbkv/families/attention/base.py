@@ -120,7 +120,7 @@ class AttentionReuse(Prefix):
         if answer.passes[REUSED]:
             passes, share = prefilled.figures["reuse_rate"], prefilled.figures["effective_reuse"]
             prefilled.notes.append(
-                f"{share:.0%} of the attention to finished blocks reused, in {passes:.0%} of the passes"
+                f"{100 * share:.0f} % of the attention to finished blocks reused, in {100 * passes:.0f} % of the passes"
             )
         if answer.passes[REUSED] and not answer.heads and (answer.context.staleness.cosine or 1.0) < _FAITHFUL:
             was = f"kept attention had changed to a cosine of {answer.context.staleness.cosine:.2f} when computed again"
@@ -192,4 +192,4 @@ def _reason(switch: ReuseSwitch, at: int) -> str:
         return "so many tokens are revealed in each pass that none could reuse"
     reused, refreshed, without = (switch.times.seconds(kind, at) * 1000 for kind in (REUSED, REFRESHED, PLAIN))
     took = f"{without:.2f} ms without, {refreshed:.2f} refreshed, {reused:.2f} reused"
-    return f"after {plural(at, 'token')} a pass takes {took}, and {share:.0%} could reuse"
+    return f"after {plural(at, 'token')} a pass takes {took}, and {100 * share:.0f} % could reuse"

@@ -17,7 +17,7 @@ from nbkv.families.blend.base import Blend, blended
 from nbkv.families.blend.earlier import HarvestedKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_share
-from nbkv.show.units import plural
+from nbkv.show.units import plural, size
 from nbkv.strategy import Prefilled
 
 
@@ -74,7 +74,5 @@ class Harvest(Blend):
             left.remove(one)
             nbytes -= one.nbytes
         ctx.scratch[self.name] = tuple(left)
-        prefilled.notes.append(
-            f"{self.name} keeps {plural(len(left), 'span')} for this session ({nbytes / 2**20:.1f} MiB)"
-        )
+        prefilled.notes.append(f"{self.name} keeps {plural(len(left), 'span')} for this session ({size(nbytes)})")
         return nbytes

@@ -30,7 +30,7 @@ from nbkv.models.passes import over_slots
 from nbkv.models.probing.eviction import why_not
 from nbkv.models.work import Work
 from nbkv.result import Provenance
-from nbkv.show.units import plural
+from nbkv.show.units import plural, share, size
 from nbkv.strategy import Prefilled, Strategy, parse
 from nbkv.timing import timed
 
@@ -183,8 +183,8 @@ class Evict(Strategy):
             return
         cache = held.cache
         prefilled.kept = cache.kept(len(request.ids)).numpy()
-        told = f"{self.name}: {cache.share():.0%} of the K/V of {plural(cache.seen, 'token')} held"
-        prefilled.notes.append(f"{told}, {cache.nbytes / 2**20:.2f} MiB; {cache.peak / 2**20:.2f} MiB at the peak")
+        told = f"{self.name}: {share(cache.share())} of the K/V of {plural(cache.seen, 'token')} held"
+        prefilled.notes.append(f"{told}, {size(cache.nbytes)}; {size(cache.peak)} at the peak")
         if self.context == "turns" and request.keep and cache.complete:
             self._contexts(ctx).put(ids[: cache.seen], cache)
 
@@ -320,5 +320,5 @@ def _reused(known: EvictingCache, prefilled: Prefilled, ctx: Context, tier: str)
     """Mark the tokens of ``known``, a compressed cache, as reused: provenance, event and note."""
     prefilled.provenance[: known.seen] = Provenance.PREFIX
     ctx.tell(Reused, start=0, stop=known.seen, tier=tier)
-    share, where = f"{known.share():.0%} of their K/V", "on this session's shelf" if tier == "shelf" else f"in {tier}"
-    prefilled.notes.append(f"went on from {plural(known.seen, 'token')} held compressed {where} ({share})")
+    held, where = f"{share(known.share())} of their K/V", "on this session's shelf" if tier == "shelf" else f"in {tier}"
+    prefilled.notes.append(f"went on from {plural(known.seen, 'token')} held compressed {where} ({held})")

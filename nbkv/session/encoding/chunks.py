@@ -57,8 +57,11 @@ def tokenised_chunk(ctx: Context, text: object, name: str, sink: str) -> Chunk:
         raise BadPrompt(message)
     codec, adapter = ctx.codec, ctx.adapter
     ids, before = tuple(codec.part(text, first=False)), sinks.sink(sink, codec, adapter, ctx.verdicts)
+    if not ids:
+        message = f"a chunk is text of at least one token, and the tokenizer makes none of {text!r:.60}"
+        raise BadPrompt(message)
     ctx.fits(len(before) + len(ids))
-    return Chunk(name=name, text=text, token_ids=ids, sink=before, model=adapter.fingerprint)
+    return Chunk(name=str(name), text=str(text), token_ids=ids, sink=before, model=adapter.fingerprint)
 
 
 def encode_chunk(chunk: Chunk, sink: str, ctx: Context) -> list[str]:

@@ -14,6 +14,8 @@ from nbkv.result import Provenance, runs
 from nbkv.session.misses import wording
 from nbkv.session.misses.differences import Difference, Pieces, differences
 from nbkv.session.misses.past import WINDOW, Past, Seen
+from nbkv.show.units import plural
+from nbkv.stores.tiers.key import STEP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -161,7 +163,9 @@ class Diagnosis:
             self._claim(Cause.NOT_KEPT, start, stop, detail, 'ask first with strategy="prefix", which keeps them')
         elif seen.space == own.space:
             detail = f"{who} of session {seen.session!r} has them, in another store"
-            self._claim(Cause.ELSEWHERE, start, stop, detail, "give both sessions one store: store=session.store")
+            fix = "give both sessions one store: store=session.store"
+            fix += f" (tiers below memory find beginnings from {plural(STEP, 'token')} on)" if stop < STEP else ""
+            self._claim(Cause.ELSEWHERE, start, stop, detail, fix)
         elif seen.space.dtype != own.space.dtype:  # the fingerprint differs as well then
             detail = f"{who} computed them in {seen.space.dtype}, this request runs in {own.space.dtype}"
             self._claim(Cause.DTYPE, start, stop, detail, "one dtype for all sessions on a store")

@@ -23,7 +23,7 @@ from nbkv.session.certificates.ladder import Step
 from nbkv.session.encoding.chunks import settled_sink
 from nbkv.session.session import Session, load
 from nbkv.session.tours.documents import made_prompts, read_documents
-from nbkv.show.units import plural
+from nbkv.show.units import plural, share
 from nbkv.strategy import Strategy, parse, split
 from nbkv.tasks.items import Item
 
@@ -222,9 +222,9 @@ class _Touring:
         needed = Guarantee(self._max_kl, _RATE, 1 - CONFIDENCE).needed(ladders)
         return (
             f"{plural(n, 'prompt')} of {plural(self._documents, 'document')}, which they share: with "
-            f"{CONFIDENCE:.0%} confidence that excludes no more than "
-            f"{best['at_most']:.0%} of such prompts above {self._max_kl:g} nats; "
-            f"session.certify on {plural(needed, 'prompt')} or more could promise {_RATE:.0%}"
+            f"{100 * CONFIDENCE:.0f} % confidence that excludes no more than "
+            f"{share(best['at_most'])} of such prompts above {self._max_kl:g} nats; "
+            f"session.certify on {plural(needed, 'prompt')} or more could promise {100 * _RATE:.0f} %"
         )
 
     def _notes(self) -> list[str]:

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nbkv.sweep.page.findings import flat, said
+from nbkv.sweep.page.quantity import flat, said, unit_of
 
 if TYPE_CHECKING:
     from nbkv.sweep.runs import Sweep
 
 MACHINE = "machine"
-_ENDS = {"s": "s", "seconds": "s", "ms": "ms", "us": "us", "bytes": "bytes", "kl": "nats", "nats": "nats"}
-_ENDS |= {"tokens": "tokens", "share": "of 1", "rate": "of 1", "percent": "%"}
 _INT64 = 2**63  # what 64 bits hold
-
-
-def unit_of(name: str, units: dict[str, str]) -> str:
-    """Return the unit of a column, "" where none is known: the recorded one, else what the name ends with.
-
-    ``ttft_s`` is in seconds, ``tokens_per_s`` in tokens/s, ``kl`` in nats; ``seconds full``, a part of what was
-    recorded as ``seconds``, has its unit.
-    """
-    own = name.removeprefix("record.").removeprefix("parameter.")
-    if own in units:
-        return units[own]
-    whole = own.partition(" ")[0]
-    if whole in units:
-        return units[whole]
-    if rate := re.fullmatch(r"(\w+)_per_(\w+)", whole):
-        return f"{rate[1].rpartition('_')[2]}/{rate[2]}"
-    return _ENDS.get(whole.rpartition("_")[2], "")
 
 
 def written(sweep: Sweep) -> pd.DataFrame:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from nbkv.sweep.page.columns import described, unit_of, written
-from nbkv.sweep.page.findings import said
+from nbkv.sweep.page.columns import described, written
+from nbkv.sweep.page.quantity import said, unit_of
 
 if TYPE_CHECKING:
     import pandas as pd
