@@ -103,8 +103,8 @@ class PartialPrefill:
         """Return how many rows ``budget``, a share of the reused ones, allows; of moved ones a third of that share.
 
         A chunk that was encoded alone has seen nothing of what stands before it. What is moved within a history saw all
-        of that but what changed: on SmolLM2 a third of the rows leaves answers as near to full as the whole share does
-        (docs/edited-history.md).
+        of that but what changed, and is most of a prompt: a third keeps what is computed again small. It has its price
+        in faithfulness, which docs/edited-history.md shows beside that of the whole share.
         """
         if budget == 1:
             return len(self.reused)
