@@ -250,3 +250,22 @@ def test_the_page_names_the_command_the_seeds_and_the_versions():
     assert data["command"] in told
     assert short(standing(frame)) in told
     assert "nan" not in told
+
+
+def test_the_readme_has_the_short_table_of_the_page():
+    readme, page_of = ((DOCS / path).read_text("utf-8") for path in ("../README.md", "leaderboard.md"))
+    lines = readme.partition(table.BEGIN)[2].partition(table.END)[0].strip()
+    assert lines.count("\n") >= 6
+    assert lines in page_of
+
+
+@pytest.mark.parametrize(
+    ("readme", "expected"),
+    [
+        (f"a\n{table.BEGIN}\nold\n{table.END}\nb\n", f"a\n{table.BEGIN}\nnew\n{table.END}\nb\n"),
+        (f"a\n{table.BEGIN}\nno end\n", f"a\n{table.BEGIN}\nno end\n"),
+        ("neither\n", "neither\n"),
+    ],
+)
+def test_only_what_stands_between_the_marks_is_written(readme, expected):
+    assert table.told(readme, "new") == expected

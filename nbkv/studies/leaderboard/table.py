@@ -1,8 +1,8 @@
 """The leaderboard's files: ``python -m nbkv.studies.leaderboard.table`` (``make leaderboard``) measures and writes.
 
 docs/tables/leaderboard.json has what was measured on the bundled reader, with the command, the seeds and the versions;
-docs/leaderboard.md and docs/pictures/leaderboard_{light,dark}.png are made of it and of docs/tables/real/*.json.
-``--again`` makes them from the tables as they are.
+docs/leaderboard.md, docs/pictures/leaderboard_{light,dark}.png and the short table in README.md are made of it and of
+docs/tables/real/*.json. ``--again`` makes them from the tables as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from nbkv.models.identity.software import commit, versions
 from nbkv.studies.leaderboard.committed import committed
 from nbkv.studies.leaderboard.contest import COLUMNS, FIGURES, contenders, measured
-from nbkv.studies.leaderboard.page import page
+from nbkv.studies.leaderboard.page import page, short
 from nbkv.studies.leaderboard.picture import drawn, pareto, sinks_drawn
 from nbkv.studies.leaderboard.standing import standing, widest
 from nbkv.studies.real_text.pictures import save
@@ -32,6 +32,7 @@ BUDGETS = (0.05, 0.15, 0.3)
 SEEDS = (201, 202, 203, 204, 205, 206)
 SINKS = ("primer", "bos")
 N = 2  # questions of each seed and task
+BEGIN, END = "<!-- leaderboard: made by `make leaderboard` -->", "<!-- end of the leaderboard -->"
 
 
 def measurement() -> dict[str, Any]:
@@ -75,8 +76,17 @@ def write(out: Path) -> None:
     shown = widest(frame)
     standings, sinks = standing(shown), sinks_drawn(shown)
     (out / "leaderboard.md").write_text(page(frame, json.loads(path.read_text("utf-8"))), "utf-8")
+    if (readme := out.parent / "README.md").is_file():
+        readme.write_text(told(readme.read_text("utf-8"), short(standings)), "utf-8")
     (out / "pictures").mkdir(exist_ok=True)
     save(pareto(standings, sinks, drawn(standings, sinks)), out / "pictures", "leaderboard")
+
+
+def told(readme: str, lines: str) -> str:
+    """Return the text of a README with ``lines`` between its two marks; without these as it is."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}\n{lines}\n{end}{after}" if end else readme
 
 
 def main(arguments: list[str] | None = None) -> int:
