@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from nbkv.session.session import Session
 
 NAME, FULL, FLOOR, AGENTS, CHECKED, LEAST = "agents.kvcomm", "full", "floor", 5, 4, 0.7
-STRATEGY = "kvcomm(gamma=1.0, max_kl=None)"  # random texts resemble each other as little as random weights know them
+# The gate is open: random texts resemble each other as little as random weights know them.
+STRATEGY = "kvcomm(gamma=1.0, max_kl=None, min_explained=None)"
 WHOLE = "kvcomm(gamma=0.0, max_kl=None)"
 _SHARES = {"prefix": 4, "input": 2}  # of a prompt a quarter is its agent's own text, half is given; the rest is outputs
 

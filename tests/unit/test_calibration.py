@@ -4,7 +4,7 @@ from typing import ClassVar
 import pytest
 
 from nbkv.errors import BadPrompt
-from nbkv.session.certificates.calibration import Calibration, build
+from nbkv.session.certificates.calibration import Calibration, build, listed
 from nbkv.session.certificates.candidates import sorted_out
 from nbkv.session.certificates.guarantee import Guarantee
 from nbkv.strategy import parse
@@ -51,9 +51,9 @@ def test_items_texts_and_parts_become_prompts(session, items, words):
         build([words(3), ""], "auto", session._ctx.for_request())
     with pytest.raises(BadPrompt, match=r"^prompt 1 is a int \(accepted: an item"):
         build([7], "auto", session._ctx.for_request())
-    for nothing in ([], "a text"):
+    for nothing in ([], "a text", {"prompt": "a text"}, 7):
         with pytest.raises(BadPrompt, match="prompts is a list of many"):
-            build(nothing, "auto", session._ctx.for_request())
+            listed(nothing)
 
 
 def test_what_is_measured_is_what_compare_measures(session, items):
