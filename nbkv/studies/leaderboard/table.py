@@ -77,7 +77,7 @@ def write(out: Path) -> None:
     standings, sinks = standing(shown), sinks_drawn(shown)
     (out / "leaderboard.md").write_text(page(frame, json.loads(path.read_text("utf-8"))), "utf-8")
     if (readme := out.parent / "README.md").is_file():
-        readme.write_text(told(readme.read_text("utf-8"), short(standings)), "utf-8")
+        readme.write_text(told(readme.read_text("utf-8"), short(standing(frame))), "utf-8")
     (out / "pictures").mkdir(exist_ok=True)
     save(pareto(standings, sinks, drawn(standings, sinks)), out / "pictures", "leaderboard")
 
