@@ -61,7 +61,7 @@ def test_a_row_has_its_units_seed_and_machine(write, tmp_path):
     assert (about.loc["ttft_s", "unit"], about.loc["room", "unit"]) == ("s", "MiB")
     assert [about.loc[name, "type"] for name in ("ttft_s", "room", "right")] == ["float64", "Int64", "boolean"]
     page = sweep.report.read_text(encoding="utf-8")
-    assert all(told in page for told in ("ttft_s [s]", "room [MiB]", "seed = 5"))
+    assert all(told in page for told in ("ttft_s (s)", "room (MiB)", "seed = 5"))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from nbkv.sweep.page.quantity import Column, column, flat, measured, said, unit_
 from nbkv.sweep.records import MIME
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from nbformat import NotebookNode
 
     from nbkv.sweep.page.gridplot import GridPlot
@@ -117,7 +119,7 @@ def page(sweep: Sweep, notebooks: list[NotebookNode]) -> str:
         summary=_summary(sweep),
         table=_table(sweep, names, [bool(part) for part in parts]),
         downloads="".join([*links, lacking]),
-        machines=_machines(notebooks),
+        machines=_machines(sweep.runs, notebooks),
         sections="\n".join(filter(None, parts)),
         paint=_PAINT if plotted else "",
     )
@@ -188,7 +190,7 @@ def _section(run: Run, name: str, notebook: NotebookNode, found: str) -> str:
         shown.append(f"<details><summary>All figures it recorded</summary><dl>{lines}</dl></details>")
     if not shown:
         return ""
-    given = ", ".join(f"{key} = {said(value)}" for key, value in (run.seeds | run.parameters).items())
+    given = _listed(run.seeds | run.parameters)
     link = f'<a href="{quote(run.path.name)}">executed notebook</a>'
     about = f'<p class="dim">{html.escape(given) or "as it stands"} · {link}</p>'
     return f'<h2 id="{_anchor(run)}">{html.escape(name)}</h2>\n{about}\n{"".join(shown)}'
@@ -198,14 +200,20 @@ def _anchor(run: Run) -> str:
     return html.escape(run.path.stem)
 
 
-def _machines(notebooks: list[NotebookNode]) -> str:
-    """Return on what the notebooks were run, each machine once."""
+def _machines(runs: Sequence[Run], notebooks: list[NotebookNode]) -> str:
+    """Return on what the notebooks were run, each machine once, and with which seeds of their own."""
     known: list[dict[str, str]] = []
     for notebook in notebooks:
         about = dict(notebook.metadata.get("nbkv", {}).get("machine", {}))
         known += [about] if about and about not in known else []
     shown = "".join(map(_terms, known)) or "<p>It was not noted.</p>"
-    return f"<details><summary>Machine and versions</summary>{shown}</details>"
+    drawn = list(dict.fromkeys(_listed(run.seeds) for run in runs if run.seeds))
+    seeds = f"<p>Seeds of the notebooks' own: {html.escape('; '.join(drawn))}</p>" if drawn else ""
+    return f"<details><summary>Machine, versions and seeds</summary>{shown}{seeds}</details>"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {said(value)}" for key, value in values.items())
 
 
 def _terms(values: dict[str, str]) -> str:
