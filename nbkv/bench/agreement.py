@@ -12,6 +12,9 @@ from transformers import DynamicCache
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nbkv.bench.models import Bench
+
+DRAWS = 8
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 
@@ -69,6 +72,19 @@ def reference(model: Any, ids: Sequence[int], n: int, split: int) -> Reference: 
             gaps.append(float(best.values[0] - best.values[1]))
             step = best.indices[None, :1]
     return Reference(tuple(tokens), tuple(gaps), tolerance)
+
+
+def decided(bench: Bench, base: list[int], new: int, n: int) -> tuple[list[int], Reference]:
+    """Return ``base`` with ``new`` tokens behind it that transformers answers decidedly, and that answer of ``n``.
+
+    Of a few draws, with the seeds from 2 to ``DRAWS + 1``; the last one where none is decided.
+    """
+    for seed in range(2, 2 + DRAWS):
+        ids = base + bench.ids(new, seed=seed)
+        wanted = reference(bench.model, ids, n, split=len(base))
+        if wanted.decisive:
+            break
+    return ids, wanted
 
 
 def _next(model: Any, step: torch.Tensor, cache: DynamicCache, upto: int) -> torch.Tensor:  # noqa: ANN401  (as above)

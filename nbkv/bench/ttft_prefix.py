@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache
 
 import nbkv
-from nbkv.bench.agreement import Reference, reference
+from nbkv.bench.agreement import DRAWS, Reference, decided
 from nbkv.bench.measure import CONTEXT, WARM_UP, BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, half, make
 from nbkv.bench.peer import PEER, Missing, kvboost
@@ -26,7 +26,7 @@ from nbkv.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from nbkv.session.session import Session
 
-NAME, NEW, CHECKED, TRIES = "ttft.prefix", 32, 8, 8
+NAME, NEW, CHECKED = "ttft.prefix", 32, 8
 LONG_BRANCHES = 6
 FULL, COPY = "transformers full prefill", "transformers + deepcopy of the prefix's cache"
 
@@ -41,7 +41,7 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
     base = bench.ids(context, seed=1)
     with nbkv.load(bench.model, tokenizer=bench.tokenizer, strategy="prefix") as session, ExitStack() as stack:
         session.generate(bench.text(base), max_new_tokens=1)
-        ids, wanted = _decided(bench, base)
+        ids, wanted = decided(bench, base, NEW, CHECKED)
         refused = _differs(session, bench.text(ids), wanted, len(base))
         if refused:
             return [BenchRow(name=NAME, regime=regime, against=FULL, refused=refused)]
@@ -64,16 +64,6 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
         rows.append(replace(peer, baseline=seconds.get(PEER)))
     ours, floor = seconds["ours"], seconds["floor"]
     return [row if row.missing else replace(row, ours=ours, floor=floor) for row in rows]
-
-
-def _decided(bench: Bench, base: list[int]) -> tuple[list[int], Reference]:
-    """Return a prompt after ``base`` whose first token plain transformers decides clearly, and that answer."""
-    for seed in range(2, 2 + TRIES):
-        ids = base + bench.ids(NEW, seed=seed)
-        wanted = reference(bench.model, ids, CHECKED, split=len(base))
-        if wanted.decisive:
-            break
-    return ids, wanted
 
 
 def _differs(session: Session, text: str, wanted: Reference, cached: int) -> str:
@@ -118,7 +108,7 @@ def _candidates(bench: Bench, session: Session, base: list[int]) -> list[TimedCa
         for cache in (prefix, ready):
             model(torch.tensor([base], device=device), past_key_values=cache, logits_to_keep=1)
     # Every call gets new tokens of its own, so that nothing but the prefix is ever known.
-    seeds = itertools.count(2 + TRIES)
+    seeds = itertools.count(2 + DRAWS)
 
     def fresh() -> list[int]:
         return bench.ids(NEW, seed=next(seeds))

@@ -23,23 +23,19 @@ from nbkv.bench.measure import CONTEXT, BenchRow
 if TYPE_CHECKING:
     from nbkv.session.session import Session
 
-NAME, NEW, CHECKED, FULL, REPEATS, TRIES = "ttft.restart", 32, 4, "full", 3, 8
+NAME, NEW, CHECKED, FULL, REPEATS = "ttft.restart", 32, 4, "full", 3
 DISK = "disk"
 
 
 def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (no peer)
     """Measure the first request of ``rounds`` processes behind ``context`` tokens (2,048) that lie on disk."""
-    from nbkv.bench.agreement import reference  # noqa: PLC0415  (the processes of the rounds need none of it)
+    from nbkv.bench.agreement import decided  # noqa: PLC0415  (the processes of the rounds need none of it)
     from nbkv.bench.models import half, make  # noqa: PLC0415
 
     context, bench = context or CONTEXT, make(shape or "s06", half())
     base = bench.ids(context, seed=1)
     row = BenchRow(name=NAME, regime=bench.regime(cached=context, new=NEW, rounds=rounds), against=FULL, strategy=DISK)
-    for seed in range(2, 2 + TRIES):
-        ids = base + bench.ids(NEW, seed=seed)
-        wanted = reference(bench.model, ids, CHECKED, split=context)
-        if wanted.decisive:
-            break
+    ids, wanted = decided(bench, base, NEW, CHECKED)
     with tempfile.TemporaryDirectory(prefix="nbkv-ttft-restart-") as folder:
         model = Path(folder) / "model"
         bench.model.save_pretrained(model)

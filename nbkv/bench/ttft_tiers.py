@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import nbkv
-from nbkv.bench.agreement import Reference, reference
+from nbkv.bench.agreement import DRAWS, Reference, decided
 from nbkv.bench.measure import CONTEXT, BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, half, make
 from nbkv.bench.store_io import redis_server
@@ -32,7 +32,7 @@ from nbkv.stores.tiers.base import Tier
 from nbkv.stores.tiers.disk import DiskTier
 from nbkv.stores.tiers.host import HostTier
 
-NAME, NEW, CHECKED, TRIES, FULL, MEMORY = "ttft.tiers", 32, 4, 8, "full", "memory"
+NAME, NEW, CHECKED, FULL, MEMORY = "ttft.tiers", 32, 4, "full", "memory"
 _ROOM = 2**33  # bytes of memory, where everything fits
 
 
@@ -118,9 +118,9 @@ class TierWork:
 def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (no peer)
     """Measure requests whose prefix is in memory, in the host's, on disk and on Redis, against ``full``."""
     context, bench = context or CONTEXT, make(shape or "s06", half())
-    base, seeds = bench.ids(context, seed=1), itertools.count(2 + TRIES)
+    base, seeds = bench.ids(context, seed=1), itertools.count(2 + DRAWS)
     row = BenchRow(name=NAME, regime=bench.regime(cached=context, new=NEW, rounds=rounds), against=FULL)
-    ids, wanted = _decided(bench, base)
+    ids, wanted = decided(bench, base, NEW, CHECKED)
     with ExitStack() as stack:
         tiers, missing = _tiers(stack)
         works = [TierWork(bench, base, seeds, tier) for tier in (None, *tiers)]
@@ -150,16 +150,6 @@ def _tiers(stack: ExitStack) -> tuple[list[Tier], dict[str, str]]:
     from nbkv.stores.tiers.redis import RedisTier  # noqa: PLC0415  (an extra)
 
     return [*tiers, RedisTier(url=url, timeout_s=60)], {}
-
-
-def _decided(bench: Bench, base: list[int]) -> tuple[list[int], Reference]:
-    """Return a prompt behind ``base`` whose first token plain transformers decides clearly, and that answer."""
-    for seed in range(2, 2 + TRIES):
-        ids = base + bench.ids(NEW, seed=seed)
-        wanted = reference(bench.model, ids, CHECKED, split=len(base))
-        if wanted.decisive:
-            break
-    return ids, wanted
 
 
 def _candidates(works: list[TierWork]) -> list[TimedCandidate]:
