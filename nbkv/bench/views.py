@@ -18,7 +18,6 @@ from jupyter_client.manager import KernelManager
 import nbkv
 from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import TINY, make
-from nbkv.widgets import dashboard
 from nbkv.widgets.dashboard import Dashboard
 
 NAME, TOKENS, AGAINST = "views", 2000, "no dashboard"
@@ -56,7 +55,7 @@ def measured(shape: str, rounds: int) -> str:
                 view.close()
             return took
 
-        candidates = [TimedCandidate("ours", generate, lambda: dashboard(session)), TimedCandidate(AGAINST, generate)]
+        candidates = [TimedCandidate("ours", generate, lambda: Dashboard(session)), TimedCandidate(AGAINST, generate)]
         seconds = interleaved(candidates, rounds)
     regime = bench.regime(prompt=32, new=new, rounds=rounds)
     medians = [statistics.median(side) for side in cpu]  # of the whole process, whoever else uses the machine

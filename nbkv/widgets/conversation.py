@@ -29,8 +29,8 @@ class Conversation(LiveView):
     _esm, title = script("conversation.js"), "Chat with"
     cards: List[Any] = List().tag(sync=True)
 
-    def __init__(self, session: Session, chat: Chat, read: Callable[[str], Any]) -> None:
-        """Show ``chat`` as it is now."""
+    def __init__(self, session: Session, chat: Chat, read: Callable[[str], Any] = str) -> None:
+        """Show ``chat``, one of ``session``'s, as it is now; ``read`` makes what is asked of what was typed."""
         self._chat, self._read, self._asked = chat, read, ""
         self._run = BackgroundRun(session, self.touch)
         super().__init__(session)

@@ -24,3 +24,13 @@ def test_stats_list_and_plot(shell, session):
 def test_a_plot_of_nothing_is_refused(shell):
     run(shell, "%kvload tiny --as second")
     assert "nothing to plot" in refused(shell, "%kvplot")
+
+
+@pytest.mark.parametrize("magic", ["%kvdash", "%kvplay", "%kvchat"])
+def test_a_view_can_be_asked_for_again_and_for_another_session(shell, session, magic):
+    first = run(shell, magic)
+    assert run(shell, magic) is first
+    run(shell, "%kvload tiny --as second")
+    assert run(shell, magic) is not first
+    run(shell, f"%kvuse --session {session.name}")
+    assert run(shell, magic) is first

@@ -227,6 +227,17 @@ def classes(package):
     return Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
 
 
+def overwritten(package):
+    """Return what packages define under the name of a module of theirs, whose import puts the module in its place."""
+    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    return [
+        f"{path.parent.relative_to(package).as_posix()}/{node.name}"
+        for path in sorted(package.rglob("__init__.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, kinds) and any((path.parent / f"{node.name}{end}").exists() for end in (".py", ""))
+    ]
+
+
 def crowded(package):
     most = {"": AT_THE_ROOT} | dict.fromkeys(WIDE, float("inf"))
     return {room: len(paths) for room, paths in rooms(package).items() if len(paths) > most.get(room, CROWDED)}
@@ -531,6 +542,10 @@ def test_class_names_are_unique():
     assert [name for name, times in classes(PACKAGE).items() if times > 1] == []
 
 
+def test_no_module_takes_the_place_of_a_function():
+    assert overwritten(PACKAGE) == []
+
+
 def test_no_room_is_crowded():
     assert crowded(PACKAGE) == {}
 
@@ -605,6 +620,12 @@ def test_a_row_that_leads_nowhere_is_seen(tree):
 def test_two_classes_of_one_name_are_seen(tree):
     made = tree({"made/a": "class Block: ...", "made/b": "def f():\n    class Block: ..."})
     assert classes(made) == {"Block": 2}
+
+
+def test_a_function_with_the_name_of_a_module_is_seen(tree):
+    made = tree({"made/room/__init__": "def view(): ...\ndef page(): ...\nclass below: ...", "made/room/view": ""})
+    (made / "room" / "below").mkdir()
+    assert overwritten(made) == ["room/view", "room/below"]
 
 
 def test_a_crowded_room_is_seen(tree):

@@ -12,8 +12,11 @@ from waiting import PATIENCE_S, hold, until
 
 import nbkv
 from nbkv.events import Token
-from nbkv.widgets import conversation, dashboard, playground, throttle
+from nbkv.widgets import throttle
 from nbkv.widgets.choices import choices, spec
+from nbkv.widgets.conversation import Conversation
+from nbkv.widgets.dashboard import Dashboard
+from nbkv.widgets.playground import Playground
 from nbkv.widgets.throttle import Pace
 
 NOTES = "Nina pays in krona . The lamp cost her 48 . Omar keeps the blue box ."
@@ -33,7 +36,7 @@ def session():
 @pytest.fixture
 def dash(session):
     session.use("prefix")
-    view = dashboard(session)
+    view = Dashboard(session)
     view.act({"do": "reset"})
     yield view
     view.close()
@@ -41,7 +44,7 @@ def dash(session):
 
 @pytest.fixture
 def play(session):
-    view = playground(session)
+    view = Playground(session)
     yield view
     view.close()
 
@@ -151,7 +154,7 @@ def test_a_dashboard_counts_what_the_session_counts(session, dash):
 
 def test_a_dashboard_begins_with_the_requests_before_it(session):
     session.generate("Who pays ?", max_new_tokens=2)
-    view = dashboard(session)
+    view = Dashboard(session)
     assert view.state["requests"] == session.stats.requests
     view.close()
 
@@ -181,7 +184,7 @@ def test_a_running_request_shows_its_tokens_and_speed(session, dash, monkeypatch
 
 
 def test_a_closed_dashboard_hears_nothing(session):
-    view = dashboard(session)
+    view = Dashboard(session)
     heard = len(session.events._listeners)
     view.close()
     assert len(session.events._listeners) == heard - 1
@@ -220,7 +223,7 @@ def test_reset_leaves_the_session_alone(session, dash):
 
 def test_evictions_during_a_request_do_not_stand_in_its_way():
     with nbkv.load("tiny", store="memory?device=3MiB") as session:
-        view = dashboard(session)
+        view = Dashboard(session)
         for number in range(12):  # the store tells of evictions while it is locked, and is looked at all the time
             session.generate(f"{number} " + "word " * 200, max_new_tokens=2)
             view.refresh()
@@ -262,7 +265,7 @@ def test_no_run_finds_what_an_earlier_one_computed(second):
     def sources(*strategies):
         with nbkv.load("tiny") as fresh:
             fresh.chunk(NOTES, name="notes")
-            view, before = playground(fresh), fresh.store.figures()
+            view, before = Playground(fresh), fresh.store.figures()
             for n, strategy in enumerate(strategies, 1):
                 asked = {"order": ["notes"], "text": "Who pays ?", "max_new": 3}
                 tell(view, do="run", strategy=strategy, value=0.5, **asked)
@@ -305,7 +308,7 @@ def test_a_run_can_be_stopped(session, play):
     assert session.last.finish_reason == "interrupted"
 
 
-@pytest.mark.parametrize("make", [dashboard, playground])
+@pytest.mark.parametrize("make", [Dashboard, Playground])
 def test_views_have_a_static_picture_and_words(session, make):
     view = make(session)
     bundle = view._repr_mimebundle_()
@@ -335,7 +338,7 @@ def chat(session):
 
 @pytest.fixture
 def talk(session, chat):
-    view = conversation(session, chat)
+    view = Conversation(session, chat)
     yield view
     view.close()
 
@@ -427,7 +430,7 @@ def test_a_busy_session_refuses_a_turn_in_one_line(session, chat, talk):
 
 
 def test_what_is_typed_is_read_by_who_knows_chunks(session, chat):
-    view = conversation(session, chat, lambda text: [session.chunks["notes"], text])
+    view = Conversation(session, chat, lambda text: [session.chunks["notes"], text])
     say(view, "Who pays ?")
     assert chat.results[0].chunks[0][0] == "notes"
     view.close()

@@ -165,10 +165,10 @@ class PromptMagics(CellMagics):
         return parts if len(parts) > 1 else parts[0]
 
     def _conversation(self, chat: Chat) -> Conversation:
-        from nbkv.widgets import conversation  # noqa: PLC0415  (anywidget comes late)
+        from nbkv.widgets.conversation import Conversation  # noqa: PLC0415  (anywidget comes late)
 
         session = self.sessions.current
-        return conversation(session, chat, lambda text: self._asked(text, session))
+        return Conversation(session, chat, lambda text: self._asked(text, session))
 
     def _streamed(self, stream: Stream, view: Live) -> Result:
         """Draw an answer while it comes; an interrupt keeps and shows it as far as it came."""

@@ -45,14 +45,14 @@ class ViewMagics(CellMagics):
     @command()
     def kvdash(self, args: Namespace) -> Any:  # noqa: ANN401, ARG002  (a view, which is None where it stands already)
         """Show the current session's figures while they change, with its strategy and budget at hand."""
-        from nbkv.widgets import dashboard  # noqa: PLC0415  (anywidget comes late)
+        from nbkv.widgets.dashboard import Dashboard  # noqa: PLC0415  (anywidget comes late)
 
-        return self.shown.show(dashboard, self.sessions.current)
+        return self.shown.show(Dashboard, self.sessions.current)
 
     @line_magic
     @command()
     def kvplay(self, args: Namespace) -> Any:  # noqa: ANN401, ARG002  (as above)
         """Try prompts of the current session's chunks, in any order, under several strategies side by side."""
-        from nbkv.widgets import playground  # noqa: PLC0415  (as above)
+        from nbkv.widgets.playground import Playground  # noqa: PLC0415  (as above)
 
-        return self.shown.show(playground, self.sessions.current)
+        return self.shown.show(Playground, self.sessions.current)
