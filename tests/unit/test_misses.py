@@ -472,6 +472,22 @@ def test_showing_a_result_measures_nothing(session_of, words, monkeypatch):
     assert "Why " not in ask(session, words(30, seed=9))._repr_html_(), "new text alone is nothing to tell"
 
 
+@pytest.mark.parametrize("request_", ["1", 1.0, True, 0, -3, None, [1]], ids=repr)
+def test_what_is_no_number_of_a_request_is_one_clear_line(session_of, words, request_):
+    session = session_of()
+    with pytest.raises(nbkv.BadOption, match="none yet"):
+        session.why(request_)
+    for seed in (1, 2):
+        ask(session, words(20, seed=seed))
+    with pytest.raises(nbkv.BadOption) as refusal:
+        session.why(request_)
+    assert str(refusal.value) == (
+        f"request={request_!r} is not accepted: the number of a request, a whole number >= 1 (explained here: 1, 2)"
+    )
+    assert session.why(2) is not None
+    assert session.why(3) is None
+
+
 def test_why_is_data(session_of, words):
     import json
 
