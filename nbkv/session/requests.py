@@ -138,9 +138,12 @@ class Requests(Resources):
         ``request`` is its number in this session. Raises ``BadOption`` for anything but a whole number >= 1.
         """
         if not is_whole(request, 1):
-            message = f"request={request!r:.60} is not accepted: the number of a request, a whole number >= 1"
-            known = [result.explain.request for result in tuple(self._answers) if result.explain is not None]
-            raise BadOption(f"{message} (explained here: {', '.join(map(str, known)) or 'none yet'})")
+            known = [str(result.explain.request) for result in tuple(self._answers) if result.explain is not None]
+            accepted = (
+                f"the number of a request, a whole number >= 1 (explained here: {', '.join(known) or 'none yet'})"
+            )
+            message = f"request={request!r:.60} is not accepted: {accepted}"
+            raise BadOption(message)
         for result in tuple(self._answers):
             if result.explain is not None and result.explain.request == request:
                 return result.explain(result, measure=False)

@@ -461,8 +461,7 @@ REACHED = {
     "kernels/test_fusing.py": "models/projection/kernel_fit",
     "notebooks/test_sweep.py": "sweep/cells sweep/runs",
     "unit/test_disk.py": (
-        "stores/tiers/entry stores/tiers/indexed/index stores/tiers/indexed/index_file "
-        "stores/tiers/indexed/indexed_tier"
+        "stores/tiers/indexed/index stores/tiers/indexed/index_file stores/tiers/indexed/indexed_tier"
     ),
     "unit/test_shelf.py": "stores/snapshots/base",
     "strategies/test_auto.py": "families/routing/alongside families/routing/estimate",
