@@ -46,6 +46,7 @@ def costing(monkeypatch):
 
     inject(COSTS)
     monkeypatch.setattr("nbkv.strategies.auto.learn_pace", lambda *_: None)
+    monkeypatch.setattr("nbkv.inference.run.learn", lambda *_: None)
     monkeypatch.setattr("nbkv.session.misses.journal._pace", lambda result, known: 1.0)
     return inject
 
