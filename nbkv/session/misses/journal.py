@@ -170,6 +170,9 @@ class Explanation:
 
     def __call__(self, result: Result, *, measure: bool) -> Why:
         """Return the misses of ``result``; with ``measure`` costs that are not known yet are measured for it."""
+        journal = self.journal()
+        known = None if journal is None else journal.costs(measure=measure)
+        moment = _pace(result, known) if known else 1.0
         asked = Inquiry(
             seen=self.seen,
             provenance=result.provenance,
@@ -180,11 +183,9 @@ class Explanation:
             places=self.places,
             states=self.states,
             declined=self.declined,
-            declined_s=self.declined_s,
+            declined_s=None if self.declined_s is None else self.declined_s * moment,
         )
-        journal = self.journal()
-        known = None if journal is None else journal.costs(measure=measure)
-        known = known and known.scaled(_pace(result, known))
+        known = known and known.scaled(moment)
         blends = 1.0 if journal is None else journal.pace(CHUNKS)
         misses = priced(Diagnosis(asked, self.past, self.codec.pieces).misses(), asked, known, blends)
         return Why(misses=misses, prompt=asked.length, ttft_s=result.timing.ttft_s)
