@@ -47,7 +47,14 @@ class UnguidedRelay(Relay):
 
 
 FULL = "full"
-RELAY: tuple[str | Strategy, ...] = (FULL, "relay(budget=0)", UnguidedRelay(), "relay", "relay(budget=None)")
+RELAY: tuple[str | Strategy, ...] = (
+    FULL,
+    "relay(budget=0)",
+    "relay(budget=0.1)",
+    UnguidedRelay(),
+    "relay",
+    "relay(budget=None)",
+)
 KVCOMM: tuple[str | Strategy, ...] = (FULL, "kvcomm", "kvcomm(max_kl=None, min_explained=None)")
 WARM = 0.5  # of the chains leave anchors; the others are counted
 
