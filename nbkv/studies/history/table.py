@@ -19,6 +19,8 @@ import numpy as np
 from nbkv.prompts.matching import find_matches, rolling_hashes
 from nbkv.result import Provenance, Result
 from nbkv.session.session import Session
+from nbkv.strategy import Strategy
+from nbkv.studies.history.rivals import rivals
 from nbkv.studies.history.templates import CHATML, LLAMA, NOTES, QWEN, TranscriptTemplate
 from nbkv.studies.history.transcript import CHANGES, STEPS, ToolTranscript, changed, transcripts
 from nbkv.tasks import hotpotqa
@@ -68,18 +70,19 @@ def after_change(
     then, now = (dict(each) for each in history.variables)
     before = session.generate(history.before, strategy="prefix", max_new_tokens=ROOM, template_kwargs=then)
     options: dict[str, Any] = {"match": "earlier", "max_new_tokens": ROOM, "template_kwargs": now}
-    table = session.compare(history.asked(before), ["full", *specs], repeat=1, **options)
+    tried: list[str | Strategy] = ["full", *specs, *(rivals(before.token_ids[:-1]) if specs == SPECS else ())]
+    table = session.compare(history.asked(before), tried, repeat=1, **options)
     known = computed_before(table.results[0].prompt_ids, [(*before.prompt_ids, *before.token_ids[:-1])])
     return [
         {
-            "strategy": spec,
+            "strategy": spec if isinstance(spec, str) else spec.spec,
             "tokens": len(result.prompt_ids),
             "unchanged": float((result.provenance == Provenance.PREFIX).mean()),
             "again": again(result, known),
             "share": row["compute_share"],
             **{name: row[name] for name in ("kl", "kl_max", "top1", "floor", "ttft_s", "total_s")},
         }
-        for spec, row, result in zip(("full", *specs), table.rows, table.results, strict=True)
+        for spec, row, result in zip(tried, table.rows, table.results, strict=True)
     ]
 
 
