@@ -1,8 +1,8 @@
 """How a budget is allotted over what is moved within a history: how many rows, and which come before all others.
 
 A chunk that was encoded alone has seen nothing of what stands before it. What is moved saw all of that but what
-changed. It changed at *seams*: in front of a run that does not follow the one before it as it did. Attention falls about
-inversely with distance, so ``d`` rows behind a seam where ``m`` tokens went, came or were replaced, about
+changed. It changed at *seams*: in front of a run that does not follow the one before it as it did. Attention falls
+about inversely with distance, so ``d`` rows behind a seam where ``m`` tokens went, came or were replaced, about
 ``log(1 + m / d)`` of what a row took is stale, of ``log(n)`` that the ``n``-th row takes in all.
 """
 

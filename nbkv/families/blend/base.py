@@ -181,7 +181,7 @@ def blended(prefilled: Prefilled) -> PartialPrefill | None:
 
 
 def provenance(partial: PartialPrefill, chosen: torch.Tensor) -> NDArray[np.uint8]:
-    """Return where each row's K/V came from (uint8 ``[n_prompt]``) once the rows ``chosen`` and those ahead were recomputed."""
+    """Return where K/V came from (uint8 ``[n_prompt]``) once the rows ``chosen`` and those ahead were recomputed."""
     sources = np.full(partial.length, Provenance.FRESH, dtype=np.uint8)
     sources[: partial.prefix] = Provenance.PREFIX
     sources[torch.cat([partial.reused, partial.ahead]).cpu().numpy()] = Provenance.CHUNK
