@@ -114,6 +114,7 @@ def test_under_every_strategy_what_comes_first_is_computed_again_and_no_more_tha
     allotment = made.own.allotment
 
     assert set(allotment.ahead(0.4)) <= set(again.tolist())
+    assert f"; {len(allotment.ahead(0.4))} of these ran again" in made.notes[-1]
     assert len(allotment.ahead(0.4)) >= 3
     assert len(again) <= allotment.rows(0.4)
 

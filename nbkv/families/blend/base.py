@@ -216,4 +216,7 @@ def _moved(partial: PartialPrefill) -> list[str]:
     if not spans:
         return []
     tokens = sum(span.length for span in spans)
-    return [f"{plural(tokens, 'token')} of earlier prompts or answers placed here, in {plural(len(spans), 'span')}"]
+    ahead = len(partial.ahead)
+    first = f"; {ahead} of these ran again before any were chosen: behind what changed, and the newest" if ahead else ""
+    where = f"in {plural(len(spans), 'span')}{first}"
+    return [f"{plural(tokens, 'token')} of earlier prompts or answers placed here, {where}"]

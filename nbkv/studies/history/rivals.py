@@ -11,6 +11,8 @@ import numpy as np
 from nbkv.strategies.influence import Influence
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from nbkv.families.blend.partial import PartialPrefill
 
 
@@ -27,11 +29,11 @@ class ScoreAlone(Influence):
 
     def ahead(self, partial: PartialPrefill) -> Sequence[int]:
         """Return the first rows of its order, all that the budget allows."""
-        return sorted(self.order(partial)[: partial.allotment.rows(self.budget)])
+        return sorted(self.order(partial)[: partial.allotment.rows(self.budget)].tolist())
 
-    def order(self, partial: PartialPrefill) -> list[int]:  # noqa: ARG002
+    def order(self, partial: PartialPrefill) -> NDArray[np.int64]:
         """Return moved rows, those to run first at the front."""
-        return []
+        return partial.allotment.moved[:0]
 
 
 @dataclass(kw_only=True, repr=False)
@@ -40,10 +42,10 @@ class StalestAlone(ScoreAlone):
 
     title: ClassVar[str] = "behind changes alone"
 
-    def order(self, partial: PartialPrefill) -> list[int]:
+    def order(self, partial: PartialPrefill) -> NDArray[np.int64]:
         """Return the moved rows by how much of what they took is stale."""
         moved = partial.allotment.moved
-        return moved[np.argsort(-partial.allotment.staleness(), kind="stable")].tolist()
+        return moved[np.argsort(-partial.allotment.staleness(), kind="stable")]
 
 
 @dataclass(kw_only=True, repr=False)
@@ -52,9 +54,9 @@ class NewestAlone(ScoreAlone):
 
     title: ClassVar[str] = "the newest alone"
 
-    def order(self, partial: PartialPrefill) -> list[int]:
+    def order(self, partial: PartialPrefill) -> NDArray[np.int64]:
         """Return the moved rows from the last one on."""
-        return partial.allotment.moved[::-1].tolist()
+        return partial.allotment.moved[::-1]
 
 
 @dataclass(kw_only=True, repr=False)
@@ -63,9 +65,9 @@ class FirstAlone(ScoreAlone):
 
     title: ClassVar[str] = "the first alone"
 
-    def order(self, partial: PartialPrefill) -> list[int]:
+    def order(self, partial: PartialPrefill) -> NDArray[np.int64]:
         """Return the moved rows from the first one on."""
-        return partial.allotment.moved.tolist()
+        return partial.allotment.moved
 
 
 @dataclass(kw_only=True, repr=False)
@@ -74,9 +76,9 @@ class AnyAlone(ScoreAlone):
 
     title: ClassVar[str] = "random"
 
-    def order(self, partial: PartialPrefill) -> list[int]:
+    def order(self, partial: PartialPrefill) -> NDArray[np.int64]:
         """Return the moved rows in a random order."""
-        return np.random.default_rng(int(partial.ids.sum())).permutation(partial.allotment.moved).tolist()
+        return np.random.default_rng(int(partial.ids.sum())).permutation(partial.allotment.moved)
 
 
 @dataclass(kw_only=True, repr=False)
@@ -87,12 +89,12 @@ class AnswerFirst(ScoreAlone):
 
     answer: tuple[int, ...] = ()
 
-    def order(self, partial: PartialPrefill) -> list[int]:
+    def order(self, partial: PartialPrefill) -> NDArray[np.int64]:
         """Return the moved rows of the last place in the prompt where the answer stands, the newest first."""
         ids, n = partial.ids.tolist(), len(self.answer)
         at = next((at for at in range(len(ids) - n, -1, -1) if n and tuple(ids[at : at + n]) == self.answer), len(ids))
         moved = partial.allotment.moved
-        return moved[(moved >= at) & (moved < at + n)][::-1].tolist()
+        return moved[(moved >= at) & (moved < at + n)][::-1]
 
 
 RIVALS = (ScoreAlone, AnswerFirst, NewestAlone, StalestAlone, FirstAlone, AnyAlone)

@@ -126,8 +126,8 @@ def measure(
     ``changes`` for each template, change and transcript, ``turns`` for one template.
     """
     wanted = grid(session.model_name.startswith("tiny"))
-    for template, change in wanted:
-        for at, transcript in enumerate(given):
+    for at, transcript in enumerate(given):
+        for template, change in wanted:
             about = {"template": template.name, "change": change, "transcript": at}
             if not any(about.items() <= row.items() for row in found["changes"]):
                 rows = after_change(session, transcript, (template, change), specs)
