@@ -107,6 +107,44 @@ def test_counts_and_provenance(session_of, words, name, case):
         assert again.token_ids == result.token_ids
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_stands_before_the_first_chunk_is_exact_and_found_again(session_of, words, name, family):
+    session = session_of(family)
+    session.store.clear()
+    head, one = words(12, seed=31), session.chunk(words(14, seed=32), name="behind")
+    first = session.generate([head, one, words(5, seed=33)], strategy=name, max_new_tokens=2)
+    start = first.chunks[0][1]
+    assert (first.provenance[1:start] == Provenance.FRESH).all()
+    again = session.generate([head, one, words(6, seed=34)], strategy=name, max_new_tokens=2)
+    assert (again.provenance[:start] == Provenance.PREFIX).all()
+    other = [head, words(7, seed=35)]
+    assert session.generate(other, strategy="prefix", max_new_tokens=1, keep=False).tokens.reused >= start
+    got, expected = logits_of(session, other, "prefix")
+    assert error(got, expected) < 1e-4
+
+
+def test_a_request_of_which_nothing_is_kept_leaves_no_beginning(session_of, words):
+    session = session_of("llama")
+    session.store.clear()
+    prompt = [words(12, seed=31), session.chunk(words(14, seed=32), name="behind"), words(5, seed=33)]
+    before = session.store.nbytes
+    session.generate(prompt, strategy=ANY, max_new_tokens=2, keep=False)
+    assert session.store.nbytes == before
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in LEARNING])
+def test_a_prompt_without_chunks_is_exact_and_continues_what_is_there(session_of, words, name):
+    session = session_of("llama")
+    session.store.clear()
+    text = words(20, seed=41)
+    session.generate(text, strategy=name, max_new_tokens=2)
+    result = session.generate(text + words(4, seed=42), strategy=name, max_new_tokens=3)
+    assert result.tokens.reused == len(result.prompt_ids) - 4
+    assert "the prompt has no chunks: exact" in result.notes
+    assert result.token_ids == session.generate(text + words(4, seed=42), strategy="full", max_new_tokens=3).token_ids
+
+
 @pytest.mark.parametrize("name", BUDGETED)
 def test_the_budget_is_kept(session_of, words, name):
     session = session_of("qwen3")

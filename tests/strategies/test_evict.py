@@ -229,9 +229,9 @@ def test_a_stored_prefix_is_copied_and_stays_exact(session, words, name):
 @pytest.mark.parametrize("name", EAGER)
 def test_blended_chunks_are_evicted_from(session, words, name):
     prompt = [words(4, seed=1), session.chunk(words(40), name="c"), words(6, seed=2)]
-    blend = session.generate(prompt, strategy="blend(budget=0.2)", max_new_tokens=8)
+    blend = session.generate(prompt, strategy="blend(budget=0.2)", max_new_tokens=8, keep=False)
     inner = "inner='blend(budget=0.2)', context='none'"
-    whole = session.generate(prompt, strategy=f"{name}(keep=1.0, {inner})", max_new_tokens=8)
+    whole = session.generate(prompt, strategy=f"{name}(keep=1.0, {inner})", max_new_tokens=8, keep=False)
     some = session.generate(prompt, strategy=f"{name}(keep=16, {inner})", max_new_tokens=8)
 
     assert whole.token_ids == blend.token_ids

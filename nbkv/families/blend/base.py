@@ -84,6 +84,13 @@ class Blend(Strategy):
             return request, {}
         return with_earlier(request, earlier, ctx.store.holds(ctx.space(), request.ids), self.space(ctx).lineage)
 
+    def continues(self, prompt: Prompt, prefix: int) -> bool:
+        """Return whether a prompt of which no K/V were placed behind the first ``prefix`` tokens is run as exact.
+
+        So is one that has no chunks, and one where nothing behind the prefix was there before, as far as searched.
+        """
+        return not prompt.chunks or _is_new(prompt, prefix)
+
     def space(self, ctx: Context) -> Space:
         """Return the space of this strategy's K/V: its own lineage, model and tenant."""
         return ctx.space(f"approx:{self.name}")
@@ -117,7 +124,7 @@ class Blend(Strategy):
         first = None
         try:
             first = assemble(request, ctx, supplied, layerwise=True)
-            if asked is not None and not first.placed and _is_new(asked.prompt, first.prefix):
+            if asked is not None and not first.placed and self.continues(asked.prompt, first.prefix):
                 first.placement.close()
                 return _continued(asked, ctx)
             return self._prefill(first, ctx, clock())
@@ -156,12 +163,15 @@ class Blend(Strategy):
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
         """Keep what an exact request leaves in the store; of another where earlier prompts are searched, its own K/V.
 
-        These stay with this strategy and session, up to a quarter of the store's limit and besides it.
+        These stay with this strategy and session, up to a quarter of the store's limit and besides it. What stands in
+        front of the first chunk is exact, whatever follows: the store has it, too.
         """
         partial = blended(prefilled)
         if prefilled.lease is not None:
             parse("prefix").commit(prefilled, ids, request, ctx)
-        elif request.keep and request.prompt.searched and partial is not None:
+            return
+        keep_head(partial, request, ctx)
+        if request.keep and request.prompt.searched and partial is not None:
             length, before = min(len(ids), partial.cache.length), ctx.scratch.get(self.name, ())
             turn = 1 + max((one.turn for one in before), default=0)
             kv = partial.cache.read(0, length).compact()
@@ -178,6 +188,16 @@ def blended(prefilled: Prefilled) -> PartialPrefill | None:
     """
     partial: PartialPrefill | None = prefilled.own
     return None if partial is None or prefilled.cache is not partial.cache else partial
+
+
+def keep_head(partial: PartialPrefill | None, request: Request, ctx: Context) -> None:
+    """Have the store keep the K/V in front of the first chunk of a prompt that was blended: nothing there was moved."""
+    if partial is None or not request.keep:
+        return
+    stop = min((start for _, start, _ in request.prompt.chunks), default=0)
+    stop = ctx.adapter.capabilities.whole(stop)
+    if stop > partial.prefix:
+        ctx.store.put(ctx.space(), request.ids[:stop], partial.prefix, partial.cache.read(partial.prefix, stop))
 
 
 def provenance(partial: PartialPrefill, chosen: torch.Tensor) -> NDArray[np.uint8]:
@@ -206,7 +226,8 @@ def _continued(request: Request, ctx: Context) -> Prefilled:
     exact = parse("prefix")
     prefilled = exact.prefill(request, ctx)
     prefilled.by = exact
-    prefilled.notes.append("nothing had to be moved: exact")
+    why = "nothing had to be moved" if request.prompt.searched else "the prompt has no chunks"
+    prefilled.notes.append(f"{why}: exact")
     return prefilled
 
 

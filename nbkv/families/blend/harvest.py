@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbkv.context import Context, Request
-from nbkv.families.blend.base import Blend, blended
+from nbkv.families.blend.base import Blend, blended, keep_head
 from nbkv.families.blend.earlier import HarvestedKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check_share
+from nbkv.prompts.prompt import Prompt
 from nbkv.show.units import plural, size
 from nbkv.strategy import Prefilled
 
@@ -49,11 +50,16 @@ class Harvest(Blend):
         """Return what earlier requests of this session left, of every space."""
         return tuple(ctx.scratch.get(self.name, ()))
 
+    def continues(self, prompt: Prompt, prefix: int) -> bool:
+        """Return whether nothing behind the prefix was there before; without chunks a prompt is harvested."""
+        return prompt.searched and super().continues(prompt, prefix)
+
     def commit(self, prefilled: Prefilled, ids: Sequence[int], request: Request, ctx: Context) -> None:
-        """Keep what is harvested of a prompt that was blended."""
+        """Keep what is harvested of a prompt that was blended, and the K/V in front of its first chunk."""
         partial = blended(prefilled)
         if prefilled.lease is not None:
             super().commit(prefilled, ids, request, ctx)
+        keep_head(partial, request, ctx)
         if not request.keep or partial is None:
             return
         self.keep(self.harvest(partial, ids, request, ctx), prefilled, ctx)

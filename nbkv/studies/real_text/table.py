@@ -47,9 +47,10 @@ def rows(sink: str, methods: Sequence[str] = METHODS, budgets: Sequence[float] =
     if sink in _OTHER_SINKS:
         return list(_OTHER_SINKS[sink])
     known = [name for name in methods if name in strategies.names()]
-    own = [name for name in known if own_rule(name)]
-    every = [f"{name}(budget={budget})" for name in known for budget in budgets]
-    return [NAIVE, *every, *own, RandomRows(budget=0.15), LexicalRows(budget=0.15), oracle("support")]
+    every: list[Row] = []
+    for name in known:  # its rows one after another: what learns from prompts then meets the chunks once
+        every += [f"{name}(budget={budget})" for budget in budgets] + ([name] if own_rule(name) else [])
+    return [NAIVE, *every, RandomRows(budget=0.15), LexicalRows(budget=0.15), oracle("support")]
 
 
 def questions(data: str, n: int, folder: Path) -> list[Item]:
