@@ -5,14 +5,11 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 
 import nbkv
 from nbkv.families.blend import base
-from nbkv.families.blend.allotment import Allotment, MovedRun
 from nbkv.families.blend.layerwise import LayerwisePlacement
 from nbkv.studies.history import page, rivals, table
 from nbkv.studies.history.templates import NOTES, QWEN, TEMPLATES
@@ -101,16 +98,6 @@ def test_other_allotments_run_as_many_rows_and_other_ones(session, transcript, s
     assert {stripped[way]["again"] for way in ways} == {stripped["blend"]["again"]}
     assert len({stripped[way]["kl"] for way in [*ways, "blend"]}) > len(ways) - 1
     assert stripped["random"]["share"] < stripped["its score alone"]["share"]  # which looks before it chooses
-
-
-@pytest.mark.parametrize("answer", [(7, 8, 9), (3,), ()])
-def test_the_last_answer_is_found_where_it_stands_last(answer):
-    ids = [1, 7, 8, 9, 4, 3, 7, 8, 9, 5, 5]
-    allotment = Allotment((MovedRun(1, 9, 4),), 0, 1)
-    partial = SimpleNamespace(ids=torch.tensor(ids), allotment=allotment)
-    places = {(7, 8, 9): [8, 7, 6], (3,): [5], (): []}
-
-    assert rivals.AnswerFirst(answer=answer).order(partial).tolist() == places[answer]
 
 
 @pytest.mark.parametrize("far", [0.5, 2.0, 1.0])

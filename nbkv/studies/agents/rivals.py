@@ -150,16 +150,17 @@ def section(data: dict[str, Any]) -> str:
     """Return what docs/agents.md says of the JSON ``data``."""
     *others, mine = data["rows"]
     none = next(row for row in others if row["rival"] == WithoutOffsets.title)
-    gains = [without - own for own, without in zip(mine["kls"], none["kls"], strict=True)]
-    worse = sum(gain < 0 for gain in gains)
+    changes = [own - without for own, without in zip(mine["kls"], none["kls"], strict=True)]
+    worse = sum(change > 0 for change in changes)
     return (
         f"Made by `{data['command']}`: `{data['model']}`, {data['warm']} prompts that leave anchors, {data['prompts']} "
         f"that are measured along full's first {data['tokens']} tokens, with a gate that is open.\n\n"
         f"{table(data['rows'])}\n\n"
         f"*Reused*: prompts of which something was; the others had no two anchors that were long enough, and are full. "
-        f"Against no offsets at all, offsets by token take {statistics.fmean(gains):.3f} nats away on average "
-        f"({min(gains):.3f} to {max(gains):.3f}), and lead further from full on {worse} of {len(gains)} prompts: "
-        "they are what the gate has to judge, not a gain to count on."
+        f"Against no offsets at all, offsets by token change the distance by {statistics.fmean(changes):+.3f} nats on "
+        f"average ({min(changes):+.3f} to {max(changes):+.3f}, median {statistics.median(changes):+.3f}), and lead "
+        f"further from full on {worse} of {len(changes)} prompts: they are what the gate has to judge, not a gain to "
+        "count on."
     )
 
 
