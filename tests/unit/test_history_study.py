@@ -10,6 +10,7 @@ import pytest
 
 import nbkv
 from nbkv.families.blend import base
+from nbkv.families.blend.allotment import Allotment
 from nbkv.families.blend.layerwise import LayerwisePlacement
 from nbkv.studies.history import page, rivals, table
 from nbkv.studies.history.templates import NOTES, QWEN, TEMPLATES
@@ -98,6 +99,14 @@ def test_other_allotments_run_as_many_rows_and_other_ones(session, transcript, s
     assert {stripped[way]["again"] for way in ways} == {stripped["blend"]["again"]}
     assert len({stripped[way]["kl"] for way in [*ways, "blend"]}) > len(ways) - 1
     assert stripped["random"]["share"] < stripped["its score alone"]["share"]  # which looks before it chooses
+
+
+def test_the_table_tells_where_nothing_comes_first(session, transcript, stripped, monkeypatch):
+    monkeypatch.setattr(Allotment, "ahead", lambda self, budget: [])
+    (_, row) = table.after_change(session, transcript, (NOTES, "thinking"), ("blend",))
+
+    assert row["kl"] == pytest.approx(stripped["its score alone"]["kl"], rel=1e-6)
+    assert row["kl"] != pytest.approx(stripped["blend"]["kl"], rel=1e-3)
 
 
 @pytest.mark.parametrize("far", [0.5, 2.0, 1.0])

@@ -57,8 +57,9 @@ def after_change(
     """Return one row a strategy for the question that follows ``transcript``; ``about`` is the template and the change.
 
     The transcript itself was served by ``prefix``, so the K/V of all of it, its answer included, are exact and stored.
-    Figures: ``again`` and ``share`` of the prompt (computed once more; token-layers run), ``kl``, ``kl_max``, ``top1``
-    and ``floor`` along full's greedy answer, seconds to the first token and in all, ``tokens`` of the prompt.
+    With all of ``SPECS`` come the other allotments of ``blend``'s rows. Figures: ``again`` and ``share`` of the prompt
+    (computed once more; token-layers run), ``kl``, ``kl_max``, ``top1`` and ``floor`` along full's greedy answer,
+    seconds to the first token and in all, ``tokens`` of the prompt.
     """
     template, change = about
     session.tokenizer.chat_template = template.source
