@@ -50,13 +50,13 @@ def test_a_seam_is_where_a_run_does_not_follow_as_it_did(runs, seams):
 
 @pytest.mark.parametrize("gone", [1, 12, 200])
 def test_what_stands_near_behind_a_large_change_is_most_stale(gone):
-    one = Allotment((MovedRun(20, 120, 20 + gone),), 0, 20).staleness()
-    more = Allotment((MovedRun(20, 120, 20 + 2 * gone),), 0, 20).staleness()
+    one = Allotment((MovedRun(20, 120, 20 + gone),), 0, 20).staleness
+    more = Allotment((MovedRun(20, 120, 20 + 2 * gone),), 0, 20).staleness
 
     assert (np.diff(one) < 0).all()
     assert one[0] == pytest.approx(np.log1p(gone))
     assert (more > one).all()
-    assert not Allotment((MovedRun(20, 120, 20),), 0, 20).staleness().any()
+    assert not Allotment((MovedRun(20, 120, 20),), 0, 20).staleness.any()
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.15, 0.6])

@@ -58,13 +58,14 @@ class Allotment:
             here, there = stop, base + stop - start
         return found
 
+    @cached_property
     def staleness(self) -> NDArray[np.float64]:
         """Return for each moved row ``[M]`` how much of what it took is stale, in the units of ``log(row)``."""
         moved = self.moved
         found = np.zeros(len(moved))
         for start, changed in self.seams:
-            behind = moved >= start
-            found[behind] += np.log1p(changed / (moved[behind] - start + 1))
+            first = np.searchsorted(moved, start)
+            found[first:] += np.log1p(changed / (moved[first:] - start + 1))
         return found
 
     def rows(self, budget: float) -> int:
@@ -82,7 +83,7 @@ class Allotment:
         """
         moved, room = self.moved, selection.count(budget, self._weight)
         newest = len(moved) - min(len(moved), int(_NEWEST * room))
-        stalest = np.argsort(-self.staleness()[:newest], kind="stable")[: int(_STALE * room)]
+        stalest = np.argsort(-self.staleness[:newest], kind="stable")[: int(_STALE * room)]
         return sorted([*moved[stalest].tolist(), *moved[newest:].tolist()])
 
     @cached_property
@@ -91,5 +92,5 @@ class Allotment:
         moved = self.moved
         if not len(moved):
             return 0
-        changed = float((self.staleness() / np.log(moved + 2)).mean())
+        changed = float((self.staleness / np.log(moved + 2)).mean())
         return ceil(len(moved) * min(_MOST, max(_LEAST, changed)))

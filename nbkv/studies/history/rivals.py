@@ -45,7 +45,7 @@ class StalestAlone(ScoreAlone):
     def order(self, partial: PartialPrefill) -> NDArray[np.int64]:
         """Return the moved rows by how much of what they took is stale."""
         moved = partial.allotment.moved
-        return moved[np.argsort(-partial.allotment.staleness(), kind="stable")]
+        return moved[np.argsort(-partial.allotment.staleness, kind="stable")]
 
 
 @dataclass(kw_only=True, repr=False)
