@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nbkv.kv import KV, Space
+from nbkv.show.units import plural, size
 from nbkv.stores.snapshots.base import FoundSnapshot, Snapshots
 from nbkv.stores.state_checkpoints import StateCheckpoint
 
@@ -155,6 +156,15 @@ class ScratchSpaces:
         for ref in self._known:
             if (scratch := ref()) is not None:
                 scratch.clear()
+
+
+def in_short(store: Store) -> str:
+    """Return what ``store`` is and holds, tier by tier, in a line."""
+    tiers = [
+        f"{each['tier']} {plural(int(each['entries']), 'entry', 'entries')}, {size(float(each['bytes']))}"
+        for each in store.figures()
+    ]
+    return f"<{type(store).__name__}: {'; '.join(tiers)}>"
 
 
 class Store(Protocol):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from nbkv.events import Bus, Evicted, Stored
 from nbkv.kv import KV, Space, join
 from nbkv.stores import prefix_sharing
-from nbkv.stores.base import Buffer, Counts, Keeping, Lease, ScratchSpaces, TierLoad
+from nbkv.stores.base import Buffer, Counts, Keeping, Lease, ScratchSpaces, TierLoad, in_short
 from nbkv.stores.buffers import BufferLedger, CompactCopy, NodeStorage, PathBuffer, own_nbytes
 from nbkv.stores.eviction import LRULeaves, lowest_scored
 from nbkv.stores.prefix_sharing import Holding
@@ -36,7 +36,7 @@ _COLUMNS = ["tokens", "own_tokens", "bytes", "state_bytes", "in_buffer", "lineag
 EvictionListener = Callable[[Space, Sequence[int], int, KV], None]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class MemoryStore:
     """K/V on the model's own devices, at most ``limit`` bytes; the least recently used leaves are evicted first.
 
@@ -226,6 +226,10 @@ class MemoryStore:
         """Return the bytes allocated: buffers, used or not, compact copies, and checkpoints."""
         with self._lock:
             return self._buffers.nbytes + self._checkpoints.nbytes
+
+    def __repr__(self) -> str:
+        """Return what the store is and holds, in a line; ``tiers`` is the table."""
+        return in_short(self)
 
     @property
     def tiers(self) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from nbkv.events import Bus
 from nbkv.kv import KV, Space
 from nbkv.show.units import plural
-from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces, TierLoad
+from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces, TierLoad, in_short
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.reading.arriving import ArrivingKV, LeaseArrival, room_for
 from nbkv.stores.reading.layer_reader import ArrivingSpan, LayerReader, LayerReads
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 SHAREABLE = ("exact", "canonical")  # what a strategy made under approximations is its own session's
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TieredStore:
     """``front`` is the memory, ``below`` are the tiers, fastest first; implements ``nbkv.stores.base.Store``.
 
@@ -209,6 +209,10 @@ class TieredStore:
     def nbytes(self) -> int:
         """Return the bytes allocated in memory."""
         return self.front.nbytes
+
+    def __repr__(self) -> str:
+        """Return what the store is and holds, in a line; ``tiers`` is the table."""
+        return in_short(self)
 
     @property
     def tiers(self) -> pd.DataFrame:

@@ -114,19 +114,19 @@ class CacheBlend(Blend):
         if not room or not len(rows):
             return rows[:0]
         partial.begin(rows)
-        for layer, keep in self._filters(partial.n_layers, room, len(rows)):
+        for layer, keep in self._filters(partial, room, len(rows)):
             kept = best(partial.deviation(layer, self.deviation)[rows], rows, keep)
             partial.narrow(kept)
             rows = kept
         return rows
 
-    def _filters(self, n_layers: int, room: int, n: int) -> list[tuple[int, int]]:
+    def _filters(self, partial: PartialPrefill, room: int, n: int) -> list[tuple[int, int]]:
         """Return check layers, and how many of ``n`` rows go on from each."""
         if self.filtering == "gradual":
-            layers = range(self.check_layers[0], n_layers - 1)
+            layers = range(self.check_layers[0], partial.n_layers - 1)
             spread, last = min(_SPREAD * self.budget, 1 - self.budget), max(1, len(layers) - 1)
             shares = [self.budget + spread * (1 - 2 * index / last) for index in range(len(layers))]
-            return [(layer, count(share, n)) for layer, share in zip(layers, shares, strict=True)]
+            return [(layer, partial.room(share)) for layer, share in zip(layers, shares, strict=True)]
         found = []
         for index, layer in enumerate(self.check_layers):
             left = len(self.check_layers) - 1 - index

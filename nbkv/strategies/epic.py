@@ -53,10 +53,10 @@ class Epic(Blend):
         if self.budget is None:
             heads = first(spans, _USUAL if self.first_k is None else self.first_k)
             return torch.tensor(heads, dtype=torch.long, device=partial.ids.device)
-        room, rows = partial.room(self.budget), []
-        for span, share in zip(spans, _shares([span.length for span in spans], room), strict=True):
-            rows += list(range(span.start, span.start + share))
-        return torch.tensor(rows, dtype=torch.long, device=partial.ids.device)
+        reused = partial.reused
+        left = [reused[(reused >= span.start) & (reused < span.stop)] for span in spans]
+        shares = _shares([len(rows) for rows in left], partial.room(self.budget))
+        return torch.cat([reused[:0], *(rows[:share] for rows, share in zip(left, shares, strict=True))])
 
 
 def _shares(lengths: list[int], room: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,8 +74,38 @@ def test_it_writes_its_table(tmp_path, monkeypatch):
     data.write_text("\n".join(map(json.dumps, GIVEN)), encoding="utf-8")
     (tmp_path / "tables").mkdir()
     monkeypatch.setattr(rivals, "TOKENS", 4)
+    page = tmp_path / "agents.md"
+    page.write_text(f"before\n{rivals.BEGIN}\nold\n{rivals.END}\nafter\n", encoding="utf-8")
     told = rivals.main(str(data), "tiny", warm=3, n=1, folder=str(tmp_path))
     written = json.loads((tmp_path / "tables" / "kvcomm.json").read_text(encoding="utf-8"))
 
     assert rivals.table(written["rows"]) == told
     assert written["prompts"] == 1
+    assert (
+        page.read_text(encoding="utf-8") == f"before\n{rivals.BEGIN}\n{rivals.section(written)}\n{rivals.END}\nafter\n"
+    )
+
+
+@pytest.mark.parametrize(("mine", "worse"), [([0.1, 0.1, 0.1], 0), ([0.3, 0.1, 0.1], 1), ([0.3, 0.9, 0.0], 2)])
+def test_the_section_says_on_how_many_prompts_offsets_lead_away(rows, mine, worse):
+    told = [row | {"kls": mine if row is rows[-1] else [0.2, 0.2, 0.0], "n": 3} for row in rows]
+    data = {"command": "c", "model": "m", "warm": 3, "prompts": 3, "tokens": 6, "rows": told}
+    worse += mine[2] > 0  # than a prompt that nothing was reused of
+    written = rivals.section(data)
+
+    assert f"lead further from full on {worse} of 3 prompts" in written
+    assert "| 2 of 3 |" in written
+
+
+@pytest.mark.parametrize("page", ["", "no marks", f"only {rivals.BEGIN}"])
+def test_a_page_without_marks_stays_as_it_is(page):
+    assert rivals.told(page, {}) == page
+
+
+def test_the_committed_section_is_what_the_table_says():
+    docs = Path(nbkv.__file__).resolve().parents[1] / "docs"
+    data = json.loads((docs / "tables" / "kvcomm.json").read_text(encoding="utf-8"))
+    page = (docs / "agents.md").read_text(encoding="utf-8")
+
+    assert rivals.BEGIN in page
+    assert rivals.told(page, data) == page

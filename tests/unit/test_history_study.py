@@ -10,8 +10,9 @@ import pytest
 
 import nbkv
 from nbkv.families.blend import base
+from nbkv.families.blend.allotment import Allotment
 from nbkv.families.blend.layerwise import LayerwisePlacement
-from nbkv.studies.history import table
+from nbkv.studies.history import page, rivals, table
 from nbkv.studies.history.templates import NOTES, QWEN, TEMPLATES
 from nbkv.studies.history.transcript import CHANGES, STEPS, changed, transcripts
 
@@ -84,12 +85,45 @@ def test_stripped_thinking_costs_prefix_most_of_the_prompt_and_a_blend_little(st
     assert stripped["full"]["again"] > 0.9
     assert stripped["prefix"]["again"] > 0.5
     assert stripped["blend"]["again"] < 0.05
-    assert stripped[table.LESS]["again"] < stripped["blend"]["again"] < stripped[table.MORE]["again"]
-    assert stripped[table.NAIVE]["again"] < 0.01
+    assert stripped[page.LESS]["again"] < stripped["blend"]["again"] < stripped[page.MORE]["again"]
+    assert stripped[page.NAIVE]["again"] < 0.01
     for row in stripped.values():
         assert row["again"] <= row["share"] + 1e-9 or row["strategy"] == "full"
     assert stripped["prefix"]["kl"] <= max(10 * stripped["prefix"]["floor"], 1e-9)
-    assert stripped[table.NAIVE]["kl"] > 1e-6
+    assert stripped[page.NAIVE]["kl"] > 1e-6
+
+
+def test_other_allotments_run_as_many_rows_and_other_ones(session, transcript, stripped):
+    ways = [kind.title for kind in rivals.RIVALS]
+
+    assert {stripped[way]["again"] for way in ways} == {stripped["blend"]["again"]}
+    assert len({stripped[way]["kl"] for way in [*ways, "blend"]}) > len(ways) - 1
+    assert stripped["random"]["share"] < stripped["its score alone"]["share"]  # which looks before it chooses
+
+
+def test_the_table_tells_where_nothing_comes_first(session, transcript, stripped, monkeypatch):
+    monkeypatch.setattr(Allotment, "ahead", lambda self, budget: [])
+    (_, row) = table.after_change(session, transcript, (NOTES, "thinking"), ("blend",))
+
+    assert row["kl"] == pytest.approx(stripped["its score alone"]["kl"], rel=1e-6)
+    assert row["kl"] != pytest.approx(stripped["blend"]["kl"], rel=1e-3)
+
+
+@pytest.mark.parametrize("far", [0.5, 2.0, 1.0])
+def test_the_page_holds_other_allotments_against_ours(far):
+    figures = dict.fromkeys(("kl_max", "top1", "floor", "ttft_s", "total_s", "again", "share"), 0.125)
+    specs = ("full", *table.SPECS, *(kind.title for kind in rivals.RIVALS))
+    rows = [
+        {"template": "qwen", "change": "thinking", "transcript": at, "strategy": spec, **figures}
+        | {"kl": 0.25 * (far if spec == "random" else 1)}
+        for at in range(3)
+        for spec in specs
+    ]
+    written = page.markdown({"models": {"some": {"command": "c", "regime": "r", "changes": rows, "turns": []}}})
+    (line,) = [line for line in written.splitlines() if line.startswith("| random |")]
+
+    assert f"| {0.25 * far:.2g} | {far:.2f} x | {3 * (far > 1)} of 3 | 12.5% |" in line
+    assert "`blend` is farthest in transcript 1 of qwen, thinking: 0.25 nats" in written
 
 
 def test_the_table_reacts_to_what_is_planted_under_it(session, transcript, stripped, monkeypatch):
@@ -98,17 +132,17 @@ def test_the_table_reacts_to_what_is_planted_under_it(session, transcript, strip
 
     with monkeypatch.context() as planted:
         planted.setattr(LayerwisePlacement, "_put", put)
-        rows = table.after_change(session, transcript, (NOTES, "thinking"), ("prefix", table.NAIVE))
+        rows = table.after_change(session, transcript, (NOTES, "thinking"), ("prefix", page.NAIVE))
         unmoved = {row["strategy"]: row for row in rows}
-    assert unmoved[table.NAIVE]["kl"] > 2 * stripped[table.NAIVE]["kl"]
+    assert unmoved[page.NAIVE]["kl"] > 2 * stripped[page.NAIVE]["kl"]
     assert unmoved["prefix"]["kl"] == pytest.approx(stripped["prefix"]["kl"], abs=1e-9)
 
 
 def test_the_turns_react_to_a_strategy_that_forgets(session, transcript, monkeypatch):
-    kept = table.turn_by_turn(session, transcript, NOTES, table.NAIVE)
+    kept = table.turn_by_turn(session, transcript, NOTES, page.NAIVE)
     monkeypatch.setattr(base, "remembered", lambda *_: ())
     monkeypatch.setattr("nbkv.session.misses.journal.Journal.earlier", lambda *_: [])
-    forgotten = table.turn_by_turn(session, transcript, NOTES, table.NAIVE)
+    forgotten = table.turn_by_turn(session, transcript, NOTES, page.NAIVE)
 
     assert kept["again"] < 0.01
     assert forgotten["again"] > 0.5
@@ -138,15 +172,16 @@ def test_a_stopped_measurement_goes_on_and_the_page_says_what_was_found(session,
     assert [each for each in asked if each in CHANGES] == ["thinking", "edited"]
     assert found["changes"][: len(first["changes"])] == first["changes"]
     assert [row["strategy"] for row in found["turns"]] == list(table.SPECS)
-    page = table.markdown({"models": {"some": {"command": "c", "regime": "r"} | found}})
-    assert "| notes | edited | `blend` | 12.5% | 12.5% |" in page
-    assert "`prefix` computes 12% of the prompt again and `blend` 12.5%" in page
+    written = page.markdown({"models": {"some": {"command": "c", "regime": "r"} | found}})
+    assert "| notes | edited | `blend` | 12.5% | 12.5% |" in written
+    assert "`prefix` computes 12% of the prompt again and `blend` 12.5%" in written
+    assert "The same number of rows" not in written  # no other allotment was measured
 
 
 def test_the_committed_table_is_what_the_page_says():
     docs = Path(nbkv.__file__).resolve().parents[1] / "docs"
     data = json.loads((docs / "tables" / "edited.json").read_text(encoding="utf-8"))
-    assert (docs / "edited-history.md").read_text(encoding="utf-8") == table.markdown(data)
+    assert (docs / "edited-history.md").read_text(encoding="utf-8") == page.markdown(data)
     for about in data["models"].values():
         rows = [row for row in about["changes"] if row["change"] == "thinking"]
         again = {spec: [row["again"] for row in rows if row["strategy"] == spec] for spec in ("prefix", "blend")}

@@ -13,8 +13,10 @@ from typing import get_type_hints
 import pandas as pd
 import pytest
 
+from nbkv.events import Bus
 from nbkv.stores.base import Lease, ScratchSpaces, Store
 from nbkv.stores.memory import MemoryStore
+from nbkv.stores.spec import open_store
 
 MEMBERS = {name for name in vars(Store) if not name.startswith("_")} | set(Store.__annotations__)
 METHODS = sorted(name for name in MEMBERS if inspect.isfunction(getattr(Store, name, None)))
@@ -151,3 +153,12 @@ def test_a_session_shares_its_scratch_space_with_a_store_it_was_lent_and_leaves_
     session.close()
 
     assert store.ended == []
+
+
+@pytest.mark.parametrize("below", ["", "+disk:{}", "+disk:{}+memory://somewhere"])
+def test_a_store_says_what_it_holds_in_a_line(tmp_path, below):
+    store = open_store(f"memory{below.format(tmp_path / 'kv')}", Bus(), "cpu") if below else MemoryStore(limit=1000)
+    told = repr(store)
+    assert told.startswith(f"<{type(store).__name__}: memory 0 entries, 0 B")
+    assert told.count(" entries") == len(store.tiers)
+    assert " at 0x" not in told

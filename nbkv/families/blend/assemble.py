@@ -51,7 +51,7 @@ def assemble(
             for at, kv in held:
                 placement.add(PlacedKV(kv, at, at))
             prefix = sum(kv.length for _, kv in held)  # an entry may turn out damaged when it is read
-        placed = []
+        placed, bases = list[PlacedChunk](), dict[int, int]()
         for chunk, start, stop in request.prompt.chunks:
             if stop <= prefix:
                 continue
@@ -62,6 +62,8 @@ def assemble(
                 span = _own(one, start, prefix, placement)
             if span.length:
                 placed.append(PlacedChunk(chunk, span, encoded=one is None and (chunk, start) in encoded))
+                if request.prompt.searched and chunk.lineage != "canonical":
+                    bases[span.start] = span.start - start + (len(chunk.sink) if one is None else one.base)
         placement.begin()
     except BaseException:
         placement.close()
@@ -79,7 +81,7 @@ def assemble(
         placement=placement,
         notes=notes,
         supplied=supplied,
-        moved=sum(each.span.length for each in placed if request.prompt.searched and each.chunk.lineage != "canonical"),
+        bases=bases,
     )
 
 

@@ -69,6 +69,10 @@ class Blend(Strategy):
         Passes made to find out go through ``partial``, which counts them as selection.
         """
 
+    def ahead(self, partial: PartialPrefill) -> Sequence[int]:
+        """Return the reused rows that are recomputed whatever ``select`` finds; none where nothing was moved."""
+        return () if self.budget is None else partial.allotment.ahead(self.budget)
+
     def supply(self, request: Request, ctx: Context) -> tuple[Request, Mapping[int, SpanKV]]:
         """Return the request with the spans to place, and the K/V to place there, by first position.
 
@@ -137,6 +141,8 @@ class Blend(Strategy):
         for _, span, _ in partial.placed:
             ctx.tell(Reused, start=span.start, stop=span.stop, tier=ctx.store.name)
         with closing(partial.placement):
+            if self.budget is not None and 0 < self.budget < 1:
+                partial.put_ahead(self.ahead(partial), self.budget)
             chosen = partial.reused if self.budget == 1 else self.select(partial)
             select_s = clock()
             logits = self.run(partial, chosen)
@@ -195,11 +201,11 @@ def keep_head(partial: PartialPrefill | None, request: Request, ctx: Context) ->
 
 
 def provenance(partial: PartialPrefill, chosen: torch.Tensor) -> NDArray[np.uint8]:
-    """Return where each row's K/V came from (uint8 ``[n_prompt]``) once the rows ``chosen`` were recomputed."""
+    """Return where K/V came from (uint8 ``[n_prompt]``) once the rows ``chosen`` and those ahead were recomputed."""
     sources = np.full(partial.length, Provenance.FRESH, dtype=np.uint8)
     sources[: partial.prefix] = Provenance.PREFIX
-    sources[partial.reused.cpu().numpy()] = Provenance.CHUNK
-    again = torch.cat([chosen, partial.last]).cpu().numpy()
+    sources[torch.cat([partial.reused, partial.ahead]).cpu().numpy()] = Provenance.CHUNK
+    again = torch.cat([chosen, partial.ahead, partial.last]).cpu().numpy()
     usable = sources != Provenance.FRESH
     usable[: partial.known] = True
     sources[again[usable[again]]] = Provenance.RECOMPUTED
@@ -231,4 +237,7 @@ def _moved(partial: PartialPrefill) -> list[str]:
     if not spans:
         return []
     tokens = sum(span.length for span in spans)
-    return [f"{plural(tokens, 'token')} of earlier prompts or answers placed here, in {plural(len(spans), 'span')}"]
+    ahead = len(partial.ahead)
+    first = f"; {ahead} of these ran again before any were chosen: behind what changed, and the newest" if ahead else ""
+    where = f"in {plural(len(spans), 'span')}{first}"
+    return [f"{plural(tokens, 'token')} of earlier prompts or answers placed here, {where}"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from math import ceil
 from typing import Any, NamedTuple
 
 import torch
 
-from nbkv import ops, selection
+from nbkv import ops
+from nbkv.families.blend.allotment import Allotment, MovedRun
 from nbkv.families.blend.layerwise import LayerwisePlacement, SpanKV
 from nbkv.kv import Span
 from nbkv.models.adapter import ModelAdapter
@@ -21,7 +21,6 @@ from nbkv.models.work import LayerInput, Work
 from nbkv.result import Chunk
 
 Measure = Callable[[Pair, Pair, torch.Tensor], torch.Tensor]  # cached and fresh K/V, and which rows of the cached
-_SEEN = 3  # moved rows that need as many rows recomputed as one row that was encoded alone
 _ENDS = (".", "!", "?", "\n", "。", "!", "?")
 
 
@@ -41,9 +40,10 @@ class PartialPrefill:
     row is among them, which must run). ``reused`` ``[R]`` are the rows ``placed`` from chunks, ``fresh`` ``[F]`` those
     without K/V, ``last`` ``[1]`` the prompt's last row, which always runs. ``cache`` holds them all, each layer from
     the moment that it runs (``placement``). ``supplied`` are the strategy's own K/V by first position, ``found`` what
-    its selection learned and its later stages read. ``moved`` counts the reused rows that were not encoded alone but
-    stood in an earlier prompt or answer, and stand elsewhere now. ``deviations`` float32 ``[n]`` are the distances of
-    fresh from cached K/V by position, nan where they were never compared.
+    its selection learned and its later stages read. ``bases``: where the run that begins at a row stood in an earlier
+    prompt or answer, for what was moved from there rather than encoded alone. ``deviations`` float32 ``[n]`` are the
+    distances of fresh from cached K/V by position, nan where they were never compared. Rows put ``ahead`` are reused
+    ones that are run with those without K/V, whatever is selected: from then on ``reused`` are the others.
     """
 
     adapter: ModelAdapter
@@ -60,7 +60,8 @@ class PartialPrefill:
     supplied: Mapping[int, SpanKV] = field(default_factory=dict)
     found: dict[str, torch.Tensor] = field(default_factory=dict)
     deviations: torch.Tensor | None = None
-    moved: int = 0
+    bases: Mapping[int, int] = field(default_factory=dict)
+    _allotted: int = 0
     _rows: torch.Tensor | None = None
     _paused: LayerInput | None = None
 
@@ -73,6 +74,10 @@ class PartialPrefill:
         held[: self.prefix] = True
         self.fresh = (~held).nonzero().flatten().to(self.adapter.device)
         self.last = torch.tensor([self.length - 1], device=self.adapter.device)
+        self.ahead = self.reused[:0]
+        spans = [span for _, span, _ in self.placed if span.start in self.bases]
+        moved = tuple(MovedRun(*span, self.bases[span.start]) for span in spans)
+        self.allotment = Allotment(moved, len(self.reused) - sum(span.length for span in spans), self.prefix)
 
     @property
     def length(self) -> int:
@@ -100,15 +105,19 @@ class PartialPrefill:
         return spans
 
     def room(self, budget: float) -> int:
-        """Return how many rows ``budget``, a share of the reused ones, allows; of moved ones a third of that share.
+        """Return how many rows ``budget``, a share of the reused ones, allows besides those put ``ahead``.
 
-        A chunk that was encoded alone has seen nothing of what stands before it. What is moved within a history saw all
-        of that but what changed, and is most of a prompt: a third keeps what is computed again small. It has its price
-        in faithfulness, which docs/edited-history.md shows beside that of the whole share.
+        Of what was moved within a history it is a part of that share, as ``Allotment`` has it.
         """
         if budget == 1:
             return len(self.reused)
-        return selection.count(budget, len(self.reused) - self.moved + ceil(self.moved / _SEEN))
+        every = self.allotment.rows(budget)
+        return every - (len(self.ahead) * every // self._allotted if self._allotted else 0)
+
+    def put_ahead(self, rows: Sequence[int], budget: float) -> None:
+        """Have the reused ``rows`` run whatever is selected, at the expense of ``budget``; before any pass."""
+        self.ahead, self._allotted = self.reused.new_tensor(rows), self.allotment.rows(budget)
+        self.reused = self.reused[~torch.isin(self.reused, self.ahead)]
 
     @property
     def n_layers(self) -> int:
@@ -124,7 +133,7 @@ class PartialPrefill:
         return self._rows
 
     def begin(self, rows: torch.Tensor) -> torch.Tensor:
-        """Take ``rows`` through the layers from the first one on, with all rows without KV; return them all."""
+        """Take ``rows`` through the layers from the first one on, with those ahead and without KV; return them all."""
         self._rows, self._paused = self._with_fresh(rows), None
         return self._rows
 
@@ -156,6 +165,8 @@ class PartialPrefill:
         """Have ``rows`` go on as well, with ``hidden`` ``[..., n, H]`` for what the layer that runs next is given."""
         assert self._rows is not None  # noqa: S101
         assert self._paused is not None  # noqa: S101
+        new = ~torch.isin(rows, self._rows)  # some may have been put ahead
+        rows, hidden = rows[new], hidden[..., new.to(hidden.device), :]
         together = torch.cat([self._rows, rows])
         order = together.argsort()
         every = torch.cat([self._paused.hidden, hidden.to(self._paused.hidden)], dim=-2)
@@ -233,9 +244,8 @@ class PartialPrefill:
         ``on_attention`` is shown what rows ``of`` (None: the question) attend to. Counted as selection; what the pass
         writes is written again by ``finish``.
         """
-        self.begin(self.last)
-        assert self._rows is not None  # noqa: S101
-        rows = self._rows
+        rows = self._rows = torch.cat([self.fresh, self.last]).unique()
+        self._paused = None
         with self.watching(on_attention, self.question if of is None else of):
             if stop is None or stop >= self.n_layers:
                 before = self.placement.need
@@ -250,7 +260,7 @@ class PartialPrefill:
         self._paused = None if self.adapter.capabilities.shared_kv else paused
 
     def _with_fresh(self, rows: torch.Tensor) -> torch.Tensor:
-        together: torch.Tensor = torch.cat([rows, self.fresh, self.last]).unique()
+        together: torch.Tensor = torch.cat([rows, self.ahead, self.fresh, self.last]).unique()
         return together
 
 

@@ -1,8 +1,8 @@
 """KVCOMM against its dumbest rivals: no offsets, random offsets, and the paper's way to approximate them.
 
-``python -m nbkv.studies.agents.rivals GSM8K.jsonl MODEL [WARM [COUNT]]`` writes docs/tables/kvcomm.json, and prints the
-table of docs/agents.md. Prompts are those of the third of five agents: a problem of GSM8K, its solution as a plan and
-as a calculation, each in a slot of a fixed template.
+``python -m nbkv.studies.agents.rivals GSM8K.jsonl MODEL [WARM [COUNT]]`` writes docs/tables/kvcomm.json and what stands
+between the two marks in docs/agents.md, and prints the table. Prompts are those of the third of five agents: a problem
+of GSM8K, its solution as a plan and as a calculation, each in a slot of a fixed template.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _END = (
     "wrong. Then write the final answer in one sentence.\nThird agent:"
 )
 _PLAN, _SUMS = "\n\nThe first agent, who makes a plan, wrote:\n", "\n\nThe second agent, who calculates, wrote:\n"
+BEGIN, END = "<!-- offsets: made by `python -m nbkv.studies.agents.rivals` -->", "<!-- end of the offsets -->"
 TEMPLATE = (_BEGIN, _PLAN, _SUMS, _END)
 
 
@@ -136,16 +137,47 @@ def measure(session: Session, given: Sequence[dict[str, str]], warm: int, tokens
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as Markdown; *nearer* counts the prompts on which the last row is nearer to full."""
     mine = rows[-1]["kls"]
-    lines = ["| offsets | KL mean | median | match | kvcomm nearer |", "|---|---|---|---|---|"]
+    lines = ["| offsets | KL mean | median | match | reused | kvcomm nearer |", "|---|---|---|---|---|---|"]
     for row in rows:
         nearer = sum(own < other for own, other in zip(mine, row["kls"], strict=True))
         told = "" if row is rows[-1] else f"{nearer} of {row['n']}"
-        lines.append(f"| {row['rival']} | {row['kl']:.3f} | {row['median']:.3f} | {row['match']:.2f} | {told} |")
+        figures = f"{row['kl']:.3f} | {row['median']:.3f} | {row['match']:.2f} | {_reused(row)} of {row['n']}"
+        lines.append(f"| {row['rival']} | {figures} | {told} |")
     return "\n".join(lines)
 
 
+def section(data: dict[str, Any]) -> str:
+    """Return what docs/agents.md says of the JSON ``data``."""
+    *others, mine = data["rows"]
+    none = next(row for row in others if row["rival"] == WithoutOffsets.title)
+    changes = [own - without for own, without in zip(mine["kls"], none["kls"], strict=True)]
+    worse = sum(change > 0 for change in changes)
+    return (
+        f"Made by `{data['command']}`: `{data['model']}`, {data['warm']} prompts that leave anchors, {data['prompts']} "
+        f"that are measured along full's first {data['tokens']} tokens, with a gate that is open.\n\n"
+        f"{table(data['rows'])}\n\n"
+        f"*Reused*: prompts of which something was; the others had no two anchors that were long enough, and are full. "
+        f"Against no offsets at all, offsets by token change the distance by {statistics.fmean(changes):+.3f} nats on "
+        f"average ({min(changes):+.3f} to {max(changes):+.3f}, median {statistics.median(changes):+.3f}), and lead "
+        f"further from full on {worse} of {len(changes)} prompts: they are what the gate has to judge, not a gain to "
+        "count on."
+    )
+
+
+def told(page: str, data: dict[str, Any]) -> str:
+    """Return ``page`` with the ``section`` of ``data`` between its two marks; without these as it is."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}\n{section(data)}\n{end}{after}" if end else page
+
+
+def _reused(row: dict[str, Any]) -> int:
+    """Return on how many prompts something was reused: where nothing was, the answer is full's to the bit."""
+    return sum(one > 0 for one in row["kls"])
+
+
 def main(path: str, model: str, *, warm: int = WARM, n: int = COUNT, folder: str = "docs") -> str:
-    """Measure the first records of the file and write the JSON; return the table."""
+    """Measure the first records of the file, write the JSON and the page's section; return the table."""
     import nbkv  # noqa: PLC0415
 
     given = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()[: warm + n]]
@@ -153,8 +185,10 @@ def main(path: str, model: str, *, warm: int = WARM, n: int = COUNT, folder: str
         rows = measure(session, given, warm)
         about = {"command": f"python -m nbkv.studies.agents.rivals GSM8K.jsonl MODEL {warm} {n}"}
         regime = {"model": session.model_name, "warm": warm, "prompts": n, "tokens": TOKENS}
-    out = Path(folder) / "tables" / "kvcomm.json"
-    out.write_text(json.dumps(about | regime | {"rows": rows}) + "\n", encoding="utf-8")
+    data = about | regime | {"rows": rows}
+    (Path(folder) / "tables" / "kvcomm.json").write_text(json.dumps(data) + "\n", encoding="utf-8")
+    if (page := Path(folder) / "agents.md").is_file():
+        page.write_text(told(page.read_text(encoding="utf-8"), data), encoding="utf-8")
     return table(rows)
 
 

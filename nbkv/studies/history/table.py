@@ -8,7 +8,6 @@ docs/edited-history.md.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,18 +18,18 @@ import numpy as np
 from nbkv.prompts.matching import find_matches, rolling_hashes
 from nbkv.result import Provenance, Result
 from nbkv.session.session import Session
+from nbkv.strategy import Strategy
+from nbkv.studies.history.page import LESS, MORE, NAIVE, markdown
+from nbkv.studies.history.rivals import rivals
 from nbkv.studies.history.templates import CHATML, LLAMA, NOTES, QWEN, TranscriptTemplate
 from nbkv.studies.history.transcript import CHANGES, STEPS, ToolTranscript, changed, transcripts
 from nbkv.tasks import hotpotqa
 
-NAIVE = "cacheblend(budget=0)"
-LESS, MORE = "blend(budget=0.05)", "blend(budget=0.45)"  # a third and three times of the default
 SPECS = ("prefix", NAIVE, "epic", LESS, "blend", MORE)
 ROOM = 16  # tokens of an answer
 _SAME = 8  # tokens of the shortest run that counts as computed before
 _WORDS = 6  # of each real text
 _RULES = 4  # how often the system text says its rules: about a third of a prompt
-_FIGURES = ("again", "share", "kl", "kl_max", "top1", "floor", "ttft_s", "total_s")
 
 
 def computed_before(prompt: Sequence[int], earlier: Sequence[Sequence[int]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -58,8 +57,9 @@ def after_change(
     """Return one row a strategy for the question that follows ``transcript``; ``about`` is the template and the change.
 
     The transcript itself was served by ``prefix``, so the K/V of all of it, its answer included, are exact and stored.
-    Figures: ``again`` and ``share`` of the prompt (computed once more; token-layers run), ``kl``, ``kl_max``, ``top1``
-    and ``floor`` along full's greedy answer, seconds to the first token and in all, ``tokens`` of the prompt.
+    With all of ``SPECS`` come the other allotments of ``blend``'s rows. Figures: ``again`` and ``share`` of the prompt
+    (computed once more; token-layers run), ``kl``, ``kl_max``, ``top1`` and ``floor`` along full's greedy answer,
+    seconds to the first token and in all, ``tokens`` of the prompt.
     """
     template, change = about
     session.tokenizer.chat_template = template.source
@@ -68,18 +68,19 @@ def after_change(
     then, now = (dict(each) for each in history.variables)
     before = session.generate(history.before, strategy="prefix", max_new_tokens=ROOM, template_kwargs=then)
     options: dict[str, Any] = {"match": "earlier", "max_new_tokens": ROOM, "template_kwargs": now}
-    table = session.compare(history.asked(before), ["full", *specs], repeat=1, **options)
+    tried: list[str | Strategy] = ["full", *specs, *(rivals(before.token_ids[:-1]) if specs == SPECS else ())]
+    table = session.compare(history.asked(before), tried, repeat=1, **options)
     known = computed_before(table.results[0].prompt_ids, [(*before.prompt_ids, *before.token_ids[:-1])])
     return [
         {
-            "strategy": spec,
+            "strategy": spec if isinstance(spec, str) else spec.spec,
             "tokens": len(result.prompt_ids),
             "unchanged": float((result.provenance == Provenance.PREFIX).mean()),
             "again": again(result, known),
             "share": row["compute_share"],
             **{name: row[name] for name in ("kl", "kl_max", "top1", "floor", "ttft_s", "total_s")},
         }
-        for spec, row, result in zip(("full", *specs), table.rows, table.results, strict=True)
+        for spec, row, result in zip(tried, table.rows, table.results, strict=True)
     ]
 
 
@@ -126,8 +127,8 @@ def measure(
     ``changes`` for each template, change and transcript, ``turns`` for one template.
     """
     wanted = grid(session.model_name.startswith("tiny"))
-    for template, change in wanted:
-        for at, transcript in enumerate(given):
+    for at, transcript in enumerate(given):
+        for template, change in wanted:
             about = {"template": template.name, "change": change, "transcript": at}
             if not any(about.items() <= row.items() for row in found["changes"]):
                 rows = after_change(session, transcript, (template, change), specs)
@@ -137,102 +138,6 @@ def measure(
         if all(row["strategy"] != spec for row in found["turns"]):
             found["turns"].append(turn_by_turn(session, given[0], wanted[0][0], spec))
             yield
-
-
-def means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the means of the figures of ``rows``; of seconds the medians, of ``kl_max`` the largest."""
-    found = {name: statistics.fmean(row[name] for row in rows) for name in _FIGURES}
-    found |= {name: statistics.median(row[name] for row in rows) for name in ("ttft_s", "total_s")}
-    return found | {"kl_max": max(row["kl_max"] for row in rows), "n": len(rows)}
-
-
-def markdown(data: dict[str, Any]) -> str:
-    """Return the page made from the JSON of all models."""
-    lines = [_PREFACE]
-    for model, about in data["models"].items():
-        lines += [f"## {model}", "", f"Made by `{about['command']}`: {about['regime']}.", ""]
-        lines += ["| template | change | strategy | again | share | KL | KL max | top 1 | floor | TTFT | in all |"]
-        lines += ["|---|---|---|---|---|---|---|---|---|---|---|"]
-        cells = dict.fromkeys((row["template"], row["change"], row["strategy"]) for row in about["changes"])
-        for template, change, strategy in cells:
-            keys = {"template": template, "change": change, "strategy": strategy}
-            mean = means([row for row in about["changes"] if keys.items() <= row.items()])
-            lines.append(f"| {template} | {change} | `{strategy}` | {_cells(mean)} {mean['total_s']:.2f} s |")
-        lines += ["", _sentence(about["changes"]), ""]
-        if not about["turns"]:
-            continue
-        lines += [f"Twelve turns, the first line changes in each ({STEPS} requests):", ""]
-        lines += ["| strategy | again | share | KL | KL max | top 1 | floor | TTFT of all |"]
-        lines += ["|---|---|---|---|---|---|---|---|"]
-        lines += [f"| `{row['strategy']}` | {_cells(row)[:-2]} |" for row in about["turns"]]
-        lines += [""]
-    return "\n".join(lines)
-
-
-def _cells(row: dict[str, Any]) -> str:
-    far = f"{row['kl']:.2g} | {row['kl_max']:.2g} | {row['top1']:.3f} | {row['floor']:.1g}"
-    return f"{row['again']:.1%} | {row['share']:.1%} | {far} | {row['ttft_s']:.2f} s |"
-
-
-def _sentence(rows: Sequence[dict[str, Any]]) -> str:
-    """Return what the rows of stripped thinking say, in one sentence."""
-
-    def mean(strategy: str) -> dict[str, Any]:
-        return means([row for row in rows if (row["change"], row["strategy"]) == (CHANGES[0], strategy)])
-
-    full, prefix, less, blend, more = (mean(each) for each in ("full", "prefix", LESS, "blend", MORE))
-    return (
-        f"Where thinking is stripped, `prefix` computes {prefix['again']:.0%} of the prompt again and `blend` "
-        f"{blend['again']:.1%}, at a third of its budget {less['again']:.1%}, at three times {more['again']:.1%}. It "
-        f"is {blend['kl']:.2g} nats from full, with these budgets {less['kl']:.2g} and {more['kl']:.2g}. First tokens "
-        f"come after {full['ttft_s']:.2f} s under `full`, {prefix['ttft_s']:.2f} s under `prefix`, "
-        f"{blend['ttft_s']:.2f} s under `blend`, whole answers after {full['total_s']:.2f}, {prefix['total_s']:.2f} "
-        f"and {blend['total_s']:.2f} s."
-    )
-
-
-_PREFACE = """# Edited history
-
-An agent's prompt is mostly what was there before. When one early thing of it changes (thinking is stripped, a question
-is edited, a tool's result comes in between, a template writes another date), prefix caching ends there, and all behind
-it is computed again. Under a chunk strategy nbkv moves what stands behind the change: runs of at least 16 tokens that
-an earlier prompt or answer of the session had are found by rolling hash, their keys rotated to where they stand now,
-and blended as the strategy does with chunks. What stands before the change stays exact, and so does a prompt in which
-nothing has to be moved: it is served by `prefix`, and kept.
-
-```python
-chat = session.chat("You are terse.")
-chat.send("What is a KV cache?", strategy="blend")
-chat.edit(1, "What is a radix tree?")  # later turns stay; role="assistant": the answer
-chat.drop_thinking()  # <think>…</think> of all answers so far, as templates strip it
-chat.send("Why?", strategy="blend")  # chats look for what was there before by themselves
-session.generate(messages, strategy="blend", match="earlier")  # any list of messages; "auto" finds chunks as well
-```
-
-K/V that were computed while attending to moved K/V are approximate: they stay with the strategy and the session that
-made them, up to a quarter of the store's limit, and no exact strategy reads them. `result.why` names what was not
-reused, `result.provenance` and the token map what was moved. In a notebook: `%%kvchat --drop-thinking`,
-`%%kvchat --edit 1 --keep-later`.
-
-The transcripts: a system text, a task, twelve calls of a tool with thinking before each, the model's own answer, then
-another question. *again*: share of the prompt's tokens that this conversation had computed before and that ran once
-more; *share*: token-layers run over prompt x layers, selection included. KL (nats), its maximum and the agreement are
-along full's greedy answer, beside the *floor*, full's distance to itself with its prefill split elsewhere; `prefix` is
-exact, and naive reuse is `cacheblend(budget=0)`: moved, nothing corrected. Seconds are
-medians over the transcripts of a row, the strategies of each one after the other, while other work ran on the same
-cores: *share* is what does not depend on that.
-
-**The budget.** It is a share of what is reused; of tokens that are moved within a history a third of it is recomputed
-(`blend`: 5 % of them, 15 % of chunks that were encoded alone). A chunk has seen nothing of what stands before it, but
-what is moved saw all of it except the change. The rows at a third of the default budget and at three times, which is
-what chunks get, say what that costs. What is said again, such as a question that was first asked at the beginning, is
-computed: its K/V have seen nothing of what now stands before it.
-
-**Where it is not near.** On SmolLM2 135M, one transcript of 995 tokens with thinking stripped (`qwen`), the next answer
-repeats the last one, and that one was decoded with the thinking before it: 1.16 nats for naive reuse, 0.49 for
-`blend`, 0.066 at three times its budget, 0.015 for `epic` (22 % computed again); with nothing but the 16 tokens of that
-answer run again 0.085, with these first within the budget of `blend` 0.067.
-"""
 
 
 def main(model: str = "tiny", n: int = 2, path: str = "", folder: str = "docs") -> None:
