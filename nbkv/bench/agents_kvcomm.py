@@ -5,6 +5,7 @@ Of the first two turns anchors are left; what is timed is a third one, with text
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +15,7 @@ import torch
 
 import nbkv
 from nbkv.bench.agreement import reference
+from nbkv.bench.first_token import first_token
 from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, half, make
 from nbkv.bench.replay import ready
@@ -64,15 +66,7 @@ class AgentTurns:
 
     def first_tokens(self, strategy: str, prompts: list[list[Part]], _: object) -> float:
         """Return the mean seconds to the first token of an agent's answer."""
-        seconds = 0.0
-        for prompt in prompts:
-            start = time.perf_counter()
-            stream = self.session.stream(prompt, strategy=strategy, max_new_tokens=1)
-            pieces = iter(stream)
-            next(pieces)
-            seconds += time.perf_counter() - start
-            list(pieces)
-        return seconds / len(prompts)
+        return statistics.fmean(first_token(self.session, prompt, strategy=strategy).seconds for prompt in prompts)
 
 
 def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (no peer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import torch
 
 import nbkv
 from nbkv.bench.agreement import reference
+from nbkv.bench.first_token import first_token
 from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, make
 from nbkv.strategy import parse
@@ -105,10 +105,4 @@ def _wrong(spec: str, chain: AgentChain, outputs: Sequence[Result], result: Resu
 def _first(chain: AgentChain, outputs: Sequence[Result], spec: str, _: object) -> float:
     """Return the seconds to the last agent's first token."""
     prompt = chain.prompt(outputs, AGENTS)
-    start = time.perf_counter()
-    stream = chain.session.stream(prompt, strategy=spec, max_new_tokens=1, keep=False)
-    pieces = iter(stream)
-    next(pieces)
-    seconds = time.perf_counter() - start
-    list(pieces)
-    return seconds
+    return first_token(chain.session, prompt, strategy=spec, keep=False).seconds

@@ -1,9 +1,11 @@
 """``store.io``: putting KV into a tier and getting it back, against writing and reading the same bytes without one.
 
-On disk the baseline writes each layer to one file, makes it durable and reads it into memory of its own; on Redis it
-sets and gets a value a layer. Ours besides makes the entry, takes and checks every layer's digest, and keeps the index.
-Files are read while the operating system still has them in memory, which is the harder case for ours. Before a put what
-is there is deleted, on both sides: a server that has just freed a value of that size sets it faster.
+On disk the baseline writes each layer to one file, makes it durable and reads it; on Redis it sets and gets a value a
+layer. Ours besides makes the entry, takes and checks every layer's digest, and keeps the index. A file is read, by
+both, into the same memory that is there already, as a request's is: new memory costs more than a file that is at hand,
+and what an allocator happens to have left would decide. Files are read while the operating system still has them in
+memory, which is the harder case for ours. Before a put what is there is deleted, on both sides: a server that has just
+freed a value of that size sets it faster.
 """
 
 from __future__ import annotations
@@ -24,13 +26,18 @@ from typing import Any
 import torch
 
 from nbkv.bench.measure import BenchRow, TimedCandidate, interleaved
+from nbkv.events import Bus
 from nbkv.kv import KV, Space
+from nbkv.stores.reading.layer_reader import ArrivingSpan, LayerReader, LayerReads
+from nbkv.stores.search import FoundSpan
 from nbkv.stores.tiers.base import Tier
 from nbkv.stores.tiers.disk import DiskTier
 from nbkv.stores.tiers.entry import make_entry
 from nbkv.stores.tiers.forms import AsItIs
+from nbkv.stores.tiers.guard import GuardedTier
 from nbkv.stores.tiers.head import EntryFacts, Sealer
 from nbkv.stores.tiers.key import PathKeys
+from nbkv.stores.writer import SharedWork
 
 NAME, TOKENS, LAYERS, HEADS, DIM = "store.io", 4681, 28, 8, 128  # 1 GiB in float32, of the shape s06
 SPACE = Space("store.io", "float32")
@@ -38,16 +45,20 @@ SPACE = Space("store.io", "float32")
 
 @dataclass(eq=False)
 class IoWork:
-    """KV of ``ids``, a tier to put it in, and a baseline that writes and reads the same layers."""
+    """KV of ``ids``, a tier to put it in, and a baseline that writes and reads the same layers; ``into``: where to."""
 
     tier: Tier
     raw: RawFile | RawRedis
     kv: KV
     ids: tuple[int, ...] = field(init=False)
+    into: KV = field(init=False)
 
     def __post_init__(self) -> None:
-        """Name the tokens."""
+        """Name the tokens, and have memory to read into that has been used."""
         self.ids = tuple(range(self.kv.length))
+        self.into = self.kv.compact()
+        self._guarded = GuardedTier(self.tier, Bus())
+        self._reads: LayerReads = SharedWork()
 
     def forget(self) -> None:
         """Drop the entry, so that it can be put again."""
@@ -58,24 +69,28 @@ class IoWork:
         made = {"form": AsItIs(), "sealer": Sealer(), "facts": EntryFacts()}
         self.tier.put(make_entry(SPACE, self.ids, 0, self.kv, **made))  # type: ignore[arg-type]
 
-    def get(self, _: object = None) -> KV:
-        """Find the entry and read all of it."""
-        key = PathKeys(SPACE, self.ids).entry(0, len(self.ids))
-        entry = self.tier.get(key)
+    def get(self, _: object = None) -> None:
+        """Find the entry and read all of it as a request does."""
+        key, n = PathKeys(SPACE, self.ids).entry(0, len(self.ids)), len(self.ids)
+        entry = self._guarded.get(key)
         assert entry is not None  # noqa: S101
-        return entry.kv()
+        span = ArrivingSpan(FoundSpan(self._guarded, entry, 0, n), self.into)
+        assert LayerReader([span], self._reads, Bus()).finish() == 1  # noqa: S101
 
-    def layers(self) -> list[memoryview]:
-        """Return the bytes of each tensor."""
-        sides = [side for pair in zip(self.kv.keys, self.kv.values, strict=True) for side in pair]
+    @staticmethod
+    def layers(kv: KV) -> list[memoryview]:
+        """Return the bytes of each tensor of ``kv``."""
+        sides = [side for pair in zip(kv.keys, kv.values, strict=True) for side in pair]
         return [memoryview(side.reshape(-1).view(torch.uint8).numpy()) for side in sides]  # type: ignore[arg-type]
 
     def wrong(self) -> str:
         """Put and get once; return what is wrong with what comes back."""
         self.forget()
         self.put(None)
-        back = self.get()
-        pairs = zip((*back.keys, *back.values), (*self.kv.keys, *self.kv.values), strict=True)
+        for side in (*self.into.keys, *self.into.values):
+            side.zero_()
+        self.get()
+        pairs = zip((*self.into.keys, *self.into.values), (*self.kv.keys, *self.kv.values), strict=True)
         return "" if all(torch.equal(a, b) for a, b in pairs) else "what comes back is not what was put"
 
 
@@ -100,15 +115,13 @@ class RawFile:
             file.flush()
             os.fsync(file.fileno())
 
-    def read(self, layers: list[memoryview]) -> list[torch.Tensor]:
-        """Read each layer into memory of its own."""
+    def read(self, into: list[memoryview]) -> None:
+        """Read each layer."""
         with self._path.open("rb", buffering=0) as file:
-            into = [torch.empty(layer.nbytes, dtype=torch.uint8) for layer in layers]
-            for tensor in into:
-                view = memoryview(tensor.numpy())  # type: ignore[arg-type]  # arrays are buffers
-                while view:
-                    view = view[file.readinto(view) or len(view) :]
-        return into
+            for view in into:
+                rest = view
+                while rest:
+                    rest = rest[file.readinto(rest) or len(rest) :]
 
 
 class RawRedis:
@@ -130,9 +143,10 @@ class RawRedis:
         for number, layer in enumerate(layers):
             self._client.set(f"raw:{number}", bytes(layer))
 
-    def read(self, layers: list[memoryview]) -> list[bytes]:
-        """Get them."""
-        return [self._client.get(f"raw:{number}") for number in range(len(layers))]
+    def read(self, into: list[memoryview]) -> None:
+        """Get them, as the client library does: in memory of their own."""
+        for number in range(len(into)):
+            self._client.get(f"raw:{number}")
 
 
 def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (no model is loaded)
@@ -160,14 +174,14 @@ def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> 
 def _rows(what: str, io: IoWork, regime: dict[str, object]) -> list[BenchRow]:
     if why := io.wrong():
         return [_row(regime, what, io.raw.name, refused=why)]
-    layers = io.layers()
+    layers, into = io.layers(io.kv), io.layers(io.into)
     io.raw.write(layers)
     rounds = int(str(regime["rounds"]))
     puts = [
         TimedCandidate("raw", lambda _: io.raw.write(layers), io.raw.forget),
         TimedCandidate("ours", io.put, io.forget),
     ]
-    gets = [TimedCandidate("raw", lambda _: io.raw.read(layers)), TimedCandidate("ours", io.get)]
+    gets = [TimedCandidate("raw", lambda _: io.raw.read(into)), TimedCandidate("ours", io.get)]
     rows = []
     for verb, candidates in (("put", puts), ("get", gets)):
         seconds = interleaved(candidates, rounds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 import nbkv
-from nbkv.bench.agreement import Reference, reference
+from nbkv.bench.agreement import Reference, decided
+from nbkv.bench.first_token import first_token
 from nbkv.bench.measure import CONTEXT, BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, make
 from nbkv.bench.replay import Pass, flops, ready, recording, run_again, token_layers
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nbkv.result import Chunk, Result
     from nbkv.session.session import Session
 
-NAME, FULL, NEW, CHECKED, TRIES = "ttft.chunks", "full", 32, 4, 8
+NAME, FULL, NEW, CHECKED = "ttft.chunks", "full", 32, 4
 STRATEGIES = ("cacheblend(0.15)", "prophet(0.20)", "epic(16)", "blend(0.20)")
 
 
@@ -46,14 +46,8 @@ class ChunkWorkload:
 
     def first(self, strategy: str) -> tuple[float, int]:
         """Return the seconds to the first token, and that token."""
-        start = time.perf_counter()
-        stream = self.session.stream(self.prompt, strategy=strategy, max_new_tokens=1)
-        pieces = iter(stream)
-        next(pieces)
-        seconds = time.perf_counter() - start
-        list(pieces)
-        assert stream.result is not None  # noqa: S101
-        return seconds, stream.result.token_ids[0]
+        first = first_token(self.session, self.prompt, strategy=strategy)
+        return first.seconds, first.result.token_ids[0]
 
 
 def run(*, shape: str | None, context: int | None, rounds: int, peers: bool) -> list[BenchRow]:  # noqa: ARG001  (no peer)
@@ -89,13 +83,9 @@ def _prepare(bench: Bench, session: Session, n_chunks: int, length: int) -> Chun
     """Encode the chunks, and find a question whose first answered token plain transformers decides clearly."""
     pieces = [bench.ids(length, seed=1 + number) for number in range(n_chunks)]
     base = [token for piece in pieces for token in piece]
-    for seed in range(100, 100 + TRIES):
-        question = bench.ids(NEW, seed=seed)
-        wanted = reference(bench.model, base + question, CHECKED, split=len(base))
-        if wanted.decisive:
-            break
+    ids, wanted = decided(bench, base, NEW, CHECKED, seed=100)  # no chunk's own
     chunks = [session.chunk(_part(bench, piece), name=f"chunk{number}") for number, piece in enumerate(pieces)]
-    return ChunkWorkload(session, chunks, _part(bench, question), base + question, wanted)
+    return ChunkWorkload(session, chunks, _part(bench, ids[len(base) :]), ids, wanted)
 
 
 def _part(bench: Bench, ids: list[int]) -> str:

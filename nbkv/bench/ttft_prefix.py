@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +14,7 @@ from transformers import DynamicCache
 
 import nbkv
 from nbkv.bench.agreement import DRAWS, Reference, decided
+from nbkv.bench.first_token import first_token
 from nbkv.bench.measure import CONTEXT, WARM_UP, BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, half, make
 from nbkv.bench.peer import PEER, Missing, kvboost
@@ -119,12 +119,7 @@ def _candidates(bench: Bench, session: Session, base: list[int]) -> list[TimedCa
             return int(model(given, past_key_values=cache, logits_to_keep=1).logits[0, -1].argmax())
 
     def ours(text: str) -> float:
-        start = time.perf_counter()
-        pieces = iter(session.stream(text, max_new_tokens=1))
-        next(pieces)
-        seconds = time.perf_counter() - start
-        list(pieces)
-        return seconds
+        return first_token(session, text).seconds
 
     def floor(ids: list[int]) -> None:
         ready.crop(min(0, len(base) - ready.get_seq_length()))

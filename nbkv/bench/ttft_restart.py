@@ -13,11 +13,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbkv.bench.first_token import first_token, loading
 from nbkv.bench.measure import CONTEXT, BenchRow
 
 if TYPE_CHECKING:
@@ -78,40 +78,23 @@ def _serve(asked: dict[str, Any]) -> dict[str, Any]:
     options = {"strategy": "prefix", "store": f"memory+disk:{asked['store']}", "dtype": asked["dtype"]}
     with nbkv.load(asked["folder"], **options) as session:
         text, *others = asked["texts"]
-        told: dict[str, Any] = {"first": _first(session, text)}
+        told: dict[str, Any] = {"first": first_token(session, text).seconds}
         if not others:
             session.store.flush()
             return told
         told["reused"] = int(session.history()["reused"].iloc[-1])
-        told["memory"] = statistics.median([_first(session, other) for other in others])
+        told["memory"] = statistics.median([first_token(session, other).seconds for other in others])
         told["load"] = statistics.median([_load(session, text, asked["base"]) for _ in others])
         told["tokens"] = session.generate(text, max_new_tokens=CHECKED).token_ids
-        told[FULL] = _first(session, text, FULL)
+        told[FULL] = first_token(session, text, strategy=FULL).seconds
     return told
-
-
-def _first(session: Session, text: str, strategy: str = "prefix") -> float:
-    """Return the seconds to the first token."""
-    start = time.perf_counter()
-    pieces = iter(session.stream(text, strategy=strategy, max_new_tokens=1))
-    next(pieces)
-    seconds = time.perf_counter() - start
-    list(pieces)
-    return seconds
 
 
 def _load(session: Session, text: str, whole: int) -> float:
     """Return the seconds of loading the base alone, waited for, into a buffer as a request has one."""
     session.store.flush()
     session.store.clear()
-    ctx = session._open().for_request()  # noqa: SLF001  (it asks the store as a request does)
-    ids = session._prompt(text).ids[:whole]  # noqa: SLF001
-    start = time.perf_counter()
-    lease = session.store.take(ctx.space(), ids, whole, lambda: ctx.adapter.growing(whole + NEW))
-    seconds = time.perf_counter() - start
-    assert lease.matched == whole  # noqa: S101
-    session.store.discard(lease)
-    return seconds
+    return loading(session, session._prompt(text).ids[:whole], NEW)  # noqa: SLF001  (as a request has it)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -21,11 +20,11 @@ import torch
 
 import nbkv
 from nbkv.bench.agreement import DRAWS, Reference, decided
+from nbkv.bench.first_token import first_token, loading
 from nbkv.bench.measure import CONTEXT, BenchRow, TimedCandidate, interleaved
 from nbkv.bench.models import Bench, half, make
 from nbkv.bench.store_io import redis_server
 from nbkv.events import Bus, Event, TierRead
-from nbkv.kv import Space
 from nbkv.stores.memory import MemoryStore
 from nbkv.stores.tiered import TieredStore
 from nbkv.stores.tiers.base import Tier
@@ -74,22 +73,11 @@ class TierWork:
 
     def first(self, text: str, strategy: str = "prefix") -> float:
         """Return the seconds to the first token."""
-        start = time.perf_counter()
-        pieces = iter(self.session.stream(text, strategy=strategy, max_new_tokens=1))
-        next(pieces)
-        seconds = time.perf_counter() - start
-        list(pieces)
-        return seconds
+        return first_token(self.session, text, strategy=strategy).seconds
 
     def load(self, _: object) -> float:
         """Return the seconds of loading alone, waited for, into a buffer as a request has one."""
-        adapter, whole = self.session.adapter, len(self.base)
-        space = Space(adapter.fingerprint, str(adapter.dtype))
-        start = time.perf_counter()
-        lease = self.store.take(space, self.base, whole, lambda: adapter.growing(whole + NEW))
-        seconds = time.perf_counter() - start
-        self.store.discard(lease)
-        return seconds
+        return loading(self.session, self.base, NEW)
 
     def wrong(self, ids: list[int], wanted: Reference) -> str:
         """Return why a request's answer cannot be trusted; empty if it is the reference's, all base tokens reused."""

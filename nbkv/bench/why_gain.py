@@ -178,11 +178,12 @@ class _Ways:
         one, two, tail = self._text(), self._text(), self._new()
         missed = self._asked(f"{one} {two}", f"{two} {one} {tail}")
         one, two = self._text(), self._text()
-        return missed, self._blended("blend", two, one)
+        return missed, self._blended("blend", two, one, front=())
 
     def break_even(self) -> tuple[Result, Result]:
         """Offer a chunk too short to pay: what it would have cost is told as a saving below nothing."""
-        return self._blended("auto", self._new()), self._blended("blend", self._new())
+        front = (self._new(),)
+        return self._blended("auto", self._new(), front=front), self._blended("blend", self._new(), front=front)
 
     def _hit(self) -> Result:
         text = self._text()
@@ -200,9 +201,9 @@ class _Ways:
         finally:
             self._main.tokenizer.chat_template = None
 
-    def _blended(self, strategy: str, *texts: str) -> Result:
+    def _blended(self, strategy: str, *texts: str, front: Sequence[str]) -> Result:
         chunks = [self._main.chunk(text, name=f"text{number}", sink="dummy") for number, text in enumerate(texts)]
-        parts: list[str | Chunk | Result] = [self._new(), *chunks, self._new()]
+        parts: list[str | Chunk | Result] = [*front, *chunks, self._new()]
         return self._main.generate(parts, max_new_tokens=1, strategy=strategy)
 
     def _text(self) -> str:

@@ -13,6 +13,7 @@ from nbkv.events import Finished, Started
 from nbkv.inference.by_block import ByBlock
 from nbkv.inference.by_canvas import ByCanvas
 from nbkv.inference.by_token import ByToken
+from nbkv.inference.lesson import learn
 from nbkv.inference.loop import AnswerTask, DecodeLoop
 from nbkv.models.adapter import ModelAdapter
 from nbkv.models.sampling import Sampling, set_aside
@@ -141,6 +142,8 @@ class RequestRun:
         )
         if self.keep:
             self.ctx.said.update(notes)
+        if prefilled is not None and reason != "interrupted":
+            learn(self.ctx, served, prefilled, self.result.timing)
         if self.after is not None and reason != "interrupted":
             self.result = self.after(self, served)
         self.ctx.tell(Finished, result=summary(self.result))

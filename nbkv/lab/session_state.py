@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbkv.errors import NbkvError
 from nbkv.events import Advanced, Event, Evicted, Fallback, Finished, Layer, NotKept, Started, Stored, Token, Waiting
+from nbkv.scalars import is_whole
 from nbkv.show.badge import badge
 from nbkv.show.columns import outline
 from nbkv.show.why import headline, why_data
@@ -85,7 +86,7 @@ class SessionState:
     def explain(self, request: int) -> dict[str, Any] | None:
         """Return why tokens of ``request`` ran, in words; ask outside of whatever guards this."""
         session = self.session()
-        found = None if session is None else session.why(request)
+        found = session.why(request) if session is not None and is_whole(request, 1) else None
         if found is None:
             return None
         told = found.to_dict()

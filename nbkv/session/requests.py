@@ -13,6 +13,7 @@ from nbkv.inference.run import LaterRun, RequestRun
 from nbkv.misses import Why
 from nbkv.prompts.prompt import PromptLike
 from nbkv.result import Chunk, Result
+from nbkv.scalars import is_whole
 from nbkv.session.arguments import (
     RequestArguments,
     built_prompt,
@@ -132,7 +133,17 @@ class Requests(Resources):
             self._answers.extend(result for result in job.results.results if result is not None)
 
     def why(self, request: int) -> Why | None:
-        """Return why tokens of one of the newest requests were not reused, by costs known already; None for others."""
+        """Return why tokens of one of the newest requests were not reused, by costs known already; None for others.
+
+        ``request`` is its number in this session. Raises ``BadOption`` for anything but a whole number >= 1.
+        """
+        if not is_whole(request, 1):
+            known = [str(result.explain.request) for result in tuple(self._answers) if result.explain is not None]
+            accepted = (
+                f"the number of a request, a whole number >= 1 (explained here: {', '.join(known) or 'none yet'})"
+            )
+            message = f"request={request!r:.60} is not accepted: {accepted}"
+            raise BadOption(message)
         for result in tuple(self._answers):
             if result.explain is not None and result.explain.request == request:
                 return result.explain(result, measure=False)

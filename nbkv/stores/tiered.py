@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nbkv.events import Bus, Stored
+from nbkv.events import Bus
 from nbkv.kv import KV, Space
 from nbkv.show.units import plural
 from nbkv.stores.base import Buffer, Keeping, Lease, ScratchSpaces, TierLoad
@@ -28,28 +27,17 @@ from nbkv.stores.snapshots.resting_states import STATES, pack, unpack
 from nbkv.stores.snapshots.shelf import SnapshotShelf
 from nbkv.stores.state_checkpoints import StateCheckpoint
 from nbkv.stores.tiers.base import Tier
-from nbkv.stores.tiers.entry import Entry, make_entry
-from nbkv.stores.tiers.forms import AsItIs, StorageForm, error
+from nbkv.stores.tiers.forms import AsItIs, StorageForm
 from nbkv.stores.tiers.guard import GuardedTier, out_of_memory
 from nbkv.stores.tiers.head import EntryFacts, Sealer
 from nbkv.stores.tiers.key import PathKeys
 from nbkv.stores.writer import BackgroundWriter, SharedWork
+from nbkv.stores.writing.path_writer import PathWriter
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHAREABLE = ("exact", "canonical")  # what a strategy made under approximations is its own session's
-
-
-@dataclass(frozen=True, eq=False)
-class UnwrittenSpan:
-    """K/V of ``ids[start:]`` on its way to the tiers, in memory of its own."""
-
-    space: Space
-    ids: Sequence[int]
-    start: int
-    kv: KV
-    facts: EntryFacts
 
 
 @dataclass(eq=False)
@@ -72,13 +60,13 @@ class TieredStore:
     def __post_init__(self) -> None:
         """Have what memory evicts be written, and what waits when the process ends."""
         self._below = [GuardedTier(tier, self.bus) for tier in self.below]
-        self._through = [tier for tier in self._below if tier.tier.writes == "through"]
         self._writer = BackgroundWriter()
         self._reads: LayerReads = SharedWork()
-        self._pending: Counter[tuple[Space, tuple[int, ...]]] = Counter()
-        self._error = 0.0  # the largest that the form has made of what was written or read
+        self._error = 0.0  # the largest that the form had made of what was read
         self._stateful: set[str] = set()  # models whose KV is of no use without states that only memory holds
         kinds = frozenset({self.form.name or STATES})
+        how = self.bus, self.form, self.sealer, self.facts, self.clock
+        self._paths = PathWriter(self.front, self._below, self._search, self._writer, *how)
         given = self._writer, self.bus, self.sealer, self.facts, self.clock
         self.snapshots = SnapshotShelf(kinds, self._below, *given)
         self.front.on_evict = self._evicted
@@ -130,21 +118,19 @@ class TieredStore:
             self.front.discard(lease)  # it is shorter than what the caller would give
             return
         self._keep_states(lease, ids, checkpoints)
-        through = bool(self._through) and self._shared(lease.space)
+        through = bool(self._paths.through) and self._shared(lease.space)
         path = lease.space, tuple(ids[: len(lease.space.path(ids))])
         if through:
-            self._pending[path] += 1
+            self._paths.expect(path)
         self.front.give(lease, ids, checkpoints)
         if through:
-            facts = replace(self.facts, seconds=lease.seconds)
-            self._writer.add(partial(self._write_pending, *path, facts))
-            self._writer.throttle()
+            self._paths.given(path, lease.seconds)
 
     def put(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> int:
         """Keep a copy of ``kv``, the K/V of ``ids[start:]``, in memory, and have it written to the tiers."""
         new = self.front.put(space, ids, start, kv)
         if self._shared(space):
-            self._keep_written(space, ids, start, kv)
+            self._paths.write_copy(space, ids, start, kv)
             self._writer.throttle()
         return new
 
@@ -202,10 +188,10 @@ class TieredStore:
 
     def flush(self) -> None:
         """Wait until all that was given is written, and write what memory holds to tiers that are written back."""
-        back = [tier for tier in self._below if tier not in self._through]
+        back = len(self._paths.through) < len(self._below)
         for space, ids in self.front.paths() if back else ():
             if self._shared(space):
-                self._writer.add(partial(self._write_path, space, tuple(ids), self.facts, back))
+                self._paths.write_back((space, tuple(ids)))
         self._writer.flush()
 
     def clear(self) -> None:
@@ -233,8 +219,16 @@ class TieredStore:
 
     def figures(self) -> list[dict[str, int | float | str]]:
         """Return the figures of memory, then those of each tier, there with its ``form`` and the ``error`` it makes."""
-        how: dict[str, int | float | str] = {"form": self.form.name, "error": max(self._error, self.snapshots.error)}
+        how: dict[str, int | float | str] = {
+            "form": self.form.name,
+            "error": max(self._largest_error, self.snapshots.error),
+        }
         return [*self.front.figures(), *(tier.figures() | how for tier in self._below)]
+
+    @property
+    def _largest_error(self) -> float:
+        """Return the largest error that the form has made of what was written or read."""
+        return max(self._error, self._paths.error)
 
     def ls(self) -> pd.DataFrame:
         """Return one row for each sequence in memory."""
@@ -292,7 +286,7 @@ class TieredStore:
             self._used(())
 
     def _told(self, lease: Lease, spans: Sequence[FoundSpan]) -> None:
-        lossy = f" ({self.form.name}, off by up to {self._error:.2%})" if self.form.name else ""
+        lossy = f" ({self.form.name}, off by up to {self._largest_error:.2%})" if self.form.name else ""
         lease.notes += [
             f"read {plural(span.stop - span.start, 'token')} of KV from {span.tier.name}{lossy}" for span in spans
         ]
@@ -328,8 +322,6 @@ class TieredStore:
             f"states after {plural(found.stop, 'token')} were read from {found.tier} and proved by a golden row"
         )
 
-    # writing to tiers
-
     def _keep_states(self, lease: Lease, ids: Sequence[int], checkpoints: Sequence[StateCheckpoint]) -> None:
         """Have the states behind tokens of ``ids`` written; of a model whose states cannot be, no K/V are either."""
         made = [*lease.made, *checkpoints]
@@ -340,29 +332,6 @@ class TieredStore:
             if packed is not None and at <= len(ids):
                 self.snapshots.put(lease.space, STATES, ids[:at], packed)
 
-    def _write_path(self, space: Space, ids: tuple[int, ...], facts: EntryFacts, tiers: Sequence[GuardedTier]) -> None:
-        """Have ``tiers`` hold ``ids``, as far as memory still does."""
-        for tier in tiers:
-            reach = self._reach(space, ids, tier)
-            kv = self.front.copied(space, ids, reach) if reach < len(ids) else None
-            if kv is not None:
-                self._write(tier, UnwrittenSpan(space, ids[: reach + kv.length], reach, kv, facts))
-
-    def _write_pending(self, space: Space, ids: tuple[int, ...], facts: EntryFacts) -> None:
-        try:
-            self._write_path(space, ids, facts, self._through)
-        finally:
-            self._pending[space, ids] -= 1
-            if self._pending[space, ids] <= 0:
-                del self._pending[space, ids]
-
-    def _reach(self, space: Space, ids: Sequence[int], tier: GuardedTier) -> int:
-        """Return how many of the first tokens of ``ids`` are in ``tier``."""
-        at = 0
-        for span in self._search(space, ids, 0, len(ids), [tier]):
-            at = span.stop
-        return at
-
     def _rank(self, space: Space, ids: tuple[int, ...], rank: float) -> None:
         for tier in self._below:
             for span in self._search(space, ids, 0, len(ids), [tier]):
@@ -370,30 +339,5 @@ class TieredStore:
 
     def _evicted(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> None:
         """Have ``kv``, which memory evicts, written where that was not done yet; called inside memory's lock."""
-        waits = any(known == space and path[: len(ids)] == tuple(ids) for known, path in tuple(self._pending))
-        if self._shared(space) and (waits or len(self._through) < len(self._below)):
-            self._keep_written(space, ids, start, kv)
-
-    def _keep_written(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> None:
-        path, copy = tuple(ids), kv.on_host()
-
-        def write() -> None:
-            for tier in self._below:
-                reach = max(start, self._reach(space, path, tier))
-                if reach < len(path):
-                    self._write(tier, UnwrittenSpan(space, path, reach, copy[reach - start :], self.facts))
-
-        self._writer.add(write, copy.nbytes)
-
-    def _write(self, tier: GuardedTier, span: UnwrittenSpan) -> None:
-        def entry() -> Entry:
-            layers = zip(span.kv.keys, span.kv.values, strict=True)
-            moved = max((error(self.form, keys, values) for keys, values in layers), default=0.0)
-            self._error = max(self._error, moved)
-            facts = replace(span.facts, made=self.clock(), error=moved)
-            return make_entry(
-                span.space, span.ids, span.start, span.kv, form=self.form, sealer=self.sealer, facts=facts
-            )
-
-        if tier.put_made(entry) and self.bus.heard:
-            self.bus.emit(Stored(tokens=span.kv.length, nbytes=span.kv.nbytes, tier=tier.name))
+        if self._shared(space):
+            self._paths.evicted(space, ids, start, kv)

@@ -77,28 +77,55 @@ class BackgroundWriter:
                     self._changed.notify_all()
 
 
+class WorkUnderWay(Generic[T]):
+    """The ``result`` of work that one thread does, and how many others will use it or are at that."""
+
+    def __init__(self) -> None:
+        """Nobody else has asked yet."""
+        self.result: Future[T] = Future()
+        self.users = 0
+
+
 class SharedWork(Generic[K, T]):
-    """Work that several threads want at once is done by the first of them; the others are given its result."""
+    """Work that several threads want at once is done by the first of them; the others use its result."""
 
     def __init__(self) -> None:
         """Start without any."""
-        self._lock = threading.Lock()
-        self._under_way: dict[K, Future[T]] = {}
+        self._changed = threading.Condition()
+        self._under_way: dict[K, WorkUnderWay[T]] = {}
 
-    def do(self, name: K, work: Callable[[], T]) -> T:
-        """Return what ``work`` returns, or what it returns to the thread that is at it now under the same ``name``."""
-        with self._lock:
+    def do(self, name: K, work: Callable[[], T], use: Callable[[T], object]) -> None:
+        """Have ``use`` called with what ``work`` returns here, or to the thread that is at it under the same ``name``.
+
+        The thread that did the work goes on when all have used it: its result may lie in memory of its own.
+        """
+        with self._changed:
             theirs = self._under_way.get(name)
             if theirs is None:
-                mine = self._under_way[name] = Future[T]()
-        if theirs is not None:
-            return theirs.result()
+                mine = self._under_way[name] = WorkUnderWay[T]()
+            else:
+                theirs.users += 1
+        if theirs is None:
+            self._do(name, mine, work, use)
+            return
         try:
-            mine.set_result(work())
+            use(theirs.result.result())
+        finally:
+            with self._changed:
+                theirs.users -= 1
+                self._changed.notify_all()
+
+    def _do(self, name: K, mine: WorkUnderWay[T], work: Callable[[], T], use: Callable[[T], object]) -> None:
+        try:
+            mine.result.set_result(work())
         except BaseException as error:
-            mine.set_exception(error)
+            mine.result.set_exception(error)
             raise
         finally:
-            with self._lock:
+            with self._changed:
                 del self._under_way[name]
-        return mine.result()
+        try:
+            use(mine.result.result())
+        finally:
+            with self._changed:
+                self._changed.wait_for(lambda: not mine.users)

@@ -18,8 +18,9 @@ from nbkv.errors import BadOption, UnsupportedModel
 from nbkv.events import Fallback
 from nbkv.families.options import check
 from nbkv.families.routing.alongside import Alongside
-from nbkv.families.routing.cost_model import are_known, costs, learn_pace, pace
+from nbkv.families.routing.cost_model import are_known, costs
 from nbkv.families.routing.estimate import Estimate, estimate
+from nbkv.families.routing.experience import learn_pace, pace
 from nbkv.families.routing.kl_history import kl_history, learn_kl
 from nbkv.models.diffusion.block import Block
 from nbkv.models.work import Work

@@ -7,6 +7,7 @@ import torch
 
 import nbkv
 from nbkv.errors import UnsupportedModel
+from nbkv.families.routing.experience import noted
 from nbkv.registry import strategies as registry
 from nbkv.strategy import parse
 
@@ -23,6 +24,13 @@ def test_prefixes_equal_full_and_are_whole_blocks(sdar, words, block):
         assert got.tokens.reused % block == 0
         assert sum((got.tokens.reused, got.tokens.recomputed, got.tokens.fresh)) == got.tokens.prompt
     assert got.tokens.reused == 25 // block * block
+
+
+def test_nothing_is_learnt_of_passes_from_first_tokens_that_take_a_block(sdar, words):
+    session = sdar(4)
+    for strategy in ("prefix", "full"):
+        session.generate(words(20), max_new_tokens=4, strategy=strategy)
+    assert noted(session._open().for_request()) == []
 
 
 def test_a_block_with_one_other_token_is_not_reused(sdar, words):

@@ -9,7 +9,7 @@ import transformers
 import nbkv
 from nbkv.errors import BadOption
 from nbkv.events import Fallback
-from nbkv.families.routing import cost_model, kl_history
+from nbkv.families.routing import cost_model, experience, kl_history, timed_passes
 from nbkv.families.routing.cost_model import CostModel
 from nbkv.result import Provenance
 from nbkv.strategy import parse
@@ -29,6 +29,7 @@ def costing(monkeypatch):
         monkeypatch.setattr(cost_model, "measure", lambda adapter: costs)
         # how long this machine really takes must not blur what a test is about
         monkeypatch.setattr("nbkv.strategies.auto.learn_pace", lambda *_: None)
+        monkeypatch.setattr("nbkv.inference.run.learn", lambda *_: None)
 
     return inject
 
@@ -121,7 +122,8 @@ def work_clock(monkeypatch):
     def watch(session):
         hooks.extend(layer.register_forward_pre_hook(passed, with_kwargs=True) for layer in session.adapter.walk._own)
 
-    monkeypatch.setattr(cost_model, "timed", timed)
+    monkeypatch.setattr(timed_passes, "timed", timed)
+    monkeypatch.setattr("nbkv.inference.run.learn", lambda *_: None)
     yield watch
     for hook in hooks:
         hook.remove()
@@ -290,13 +292,14 @@ def test_another_blend_can_be_named(session_of, words, costing):
 
 def test_requests_correct_what_is_expected_within_bounds(session_of, words):
     session = session_of(strategy="auto")
-    ctx, exact = session._open().for_request(), parse("prefix")
-    for _ in range(50):
-        cost_model.learn_pace(ctx, exact, 1.0, 1000.0)
-
-    assert 2.9 < cost_model.pace(ctx, exact) <= 3.0
-    assert cost_model.pace(ctx, parse("full")) == cost_model.pace(ctx, exact)
-    assert cost_model.pace(ctx, parse("blend")) == 1.0
+    ctx, blend = session._open().for_request(), parse("blend")
+    for took in (1000.0, 1e-6):
+        for _ in range(50):
+            experience.learn_pace(ctx, blend, 1.0, took)
+            experience.learn_pace(ctx, parse("prefix"), 1.0, took)
+        assert experience.pace(ctx, blend) == (3.0 if took > 1 else 1 / 3)
+    assert experience.pace(ctx, parse("cacheblend")) == 1.0
+    assert experience.pace(ctx, parse("prefix")) == 1.0, "passes are corrected by themselves"
 
 
 @pytest.mark.parametrize("spec", ["auto(max_kl=-1)", "auto(max_kl=True)", "auto(max_kl='x')", "auto(blend='prefix')"])

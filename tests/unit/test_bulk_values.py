@@ -13,6 +13,7 @@ import redis
 from redis_server import RedisServer
 from waiting import PATIENCE_S
 
+from nbkv.stores.tiers import bulk_values
 from nbkv.stores.tiers.bulk_values import BulkValues, _Replies
 
 
@@ -56,6 +57,31 @@ def test_values_are_whole_whatever_pieces_they_come_in(replies_of, piece):
     assert replies.value(10_000) is None
 
 
+@pytest.mark.parametrize("piece", [1, 3, 255, 257, 100_000])
+@pytest.mark.parametrize("strip", [1, 100, 2**18])
+def test_values_go_where_they_are_wanted(replies_of, monkeypatch, piece, strip):
+    monkeypatch.setattr(bulk_values, "_STRIP", strip)
+    draw = random.Random(piece)
+    values = [draw.randbytes(size) for size in (700, 1, 256)]
+    replies = replies_of(
+        b"".join(b"$%d\r\n%b\r\n" % (len(each), each) for each in values) + b"$-1\r\n$2\r\nok\r\n", piece
+    )
+    for each in values:
+        into = [memoryview(bytearray(size)) for size in (0, len(each) // 3, 1, len(each) - len(each) // 3 - 1)]
+        parts = b"".join(replies.parts(into))
+        assert parts == b"".join(into) == each
+    assert list(replies.parts([memoryview(bytearray(4))])) == []
+    assert bytes(replies.value(2)) == b"ok"
+
+
+@pytest.mark.parametrize("size", [0, 4, 6, 900])
+def test_a_value_of_another_size_is_not_put_where_one_is_wanted(replies_of, size):
+    replies, into = replies_of(b"$%d\r\n%b\r\n$1\r\nx\r\n" % (size, b"y" * size), 7), memoryview(bytearray(5))
+    assert [bytes(part) for part in replies.parts([into])] == [b"y" * size]
+    assert bytes(into) == bytes(5)
+    assert bytes(replies.value(1)) == b"x"
+
+
 @pytest.mark.parametrize(
     ("said", "error"),
     [
@@ -71,9 +97,12 @@ def test_values_are_whole_whatever_pieces_they_come_in(replies_of, piece):
         (b"", redis.ConnectionError),
     ],
 )
-def test_what_is_no_value_is_an_error(replies_of, said, error):
+def test_what_is_no_value_is_an_error(replies_of, monkeypatch, said, error):
+    monkeypatch.setattr(bulk_values, "_MORE", 5)
     with pytest.raises(error):
         replies_of(said, 4).value(10)
+    with pytest.raises(error):
+        list(replies_of(said, 4).parts([memoryview(bytearray(5))]))
 
 
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
@@ -91,6 +120,13 @@ def test_a_connection_that_failed_is_not_used_again(tmp_path):
             bulk.get(["c", "b"], [1, 1])
         assert bytes(bulk.get(["b"], [0])[0]) == b""
         assert client.get("a") == large
+        place = memoryview(bytearray(len(large)))
+        received = bulk.receive("a", [place])
+        next(received)
+        received.close()  # in the middle: what is still under way is nobody's
+        assert b"".join(bulk.receive("a", [place[:9], place[9:]])) == large
+        assert bytes(place) == large
+        assert list(bulk.receive("none", [place])) == []
         client.lpush("list", "x")
         with pytest.raises(redis.ResponseError):
             bulk.get(["list"], [1])

@@ -74,34 +74,6 @@ def test_the_newest_measurements_count_and_infinity_is_survived():
     assert seen.mean == pytest.approx(0.1)
 
 
-class Clocked(cost_model._TimedPasses):
-    """Passes that take as long as a model of costs says."""
-
-    def __init__(self, known, longest):
-        self.known, self._longest, self.made = known, longest, []
-
-    def forward(self, rows, keys):
-        self.made.append((rows, keys))
-        return self.known.run(rows, keys)
-
-
-@pytest.mark.parametrize(
-    ("row", "longest", "lengths"),
-    [
-        (1e-6, 1024, [16, 64, 256, 1024]),
-        (1e-6, 700, [16, 64, 256, 700]),
-        (2e-3, 1024, [16, 64, 256]),
-        (1.0, 1024, [16, 64]),
-        (1e-6, 9, [4, 9]),
-        (1e-6, 2, [1, 2]),
-    ],
-)
-def test_longer_passes_are_timed_until_one_takes_its_time(row, longest, lengths):
-    timed = Clocked(CostModel(overhead=1e-3, row=row, pair=0.0), longest)
-    assert list(timed.passes()) == [(n, n) for n in lengths] + [(lengths[0], lengths[-1])]
-    assert timed.made[0] == timed.made[1]  # the first of all sets things up
-
-
 def test_rows_among_cached_ones_cost_what_such_a_pass_costs():
     plain = CostModel(overhead=1.0, row=0.1, pair=0.0)
     costs = replace(plain, scattered=(2.0, 0.3, 0.001), watched=(3.0, 0.4, 0.002))

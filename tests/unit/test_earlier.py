@@ -152,6 +152,7 @@ def test_auto_counts_what_would_be_moved(session_of, words, monkeypatch):
     costs = CostModel(overhead=1e-3, row=1e-3, pair=0.0, move=1e-7, copy=1e-7)
     monkeypatch.setattr(cost_model, "measure", lambda adapter: costs)
     monkeypatch.setattr("nbkv.strategies.auto.learn_pace", lambda *_: None)
+    monkeypatch.setattr("nbkv.inference.run.learn", lambda *_: None)
     session, rest, tail = session_of(strategy="auto"), words(80, seed=1), words(25, seed=2)
     first = session.generate(words(5, seed=3) + rest, max_new_tokens=1, match="earlier")
     moved = session.generate(words(9, seed=4) + rest + tail, max_new_tokens=1, match="earlier")

@@ -44,10 +44,10 @@ class Gate:
         self.open, self.late, self.read = [threading.Event() for _ in range(n_layers)], [], []
         layer, arrives, opener = Entry.layer, LayerReader._arrives, threading.current_thread()
 
-        def gated(entry, number):
+        def gated(entry, number, *into):
             assert self.open[number].wait(PATIENCE_S)
             self.read.append(number)
-            return layer(entry, number)
+            return layer(entry, number, *into)
 
         def waits(reader, number, span):
             if not self.open[number].is_set() and threading.current_thread() is opener:
@@ -118,10 +118,10 @@ def test_events_tell_how_long_layers_were_waited_for(monkeypatch, reader_of):
     monkeypatch.setattr("nbkv.stores.reading.layer_reader.time", SimpleNamespace(perf_counter=lambda: now[0]))
     order = iter(waited_for)
 
-    def read(entry, number):
+    def read(entry, number, *into):
         assert waited_for[number].acquire(timeout=PATIENCE_S)
         now[0] += 1
-        return layer(entry, number)
+        return layer(entry, number, *into)
 
     def wait(tier, result, key):
         next(order).release()
@@ -140,10 +140,10 @@ def test_events_tell_how_long_layers_were_waited_for(monkeypatch, reader_of):
 def test_a_layer_with_a_fault_is_lost_and_told_once(monkeypatch, reader_of, fault, layer):
     true, ids = Entry.layer, ids_of(1, 100)
 
-    def broken(entry, number):
+    def broken(entry, number, *into):
         if number == layer and entry.header.start == 40:
             raise FAULTS[fault]
-        return true(entry, number)
+        return true(entry, number, *into)
 
     monkeypatch.setattr(Entry, "layer", broken)
     reader, told = reader_of((ids, 0, 40), (ids, 40, 70), (ids, 70, 100))
@@ -252,10 +252,10 @@ def test_a_fault_in_mid_load_ends_in_the_answer_of_full(known, monkeypatch, stra
     whole = {"epic": "epic(first_k=90)"}.get(strategy, strategy)
     true = Entry.layer
 
-    def broken(entry, number):
+    def broken(entry, number, *into):
         if number == layer:
             raise FAULTS[fault]
-        return true(entry, number)
+        return true(entry, number, *into)
 
     monkeypatch.setattr(Entry, "layer", broken)
     result, told = answered(session, prompt if strategy == "prefix" else chunks, strategy=whole)
@@ -296,10 +296,10 @@ def test_redis_killed_in_mid_load(known, monkeypatch, tmp_path, strategy):
         monkeypatch.setattr("nbkv.stores.tiers.redis._AHEAD", 1)
         true = Entry.layer
 
-        def killing(entry, number):
+        def killing(entry, number, *into):
             if number == 1:
                 server.kill()
-            return true(entry, number)
+            return true(entry, number, *into)
 
         monkeypatch.setattr(Entry, "layer", killing)
         whole = {"epic": "epic(first_k=90)"}.get(strategy, strategy)

@@ -19,6 +19,7 @@ COSTS = CostModel(overhead=1e-3, row=1e-3, pair=0.0)  # a row takes a millisecon
 @pytest.fixture(autouse=True)
 def _costs(monkeypatch):
     monkeypatch.setattr(cost_model, "measure", lambda adapter: COSTS)
+    monkeypatch.setattr("nbkv.inference.run.learn", lambda *_: None)
 
 
 @pytest.fixture

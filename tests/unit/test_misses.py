@@ -12,12 +12,13 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 import nbkv
-from nbkv.families.routing import cost_model
+from nbkv.families.routing import cost_model, experience
 from nbkv.families.routing.cost_model import CostModel
 from nbkv.misses import Cause, Why
 from nbkv.session.misses import journal
 from nbkv.session.misses import past as pasts
 from nbkv.strategies.auto import Auto
+from nbkv.strategy import parse
 
 COSTS = CostModel(overhead=1e-3, row=1e-3, pair=0.0, move=1e-6, copy=1e-6)
 PACE = journal._pace
@@ -46,6 +47,7 @@ def costing(monkeypatch):
 
     inject(COSTS)
     monkeypatch.setattr("nbkv.strategies.auto.learn_pace", lambda *_: None)
+    monkeypatch.setattr("nbkv.inference.run.learn", lambda *_: None)
     monkeypatch.setattr("nbkv.session.misses.journal._pace", lambda result, known: 1.0)
     return inject
 
@@ -332,6 +334,32 @@ def test_reuse_below_break_even_says_what_it_would_have_cost(session_of, words, 
     assert "more" in repr(missed.why)
 
 
+@pytest.mark.parametrize("slower", [0.5, 2.0, 3.0])
+def test_what_reuse_would_have_cost_is_of_the_machine_as_it_was(session_of, words, costing, monkeypatch, slower):
+    costing(NEVER_PAYS)
+    session = session_of(strategy="auto")
+    chunk = session.chunk(words(60, seed=1), name="one")
+    missed = ask(session, [words(3), chunk, words(4, seed=9)])
+    (miss,) = caused(missed, Cause.BREAK_EVEN)
+    monkeypatch.setattr(journal, "_pace", lambda result, known: slower)
+    assert missed.why.of(Cause.BREAK_EVEN)[0].seconds == pytest.approx(slower * miss.seconds)
+
+
+@pytest.mark.parametrize("slower", [0.5, 2.0, 3.0])
+def test_what_blends_took_is_what_a_text_at_another_place_is_priced_with(session_of, words, slower):
+    session = session_of()
+    one, two = words(120, seed=1), words(110, seed=2)
+    ask(session, one + two)
+    missed = ask(session, two + one + words(9, seed=3))
+    before = sum(miss.seconds for miss in missed.why.of(Cause.MOVED))
+    ctx, n = session._open().for_request(), len(missed.prompt_ids)
+    whole = COSTS.copy + COSTS.run(n - 1, n)  # its first token is known
+    for _ in range(7):
+        experience.learn_pace(ctx, parse("blend"), 1.0, slower)
+    after = sum(miss.seconds for miss in missed.why.of(Cause.MOVED))
+    assert whole - after == pytest.approx(slower * (whole - before))
+
+
 @pytest.fixture(scope="module")
 def recurrent():
     torch.manual_seed(0)
@@ -470,6 +498,22 @@ def test_showing_a_result_measures_nothing(session_of, words, monkeypatch):
 
     assert "text differs" in result._repr_html_()
     assert "Why " not in ask(session, words(30, seed=9))._repr_html_(), "new text alone is nothing to tell"
+
+
+@pytest.mark.parametrize("request_", ["1", 1.0, True, 0, -3, None, [1]], ids=repr)
+def test_what_is_no_number_of_a_request_is_one_clear_line(session_of, words, request_):
+    session = session_of()
+    with pytest.raises(nbkv.BadOption, match="none yet"):
+        session.why(request_)
+    for seed in (1, 2):
+        ask(session, words(20, seed=seed))
+    with pytest.raises(nbkv.BadOption) as refusal:
+        session.why(request_)
+    assert str(refusal.value) == (
+        f"request={request_!r} is not accepted: the number of a request, a whole number >= 1 (explained here: 1, 2)"
+    )
+    assert session.why(2) is not None
+    assert session.why(3) is None
 
 
 def test_why_is_data(session_of, words):

@@ -6,6 +6,7 @@ import socketserver
 import threading
 
 import pytest
+import torch
 from entries import SPACE, entry, ids_of
 from path_kv import same
 from redis_server import RedisServer
@@ -29,6 +30,12 @@ def server(tmp_path_factory):
     running.kill()
 
 
+@pytest.fixture(params=[2**23, 0], ids=["together", "in place"])
+def _layers(request, monkeypatch):
+    """Layers are read several at a time, or each one where it is wanted, as those of large entries are."""
+    monkeypatch.setattr("nbkv.stores.tiers.redis._AHEAD", request.param)
+
+
 @pytest.fixture
 def tier_of(server):
     opened = []
@@ -43,6 +50,7 @@ def tier_of(server):
         tier.client.close()
 
 
+@pytest.mark.usefixtures("_layers")
 def test_what_is_put_is_found_by_another_client(tier_of):
     one, other, made = tier_of(), tier_of(), entry(ids_of(1, 200))
     assert one.put(made)
@@ -107,6 +115,7 @@ def test_what_was_never_finished_is_not_seen_and_leaves_the_account(tier_of):
     assert tier.nbytes == 0
 
 
+@pytest.mark.usefixtures("_layers")
 @pytest.mark.parametrize("field", ["head", "0", "1"])
 @pytest.mark.parametrize("garbage", [b"", b"garbage" * 1000, None])
 def test_damaged_strings_are_damaged(tier_of, field, garbage):
@@ -122,6 +131,25 @@ def test_damaged_strings_are_damaged(tier_of, field, garbage):
         return
     with pytest.raises(Damaged):
         tier.get(made.header.key).kv()
+
+
+@pytest.mark.parametrize("spare", [0, 9])
+def test_layers_of_a_large_entry_are_received_where_they_are_wanted(tier_of, monkeypatch, spare):
+    monkeypatch.setattr("nbkv.stores.tiers.redis._AHEAD", 0)
+    tier, made = tier_of(), entry(ids_of(1))
+    tier.put(made)
+    found = tier.get(made.header.key)
+    for layer in (1, 0, 1):
+        into = tuple(torch.zeros(2, 70 + spare, 3)[:, :70] for _ in "kv")
+        pair = found.layer(layer, into)
+        assert all(side is place for side, place in zip(pair, into, strict=True))
+        assert all(torch.equal(*both) for both in zip(pair, made.layer(layer), strict=True))
+    raw = bytearray(tier.client.get(f"nbkv:layer:{made.header.key}:1"))
+    raw[9] ^= 4
+    tier.client.set(f"nbkv:layer:{made.header.key}:1", bytes(raw))
+    with pytest.raises(Damaged, match="changed"):
+        found.layer(1, into)
+    assert torch.equal(found.layer(0, into)[0], made.layer(0)[0])
 
 
 @pytest.fixture

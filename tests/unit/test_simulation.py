@@ -28,6 +28,7 @@ MOONCAKE = DATA / "mooncake_conversation_trace.jsonl"
 @pytest.fixture(autouse=True)
 def _costing(monkeypatch):
     monkeypatch.setattr(cost_model, "measure", lambda adapter: COSTS)
+    monkeypatch.setattr("nbkv.inference.run.learn", lambda *_: None)
 
 
 @pytest.fixture

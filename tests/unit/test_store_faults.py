@@ -207,14 +207,14 @@ def test_memory_that_runs_out_while_kv_are_loaded(session_of, words, store_named
     forget(session)
     told = []
     session.store.bus.add(told.append)
-    read = Entry.blob
+    read = Entry.layer
 
-    def fail(entry, layer):
+    def fail(entry, layer, *into):
         if layer == 2:
             raise MEMORY[lack]
-        return read(entry, layer)
+        return read(entry, layer, *into)
 
-    monkeypatch.setattr(Entry, "blob", fail)
+    monkeypatch.setattr(Entry, "layer", fail)
     assert answers(session, words(90)).tokens.reused == 0
     faults = [event for event in told if isinstance(event, StoreFault)]
     assert faults

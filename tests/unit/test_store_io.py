@@ -24,7 +24,7 @@ def test_putting_and_getting_is_measured_against_the_same_bytes_without_a_tier()
 def test_what_comes_back_wrong_has_no_figures(monkeypatch, layer):
     true = Entry.layer
 
-    def wrong(self, number):
+    def wrong(self, number, *_into):
         keys, values = true(self, number)
         return (keys + 1, values) if number == layer else (keys, values)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import Future
 
@@ -82,7 +83,7 @@ def test_work_under_way_is_shared_with_its_result_or_error(fails, monkeypatch):
 
     def ask():
         try:
-            results.append(shared.do("name", work))
+            shared.do("name", work, results.append)
         except ValueError as error:
             results.append(type(error))
 
@@ -94,4 +95,47 @@ def test_work_under_way_is_shared_with_its_result_or_error(fails, monkeypatch):
         thread.join()
     assert results == [ValueError if fails else "done"] * 4
     assert len(calls) == 1
-    assert shared.do("name", lambda: "again") == "again"
+    shared.do("name", lambda: "again", results.append)
+    assert results[-1] == "again"
+
+
+@pytest.mark.parametrize("breaks", ["nobody", "the others", "the first"])
+def test_who_did_the_work_goes_on_when_all_have_used_it(breaks):
+    """Its result may lie in memory of its own: the others are let go one after the other, and the first waits."""
+    shared, using, order = SharedWork(), threading.Semaphore(0), []
+    let = [threading.Event() for _ in range(2)]
+
+    def use(who):
+        def used(_):
+            if who != "first":
+                using.release()
+                assert let[who].wait(PATIENCE_S)
+            order.append(who)
+            if breaks == ("the first" if who == "first" else "the others"):
+                raise ValueError
+
+        return used
+
+    def work():
+        for thread in threads[1:]:
+            thread.start()
+        until(lambda: [each.users for each in shared._under_way.values()] == [2])
+        return "done"
+
+    def ask(who):
+        with contextlib.suppress(ValueError):
+            shared.do("name", work, use(who))
+        order.append(f"{who} went on")
+
+    threads = [threading.Thread(target=ask, args=(who,)) for who in ("first", 0, 1)]
+    threads[0].start()
+    assert all(using.acquire(timeout=PATIENCE_S) for _ in range(2))
+    assert "first went on" not in order
+    let[0].set()
+    threads[1].join()
+    assert "first went on" not in order
+    let[1].set()
+    for thread in threads:
+        thread.join()
+    assert order.index("first went on") > max(order.index(0), order.index(1))
+    assert not shared._under_way

@@ -169,20 +169,20 @@ def test_one_copy_a_layer_is_under_way_at_a_time(tmp_path, monkeypatch):
     layer, do, begun = Entry.layer, SharedWork.do, threading.Barrier(4)
     asked, under_way, most, lock, all_asked = [], Counter(), Counter(), threading.Lock(), threading.Event()
 
-    def counted(work, name, load):
+    def counted(work, name, load, use):
         with lock:
             asked.append(name)
             if len([each for each in asked if each[1] == 0]) == 4:
                 all_asked.set()
-        return do(work, name, load)
+        return do(work, name, load, use)
 
-    def slow(entry, number):
+    def slow(entry, number, *into):
         with lock:
             under_way[number] += 1
             most[number] = max(most[number], under_way[number])
         all_asked.wait()
         try:
-            return layer(entry, number)
+            return layer(entry, number, *into)
         finally:
             with lock:
                 under_way[number] -= 1

@@ -33,7 +33,7 @@ def test_each_tier_has_its_floor_and_says_what_was_hidden():
 def test_a_tier_that_gives_other_kv_has_no_figures(monkeypatch, layer):
     true = Entry.layer
 
-    def other(entry, number):
+    def other(entry, number, *_into):
         keys, values = true(entry, number)
         return (-keys, values.flip(-2) * 9) if number == layer else (keys, values)
 
@@ -47,7 +47,7 @@ def test_a_tier_that_gives_other_kv_has_no_figures(monkeypatch, layer):
 
 
 def test_a_tier_that_loses_a_layer_has_no_figures(monkeypatch):
-    def lost(_entry, _number):
+    def lost(*_):
         raise Damaged
 
     monkeypatch.setattr(Entry, "layer", lost)

@@ -23,7 +23,7 @@ from safetensors.torch import save as write_tensors
 
 from nbkv.errors import LoadError
 from nbkv.stores.tiers.entry import Entry, lying_entry
-from nbkv.stores.tiers.head import Damaged, Sealer, head_size, parse
+from nbkv.stores.tiers.head import BLAKE3, Damaged, Sealer, head_size, parse
 from nbkv.stores.tiers.key import EntryKey
 from nbkv.stores.tiers.layer_digests import digest
 
@@ -71,7 +71,7 @@ def write(
         {
             "version": _VERSION,
             **manifest,
-            "golden": digest([rows]),
+            "golden": digest([rows], BLAKE3),
             "entries": [str(each.header.key) for each in entries],
         },
         sort_keys=True,
@@ -126,7 +126,7 @@ def _read(file: zipfile.ZipFile, path: Path, sealer: Sealer) -> Archive:
     if manifest["version"] != _VERSION:
         _refuse(path, f"it is of format {manifest['version']!r}; this version reads {_VERSION}")
     rows = file.read(_GOLDEN)
-    if digest([rows]) != manifest["golden"]:
+    if digest([rows], BLAKE3) != manifest["golden"]:
         _refuse(path, "its golden rows have changed since it was made")
     keys = [key for name in manifest["entries"] if (key := EntryKey.read(name)) is not None]
     entries = {key: _entry(file.read(f"{_ENTRIES}{key}{_SUFFIX}"), key, sealer) for key in keys}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from nbkv.context import Context
 from nbkv.errors import UnsupportedModel
-from nbkv.families.routing.cost_model import CostModel, are_known, costs, pace
+from nbkv.families.routing.cost_model import CostModel, are_known, costs
+from nbkv.families.routing.experience import pace
 from nbkv.inference.run import RequestRun
 from nbkv.misses import Why
 from nbkv.prompts.tokenizer import Codec
@@ -15,7 +16,7 @@ from nbkv.result import Chunk, Result
 from nbkv.session.lock import SessionLock
 from nbkv.session.misses.diagnosis import Diagnosis, Inquiry
 from nbkv.session.misses.past import Leavers, Past, Seen, past
-from nbkv.session.misses.price import priced
+from nbkv.session.misses.price import CHUNKS, priced
 from nbkv.strategy import Prefilled, Strategy, parse
 
 _SEARCHED = 32  # sequences of a session in which runs of a prompt are looked for
@@ -105,7 +106,11 @@ class Journal:
                 return None
             with self._lock.request():
                 costs(ctx)
-        return costs(ctx).scaled(pace(ctx, parse("prefix")))
+        return costs(ctx)
+
+    def pace(self, spec: str) -> float:
+        """Return how many times as long as expected requests took that strategy ``spec`` has served here."""
+        return 1.0 if self._ctx is None else pace(self._ctx.for_request(), parse(spec))
 
     def measured(self) -> CostModel:
         """Return what passes cost here, measured if need be; raises ``UnsupportedModel`` where KV are not continued."""
@@ -165,6 +170,9 @@ class Explanation:
 
     def __call__(self, result: Result, *, measure: bool) -> Why:
         """Return the misses of ``result``; with ``measure`` costs that are not known yet are measured for it."""
+        journal = self.journal()
+        known = None if journal is None else journal.costs(measure=measure)
+        moment = _pace(result, known) if known else 1.0
         asked = Inquiry(
             seen=self.seen,
             provenance=result.provenance,
@@ -175,12 +183,11 @@ class Explanation:
             places=self.places,
             states=self.states,
             declined=self.declined,
-            declined_s=self.declined_s,
+            declined_s=None if self.declined_s is None else self.declined_s * moment,
         )
-        journal = self.journal()
-        known = None if journal is None else journal.costs(measure=measure)
-        known = known and known.scaled(_pace(result, known))
-        misses = priced(Diagnosis(asked, self.past, self.codec.pieces).misses(), asked, known)
+        known = known and known.scaled(moment)
+        blends = 1.0 if journal is None else journal.pace(CHUNKS)
+        misses = priced(Diagnosis(asked, self.past, self.codec.pieces).misses(), asked, known, blends)
         return Why(misses=misses, prompt=asked.length, ttft_s=result.timing.ttft_s)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:

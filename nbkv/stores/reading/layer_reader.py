@@ -18,11 +18,11 @@ from nbkv.events import Bus, TierRead
 from nbkv.kv import KV
 from nbkv.stores.reading.device_copy import DeviceCopy
 from nbkv.stores.search import FoundSpan
+from nbkv.stores.tiers.entry import Pair
 from nbkv.stores.tiers.head import Damaged
 from nbkv.stores.tiers.key import EntryKey
 from nbkv.stores.writer import SharedWork
 
-Pair = tuple[torch.Tensor, torch.Tensor]
 LayerReads = SharedWork[tuple[EntryKey, int], Pair]
 
 _LARGE = 2**23  # bytes from which on a second thread is worth its start: it reads while the first one checks
@@ -151,14 +151,23 @@ class LayerReader:
             )
 
     def _read(self, layer: int, number: int) -> None:
-        found, into = self.spans[number].found, self.spans[number].into
-        entry, first = found.entry, found.entry.header.start
+        entry, into = self.spans[number].found.entry, self.spans[number].into
+        own = into.keys[layer], into.values[layer]
         with torch.no_grad():
-            pair = self.reads.do((entry.header.key, layer), partial(entry.layer, layer))
-            for side, place in zip(pair, (into.keys[layer], into.values[layer]), strict=True):
-                own = side[:, found.start - first : found.stop - first]
-                if own.shape != place.shape:
-                    message = f"layer {layer} has the shape {list(own.shape)} where {list(place.shape)} was said"
-                    raise Damaged(message)
-                self._copies.copy(layer, own, place)
+            self.reads.do(
+                (entry.header.key, layer), partial(entry.layer, layer, own), partial(self._place, layer, number, own)
+            )
         self._ended[number] = max(self._ended[number], time.perf_counter())
+
+    def _place(self, layer: int, number: int, own: Pair, pair: Pair) -> None:
+        """Put what was read of ``layer`` where it belongs, unless it was received there."""
+        found = self.spans[number].found
+        first = found.entry.header.start
+        for side, place in zip(pair, own, strict=True):
+            if side is place:
+                continue
+            part = side[:, found.start - first : found.stop - first]
+            if part.shape != place.shape:
+                message = f"layer {layer} has the shape {list(part.shape)} where {list(place.shape)} was said"
+                raise Damaged(message)
+            self._copies.copy(layer, part, place)

@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
-from nbkv.stores.tiers.entry import Entry, lying_entry
+from nbkv.stores.tiers.entry import Entry, Receivable, lying_entry
 from nbkv.stores.tiers.head import Bytes, Damaged, EntryHeader, Sealer, head_size, parse
 from nbkv.stores.tiers.indexed.index import EntryIndex
 from nbkv.stores.tiers.indexed.indexed_tier import IndexedTier
@@ -24,6 +22,8 @@ from nbkv.stores.tiers.key import EntryKey
 
 SUFFIX = ".safetensors"
 _ENTRIES, _INDEX = "entries", "index.sqlite"
+_STRIP = 2**18  # bytes that are read at a time: they are still in a processor's cache when their digest is taken
+_MOST = 512  # places that are read to at a time
 _ABANDONED_S = 3600.0  # a temporary file that nobody has touched for so long
 
 
@@ -42,11 +42,39 @@ class OpenFile:
 
     def read(self, start: int, size: int) -> memoryview:
         """Return up to ``size`` bytes from ``start`` on; fewer where the file ends before."""
-        into = memoryview(torch.empty(size, dtype=torch.uint8).numpy())  # type: ignore[arg-type]  # arrays are buffers
-        at = 0
-        while at < size and (got := os.preadv(self._number, [into[at:]], start + at)):
+        into = memoryview(bytearray(size))
+        return into[: self.fill([into], start)]
+
+    def fill(self, into: Sequence[memoryview], start: int) -> int:
+        """Read from ``start`` on into one place after another; return how many bytes, fewer where the file ends."""
+        done, rest = 0, list(into)
+        while rest and (got := os.preadv(self._number, rest, start + done)):
+            done += got
+            while rest and got >= rest[0].nbytes:
+                got -= rest.pop(0).nbytes
+            if got:
+                rest[0] = rest[0][got:]
+        return done
+
+
+@dataclass(frozen=True)
+class FileSpan(Receivable):
+    """The bytes of ``file`` from ``start`` on."""
+
+    file: OpenFile
+    start: int
+
+    def receive(self, into: Sequence[memoryview]) -> Iterator[memoryview]:
+        """Read a few strips at a time, and yield each."""
+        at = self.start
+        for strips in _at_once(into):
+            wanted = sum(strip.nbytes for strip in strips)
+            got = self.file.fill(strips, at)
+            if got < wanted:
+                yield memoryview(b"".join(strips))[:got]
+                return
+            yield from strips
             at += got
-        return into[:at]
 
 
 @dataclass(eq=False)
@@ -190,7 +218,21 @@ def open_entry(file: OpenFile, sealer: Sealer, key: EntryKey | None = None) -> E
     if file.size != len(head) + sum(header.sizes):
         message = f"the file has {file.size} bytes of {len(head) + sum(header.sizes)}"
         raise Damaged(message)
-    return lying_entry(header, head, lambda layer: [file.read(len(head) + header.offsets[layer], header.sizes[layer])])
+    return lying_entry(header, head, lambda layer: FileSpan(file, len(head) + header.offsets[layer]))
+
+
+def _at_once(into: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    """Yield ``into`` cut in strips, as many together as make one of full size."""
+    some: list[memoryview] = []
+    size = 0
+    for strip in (each[at : at + _STRIP] for each in into for at in range(0, each.nbytes, _STRIP)):
+        if some and (size + strip.nbytes > _STRIP or len(some) == _MOST):
+            yield some
+            some, size = [], 0
+        some.append(strip)
+        size += strip.nbytes
+    if some:
+        yield some
 
 
 def _write_all(number: int, data: Bytes) -> None:

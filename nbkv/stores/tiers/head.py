@@ -22,7 +22,8 @@ from nbkv.stores.tiers.key import EntryKey, mark_positions
 
 Bytes = bytes | bytearray | memoryview
 
-_VERSION = 1
+BLAKE3, XXH3 = "", "xxh3:"  # kinds of a layer's digest: what its text begins with
+_PLAIN, _VERSION = 1, 2  # files whose digests are all BLAKE3's are of the first version, and read as ever
 _MOST_HEAD = 2**26  # bytes; ids of a million tokens take 8 million
 DTYPES = {
     "F64": torch.float64,
@@ -91,6 +92,7 @@ class EntryHeader:
     layers: tuple[tuple[TensorPlace, ...], ...]
     digests: Sequence[str]
     facts: EntryFacts = field(default_factory=EntryFacts)
+    version: int = _VERSION
 
     @property
     def stop(self) -> int:
@@ -125,6 +127,16 @@ class Sealer:
         """Return whether there is a key, never the key."""
         return f"Sealer({'with a key' if self._key else ''})"
 
+    @property
+    def digests(self) -> str:
+        """Return of which kind the digests of layers must be: with a key of one that nobody can find bytes for."""
+        return BLAKE3 if self._key else XXH3
+
+    @property
+    def version(self) -> int:
+        """Return the version of what is written."""
+        return _VERSION if self.digests == XXH3 else _PLAIN
+
     def seal(self, text: str) -> str:
         """Return the seal of ``text``."""
         if self._key:
@@ -145,7 +157,6 @@ def render(header: EntryHeader, sealer: Sealer) -> bytes:
         "digests": list(header.digests),
         "space": asdict(header.space),
         "facts": asdict(header.facts),
-        "version": _VERSION,
     }
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     table: dict[str, object] = {"__metadata__": {"nbkv": text, "seal": sealer.seal(text)}}
@@ -179,11 +190,15 @@ def parse(head: bytes, sealer: Sealer, key: EntryKey | None = None) -> EntryHead
         text, seal = table["__metadata__"]["nbkv"], table["__metadata__"]["seal"]
         sealer.check(text, seal)
         header = _header(json.loads(text))
+        fast = any(digest.startswith(XXH3) for digest in header.digests)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"its head cannot be read ({type(error).__name__})"
         raise Damaged(message) from None
     if render(header, sealer) != head:
         message = "its head does not fit what it says of itself"
+        raise Damaged(message)
+    if fast and (sealer.digests != XXH3 or header.version == _PLAIN):
+        message = "its digests are of a kind that is not accepted there"
         raise Damaged(message)
     if key is not None and header.key != key:
         message = f"it is another entry ({header.key})"
@@ -192,7 +207,7 @@ def parse(head: bytes, sealer: Sealer, key: EntryKey | None = None) -> EntryHead
 
 
 def _header(body: dict[str, Any]) -> EntryHeader:
-    if body.pop("version") != _VERSION:
+    if body["version"] not in {_PLAIN, _VERSION}:
         message = "it was written by another version"
         raise Damaged(message)
     layers = tuple(tuple(TensorPlace(n, d, tuple(s)) for n, d, s in layer) for layer in body["layers"])

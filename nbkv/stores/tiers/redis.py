@@ -19,13 +19,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from nbkv.stores.tiers.base import Tier, TierRow
-from nbkv.stores.tiers.bulk_values import BulkValues
+from nbkv.stores.tiers.bulk_values import BulkValues, ServerString, talking
 from nbkv.stores.tiers.entry import Entry, lying_entry
 from nbkv.stores.tiers.head import Bytes, Damaged, EntryFacts, Sealer, parse
 from nbkv.stores.tiers.indexed.policies import EntryUse, Policy, policy_of
 from nbkv.stores.tiers.key import EntryKey
 
-_AHEAD = 2**23  # bytes of layers that are asked for at once
+_AHEAD = 2**23  # bytes of layers that are asked for at once; those of larger entries go where they are wanted
 _DRAFT_S = 600  # within which an entry must be written
 _PRIORITY = 1e13  # more than any score
 
@@ -120,7 +120,7 @@ class RedisTier(Tier):
 
     def __post_init__(self) -> None:
         """Connect."""
-        with self._talking():
+        with talking():
             self.client: Any = redis.Redis.from_url(
                 self.url,
                 socket_timeout=self.timeout_s,
@@ -133,25 +133,28 @@ class RedisTier(Tier):
             self.client.ping()
 
     def get(self, key: EntryKey) -> Entry | None:
-        """Return the entry of ``key``; its layers are read several at a time."""
-        with self._talking():
+        """Return the entry of ``key``; its layers are read several at a time where they are small."""
+        with talking():
             head: Any = self.client.get(f"{self.prefix}head:{key}")
             if head is None:
                 self._drop(keys=[self.prefix], args=[str(key)])  # it has expired, or the server has evicted it itself
                 return None
         header = parse(head, self.sealer, key)
+        if sum(header.sizes) > _AHEAD:
+            return lying_entry(
+                header, head, lambda layer: ServerString(self._bulk, f"{self.prefix}layer:{key}:{layer}")
+            )
         ahead: dict[int, memoryview | None] = {}
         lock = threading.Lock()
 
         def read(layer: int) -> list[memoryview]:
-            with lock, self._talking():
+            with lock, talking():
                 if layer not in ahead:
-                    size, stop = header.sizes[layer], layer + 1
-                    while stop < len(header.sizes) and size + header.sizes[stop] <= _AHEAD:
-                        size, stop = size + header.sizes[stop], stop + 1
-                    names = [f"{self.prefix}layer:{key}:{each}" for each in range(layer, stop)]
-                    answers = self._bulk.get(names, header.sizes[layer:stop])
-                    ahead.update(zip(range(layer, stop), answers, strict=True))
+                    rest = range(layer, len(header.sizes))
+                    answers = self._bulk.get(
+                        [f"{self.prefix}layer:{key}:{each}" for each in rest], header.sizes[layer:]
+                    )
+                    ahead.update(zip(rest, answers, strict=True))
                 data = ahead.pop(layer)
             if data is None:
                 message = f"layer {layer} is gone"
@@ -166,7 +169,7 @@ class RedisTier(Tier):
         if self.limit and entry.nbytes > self.limit:
             return False
         draft = f"{self.prefix}draft:{uuid.uuid4().hex}:"
-        with self._talking():
+        with talking():
             if self.client.exists(f"{self.prefix}head:{key}"):
                 self.use([header.key])
                 return True
@@ -189,12 +192,12 @@ class RedisTier(Tier):
 
     def drop(self, key: EntryKey) -> bool:
         """Delete the entry's strings and its marks."""
-        with self._talking():
+        with talking():
             return bool(self._drop(keys=[self.prefix], args=[str(key)]))
 
     def keys(self) -> Iterator[EntryKey]:
         """Yield the key of every entry."""
-        with self._talking():
+        with talking():
             names = [name.decode() for name in self.client.smembers(f"{self.prefix}keys")]
         return (key for name in names if (key := EntryKey.read(name)) is not None)
 
@@ -210,12 +213,12 @@ class RedisTier(Tier):
 
     def __len__(self) -> int:
         """Return how many entries there are."""
-        with self._talking():
+        with talking():
             return int(self.client.scard(f"{self.prefix}keys"))
 
     def find(self, marks: Sequence[str]) -> dict[str, list[EntryKey]]:
         """Return the keys of entries found by ``marks``, all asked for at once."""
-        with self._talking(), self.client.pipeline(transaction=False) as pipeline:
+        with talking(), self.client.pipeline(transaction=False) as pipeline:
             for mark in marks:
                 pipeline.smembers(f"{self.prefix}mark:{mark}")
             answers = pipeline.execute()
@@ -225,7 +228,7 @@ class RedisTier(Tier):
 
     def use(self, keys: Sequence[EntryKey]) -> None:
         """Note the use of ``keys``, the last one as the most recent."""
-        with self._talking():
+        with talking():
             floor = float(self.client.get(f"{self.prefix}floor") or 0)
             for key in keys:
                 name = f"{self.prefix}facts:{key}"
@@ -239,7 +242,7 @@ class RedisTier(Tier):
 
     def rank(self, key: EntryKey, rank: float) -> None:
         """Note a use, and what it was worth."""
-        with self._talking():
+        with talking():
             name = f"{self.prefix}facts:{key}"
             if self.client.exists(name):
                 self.client.hset(name, "rank", rank)
@@ -247,7 +250,7 @@ class RedisTier(Tier):
 
     def keep(self, key: EntryKey, facts: EntryFacts) -> bool:
         """Have an entry be kept as ``facts`` say."""
-        with self._talking():
+        with talking():
             name = f"{self.prefix}facts:{key}"
             if not self.client.exists(name):
                 return False
@@ -261,7 +264,7 @@ class RedisTier(Tier):
     def rows(self) -> Iterator[TierRow]:
         """Yield a row for each entry."""
         for key in self.keys():
-            with self._talking():
+            with talking():
                 facts = self.client.hmget(f"{self.prefix}facts:{key}", ["bytes", "uses", "priority", "pinned"])
                 used = self.client.zscore(f"{self.prefix}used", str(key)) or 0.0
             if facts[0] is not None:
@@ -271,20 +274,20 @@ class RedisTier(Tier):
         """Forget entries that have expired, and take off the account what was never finished."""
         gone, freed, held = 0, 0, 0
         for row in tuple(self.rows()):
-            with self._talking():
+            with talking():
                 if self.client.exists(f"{self.prefix}head:{row.key}"):
                     held += row.nbytes
                     continue
                 self._drop(keys=[self.prefix], args=[str(row.key)])
             gone, freed = gone + 1, freed + row.nbytes
-        with self._talking():
+        with talking():
             if not any(True for _ in self.client.scan_iter(f"{self.prefix}draft:*", count=1000)):
                 self.client.set(f"{self.prefix}bytes", held)
         return gone, freed
 
     def close(self) -> None:
         """Close the connections."""
-        with self._talking():
+        with talking():
             self.client.close()
 
     def _fill(self, draft: str, entry: Entry) -> None:
@@ -296,15 +299,5 @@ class RedisTier(Tier):
         self._bulk.set(strings(), _DRAFT_S)
 
     def _figure(self, name: str) -> int:
-        with self._talking():
+        with talking():
             return int(self.client.get(self.prefix + name) or 0)
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _talking() -> Iterator[None]:
-        """Within the block what goes wrong, also an answer without sense, is an ``OSError`` that names no URL."""
-        try:
-            yield
-        except (redis.RedisError, ValueError, TypeError, AttributeError, IndexError) as error:
-            message = f"Redis: {type(error).__name__}"
-            raise OSError(message) from None
