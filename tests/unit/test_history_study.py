@@ -187,3 +187,5 @@ def test_the_committed_table_is_what_the_page_says():
         again = {spec: [row["again"] for row in rows if row["strategy"] == spec] for spec in ("prefix", "blend")}
         assert max(again["blend"]) < 0.1
         assert min(again["prefix"]) > 0.5
+        (turns,) = (row["again"] for row in about["turns"] if row["strategy"] == "blend")
+        assert turns < 0.1
