@@ -123,7 +123,7 @@ class _Asker:
         self._session, self._strategy, self._sink, self._chat = session, strategy, sink, chat
         self._room, self._fidelity = max_new_tokens, fidelity
         self._more = {} if order is None else {"order": order}
-        self.reused = False
+        self.reused = self._known = False
         self._notes: tuple[str, ...] = ()
 
     def item(self, item: Item) -> dict[str, Any]:
@@ -140,6 +140,7 @@ class _Asker:
         result = self._session.generate(prompt, **given)
         # the last token of a prompt is run again whatever is known
         self.reused |= sum(int((result.provenance == each).sum()) for each in _OF_CHUNKS) > 1
+        self._known |= int((result.provenance == Provenance.PREFIX).sum()) > len(result.provenance) // 2
         row = self._figures(result) | {name: METRICS[name](result.text, item.answers) for name in item.metrics}
         row |= {"correct": row[item.metrics[0]], "answer": _said(item)}
         row.pop("exact", None)
@@ -161,6 +162,8 @@ class _Asker:
     def why_nothing(self, strategy: object, sink: str | None) -> str:
         """Return what the error says when nothing was reused."""
         why = f"it said: {'; '.join(self._notes)}" if self._notes else "no chunk was found in a prompt"
+        if self._known:
+            why = "the store knows their prompts from the beginning (session.store.clear() empties it)"
         if self._sink is None:
             why = f"sink={sink!r} makes no chunks of the texts (leave sink out, or give sink='bos')"
         return f"{strategy} reused nothing on any item, its score would be that of full: {why}"

@@ -33,6 +33,12 @@ def leaves_exact_kv(results):
     return any(result.lineage == "exact" for result in results)
 
 
+def finds_no_more_than_a_head(got, expected):
+    """Whether a result reused what another one did, or the tokens before the first chunk, which are exact."""
+    head = got.chunks[0][1]
+    return got.tokens == expected.tokens or expected.tokens.reused < got.tokens.reused <= expected.tokens.reused + head
+
+
 def prompts(session, words):
     """The same words marked as chunks and not, so that either kind of reuse has something to find."""
     one, two = (session.chunk(words(24, seed=seed), name=f"c{seed}") for seed in (1, 2))
@@ -65,7 +71,7 @@ def test_exact_strategies_afterwards_equal_a_fresh_session(session_of, words, st
             got = session.generate(prompt, strategy=name, max_new_tokens=8)
             expected = fresh.generate(other, strategy=name, max_new_tokens=8)
             assert got.token_ids == expected.token_ids
-            assert got.tokens == expected.tokens or leaves_exact_kv(served)
+            assert finds_no_more_than_a_head(got, expected) or leaves_exact_kv(served)
 
 
 @pytest.mark.parametrize("tenant", ["default", "another"])
@@ -81,7 +87,10 @@ def test_another_session_on_the_same_store_finds_nothing(session_of, words, stra
     got = second.generate(shared, strategy=strategy, max_new_tokens=4)
     expected = alone.generate(own, strategy=strategy, max_new_tokens=4)
     assert got.token_ids == expected.token_ids
-    assert got.tokens == expected.tokens or (tenant == "default" and leaves_exact_kv(served))
+    if tenant == "default":
+        assert finds_no_more_than_a_head(got, expected) or leaves_exact_kv(served)
+    else:
+        assert got.tokens == expected.tokens
 
 
 def test_nothing_is_kept_of_a_comparison(session_of, words, strategy):

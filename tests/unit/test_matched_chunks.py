@@ -18,7 +18,7 @@ def test_chunks_are_found_in_plain_text(session_of, words):
     session.chunk(two, name="two")
     text = words(5, seed=3) + two + words(4, seed=4) + one + words(6, seed=5)
 
-    found = session.generate(text, match="auto", max_new_tokens=6)
+    found = session.generate(text, match="auto", max_new_tokens=6, keep=False)
 
     assert spans(found) == [("two", 6, 46), ("one", 50, 70)]
     assert "matched 2 chunks in the text" in found.notes

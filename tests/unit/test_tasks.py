@@ -282,6 +282,9 @@ def test_a_score_of_reuse_without_reuse_is_refused():
         session.use("epic")
         with pytest.raises(BadOption, match="epic reused nothing"):
             evaluate(session, items, sink=None)
+        with pytest.raises(BadOption, match=r"knows their prompts from the beginning \(session.store.clear"):
+            evaluate(session, items)
+        session.store.clear()
         assert (evaluate(session, items)["hit_rate"] > 0.2).all()
         assert len(evaluate(session, items, "prefix", sink=None)) == 2
     fallen = Echo({}, source=Provenance.FRESH)

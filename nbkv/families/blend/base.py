@@ -191,11 +191,11 @@ def blended(prefilled: Prefilled) -> PartialPrefill | None:
 
 
 def keep_head(partial: PartialPrefill | None, request: Request, ctx: Context) -> None:
-    """Have the store keep the K/V in front of the first chunk of a prompt that was blended: nothing there was moved."""
+    """Have the store keep the K/V in front of all that was placed in a prompt, or might have been: they are exact."""
     if partial is None or not request.keep:
         return
-    stop = min((start for _, start, _ in request.prompt.chunks), default=0)
-    stop = ctx.adapter.capabilities.whole(stop)
+    starts = [*(start for _, start, _ in request.prompt.chunks), *(span.start for _, span, _ in partial.placed)]
+    stop = ctx.adapter.capabilities.whole(min(starts, default=0))
     if stop > partial.prefix:
         ctx.store.put(ctx.space(), request.ids[:stop], partial.prefix, partial.cache.read(partial.prefix, stop))
 
