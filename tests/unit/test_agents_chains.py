@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +86,10 @@ def test_sets_that_are_not_asked_for_stay_as_they_were_measured(tmp_path, monkey
     assert found["gone relay"] == old["gone relay"]
     assert found["tiny relay"]["sizes"]["n"] == 1
     assert "## gone" in (tmp_path / "agents-measured.md").read_text()
+
+
+def test_the_page_is_made_from_the_table():
+    docs = Path(__file__).parents[2] / "docs"
+    tables = json.loads((docs / "tables" / "agents.json").read_text(encoding="utf-8"))
+    assert (docs / "agents-measured.md").read_text(encoding="utf-8") == page(tables)
+    assert set(tables) <= {each.name for each in chains.SETS}
