@@ -22,7 +22,8 @@ def test_facts_arrive_and_a_full_budget_is_full(told):
     found = told.runs[0].records
     assert found["correct"]["full"] == found["correct"]["relay(budget=1)"] == 1
     assert found["kl"]["relay(budget=1)"] < 1e-6 < found["kl"]["relay(budget=0)"]
-    assert found["reused"]["full"] == found["reused"]["relay(budget=1)"] == 0
+    assert found["reused"]["full"] == 0
+    assert found["reused"]["relay(budget=1)"] < 0.05  # what stands in front of all answers
     assert found["reused"]["relay(budget=0)"] > 0.7
     assert found["computed"]["relay(budget=0)"] < 0.7 * found["computed"]["full"]
     assert found["edges"] == 1 + 2
