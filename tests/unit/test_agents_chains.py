@@ -67,6 +67,16 @@ def test_only_chains_behind_the_warm_ones_count_where_inputs_are_slots(session):
     assert "the last 2 chains count" in page({"tiny kvcomm": table})
 
 
+def test_what_one_strategy_left_of_a_chain_helps_no_other():
+    reuses, sizes = "kvcomm(gamma=1, max_kl=None, min_explained=None)", SIZES | {"n": 2}
+    found = []
+    for before in (("kvcomm",), ()):
+        with nbkv.load("tiny", strategy="full") as fresh:
+            found.append(measured(fresh, ChainSet("tiny", (*before, reuses), sizes, slots=True))["rows"][-1])
+    assert found[0]["reused"] == found[1]["reused"] < 0.9
+    assert found[0]["last_reused"] == found[1]["last_reused"]
+
+
 def test_the_page_shows_each_strategy_with_its_difference(table):
     text = page({"tiny relay": table})
     for each in table["rows"]:

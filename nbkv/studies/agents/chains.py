@@ -55,7 +55,7 @@ RELAY: tuple[str | Strategy, ...] = (
     "relay",
     "relay(budget=None)",
 )
-KVCOMM: tuple[str | Strategy, ...] = (FULL, "kvcomm", "kvcomm(max_kl=None, min_explained=None)")
+KVCOMM: tuple[str | Strategy, ...] = (FULL, "kvcomm")
 WARM = 0.5  # of the chains leave anchors; the others are counted
 
 
@@ -100,7 +100,10 @@ def _chunks(session: Session, task: AgentTask) -> dict[str, Any]:
 def measured(session: Session, chains: ChainSet, n: int | None = None) -> dict[str, Any]:
     """Return what each strategy of ``chains`` got right and reused, chain by chain and in all."""
     tasks = chains.tasks(session, n)
-    rows = [_row(evaluate_agents(session, tasks, one), one, chains.counted(len(tasks))) for one in chains.strategies]
+    rows = []
+    for one in chains.strategies:
+        session.store.clear()  # what one has left of these very chains would help the next one
+        rows.append(_row(evaluate_agents(session, tasks, one), one, chains.counted(len(tasks))))
     return {"model": chains.model, "sizes": chains.sizes | {"n": len(tasks)}, "slots": chains.slots, "rows": rows}
 
 
