@@ -121,9 +121,9 @@ def _row(frame: pd.DataFrame, strategy: str | Strategy, first: int) -> dict[str,
     }
 
 
-def difference(row: dict[str, Any], full: dict[str, Any]) -> tuple[float, float, float]:
-    """Return how much more of its lines than full a strategy has right: mean, and 95 % bootstrap over the chains."""
-    each = np.array(row["right"]) - np.array(full["right"])
+def difference(row: dict[str, Any], other: dict[str, Any]) -> tuple[float, float, float]:
+    """Return how much more of its lines than another a strategy has right: mean, and 95 % bootstrap over the chains."""
+    each = np.array(row["right"]) - np.array(other["right"])
     return float(each.mean()), *interval(each)
 
 
@@ -153,14 +153,20 @@ def _section(table: dict[str, Any]) -> Iterator[str]:
     yield "\n| strategy | right | less full, points | told | reused | last agent | share |"
     yield "|---|---|---|---|---|---|---|"
     yield from (_line(row, full) for row in table["rows"])
+    rows = {row["strategy"]: row for row in table["rows"]}
+    if "relay" in rows and (drawn := rows.get(UnguidedRelay().spec)):
+        yield f"\n`relay` less as many random rows: {_points(rows['relay'], drawn)} points."
 
 
 def _line(row: dict[str, Any], full: dict[str, Any]) -> str:
-    mean, low, high = (100 * each for each in difference(row, full))
-    less = "" if row is full else f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+    less = "" if row is full else _points(row, full)
     told = f"{sum(row['told']):.0f} of {len(row['told'])}"
     right, reused, last = (f"{100 * each:.1f} %" for each in (np.mean(row["right"]), row["reused"], row["last_reused"]))
     return f"| {row['strategy']} | {right} | {less} | {told} | {reused} | {last} | {row['share']:.2f} |"
+
+
+def _points(row: dict[str, Any], other: dict[str, Any]) -> str:
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * each for each in difference(row, other)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
