@@ -38,7 +38,7 @@ from nbkv.stores.tiers.indexed.policies import LeastRecent
 from nbkv.strategies import kvlink, relay
 from nbkv.strategies.flashblock import FlashBlock
 from nbkv.studies import answers, divergence, eviction, flashblock, foresight, reasoning
-from nbkv.studies.agents import rivals
+from nbkv.studies.agents import chains, rivals
 from nbkv.studies.leaderboard import contest
 from nbkv.studies.leaderboard.standing import standing
 from nbkv.traces import simulation
@@ -454,7 +454,14 @@ def approximated(session):
     return {row["rival"]: row["kl"] for row in rows}
 
 
+def handed_on(session):
+    sizes = {"agents": 3, "first": 2, "lines": 1, "form": "notes", "seed": 7, "n": 2}
+    rows = chains.measured(session, chains.ChainSet("tiny", ("full", "relay(budget=0)"), sizes))["rows"]
+    return {row["strategy"]: sum(row["right"]) for row in rows}
+
+
 STUDIES = [
+    ("agents", handed_on, keys_keep_their_old_positions, "relay(budget=0)"),
     ("kvcomm", approximated, offsets_are_taken_off, "by token (`kvcomm`)"),
     ("chunks, real text: naive", cells, keys_keep_their_old_positions, "bos cacheblend(budget=0)"),
     ("chunks, real text: partly", cells, the_mask_is_bottom_right, "bos epic(budget=0.3)"),
@@ -515,7 +522,8 @@ PLANTED = {
     },
     "tables": {
         **dict.fromkeys(
-            ["chunks", "eviction", "eviction-reasoning", "kvcomm", "leaderboard", "masks"], "test_a_study_reacts"
+            ["agents", "chunks", "eviction", "eviction-reasoning", "kvcomm", "leaderboard", "masks"],
+            "test_a_study_reacts",
         ),
         "flashblock": "test_the_study_of_block_diffusion_reacts",
         "decisions": "unit/test_decisions.py::test_a_fault_in_placing_chunks_is_seen_in_the_decisions",
