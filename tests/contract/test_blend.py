@@ -133,6 +133,16 @@ def test_a_request_of_which_nothing_is_kept_leaves_no_beginning(session_of, word
     assert session.store.nbytes == before
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_beginning_without_room_in_the_store_is_told_and_computed_again(session_of, words, name):
+    session = session_of("llama", store="memory?device=30kB")  # the chunk fits, the text in front of it does not
+    one = session.chunk(words(8, seed=32), name="behind")
+    for seed in (33, 34):
+        result = session.generate([words(40, seed=31), one, words(5, seed=seed)], strategy=name, max_new_tokens=2)
+        assert any(note.startswith("not kept: needs") for note in result.notes)
+        assert (result.provenance[1 : result.chunks[0][1]] == Provenance.FRESH).all()
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in LEARNING])
 def test_a_prompt_without_chunks_is_exact_and_continues_what_is_there(session_of, words, name):
     session = session_of("llama")

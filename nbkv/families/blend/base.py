@@ -23,6 +23,7 @@ from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.fallback import in_full
 from nbkv.families.options import check_share
+from nbkv.families.prefix.base import not_kept
 from nbkv.kv import Space
 from nbkv.prompts.prompt import Prompt
 from nbkv.result import Provenance
@@ -170,7 +171,7 @@ class Blend(Strategy):
         if prefilled.lease is not None:
             parse("prefix").commit(prefilled, ids, request, ctx)
             return
-        keep_head(partial, request, ctx)
+        prefilled.notes += keep_head(partial, request, ctx)
         if request.keep and request.prompt.searched and partial is not None:
             length, before = min(len(ids), partial.cache.length), ctx.scratch.get(self.name, ())
             turn = 1 + max((one.turn for one in before), default=0)
@@ -190,14 +191,20 @@ def blended(prefilled: Prefilled) -> PartialPrefill | None:
     return None if partial is None or prefilled.cache is not partial.cache else partial
 
 
-def keep_head(partial: PartialPrefill | None, request: Request, ctx: Context) -> None:
-    """Have the store keep the K/V in front of all that was placed in a prompt, or might have been: they are exact."""
+def keep_head(partial: PartialPrefill | None, request: Request, ctx: Context) -> list[str]:
+    """Have the store keep the K/V in front of all that was placed in a prompt, or might have been: they are exact.
+
+    Return what is to be said where it has no room for them.
+    """
     if partial is None or not request.keep:
-        return
+        return []
     starts = [*(start for _, start, _ in request.prompt.chunks), *(span.start for _, span, _ in partial.placed)]
     stop = ctx.adapter.capabilities.whole(min(starts, default=0))
-    if stop > partial.prefix:
-        ctx.store.put(ctx.space(), request.ids[:stop], partial.prefix, partial.cache.read(partial.prefix, stop))
+    if stop <= partial.prefix:
+        return []
+    head, ids, space = partial.cache.read(partial.prefix, stop), request.ids[:stop], ctx.space()
+    ctx.store.put(space, ids, partial.prefix, head)
+    return [] if ctx.store.holds(space, ids) >= stop else not_kept(head.nbytes, ctx)
 
 
 def provenance(partial: PartialPrefill, chosen: torch.Tensor) -> NDArray[np.uint8]:

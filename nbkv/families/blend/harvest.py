@@ -59,7 +59,7 @@ class Harvest(Blend):
         partial = blended(prefilled)
         if prefilled.lease is not None:
             super().commit(prefilled, ids, request, ctx)
-        keep_head(partial, request, ctx)
+        prefilled.notes += keep_head(partial, request, ctx)
         if not request.keep or partial is None:
             return
         self.keep(self.harvest(partial, ids, request, ctx), prefilled, ctx)

@@ -139,9 +139,12 @@ def _encoded(ids: Sequence[int], ctx: Context, work: Work) -> Lease:
 
 def left_out(lease: Lease, ctx: Context) -> list[str]:
     """Return the note that what ``lease`` held was too large for the store, and tell who listens; empty if it fits."""
-    if not lease.too_large:
-        return []
-    needed, limit = lease.too_large, ctx.store.limit
+    return not_kept(lease.too_large, ctx) if lease.too_large else []
+
+
+def not_kept(needed: int, ctx: Context) -> list[str]:
+    """Return the note that K/V of ``needed`` bytes found no room in the store, and tell who listens."""
+    limit = ctx.store.limit
     others = "" if needed > limit else ", most of it in use by requests that run"
     why = f"not kept: needs {size(needed)}, limit {size(limit)}{others}"
     ctx.tell(NotKept, nbytes=needed, limit=limit, tier=ctx.store.name, why=why)
