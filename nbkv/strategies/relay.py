@@ -15,7 +15,6 @@ from nbkv.families.agents.decoded import DecodedKV, captured, newest
 from nbkv.families.agents.layer_profile import LayerProfile, layer_profile, value_distances
 from nbkv.families.blend.earlier import HarvestedKV
 from nbkv.families.blend.harvest import Harvest
-from nbkv.families.blend.influence import influence
 from nbkv.families.blend.layerwise import SpanKV
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.options import check, check_count, check_share, whole_numbers
@@ -34,13 +33,13 @@ class Relay(Harvest):
     """Reuse answers with the K/V they were decoded with; run some of their rows again in the layers where it matters.
 
     An answer's K/V are moved to where it stands in a later prompt (``result.chunk("plan")``, or a ``Pipeline``). All of
+    An answer's K/V are moved to where it stands in a later prompt (``result.chunk("plan")``, or a ``Pipeline``). All of
     its rows are run in the first layers of the critical range, from the hidden states that the range's first layer had
-    for them while they were decoded; at the detection layer ``budget`` of the reused rows go on, those that put most
-    wrong: what the prompt's last ``suffix`` tokens take of a row, attention times value norm over all layers as its K/V
-    are, times how far its values there deviate (1 - cos). They run to the end of the range; before and behind it K/V
-    stay as decoded. ``budget=None`` is the paper's choice: rows that deviate more than ``deviation`` times the mean, or
-    to which the suffix has paid more than ``influence`` times the mean attention so far. Attention by itself overrates
-    separators, whose values are near zero: on SmolLM2 it was no better than chance (docs/agents.md).
+    for them while they were decoded; at the detection layer ``budget`` of the reused rows go on, those whose values
+    there deviate most (1 - cos). They run to the end of the range; before and behind it K/V stay as decoded.
+    ``budget=None`` is the paper's choice: rows that deviate more than ``deviation`` times the mean, or to which the
+    prompt's last ``suffix`` tokens have paid more than ``influence`` times the mean attention so far. That attention
+    overrates separators, whose values are near zero: on SmolLM2 it adds nothing to what deviates (docs/agents.md).
 
     ``layers`` is the range: its first layer, the detection layer, the layer behind its last. None: measured once for
     each model, by its effect on the next words (``families/agents/layer_profile.py``): the paper's own profiler was not
@@ -61,7 +60,7 @@ class Relay(Harvest):
         "memory": "all reused rows run up to the detection layer, beside what is placed there"
     }
 
-    budget: float | None = 0.35
+    budget: float | None = 0.15
     layers: tuple[int, ...] | None = None
     deviation: float = 1.5
     influence: float = 1.45
@@ -122,16 +121,13 @@ class Relay(Harvest):
         rows = partial.reused
         if not len(rows) or self.budget == 0:
             return rows[:0]
+        if self.budget is not None:
+            return best(self._deviation(partial, nullcontext)[rows], rows, partial.room(self.budget))
         asking = torch.arange(max(0, partial.length - self.suffix), partial.length, device=rows.device)
-        if self.budget is None:
-            seen = torch.zeros(partial.length, device=rows.device)
-            apart = self._deviation(partial, lambda: self._watching(partial, asking, seen))
-            scores = torch.maximum(_over(apart[rows], self.deviation), _over(seen[rows], self.influence))
-            return rows[scores > 1]
-        taken = torch.zeros(partial.length, device=rows.device)
-        partial.scout(lambda seen: taken.add_(influence(seen).to(taken.device)), asking)
-        scores = (taken * self._deviation(partial, nullcontext))[rows]
-        return best(scores, rows, partial.room(self.budget))
+        seen = torch.zeros(partial.length, device=rows.device)
+        apart = self._deviation(partial, lambda: self._watching(partial, asking, seen))
+        scores = torch.maximum(_over(apart[rows], self.deviation), _over(seen[rows], self.influence))
+        return rows[scores > 1]
 
     def _deviation(self, partial: PartialPrefill, watching: Callable[[], AbstractContextManager[None]]) -> torch.Tensor:
         """Run all reused rows up to the detection layer; return how far their values there are from the cached.

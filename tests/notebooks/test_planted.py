@@ -528,6 +528,7 @@ PLANTED = {
         "flashblock": "test_the_study_of_block_diffusion_reacts",
         "decisions": "unit/test_decisions.py::test_a_fault_in_placing_chunks_is_seen_in_the_decisions",
         "edited": "unit/test_history_study.py::test_the_table_reacts_to_what_is_planted_under_it",
+        "handover": "unit/test_agents_handover.py::test_values_that_are_lost_are_further_from_full",
         "replay": "test_the_replay_of_a_log_reacts",
         "bench": "unit/test_bench.py::test_other_outputs_are_refused_not_reported",
         "certify": "unit/test_splits.py::test_a_table_beyond_the_bound_is_seldom_certified_and_told",

@@ -50,9 +50,9 @@ FULL = "full"
 RELAY: tuple[str | Strategy, ...] = (
     FULL,
     "relay(budget=0)",
-    "relay(budget=0.1)",
     UnguidedRelay(),
     "relay",
+    "relay(budget=0.35)",
     "relay(budget=None)",
 )
 KVCOMM: tuple[str | Strategy, ...] = (FULL, "kvcomm")

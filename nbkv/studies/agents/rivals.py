@@ -164,11 +164,11 @@ def section(data: dict[str, Any]) -> str:
     )
 
 
-def told(page: str, data: dict[str, Any]) -> str:
-    """Return ``page`` with the ``section`` of ``data`` between its two marks; without these as it is."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    return f"{before}{begin}\n{section(data)}\n{end}{after}" if end else page
+def told(page: str, said: str, begin: str = BEGIN, end: str = END) -> str:
+    """Return ``page`` with ``said`` between its two marks; without these as it is."""
+    before, found, rest = page.partition(begin)
+    _, last, after = rest.partition(end)
+    return f"{before}{found}\n{said}\n{last}{after}" if last else page
 
 
 def _reused(row: dict[str, Any]) -> int:
@@ -188,7 +188,7 @@ def main(path: str, model: str, *, warm: int = WARM, n: int = COUNT, folder: str
     data = about | regime | {"rows": rows}
     (Path(folder) / "tables" / "kvcomm.json").write_text(json.dumps(data) + "\n", encoding="utf-8")
     if (page := Path(folder) / "agents.md").is_file():
-        page.write_text(told(page.read_text(encoding="utf-8"), data), encoding="utf-8")
+        page.write_text(told(page.read_text(encoding="utf-8"), section(data)), encoding="utf-8")
     return table(rows)
 
 
