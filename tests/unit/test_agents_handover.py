@@ -39,7 +39,7 @@ def test_every_way_is_measured_at_every_budget_on_every_problem(session):
         (handover.DRAWN, 0.35),
     ]
     assert all(len(row["kls"]) == len(PROBLEMS) for row in rows)
-    assert min(naive(rows)) > 0
+    assert min(naive(rows)) > 1e-3  # answers stand behind other words than those they were decoded behind
     assert min(row["kls"][0] for row in rows if row["rows"].startswith("most")) < naive(rows)[0]
 
 

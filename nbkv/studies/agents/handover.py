@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 COUNT, PLAN, SUMS, TOKENS = 10, 80, 60, 32  # problems; tokens of both answers; tokens of the third agent's answer
 BEGIN, END = "<!-- handover: made by `python -m nbkv.studies.agents.handover` -->", "<!-- end of the handover -->"
+_FIRST = ("You make plans for others. Plan how to solve this problem, step by step.\n\n", "\n\nPlan:\n")
+_SECOND = ("This is the problem:\n", "\n\nThis is how to go about it:\n", "\n\nThe sums, one after another:\n")
 DRAWN = "drawn at random"
 _BUDGETS = (0.1, 0.15, 0.35)
 
@@ -63,13 +65,14 @@ def ways() -> dict[str, list[str | Strategy]]:
 
 
 def prompt(session: Session, problem: str) -> list[str | Chunk]:
-    """Return the third agent's prompt, once the two before it have answered under ``relay``."""
-    begin, planned, summed, end = TEMPLATE
-    asked: list[str | Chunk] = [f"{begin}{problem}{planned}"]
-    for name, tokens, behind in (("plan", PLAN, summed), ("sums", SUMS, end)):
-        answer = session.generate(asked, strategy="relay", max_new_tokens=tokens)
-        asked = [*asked, answer.chunk(name), behind]
-    return asked
+    """Return the third agent's prompt, once the two before it have answered under ``relay`` behind other words."""
+    ahead, begun = _FIRST
+    plan = session.generate(f"{ahead}{problem}{begun}", strategy="relay", max_new_tokens=PLAN).chunk("plan")
+    ahead, planned, begun = _SECOND
+    asked: list[str | Chunk] = [f"{ahead}{problem}{planned}", plan, begun]
+    sums = session.generate(asked, strategy="relay", max_new_tokens=SUMS).chunk("sums")
+    ahead, planned, summed, begun = TEMPLATE
+    return [f"{ahead}{problem}{planned}", plan, summed, sums, begun]
 
 
 def measure(session: Session, problems: Sequence[str], tokens: int = TOKENS) -> list[dict[str, Any]]:
