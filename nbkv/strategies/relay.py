@@ -39,7 +39,7 @@ class Relay(Harvest):
     there deviate most (1 - cos). They run to the end of the range; before and behind it K/V stay as decoded.
     ``budget=None`` is the paper's choice: rows that deviate more than ``deviation`` times the mean, or to which the
     prompt's last ``suffix`` tokens have paid more than ``influence`` times the mean attention so far. That attention
-    overrates separators, whose values are near zero: on SmolLM2 it adds nothing to what deviates (docs/agents.md).
+    overrates separators, whose values are near zero: on SmolLM2 it adds little to what deviates (docs/agents.md).
 
     ``layers`` is the range: its first layer, the detection layer, the layer behind its last. None: measured once for
     each model, by its effect on the next words (``families/agents/layer_profile.py``): the paper's own profiler was not

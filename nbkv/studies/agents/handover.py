@@ -99,11 +99,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         low, high = interval(np.array(row["kls"]))
         other = None if row["rows"] == DRAWN else drawn.get(row["budget"])
-        won = "" if other is None else sum(one < two for one, two in zip(row["kls"], other, strict=True))
+        won = sum(one < two for one, two in zip(row["kls"], other or row["kls"], strict=True))
+        nearer = f"{won} of {len(row['kls'])}" if other else ""
         budget = "" if row["budget"] is None else f"{row['budget']:g}"
-        share = f"{won} of {len(row['kls'])}" if other is not None else ""
         mean = statistics.fmean(row["kls"])
-        lines.append(f"| {row['rows']} | {budget} | {mean:.4f} | {low:.4f} to {high:.4f} | {share} |")
+        lines.append(f"| {row['rows']} | {budget} | {mean:.4f} | {low:.4f} to {high:.4f} | {nearer} |")
     return "\n".join(lines)
 
 
