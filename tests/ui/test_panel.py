@@ -70,7 +70,8 @@ def test_panel_follows_a_busy_cell_and_stop_ends_it(lab, notebook):
     lab.panel.locator(".nbkv-lab-request summary").nth(1).click()
     expect(lab.panel.locator(".nbkv-lab-request").nth(1)).to_contain_text(re.compile("tokens generated.*interrupted"))
     name = lab.panel.locator(".nbkv-lab-request").nth(1).locator(".nbkv-lab-chunks .nbkv-lab-cut")
-    assert name.evaluate("node => node.scrollWidth > node.clientWidth")
+    cut = "node => node.scrollWidth > node.clientWidth"
+    lab.page.wait_for_function(cut, arg=name.element_handle())  # once the panel has its new width
     assert name.get_attribute("title").endswith("taken by all who were there")
     lab.shot("long_name_280", lab.panel)
 
