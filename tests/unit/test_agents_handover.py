@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import nbkv
+from nbkv.show.marked import marked
 from nbkv.strategies.relay import Relay
 from nbkv.studies.agents import handover
-from nbkv.studies.agents.rivals import told
 
 PROBLEMS = ["who bought milk ? ", "how much was the lamp ? "]
 
@@ -109,4 +109,4 @@ def test_the_committed_section_is_what_the_table_says():
     data = json.loads((docs / "tables" / "handover.json").read_text(encoding="utf-8"))
     page = (docs / "agents.md").read_text(encoding="utf-8")
     assert handover.BEGIN in page
-    assert told(page, handover.section(data), handover.BEGIN, handover.END) == page
+    assert marked(page, handover.BEGIN, handover.section(data), handover.END) == page

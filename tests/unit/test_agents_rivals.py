@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import nbkv
+from nbkv.show.marked import marked
 from nbkv.studies.agents import rivals
 
 GIVEN = [
@@ -97,15 +98,10 @@ def test_the_section_says_on_how_many_prompts_offsets_lead_away(rows, mine, wors
     assert "| 2 of 3 |" in written
 
 
-@pytest.mark.parametrize("page", ["", "no marks", f"only {rivals.BEGIN}"])
-def test_a_page_without_marks_stays_as_it_is(page):
-    assert rivals.told(page, "more") == page
-
-
 def test_the_committed_section_is_what_the_table_says():
     docs = Path(nbkv.__file__).resolve().parents[1] / "docs"
     data = json.loads((docs / "tables" / "kvcomm.json").read_text(encoding="utf-8"))
     page = (docs / "agents.md").read_text(encoding="utf-8")
 
     assert rivals.BEGIN in page
-    assert rivals.told(page, rivals.section(data)) == page
+    assert marked(page, rivals.BEGIN, rivals.section(data), rivals.END) == page

@@ -369,7 +369,7 @@ def test_why_tokens_ran_is_told_of_the_request_that_is_asked_for(front_end, sess
     text = words(40).split()
     session.generate(" ".join(text), max_new_tokens=2)
     session.generate(" ".join([*text[:14], *reversed(text[14:18]), *text[18:]]), max_new_tokens=2)
-    session.generate(words(9, seed=3), max_new_tokens=2)
+    session.generate(words(9, seed=8317), max_new_tokens=2)  # no other test of this process asks that
     until(lambda: shown(front_end)["requests"] == 3)
     assert all("why" not in past for past in shown(front_end)["recent"])
 

@@ -257,15 +257,3 @@ def test_the_readme_has_the_short_table_of_the_page():
     lines = readme.partition(table.BEGIN)[2].partition(table.END)[0].strip()
     assert lines.count("\n") >= 6
     assert lines in page_of
-
-
-@pytest.mark.parametrize(
-    ("readme", "expected"),
-    [
-        (f"a\n{table.BEGIN}\nold\n{table.END}\nb\n", f"a\n{table.BEGIN}\nnew\n{table.END}\nb\n"),
-        (f"a\n{table.BEGIN}\nno end\n", f"a\n{table.BEGIN}\nno end\n"),
-        ("neither\n", "neither\n"),
-    ],
-)
-def test_only_what_stands_between_the_marks_is_written(readme, expected):
-    assert table.told(readme, "new") == expected

@@ -235,6 +235,13 @@ def test_what_does_not_fit_is_said_with_what_it_needs(session_of, words, asked, 
     assert session.store.nbytes == (head if fits else 0)
 
 
+def test_what_only_tiers_can_hold_is_not_kept_in_memory(session_of, words, tmp_path):
+    session = session_of(store=["memory?device=20kB", f"disk:{tmp_path}"])
+    for _ in range(2):
+        result = session.generate(words(90), max_new_tokens=1)
+        assert "not kept in memory: needs 131 kB, limit 20.0 kB" in result.notes
+
+
 @pytest.mark.parametrize("n", [10, 60, 120])
 def test_what_fits_is_kept_in_silence(session_of, words, n):
     session = session_of(store="memory?device=132kB")

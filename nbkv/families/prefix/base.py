@@ -143,10 +143,11 @@ def left_out(lease: Lease, ctx: Context) -> list[str]:
 
 
 def not_kept(needed: int, ctx: Context) -> list[str]:
-    """Return the note that K/V of ``needed`` bytes found no room in the store, and tell who listens."""
+    """Return the note that K/V of ``needed`` bytes found no room in memory, and tell who listens."""
     limit = ctx.store.limit
     others = "" if needed > limit else ", most of it in use by requests that run"
-    why = f"not kept: needs {size(needed)}, limit {size(limit)}{others}"
+    where = f" in {ctx.store.name}" if len(ctx.store.figures()) > 1 else ""  # tiers below may hold it all the same
+    why = f"not kept{where}: needs {size(needed)}, limit {size(limit)}{others}"
     ctx.tell(NotKept, nbytes=needed, limit=limit, tier=ctx.store.name, why=why)
     return [why]
 

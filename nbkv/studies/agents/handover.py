@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nbkv.show.marked import marked
 from nbkv.strategies.relay import Relay
 from nbkv.strategy import Strategy, parse
 from nbkv.studies.agents.chains import UnguidedRelay
-from nbkv.studies.agents.rivals import TEMPLATE, told
+from nbkv.studies.agents.rivals import TEMPLATE
 from nbkv.studies.divergence import trace
 from nbkv.studies.statistics import interval
 
@@ -127,7 +128,7 @@ def main(path: str, model: str, n: int = COUNT, *, folder: str = "docs") -> str:
         data = about | {"model": session.model_name, "problems": n, "tokens": TOKENS, "rows": rows}
     (Path(folder) / "tables" / "handover.json").write_text(json.dumps(data) + "\n", encoding="utf-8")
     if (page := Path(folder) / "agents.md").is_file():
-        page.write_text(told(page.read_text(encoding="utf-8"), section(data), BEGIN, END), encoding="utf-8")
+        page.write_text(marked(page.read_text(encoding="utf-8"), BEGIN, section(data), END), encoding="utf-8")
     return table(rows)
 
 

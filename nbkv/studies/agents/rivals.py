@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbkv.kv import KV
+from nbkv.show.marked import marked
 from nbkv.strategies.kvcomm import KVComm
 from nbkv.studies.divergence import trace
 
@@ -164,13 +165,6 @@ def section(data: dict[str, Any]) -> str:
     )
 
 
-def told(page: str, said: str, begin: str = BEGIN, end: str = END) -> str:
-    """Return ``page`` with ``said`` between its two marks; without these as it is."""
-    before, found, rest = page.partition(begin)
-    _, last, after = rest.partition(end)
-    return f"{before}{found}\n{said}\n{last}{after}" if last else page
-
-
 def _reused(row: dict[str, Any]) -> int:
     """Return on how many prompts something was reused: where nothing was, the answer is full's to the bit."""
     return sum(one > 0 for one in row["kls"])
@@ -188,7 +182,7 @@ def main(path: str, model: str, *, warm: int = WARM, n: int = COUNT, folder: str
     data = about | regime | {"rows": rows}
     (Path(folder) / "tables" / "kvcomm.json").write_text(json.dumps(data) + "\n", encoding="utf-8")
     if (page := Path(folder) / "agents.md").is_file():
-        page.write_text(told(page.read_text(encoding="utf-8"), section(data)), encoding="utf-8")
+        page.write_text(marked(page.read_text(encoding="utf-8"), BEGIN, section(data), END), encoding="utf-8")
     return table(rows)
 
 

@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from nbkv.models.identity.software import commit, versions
+from nbkv.show.marked import marked
 from nbkv.studies.leaderboard.committed import committed
 from nbkv.studies.leaderboard.contest import COLUMNS, FIGURES, contenders, measured
 from nbkv.studies.leaderboard.page import page, short
@@ -77,16 +78,9 @@ def write(out: Path) -> None:
     standings, sinks = standing(shown), sinks_drawn(shown)
     (out / "leaderboard.md").write_text(page(frame, json.loads(path.read_text("utf-8"))), "utf-8")
     if (readme := out.parent / "README.md").is_file():
-        readme.write_text(told(readme.read_text("utf-8"), short(standing(frame))), "utf-8")
+        readme.write_text(marked(readme.read_text("utf-8"), BEGIN, short(standing(frame)), END), "utf-8")
     (out / "pictures").mkdir(exist_ok=True)
     save(pareto(standings, sinks, drawn(standings, sinks)), out / "pictures", "leaderboard")
-
-
-def told(readme: str, lines: str) -> str:
-    """Return the text of a README with ``lines`` between its two marks; without these as it is."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    return f"{before}{begin}\n{lines}\n{end}{after}" if end else readme
 
 
 def main(arguments: list[str] | None = None) -> int:
