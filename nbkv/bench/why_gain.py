@@ -182,8 +182,11 @@ class _Ways:
 
     def break_even(self) -> tuple[Result, Result]:
         """Offer a chunk too short to pay: what it would have cost is told as a saving below nothing."""
-        front = (self._new(),)
-        return self._blended("auto", self._new(), front=front), self._blended("blend", self._new(), front=front)
+        missed, blended = (
+            self._blended(strategy, self._new(), front=(self._new(),))  # in front of neither anything is known
+            for strategy in ("auto", "blend")
+        )
+        return missed, blended
 
     def _hit(self) -> Result:
         text = self._text()

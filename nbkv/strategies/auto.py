@@ -185,7 +185,8 @@ class Auto(Strategy):
             (parse("prefix"), known.by_prefix(measured)),
             (blend, known.by_blend(measured, budget)),
         )
-        full, prefix, mixed = (_ServingOption(way, seconds, seconds * pace(ctx, way)) for way, seconds in ways)
+        paces = [pace(ctx, way, known.length, measured.blend_pace) for way, _ in ways]
+        full, prefix, mixed = (_ServingOption(*way, way[1] * times) for way, times in zip(ways, paces, strict=True))
         return full, prefix, mixed
 
     def _against(self, blend: _ServingOption, exact: _ServingOption, ctx: Context) -> str:
@@ -235,7 +236,7 @@ def _timed(chosen: _ServingOption, request: Request, ctx: Context) -> Prefilled:
     clock = timed()
     prefilled = _serve(chosen.strategy, request, ctx)
     settle(ctx.adapter)
-    learn_pace(ctx, chosen.strategy, chosen.modelled, clock())
+    learn_pace(ctx, chosen.strategy, len(prefilled.provenance), chosen.modelled, clock())
     return prefilled
 
 

@@ -295,11 +295,11 @@ def test_requests_correct_what_is_expected_within_bounds(session_of, words):
     ctx, blend = session._open().for_request(), parse("blend")
     for took in (1000.0, 1e-6):
         for _ in range(50):
-            experience.learn_pace(ctx, blend, 1.0, took)
-            experience.learn_pace(ctx, parse("prefix"), 1.0, took)
-        assert experience.pace(ctx, blend) == (3.0 if took > 1 else 1 / 3)
-    assert experience.pace(ctx, parse("cacheblend")) == 1.0
-    assert experience.pace(ctx, parse("prefix")) == 1.0, "passes are corrected by themselves"
+            experience.learn_pace(ctx, blend, 100, 1.0, took)
+            experience.learn_pace(ctx, parse("prefix"), 100, 1.0, took)
+        assert experience.pace(ctx, blend, 100) == (3.0 if took > 1 else 1 / 3)
+    assert experience.pace(ctx, parse("cacheblend"), 100) == 1.0
+    assert experience.pace(ctx, parse("prefix"), 100) == 1.0, "passes are corrected by themselves"
 
 
 @pytest.mark.parametrize("spec", ["auto(max_kl=-1)", "auto(max_kl=True)", "auto(max_kl='x')", "auto(blend='prefix')"])

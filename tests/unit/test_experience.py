@@ -73,7 +73,17 @@ def test_other_sizes_are_corrected_only_where_all_is_off(factor, others):
     assert costs.run(*MISS) == pytest.approx(factor * TRUE.run(*MISS))
     for rows, keys in ((5000, 5000), (3, 90)):
         assert costs.run(rows, keys) == pytest.approx(others * TRUE.run(rows, keys))
-    assert costs.run_scattered(200, 1304) == pytest.approx(others * TRUE.run_scattered(200, 1304))
+    assert costs.blend_pace == pytest.approx(others)
+    assert costs.run_scattered(200, 1304) == TRUE.run_scattered(200, 1304), "blends have a pace of their own"
+
+
+def test_blends_are_expected_to_be_as_slow_as_all_else_until_some_were_timed(ctx):
+    blend = parse("blend")
+    assert pace(ctx, blend, 100, unknown=2.0) == 2.0
+    assert pace(ctx, parse("prefix"), 100, unknown=2.0) == 1.0
+    for _ in range(3):
+        learn_pace(ctx, blend, 100, 0.1, 0.11)
+    assert pace(ctx, blend, 100, unknown=2.0) == pytest.approx(1.1)
 
 
 def test_a_pass_of_no_rows_costs_nothing_whatever_was_learnt():
@@ -94,15 +104,26 @@ def test_only_the_newest_passes_are_remembered(ctx):
 def test_the_pace_of_a_blend_is_a_median_and_begins_as_expected(ctx, outlier):
     blend, seen = parse("blend"), []
     for number in range(6):
-        learn_pace(ctx, blend, 0.1, 2.0 if number == outlier else 0.13)
-        seen.append(pace(ctx, blend))
+        learn_pace(ctx, blend, 100, 0.1, 2.0 if number == outlier else 0.13)
+        seen.append(pace(ctx, blend, 100))
     assert seen[0] == 1.0, "one request alone is not believed"
     assert seen[-1] == pytest.approx(1.3)
     assert max(seen) <= 1.3 + 1e-9 or outlier <= 2
-    assert pace(ctx, parse("blend(budget=0.5)")) == 1.0
+    assert pace(ctx, parse("blend(budget=0.5)"), 100) == 1.0
 
 
 def test_nothing_is_learnt_where_nothing_was_expected(ctx):
     for _ in range(5):
-        learn_pace(ctx, parse("blend"), 0.0, 1.0)
-    assert pace(ctx, parse("blend")) == 1.0
+        learn_pace(ctx, parse("blend"), 100, 0.0, 1.0)
+    assert pace(ctx, parse("blend"), 100) == 1.0
+
+
+def test_the_pace_of_requests_is_of_their_length_once_a_few_are_known(ctx):
+    blend = parse("blend")
+    for _ in range(7):
+        learn_pace(ctx, blend, 2000, 0.1, 0.2)
+    assert pace(ctx, blend, 60) == pytest.approx(2.0), "of that length nothing is known yet"
+    for number in range(3):
+        learn_pace(ctx, blend, 60 + number, 0.01, 0.009)
+    assert pace(ctx, blend, 60) == pytest.approx(0.9)
+    assert pace(ctx, blend, 2100) == pytest.approx(2.0)

@@ -58,11 +58,11 @@ def test_a_blend_that_was_asked_for_teaches_its_pace(session_of, words, monkeypa
     ask = lambda seed: session.generate([words(3, seed=seed), chunk, words(4, seed=seed)], strategy="blend")  # noqa: E731
     ask(1)
     ctx = session._open().for_request()
-    assert pace(ctx, parse("blend")) == 1.0, "its costs were not known"
+    assert pace(ctx, parse("blend"), 68) == 1.0, "its costs were not known"
     cost_model.costs(ctx)
     for seed in range(2, 8):  # now and then a word more of a prompt is known already
         ask(seed)
-    assert pace(ctx, parse("blend")) == pytest.approx(slower, rel=0.05)
+    assert pace(ctx, parse("blend"), 68) == pytest.approx(slower, rel=0.05)
 
 
 def test_an_interrupted_request_teaches_nothing(session_of, words):

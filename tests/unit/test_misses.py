@@ -355,7 +355,7 @@ def test_what_blends_took_is_what_a_text_at_another_place_is_priced_with(session
     ctx, n = session._open().for_request(), len(missed.prompt_ids)
     whole = COSTS.copy + COSTS.run(n - 1, n)  # its first token is known
     for _ in range(7):
-        experience.learn_pace(ctx, parse("blend"), 1.0, slower)
+        experience.learn_pace(ctx, parse("blend"), n, 1.0, slower)
     after = sum(miss.seconds for miss in missed.why.of(Cause.MOVED))
     assert whole - after == pytest.approx(slower * (whole - before))
 

@@ -65,7 +65,15 @@ class CostModel:
         if known is None or not rows:
             return self.run(rows, keys)
         overhead, row, pair = known
-        return (overhead + rows * row + pair * _among(rows, keys)) * self.corrections.others
+        return overhead + rows * row + pair * _among(rows, keys)
+
+    @property
+    def blend_pace(self) -> float:
+        """Return how many times as long as expected blends take before any was timed: as other passes do.
+
+        Passes apart are not corrected by plain ones, for those are off by their own misfit; blends have a pace.
+        """
+        return 1.0 if self.scattered is None else self.corrections.others
 
     def rows(self, rows: int, keys: int) -> float:
         """Return what ``rows`` more in a pass over ``keys`` tokens cost in seconds."""

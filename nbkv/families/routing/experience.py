@@ -62,30 +62,43 @@ def noted(ctx: Context) -> list[tuple[int, int, float]]:
     return list(ctx.verdicts.get(_passes(ctx)) or [])
 
 
-def pace(ctx: Context, strategy: Strategy) -> float:
-    """Return how many times as long as expected requests that ``strategy`` served took; 1 for exact ones.
+def pace(ctx: Context, strategy: Strategy, length: int, unknown: float = 1.0) -> float:
+    """Return how many times as long as expected requests of about ``length`` tokens took that ``strategy`` served.
 
-    What these run are plain passes, which are corrected by themselves.
+    Where fewer than a few of that length are known, those of any length count; ``unknown`` where none is. It is 1
+    of exact strategies: what these run are plain passes, which are corrected by themselves.
     """
-    known: list[float] = ctx.verdicts.get(_pace(ctx, strategy)) or []
-    return statistics.median(known) if known else 1.0
+    if strategy.exact:
+        return 1.0
+    known = _paces(ctx, strategy)
+    near = [ratio for tokens, ratio in known if _octave(tokens) == _octave(length)]
+    until = [unknown] * (_FEW - 1)
+    counted = near if len(near) >= _FEW else [*until, *(ratio for _, ratio in known)]
+    return statistics.median(counted[-_NEWEST:])
 
 
-def learn_pace(ctx: Context, strategy: Strategy, expected: float, took: float) -> None:
-    """Let a request that ``took`` seconds instead of ``expected`` (uncorrected) count in ``pace``, bounded."""
+def learn_pace(ctx: Context, strategy: Strategy, length: int, expected: float, took: float) -> None:
+    """Let a request of ``length`` tokens that ``took`` seconds, not ``expected`` (uncorrected), count in ``pace``."""
     if expected > 0 and not strategy.exact:
         seen = min(_FARTHEST, max(1 / _FARTHEST, took / expected))
-        known: list[float] = ctx.verdicts.get(_pace(ctx, strategy)) or [1.0] * (_FEW - 1)  # until there are a few
-        ctx.verdicts.hold(_pace(ctx, strategy), [*known[1 - _NEWEST :], seen])
+        ctx.verdicts.hold(_name(ctx, strategy), [*_paces(ctx, strategy)[1 - _KEPT :], (length, seen)])
 
 
 def _size(rows: int, keys: int) -> Size:
-    return round(_PER_OCTAVE * log2(max(1, rows))), round(_PER_OCTAVE * log2(max(1, keys)))
+    return _octave(rows), _octave(keys)
+
+
+def _octave(tokens: int) -> int:
+    return round(_PER_OCTAVE * log2(max(1, tokens)))
 
 
 def _passes(ctx: Context) -> str:
     return f"times of passes@{ctx.model}@{torch.get_num_threads()}"
 
 
-def _pace(ctx: Context, strategy: Strategy) -> str:
-    return f"paces@{strategy.spec}@{ctx.model}"
+def _paces(ctx: Context, strategy: Strategy) -> list[tuple[int, float]]:
+    return list(ctx.verdicts.get(_name(ctx, strategy)) or [])
+
+
+def _name(ctx: Context, strategy: Strategy) -> str:
+    return f"paces by length@{strategy.spec}@{ctx.model}"

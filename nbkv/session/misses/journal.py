@@ -108,9 +108,9 @@ class Journal:
                 costs(ctx)
         return costs(ctx)
 
-    def pace(self, spec: str) -> float:
-        """Return how many times as long as expected requests took that strategy ``spec`` has served here."""
-        return 1.0 if self._ctx is None else pace(self._ctx.for_request(), parse(spec))
+    def pace(self, spec: str, length: int, known: CostModel) -> float:
+        """Return how many times as long as ``known`` says requests of about ``length`` tokens under ``spec`` took."""
+        return 1.0 if self._ctx is None else pace(self._ctx.for_request(), parse(spec), length, known.blend_pace)
 
     def measured(self) -> CostModel:
         """Return what passes cost here, measured if need be; raises ``UnsupportedModel`` where KV are not continued."""
@@ -185,8 +185,8 @@ class Explanation:
             declined=self.declined,
             declined_s=None if self.declined_s is None else self.declined_s * moment,
         )
+        blends = 1.0 if journal is None or known is None else journal.pace(CHUNKS, asked.length, known)
         known = known and known.scaled(moment)
-        blends = 1.0 if journal is None else journal.pace(CHUNKS)
         misses = priced(Diagnosis(asked, self.past, self.codec.pieces).misses(), asked, known, blends)
         return Why(misses=misses, prompt=asked.length, ttft_s=result.timing.ttft_s)
 
