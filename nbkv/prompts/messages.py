@@ -48,6 +48,13 @@ class Message:
     listed: bool  # it was given as a list of dicts, as some templates read it
 
     @property
+    def system(self) -> str:
+        """Return its text if it is a system message of text alone; empty for all others."""
+        whole = [part for part in self.content or () if isinstance(part, str)]
+        plain = self.fields["role"] == "system" and len(whole) == len(self.content or ()) == 1
+        return whole[0] if plain else ""
+
+    @property
     def spoken(self) -> bool:
         """Return whether the model itself said it: words that it writes are its own there."""
         return bool(self.fields["role"] == "assistant")

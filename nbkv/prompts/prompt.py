@@ -30,7 +30,7 @@ class Prompt:
 
     ``chat``: it was made of messages, so that what answers is a chat model. ``said`` are the texts of the messages,
     where a chat template wrote the rest; None: all of it was given. ``searched``: runs of tokens that earlier prompts
-    of the session had may be placed as chunks are.
+    of the session had may be placed as chunks are. ``system``: the text of a system message in front of all others.
     """
 
     ids: tuple[int, ...]
@@ -39,6 +39,7 @@ class Prompt:
     chat: bool = False
     said: tuple[str, ...] | None = None
     searched: bool = False
+    system: str = ""
 
 
 def build(
@@ -66,15 +67,17 @@ def build(
     writer = _Writer(codec, model)
     notes: list[str] = []
     said: tuple[str, ...] | None = None
+    system = ""
     if isinstance(parts[0], Mapping):
         read = messages.read(parts)
-        notes, said = _write_messages(writer, read, eos, options), messages.said(read)
+        notes, said, system = _write_messages(writer, read, eos, options), messages.said(read), read[0].system
     else:
         _no_options(options)
         writer.ids.extend(codec.bos_ids)
         for number, part in enumerate(parts):
             writer.add(part, first=number == 0)
-    return Prompt(tuple(writer.ids), tuple(writer.chunks), tuple(notes), chat=said is not None, said=said)
+    made = Prompt(tuple(writer.ids), tuple(writer.chunks), tuple(notes), chat=said is not None, said=said)
+    return replace(made, system=system)
 
 
 def _parts(prompt: object) -> list[object]:
@@ -104,16 +107,17 @@ def _no_options(options: TemplateOptions) -> None:
         raise BadOption(message)
 
 
-def opening(codec: Codec) -> tuple[int, ...]:
-    """Return the ids that stand before a user's first words: the chat template's, with its own system text.
+def opening(codec: Codec, system: str = "") -> tuple[int, ...]:
+    """Return the ids that stand before a user's first words: the chat template's, with ``system`` or its own text.
 
     Without a template, those that the tokenizer puts in front of a text.
     """
     if not codec.has_template:
         return tuple(codec.bos_ids)
     mark = Chunk(name="", text="", token_ids=(0,), sink=(), model="")
-    built = build(codec, [{"role": "user", "content": mark}], mark.model, frozenset())
-    ((_, start, _),) = built.chunks
+    first: list[Message] = [{"role": "system", "content": system}] if system else []
+    built = build(codec, [*first, {"role": "user", "content": mark}], mark.model, frozenset())
+    start = built.chunks[0][1]  # some templates write a message twice
     return built.ids[:start]
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nbkv import show
 from nbkv.errors import BadOption, BadPrompt
 from nbkv.prompts.chat_template import template_options
+from nbkv.prompts.thinking import without_thinking
 from nbkv.result import Chunk, Result
 from nbkv.scalars import is_whole
 from nbkv.session.arguments import spells_out_sampling
-from nbkv.session.conversation.thinking import without_thinking
 from nbkv.session.conversation.turn import Content, Part, Turn, parts_of, words_of
 from nbkv.session.stream import Stream
 from nbkv.show.units import plural

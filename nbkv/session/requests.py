@@ -231,9 +231,9 @@ class Requests(Resources):
     def keep(self, what: Chunk | PromptLike, *, pinned: bool = True, ttl: str | float = 0, priority: int = 0) -> int:
         """Have the KV of a chunk, or of what a prompt begins with, be kept; return how many tokens that reached.
 
-        ``pinned`` KV is not evicted. On disk, Redis and elsewhere ``ttl`` (seconds, or text such as ``"7d"``) limits
-        its time, and ``priority`` comes before any policy: the lowest goes first, 0 is usual. ``pinned=False`` undoes
-        it. Raises ``BadPrompt`` and ``BadOption``.
+        ``pinned`` KV is not evicted, ``pinned=False`` undoes it. ``priority`` comes before any policy: the lowest goes
+        first, 0 is usual (a chat's system text has 1, an answer with thinking -1). On disk, Redis and elsewhere ``ttl``
+        (seconds, or text such as ``"7d"``) limits its time. Raises ``BadPrompt`` and ``BadOption``.
         """
         ctx = self._open().for_request()
         seconds = parse_seconds(ttl) if isinstance(ttl, str) else float(ttl)

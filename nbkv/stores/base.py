@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from nbkv.kv import KV, Space
 from nbkv.show.units import plural, size
@@ -77,12 +77,20 @@ class Counts:
 class Keeping:
     """How K/V are kept: ``pinned`` ones are never evicted, others by ``priority``, the lowest first.
 
-    ``ttl`` is for how many seconds (0: as long as there is room). Memory knows pins only, tiers below it all three.
+    ``ttl`` is for how many seconds (0: as long as there is room); memory has none, tiers below it have.
     """
 
     pinned: bool = False
     ttl: float = 0.0
     priority: int = 0
+
+
+class Priority(NamedTuple):
+    """Tokens ``[start, stop)`` of a sequence are evicted after those of a lower ``priority``; 0 is usual."""
+
+    start: int
+    stop: int
+    priority: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,8 @@ class Lease:
     is the position of the last ``checkpoint`` among those, and ``made`` are the checkpoints that the request's own
     prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease. ``too_large`` are the
     bytes that all of it takes, of a lease that was given back and did not fit. ``notes`` are what the store has to say
-    about it, ``seconds`` what computing the rest took (0: not measured). While there is an ``arrival``, a layer of the
+    about it, ``seconds`` what computing the rest took (0: not measured). ``priorities`` are those of what is given
+    back, where nobody gave it others. While there is an ``arrival``, a layer of the
     buffer is whole once a pass needs it; it must be settled before anything else is done. ``waited`` are the seconds
     that this took.
     A ``checkpoint`` that was ``unproved`` comes from a tier: who goes on from it runs its golden token first.
@@ -130,6 +139,7 @@ class Lease:
     too_large: int = 0
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    priorities: tuple[Priority, ...] = ()
     unproved: FoundSnapshot | None = None
     arrival: Arrival | None = None
     waited: float = 0.0

@@ -1,4 +1,7 @@
-"""What a full store evicts next: the least recently used leaf; with state checkpoints, the lowest score."""
+"""What a full store evicts next, of those of the lowest priority: the least recently used leaf.
+
+With state checkpoints it is what has the lowest score.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,16 @@ _SPARE = 64  # stale heap entries that are tolerated, besides as many as there a
 
 
 class LRULeaves:
-    """Leaves by recency: a heap with one entry a leaf, so that evicting one of n takes O(log n).
+    """Leaves by priority and recency: a heap with one entry a leaf, so that evicting one of n takes O(log n).
 
-    An entry has the tick at which it was made: a leaf used since then is put back when it comes up. Leaves on lease and
+    An entry has the tick at which it was made: a leaf used since then is put back when it comes up. Whoever changes a
+    leaf's priority discards it and adds it again. Leaves on lease and
     nodes that have children by now are dropped as they come up; whoever frees one adds it again.
     """
 
     def __init__(self) -> None:
         """Start empty."""
-        self._heap: list[tuple[int, int, Node[NodeStorage]]] = []
+        self._heap: list[tuple[int, int, int, Node[NodeStorage]]] = []
         self._waiting: set[Node[NodeStorage]] = set()
         self._order = count()
 
@@ -32,16 +36,16 @@ class LRULeaves:
         if node in self._waiting or node.leases or node.children:
             return
         self._waiting.add(node)
-        heapq.heappush(self._heap, (node.used, next(self._order), node))
+        heapq.heappush(self._heap, (node.priority, node.used, next(self._order), node))
 
     def pop(self) -> Node[NodeStorage] | None:
-        """Take out the least recently used leaf without leases; None if there is none."""
+        """Take out the leaf without leases that goes first; None if there is none."""
         while self._heap:
-            used, _, node = heapq.heappop(self._heap)
+            priority, used, _, node = heapq.heappop(self._heap)
             if node not in self._waiting:
                 continue
             self._waiting.discard(node)
-            if node.used == used and not (node.leases or node.children):
+            if (node.priority, node.used) == (priority, used) and not (node.leases or node.children):
                 return node
             self.add(node)
         return None
@@ -50,7 +54,7 @@ class LRULeaves:
         """Drop ``node``, which has left the tree without coming up."""
         self._waiting.discard(node)
         if len(self._heap) > 2 * len(self._waiting) + _SPARE:
-            self._heap = [entry for entry in self._heap if entry[2] in self._waiting]
+            self._heap = [entry for entry in self._heap if entry[-1] in self._waiting]
             heapq.heapify(self._heap)
 
     def clear(self) -> None:
@@ -93,7 +97,9 @@ def lowest_scored(
     A leaf may, with its K/V and its checkpoint; so may the checkpoint alone of a node with one child. Branch points may
     not, nor what is on lease. Takes time proportional to the number of nodes.
     """
-    found = [node for node in nodes if _evictable(node, checkpoints)]
+    free = [node for node in nodes if _evictable(node, checkpoints)]
+    lowest = min((node.priority for node in free), default=0)
+    found = [node for node in free if node.priority == lowest]
     scored = [
         EvictionCandidate(node.used, checkpoints.efficiency(node, 0 if node.children else own_nbytes(node)))
         for node in found

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from nbkv.events import Bus, Evicted, Stored
@@ -32,18 +33,18 @@ if TYPE_CHECKING:
 _COLUMNS = ["tokens", "own_tokens", "bytes", "state_bytes", "in_buffer", "lineage", "tenant", "used"]
 
 
-# Called with the space, the ids of the whole path, and views of the K/V of its last node, which begins at a position.
-EvictionListener = Callable[[Space, Sequence[int], int, KV], None]
+# Called with the space, the ids of the whole path, and its last node: its begin, views of its K/V, its priority.
+EvictionListener = Callable[[Space, Sequence[int], int, KV, int], None]
 
 
 @dataclass(eq=False, repr=False)
 class MemoryStore:
     """K/V on the model's own devices, at most ``limit`` bytes; the least recently used leaves are evicted first.
 
-    Where a model's recurrent layers left state checkpoints, the lowest eviction score goes first: recency + ``alpha`` x
-    FLOPs saved per byte (``nbkv.stores.eviction``). What is on lease is never evicted, so requests that run may exceed
-    the limit. ``on_evict`` is told of K/V before they go. Implements ``nbkv.stores.base.Store``, where the methods are
-    described.
+    Of several priorities the lowest goes before all others. Where a model's recurrent layers left state checkpoints,
+    the lowest eviction score goes first: recency + ``alpha`` x FLOPs saved per byte (``nbkv.stores.eviction``). What is
+    on lease is never evicted, so requests that run may exceed the limit. ``on_evict`` is told of K/V before they go.
+    Implements ``nbkv.stores.base.Store``, where the methods are described.
     """
 
     limit: int
@@ -111,6 +112,9 @@ class MemoryStore:
                 buffer.nodes.add(added)
                 self._leaves.add(added)
                 self._emit(Stored(tokens=len(added.ids), nbytes=own_nbytes(added), tier=self.name))
+            for start, stop, priority in lease.priorities:
+                nodes = tree.between(lease.space.path(ids[:stop]), len(lease.space.path(ids[:start])))
+                self._prioritise([node for node in nodes if not node.priority], priority)
             for checkpoint in (*lease.made, *checkpoints):
                 self._keep_checkpoint(tree, ids, checkpoint)
             over = self.nbytes > self.limit
@@ -169,6 +173,12 @@ class MemoryStore:
             parts = [kv.on_host() for _, kv in self._views(space, ids, start)]
         return join(parts) if parts else None
 
+    def runs(self, space: Space, ids: Sequence[int], start: int) -> list[tuple[int, int]]:
+        """Return where runs of one priority end in the known part of ``ids[start:]``, and the priority of each."""
+        with self._lock:
+            nodes = [node for node in self._path(space, ids) if node.stop > start]
+        return [(max(node.stop for node in run), each) for each, run in groupby(nodes, lambda node: node.priority)]
+
     def paths(self) -> list[tuple[Space, Sequence[int]]]:
         """Return the token ids of every stored sequence with its space."""
         with self._lock:
@@ -195,7 +205,7 @@ class MemoryStore:
             self._buffers.clear()
 
     def keep(self, space: Space, ids: Sequence[int], how: Keeping) -> int:
-        """Pin the K/V of ``ids``, or unpin them; a sequence of which a part is not known is not pinned."""
+        """Give the K/V of ``ids`` a priority, and pin or unpin them; of what is known in part nothing is pinned."""
         with self._lock:
             path, name = self._path(space, ids), (space, tuple(ids))
             whole = _length(path) == len(space.path(ids))
@@ -209,6 +219,7 @@ class MemoryStore:
                     node.leases -= 1
                     self._leaves.add(node)
                 self._evict()
+            self._prioritise(path, how.priority)
             return _length(path)
 
     def rank(self, space: Space, ids: Sequence[int], rank: float) -> None:
@@ -331,6 +342,12 @@ class MemoryStore:
                 return
             self._drop(node)
 
+    def _prioritise(self, nodes: Sequence[Node[NodeStorage]], priority: int) -> None:
+        for node in nodes:
+            node.priority = priority
+            self._leaves.discard(node)
+            self._leaves.add(node)
+
     def _drop(self, node: Node[NodeStorage]) -> None:
         """Evict ``node`` with its checkpoint; of a node with children the checkpoint alone."""
         tokens, nbytes, digest = 0, self._checkpoints.drop(node), None
@@ -350,7 +367,7 @@ class MemoryStore:
         path = node.path
         space = next(space for space, tree in self._trees.items() if tree.root is path[0].parent)
         steps = [step for above in path for step in above.ids]
-        listener(space, space.ids(steps), node.start, node.payload.read(node.start, node.stop))
+        listener(space, space.ids(steps), node.start, node.payload.read(node.start, node.stop), node.priority)
 
     def _keep_checkpoint(self, tree: RadixTree[NodeStorage], ids: Sequence[int], checkpoint: StateCheckpoint) -> None:
         """Keep ``checkpoint`` behind the node that ends at its position, splitting one if need be."""

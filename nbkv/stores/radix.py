@@ -17,10 +17,11 @@ _TICKS = count(1)  # one clock for all trees: eviction compares across them
 class Node(Generic[P]):
     """Tokens ``[start, stop)`` of a path. ``used`` is the tick of its last use; with ``leases`` it must not be evicted.
 
-    ``ids`` are the node's own tokens, ``children`` the next nodes by their first token.
+    ``ids`` are the node's own tokens, ``children`` the next nodes by their first token. Of two that may be evicted the
+    one with the lower ``priority`` goes first.
     """
 
-    __slots__ = ("children", "ids", "leases", "parent", "payload", "start", "used")
+    __slots__ = ("children", "ids", "leases", "parent", "payload", "priority", "start", "used")
 
     def __init__(self, ids: Sequence[Hashable], start: int, parent: Node[P] | None, payload: P) -> None:
         """Make a node; ``RadixTree`` links it to its parent."""
@@ -31,6 +32,7 @@ class Node(Generic[P]):
         self.children: dict[Hashable, Node[P]] = {}
         self.leases = 0
         self.used = 0
+        self.priority = 0
 
     @property
     def stop(self) -> int:
@@ -74,6 +76,11 @@ class RadixTree(Generic[P]):
             node, at = child, child.stop
         return path
 
+    def between(self, ids: Sequence[Hashable], start: int) -> list[Node[P]]:
+        """Return the nodes that are known of ``ids[start:]``; two are split to begin and to end where these do."""
+        self.match(ids[:start])
+        return [node for node in self.match(ids) if node.start >= start]
+
     def insert(self, ids: Sequence[Hashable], payload: P) -> Node[P] | None:
         """Add the unknown rest of ``ids`` as one leaf with ``payload``; return it, or None if there is no rest."""
         path = self.match(ids)
@@ -104,7 +111,7 @@ class RadixTree(Generic[P]):
     def _split(self, node: Node[P], at: int) -> Node[P]:
         assert node.parent is not None  # noqa: S101
         upper = Node(node.ids[:at], node.start, node.parent, node.payload)
-        upper.used, upper.leases = node.used, node.leases
+        upper.used, upper.leases, upper.priority = node.used, node.leases, node.priority
         node.parent.children[upper.ids[0]] = upper
         node.ids, node.start, node.parent = node.ids[at:], node.start + at, upper
         upper.children[node.ids[0]] = node

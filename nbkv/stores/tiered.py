@@ -341,7 +341,7 @@ class TieredStore:
             for span in self._search(space, ids, 0, len(ids), [tier]):
                 tier.rank(span.entry.header.key, rank)
 
-    def _evicted(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> None:
+    def _evicted(self, space: Space, ids: Sequence[int], start: int, kv: KV, priority: int) -> None:
         """Have ``kv``, which memory evicts, written where that was not done yet; called inside memory's lock."""
         if self._shared(space):
-            self._paths.evicted(space, ids, start, kv)
+            self._paths.evicted(space, ids, start, kv, priority)

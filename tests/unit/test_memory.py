@@ -8,19 +8,20 @@ from path_kv import nodes_are_true, same, truth
 from nbkv.events import Bus, Evicted
 from nbkv.kv import Space
 from nbkv.models.caches.growing import GrowingCache
-from nbkv.stores.base import Keeping
+from nbkv.stores.base import Keeping, Priority
 from nbkv.stores.memory import MemoryStore
 
 SPACE = Space("model", "float32")
 
 
-def run(store, ids, *, answer=(), keep=True):
+def run(store, ids, *, answer=(), keep=True, priorities=()):
     """Act as a request does: take, compute what is missing, decode, give; return the lease."""
     lease = store.take(SPACE, ids, len(ids) - 1, GrowingCache)
     buffer = lease.buffer
     assert buffer.length == lease.matched
     assert not lease.matched or same(buffer.read(0, lease.matched), truth(ids, 0, lease.matched))
     whole = (*ids, *answer)
+    lease.priorities = priorities
     buffer.write(lease.matched, truth(whole, lease.matched, len(whole)))
     if keep:
         store.give(lease, whole)
@@ -239,6 +240,21 @@ def test_what_is_put_is_as_what_a_request_leaves(limit):
             run(store, ids)
         seen.append(ids)
         assert store.nbytes <= limit
+    everything_is_true(store)
+
+
+def test_kv_of_a_lower_priority_is_evicted_before_what_was_used_longer_ago():
+    store, system = MemoryStore(limit=2**40), (1, 2, 3)
+    run(store, (*system, 4), answer=(5,))
+    assert store.keep(SPACE, system, Keeping(priority=1)) == 3
+    run(store, (8, 8, 8), answer=(7, 7, 7), priorities=(Priority(3, 6, -1), Priority(0, 9, -2)))
+    assert store.runs(SPACE, (8, 8, 8, 7, 7, 7), 1) == [(3, -2), (6, -1)], "whoever came first gave its priority"
+    assert store.runs(SPACE, (*system, 4, 5), 0) == [(3, 1), (5, 0)]
+    gone = []
+    store.on_evict = lambda space, ids, start, kv, priority: gone.append((tuple(ids[start:]), priority))
+    store.limit = 0
+    run(store, (6, 6), keep=False)
+    assert gone == [((7, 7, 7), -1), ((8, 8, 8), -2), ((4, 5), 0), (system, 1)]
     everything_is_true(store)
 
 

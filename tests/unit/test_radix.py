@@ -59,3 +59,13 @@ def test_leases_survive_a_split():
     tree.match((1,))
 
     assert [n.leases for n in node.path] == [2, 2]
+
+
+def test_what_lies_between_two_places_is_split_off_at_both():
+    tree = RadixTree(lambda upper, lower: None)
+    tree.insert((1, 2, 3, 4, 5, 6), None).priority = 3
+
+    assert [node.ids for node in tree.between((1, 2, 3, 4), 2)] == [(3, 4)]
+    assert [node.ids for node in tree.match((1, 2, 3, 4, 5, 6))] == [(1, 2), (3, 4), (5, 6)]
+    assert {node.priority for node in tree.nodes()} == {3}
+    assert tree.between((1, 2), 2) == tree.between((9, 9), 0) == []

@@ -98,3 +98,25 @@ def test_the_score_is_recency_and_flops_saved():
     assert lowest_score([old_and_good, new_and_poor], 0.0) == 0
     assert lowest_score([old_and_good, new_and_poor], 2.0) == 1
     assert lowest_score([EvictionCandidate(3, 0.0), EvictionCandidate(2, 0.0)], 1.0) == 1
+
+
+def test_leaves_of_a_lower_priority_come_up_first_also_when_it_was_changed(tree):
+    leaves, (one, two, three, four) = leaves_of(tree, (1, 1), (2, 2), (3, 3), (4, 4))
+    for node, priority in ((one, 1), (three, -1), (four, -2), (four, 0)):
+        node.priority = priority
+        leaves.discard(node)
+        leaves.add(node)
+
+    assert [leaves.pop() for _ in range(5)] == [three, two, four, one, None]
+
+
+def test_with_checkpoints_the_lowest_priority_goes_before_the_lowest_score(tree):
+    checkpoints, (_, kept, least) = (
+        StateCheckpoints(),
+        [tree.insert(ids, NoBytes()) for ids in ((1, 1), (2, 2), (3, 3))],
+    )
+    for node in (kept, least):
+        checkpoints.put(node, StateCheckpoint(States(2), 100.0))
+    assert lowest_scored(tree.nodes(), checkpoints, 1.0) not in (kept, least)
+    least.priority = -1
+    assert lowest_scored(tree.nodes(), checkpoints, 1.0) is least

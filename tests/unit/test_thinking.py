@@ -9,8 +9,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import nbkv
+from nbkv.prompts.thinking import without_thinking
 from nbkv.result import Chunk, Provenance
-from nbkv.session.conversation.thinking import without_thinking
 
 PLAIN = "{% for m in messages %}# {{ m.content }} $ {% endfor %}{% if add_generation_prompt %}# {% endif %}"
 
@@ -187,3 +187,38 @@ def test_an_edited_answer_that_was_cut_goes_on(session):
 
     assert more.prompt_ids[-2:] == ids(session, "w20 w21")
     assert after[: len(more.prompt_ids) + 2] == (*more.prompt_ids, *more.token_ids)
+
+
+def test_a_full_store_gives_up_thinking_first_and_the_system_text_last(session, tmp_path):
+    store = f"memory+disk:{tmp_path}"
+    with nbkv.load(session.adapter.model, tokenizer=session.tokenizer, strategy="prefix", store=store) as own:
+        system, thought = words_of(30, 1), f"<think> {words_of(10, 3)} </think> {words_of(4, 4)}"
+        chat = own.chat(system)
+        plain = send(chat, words_of(12, 2), words_of(5, 6))
+        result = send(chat, words_of(9, 5), thought)
+        own.store.flush()
+        n, front = len(result.prompt_ids), own.store.front
+        runs = front.runs(own._ctx.for_request().space(), (*result.prompt_ids, *result.token_ids), 0)
+        head = plain.prompt_ids.index(ids(own, words_of(12, 2))[0])
+        assert [priority for _, priority in runs] == [1, 0, -1]
+        assert abs(runs[0][0] - head) <= 1, "up to the user's first words"
+        assert runs[1][0] == n
+        assert sorted({row.priority for row in own.store.below[0].rows()}) == [-1, 0, 1]
+        for seed in (7, 8):
+            send(own.chat(), words_of(14, seed), words_of(3, seed))
+        held = lambda: front.holds(own._ctx.for_request().space(), (*result.prompt_ids, *result.token_ids))  # noqa: E731
+        assert held() > n
+        front._buffers.fit()
+        front.limit = front.nbytes - 1
+        send(own.chat(), "w3", keep=False)
+        assert held() == n, "the thinking alone has gone, though others are older"
+        front.limit = 0
+        send(own.chat(), "w4", keep=False)
+        assert held() == 0
+
+
+def test_nothing_has_a_priority_where_nobody_thinks_and_no_system_speaks(session):
+    with nbkv.load(session.adapter.model, tokenizer=session.tokenizer, strategy="prefix") as own:
+        result = send(own.chat(), words_of(12, 2), words_of(5, 6))
+        whole = (*result.prompt_ids, *result.token_ids)
+        assert {each for _, each in own.store.runs(own._ctx.for_request().space(), whole, 0)} == {0}

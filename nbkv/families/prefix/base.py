@@ -13,6 +13,7 @@ import numpy as np
 from nbkv.context import Context, Request
 from nbkv.events import Fallback, NotKept, Reused
 from nbkv.families.prefix import state_checkpoints
+from nbkv.families.prefix.priorities import priorities
 from nbkv.kv import KV
 from nbkv.models.caches.growing import GrowingCache
 from nbkv.models.work import Work
@@ -113,6 +114,7 @@ class Prefix(Strategy):
         stable, cache = ctx.adapter.capabilities.stable_context, _leased(prefilled.lease)
         if request.keep and len(request.ids) <= stable:
             kept = ids[: min(stable, cache.length)]
+            prefilled.lease.priorities = priorities(kept, request, ctx)
             ctx.store.give(prefilled.lease, kept, state_checkpoints.checkpoints([cache.release()], ctx.adapter))
             prefilled.notes += left_out(prefilled.lease, ctx)
         else:

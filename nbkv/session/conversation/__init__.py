@@ -1,1 +1,1 @@
-"""What a conversation is made of: its turns, and answers without the thinking that led to them."""
+"""What a conversation is made of: its turns, and who asks for the next one."""

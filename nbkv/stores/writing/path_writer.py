@@ -70,21 +70,21 @@ class PathWriter:
         back = [tier for tier in self.tiers if tier not in self.through]
         self.background.add(partial(self._write_path, *path, self.facts, back))
 
-    def evicted(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> None:
+    def evicted(self, space: Space, ids: Sequence[int], start: int, kv: KV, priority: int) -> None:
         """Have ``kv``, which memory evicts, written where that was not done yet; called inside memory's lock."""
         waits = any(known == space and path[: len(ids)] == tuple(ids) for known, path in tuple(self._pending))
         if waits or len(self.through) < len(self.tiers):
-            self.write_copy(space, ids, start, kv)
+            self.write_copy(space, ids, start, kv, priority)
 
-    def write_copy(self, space: Space, ids: Sequence[int], start: int, kv: KV) -> None:
+    def write_copy(self, space: Space, ids: Sequence[int], start: int, kv: KV, priority: int = 0) -> None:
         """Have a copy of ``kv``, the K/V of ``ids[start:]``, written to all tiers."""
-        path, copy = tuple(ids), kv.on_host()
+        path, copy, facts = tuple(ids), kv.on_host(), replace(self.facts, priority=priority)
 
         def write() -> None:
             for tier in self.tiers:
                 reach = max(start, self._reach(space, path, tier))
                 if reach < len(path):
-                    self._write(tier, UnwrittenSpan(space, path, reach, copy[reach - start :], self.facts))
+                    self._write(tier, UnwrittenSpan(space, path, reach, copy[reach - start :], facts))
 
         self.background.add(write, copy.nbytes)
 
@@ -101,7 +101,20 @@ class PathWriter:
             reach = self._reach(space, ids, tier)
             kv = self.memory.copied(space, ids, reach) if reach < len(ids) else None
             if kv is not None:
-                self._write(tier, UnwrittenSpan(space, ids[: reach + kv.length], reach, kv, facts))
+                for span in self._runs(UnwrittenSpan(space, ids[: reach + kv.length], reach, kv, facts)):
+                    self._write(tier, span)
+
+    def _runs(self, whole: UnwrittenSpan) -> Iterator[UnwrittenSpan]:
+        """Yield ``whole`` in spans of one priority, as memory has them, each with its share of the seconds."""
+        at, stop = whole.start, len(whole.ids)
+        runs = [(min(stop, end), priority) for end, priority in self.memory.runs(whole.space, whole.ids, at)]
+        for end, priority in [*runs, (stop, 0)]:  # what memory has evicted meanwhile has the usual one
+            if end > at:
+                seconds = whole.facts.seconds * (end - at) / whole.kv.length
+                facts = replace(whole.facts, seconds=seconds, priority=priority)
+                kv = whole.kv[at - whole.start : end - whole.start]
+                yield UnwrittenSpan(whole.space, whole.ids[:end], at, kv, facts)
+            at = max(at, end)
 
     def _reach(self, space: Space, ids: Sequence[int], tier: GuardedTier) -> int:
         """Return how many of the first tokens of ``ids`` are in ``tier``."""

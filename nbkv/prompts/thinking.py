@@ -16,6 +16,11 @@ from nbkv.result import Chunk
 _CLOSING = re.compile(r"</(?:think|thinking|thought|reasoning|analysis)>|\[/THINK\]")
 
 
+def has_thinking(text: str) -> bool:
+    """Return whether ``text`` has a closing mark of thinking."""
+    return _CLOSING.search(text) is not None
+
+
 def without_thinking(answer: Chunk, pieces: Sequence[str]) -> Chunk | str | None:
     """Return ``answer`` without all up to the last closing mark of thinking; None where there is none.
 
