@@ -44,6 +44,7 @@ class TierWork:
     seeds: Iterator[int]
     tier: Tier | None
     reads: list[TierRead] = field(default_factory=list)
+    last: list[TierRead] = field(default_factory=list)  # that of the last request, not of a loading alone
 
     def __post_init__(self) -> None:
         """Have the tokens be stored."""
@@ -73,7 +74,9 @@ class TierWork:
 
     def first(self, text: str, strategy: str = "prefix") -> float:
         """Return the seconds to the first token."""
-        return first_token(self.session, text, strategy=strategy).seconds
+        seconds = first_token(self.session, text, strategy=strategy).seconds
+        self.last = self.reads[-1:]
+        return seconds
 
     def load(self, _: object) -> float:
         """Return the seconds of loading alone, waited for, into a buffer as a request has one."""
@@ -91,11 +94,11 @@ class TierWork:
         return wanted.differs(result.token_ids)
 
     def told(self) -> tuple[str, ...]:
-        """Return how much of the last loading was hidden."""
+        """Return how much of the last request's loading was hidden."""
         return tuple(
             f"{read.ahead} of {read.layers} layers were there before they were needed: "
             f"{1 - min(1.0, read.waited / max(read.seconds, 1e-9)):.0%} of {read.seconds * 1e3:.1f} ms was hidden"
-            for read in self.reads[-1:]
+            for read in self.last
         )
 
     def _hear(self, event: Event) -> None:

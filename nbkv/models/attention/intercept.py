@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from nbkv.models.attention.layer import Attended, Attention, Policy
@@ -24,7 +26,8 @@ from nbkv.models.attention.masks import Ranges
 from nbkv.models.attention.weights import in_strips
 from nbkv.ops import row_attention
 
-_STANDS_IN = "+nbkv"  # what the name of a function ends in that has the place of another
+_STANDS_IN = "+nbkv"  # stands before the number of a function that has the place of the one named before it
+_NUMBERS = count()  # no two are registered under one name, whatever thread they run in
 
 
 OnAttention = Callable[[Attended], object]
@@ -90,24 +93,28 @@ def computed_by(config: Any, policy: Policy) -> Iterator[AttentionTimer]:  # noq
 
 
 @contextmanager
-def replaced_attention(config: Any, function: Callable[..., Any]) -> Iterator[None]:  # noqa: ANN401  (as transformers calls attention)
+def replaced_attention(config: Any, function: Callable[..., Any], *, masks: bool = False) -> Iterator[None]:  # noqa: ANN401  (as transformers calls attention)
     """Within the block ``function(own, module, query, key, value, mask, …)`` replaces ``own``, that of ``config``.
 
-    What it gives ``own`` as a mask may be ``Ranges``; another replacement below passes them on.
+    What it gives ``own`` as a mask may be ``Ranges``; another replacement below passes them on. With ``masks`` models
+    make those that they make for ``own``, else none.
     """
     name = config._attn_implementation  # noqa: SLF001  (the only name transformers gives it)
-    instead = name + _STANDS_IN
+    instead = f"{name}{_STANDS_IN}{next(_NUMBERS)}"
 
     def called(module: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (as transformers calls attention)
         return function(partial(_call, name), module, *args, **kwargs)
 
     ALL_ATTENTION_FUNCTIONS.register(instead, called)
+    if masks:
+        ALL_MASK_ATTENTION_FUNCTIONS.register(instead, ALL_MASK_ATTENTION_FUNCTIONS[name])
     config._attn_implementation = instead  # noqa: SLF001
     try:
         yield
     finally:
         config._attn_implementation = name  # noqa: SLF001
-        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(instead, None)  # noqa: SLF001  (there is no way to unregister)
+        for known in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
+            known._global_mapping.pop(instead, None)  # noqa: SLF001  (there is no way to unregister)
 
 
 def implementation(config: Any) -> str:  # noqa: ANN401  (as transformers calls attention)
@@ -124,7 +131,7 @@ def _function(own: str, module: Any) -> Any:  # noqa: ANN401  (as transformers c
 def _call(name: str, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (as transformers calls attention)
     """Call the function ``name``; over ranges of keys ours in place of a model's own, which knows masks only."""
     mask = states[3]
-    if not isinstance(mask, Ranges) or name.endswith(_STANDS_IN):
+    if not isinstance(mask, Ranges) or _STANDS_IN in name:
         return _function(name, module)(module, *states, **kwargs)
     seen = _attention(module, *states[:3], **kwargs)
     options: dict[str, Any] = {"scale": seen.scale, "softcap": seen.softcap, "sinks": seen.sinks}

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from nbkv.models.attention import masks
+from nbkv.models.attention.grouped import grouped
 from nbkv.models.attention.intercept import implementation
 from nbkv.models.attention.masks import Mask
 from nbkv.models.attention.ranges import ranged, reads_once
@@ -52,7 +53,17 @@ class PassAttention:
 
     def appended(self, rows: torch.Tensor, n_keys: int) -> AbstractContextManager[Mask | None]:
         """Return how rows appended to a cache attend: by diffusion blocks, or as the model itself does (no mask)."""
-        return _NO_MASK if self.capabilities.block is None else self.by_position(rows, n_keys)
+        if self.capabilities.block is not None:
+            return self.by_position(rows, n_keys)
+        return grouped(self.config) if self._copies_keys(rows) else _NO_MASK
+
+    def _copies_keys(self, rows: torch.Tensor) -> bool:
+        """Return whether the model's own attention, under a mask, copies keys for each query head without need.
+
+        A single row has its keys read as they are.
+        """
+        known, own = self.capabilities, self.config._attn_implementation  # noqa: SLF001  (where nothing replaces it)
+        return self.device.type == "cpu" and len(rows) > 1 and known.ranges and known.groups > 1 and own == "sdpa"
 
     def reads_once(self, rows: torch.Tensor, n_keys: int) -> bool:
         """Return whether a single row over ``n_keys`` keys, one after another in memory, is quicker over ranges."""
