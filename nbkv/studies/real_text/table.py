@@ -35,7 +35,7 @@ DATA: dict[str, tuple[str, Callable[..., list[Item]]]] = {
 }
 SINKS = ("none", "context")
 BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.3)
-METHODS = ("cacheblend", "cachecraft", "epic", "influence", "kvshare", "passage", "prophet")
+METHODS = ("cacheblend", "cachecraft", "epic", "influence", "kvshare", "offset", "passage", "prophet")
 NAIVE = "cacheblend(budget=0)"
 PARAGRAPHS = 5
 SEED = 0

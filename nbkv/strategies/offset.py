@@ -1,0 +1,43 @@
+"""Offset: influence's rows run again, and half of their typical change is put on all others. Our own.
+
+What was tried before it, and how it was found, stands in docs/own-method.md; how it fares, in docs/real-text.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from nbkv.families.blend.partial import PartialPrefill
+from nbkv.families.blend.repair import repaired
+from nbkv.families.options import check_share
+from nbkv.strategies.influence import Influence
+
+
+@dataclass(kw_only=True, repr=False)
+class Offset(Influence):
+    """Recompute the rows that ``influence`` takes, and move a chunk's others by ``repair`` of their typical change.
+
+    In each layer, as each row ``j`` of the recomputed rows ``S`` of a chunk gets ``v_j + d_j`` in place of ``v_j``,
+    every other row of that chunk moves by ``repair * sum_j (d_j / |d_j|) / sum_j (1 / |d_j|)``, head by head, and its
+    key likewise, the changes of keys turned to one position first and to its own afterwards. It costs no row and no
+    pass. With ``repair=0`` it is ``influence``; with all rows recomputed there is nothing to move.
+    """
+
+    name: ClassVar[str] = "offset"
+    paper: ClassVar[str] = ""
+    summary: ClassVar[str] = "recompute influence's tokens, move the others by half of their typical change"
+
+    repair: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Raise ``BadOption`` for shares out of range."""
+        super().__post_init__()
+        check_share(self, "repair")
+
+    def run(self, partial: PartialPrefill, chosen: torch.Tensor) -> torch.Tensor:
+        """Run the rows ``chosen`` and all without KV, and repair the others; return the last token's logits ``[V]``."""
+        with repaired(partial, chosen, self.repair):
+            return super().run(partial, chosen)
