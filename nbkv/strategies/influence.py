@@ -13,10 +13,9 @@ from typing import ClassVar
 import torch
 
 from nbkv.families.blend.base import Blend
-from nbkv.families.blend.influence import influence
+from nbkv.families.blend.influence import influential
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.registry import strategies as registry
-from nbkv.selection import best
 
 
 @dataclass(kw_only=True, repr=False)
@@ -38,12 +37,7 @@ class Influence(Blend):
 
     def select(self, partial: PartialPrefill) -> torch.Tensor:
         """Return the rows with the highest attention times value norm."""
-        room = partial.room(self.budget)
-        if not room:
-            return partial.reused[:0]
-        scores = torch.zeros(partial.length, device=partial.ids.device)
-        partial.scout(lambda seen: scores.add_(influence(seen).to(scores.device)))
-        return best(scores[partial.reused], partial.reused, room)
+        return influential(partial, self.budget)
 
 
 registry.alias("blend", Influence.name)  # by the tables on real models and text (docs/real-text.md, docs/own-method.md)

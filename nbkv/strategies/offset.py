@@ -10,14 +10,15 @@ from typing import ClassVar
 
 import torch
 
+from nbkv.families.blend.base import Blend
+from nbkv.families.blend.influence import influential
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.blend.repair import repaired
 from nbkv.families.options import check_share
-from nbkv.strategies.influence import Influence
 
 
 @dataclass(kw_only=True, repr=False)
-class Offset(Influence):
+class Offset(Blend):
     """Recompute the rows that ``influence`` takes, and move a chunk's others by ``repair`` of their typical change.
 
     In each layer, as each row ``j`` of the recomputed rows ``S`` of a chunk gets ``v_j + d_j`` in place of ``v_j``,
@@ -30,12 +31,19 @@ class Offset(Influence):
     paper: ClassVar[str] = ""
     summary: ClassVar[str] = "recompute influence's tokens, move the others by half of their typical change"
 
+    needs: ClassVar[tuple[str, ...]] = (*Blend.needs, "attention")
+
+    budget: float = 0.15
     repair: float = 0.5
 
     def __post_init__(self) -> None:
         """Raise ``BadOption`` for shares out of range."""
         super().__post_init__()
         check_share(self, "repair")
+
+    def select(self, partial: PartialPrefill) -> torch.Tensor:
+        """Return the rows with the highest attention times value norm."""
+        return influential(partial, self.budget)
 
     def run(self, partial: PartialPrefill, chosen: torch.Tensor) -> torch.Tensor:
         """Run the rows ``chosen`` and all without KV, and repair the others; return the last token's logits ``[V]``."""
