@@ -10,11 +10,16 @@ from typing import ClassVar
 
 import torch
 
-from nbkv.families.blend.base import Blend
+from nbkv.context import Context, Request
+from nbkv.families.blend.base import Blend, blended
 from nbkv.families.blend.influence import influential
 from nbkv.families.blend.partial import PartialPrefill
 from nbkv.families.blend.repair import repaired
 from nbkv.families.options import check_share
+from nbkv.result import Provenance
+from nbkv.strategy import Prefilled
+
+_MOVED = "rows moved by others' changes"
 
 
 @dataclass(kw_only=True, repr=False)
@@ -47,5 +52,14 @@ class Offset(Blend):
 
     def run(self, partial: PartialPrefill, chosen: torch.Tensor) -> torch.Tensor:
         """Run the rows ``chosen`` and all without KV, and repair the others; return the last token's logits ``[V]``."""
-        with repaired(partial, chosen, self.repair):
+        with repaired(partial, chosen, self.repair) as moved:
+            partial.found[_MOVED] = moved
             return super().run(partial, chosen)
+
+    def prefill(self, request: Request, ctx: Context) -> Prefilled:
+        """Blend, and say of the rows that were moved that they are reused and corrected."""
+        prefilled = super().prefill(request, ctx)
+        if (partial := blended(prefilled)) is not None and _MOVED in partial.found:
+            sources, moved = prefilled.provenance, partial.found[_MOVED].cpu().numpy()
+            sources[moved[sources[moved] == Provenance.CHUNK]] = Provenance.CORRECTED
+        return prefilled

@@ -28,7 +28,10 @@ def test_it_runs_the_rows_of_influence_and_moves_the_others(session_of, words):
     _, own, other = (session.generate(prompt, strategy=spec, max_new_tokens=2) for spec in specs)
 
     assert own.lineage == "approx:offset"
-    assert (own.provenance == other.provenance).all()
+    again = own.provenance == Provenance.RECOMPUTED
+    assert (again == (other.provenance == Provenance.RECOMPUTED)).all()
+    assert ((own.provenance == Provenance.CORRECTED) == (other.provenance == Provenance.CHUNK)).all()
+    assert own.tokens == other.tokens
     assert own.compute.share == other.compute.share
     assert int((own.provenance == Provenance.RECOMPUTED).sum()) == 12
     none, whole = logits_of(session, prompt, "offset(repair=0)"), logits_of(session, prompt, "offset")

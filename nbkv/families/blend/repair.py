@@ -32,10 +32,10 @@ class RepairedChunk:
 
 
 @contextmanager
-def repaired(partial: PartialPrefill, chosen: torch.Tensor, share: float) -> Iterator[None]:
+def repaired(partial: PartialPrefill, chosen: torch.Tensor, share: float) -> Iterator[torch.Tensor]:
     """Within the block, which runs ``chosen``, chunks' other rows move by ``share`` of the typical change of theirs.
 
-    That holds for chunks that the store had, encoded alone; what was moved from earlier prompts stays as it is.
+    Gives the rows that move. Chunks that the store had are repaired; what was moved from earlier prompts stays as it is.
     """
     chunks = list(_chunks(partial, chosen)) if share else []
     with ExitStack() as stack:
@@ -43,7 +43,7 @@ def repaired(partial: PartialPrefill, chosen: torch.Tensor, share: float) -> Ite
             rope = partial.adapter.rope
             watch = LayerRepair(chunks, None if rope is None else rope.layers[layer], share)
             stack.enter_context(partial.cache.watching(layer, watch))
-        yield
+        yield torch.cat([partial.reused[:0], *(chunk.others for chunk in chunks)])
 
 
 def _chunks(partial: PartialPrefill, chosen: torch.Tensor) -> Iterator[RepairedChunk]:

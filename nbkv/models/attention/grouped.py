@@ -26,7 +26,8 @@ def grouped(config: Any) -> AbstractContextManager[None]:  # noqa: ANN401  (as t
 
 
 def _attend(own: Callable[..., Any], module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (as transformers calls attention)
-    query, key, value, mask = states
+    query, key, value, *masks = states
+    mask = masks[0] if masks else None  # some families name it: they are left to themselves
     more = any(name not in _KNOWN and given is not None and given is not False for name, given in kwargs.items())
     if more or not isinstance(mask, torch.Tensor) or query.shape[1] == key.shape[1]:
         return own(module, *states, **kwargs)

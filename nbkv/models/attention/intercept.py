@@ -130,7 +130,7 @@ def _function(own: str, module: Any) -> Any:  # noqa: ANN401  (as transformers c
 
 def _call(name: str, module: Any, *states: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (as transformers calls attention)
     """Call the function ``name``; over ranges of keys ours in place of a model's own, which knows masks only."""
-    mask = states[3]
+    mask = states[3] if len(states) > 3 else None  # noqa: PLR2004  (behind query, key and value)
     if not isinstance(mask, Ranges) or _STANDS_IN in name:
         return _function(name, module)(module, *states, **kwargs)
     seen = _attention(module, *states[:3], **kwargs)
