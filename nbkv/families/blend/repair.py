@@ -35,7 +35,7 @@ class RepairedChunk:
 def repaired(partial: PartialPrefill, chosen: torch.Tensor, share: float) -> Iterator[torch.Tensor]:
     """Within the block, which runs ``chosen``, chunks' other rows move by ``share`` of the typical change of theirs.
 
-    Gives the rows that move. Chunks that the store had are repaired; what was moved from earlier prompts stays as it is.
+    Gives the rows that move. Chunks that the store had are repaired; what was in earlier prompts stays as it is.
     """
     chunks = list(_chunks(partial, chosen)) if share else []
     with ExitStack() as stack:
