@@ -122,9 +122,8 @@ class Lease:
     prefill left. ``copied`` counts the tokens whose K/V had to be copied for this lease. ``too_large`` are the
     bytes that all of it takes, of a lease that was given back and did not fit. ``notes`` are what the store has to say
     about it, ``seconds`` what computing the rest took (0: not measured). ``priorities`` are those of what is given
-    back, where nobody gave it others. While there is an ``arrival``, a layer of the
-    buffer is whole once a pass needs it; it must be settled before anything else is done. ``waited`` are the seconds
-    that this took.
+    back, where nobody gave it others. While there is an ``arrival``, a layer of the buffer is whole once a pass needs
+    it; it must be settled before anything else is done. ``waited`` are the seconds that this took.
     A ``checkpoint`` that was ``unproved`` comes from a tier: who goes on from it runs its golden token first.
     """
 

@@ -21,8 +21,8 @@ class LRULeaves:
     """Leaves by priority and recency: a heap with one entry a leaf, so that evicting one of n takes O(log n).
 
     An entry has the tick at which it was made: a leaf used since then is put back when it comes up. Whoever changes a
-    leaf's priority discards it and adds it again. Leaves on lease and
-    nodes that have children by now are dropped as they come up; whoever frees one adds it again.
+    leaf's priority discards it and adds it again. Leaves on lease and nodes that have children by now are dropped as
+    they come up; whoever frees one adds it again.
     """
 
     def __init__(self) -> None:

@@ -209,6 +209,7 @@ class MemoryStore:
         with self._lock:
             path, name = self._path(space, ids), (space, tuple(ids))
             whole = _length(path) == len(space.path(ids))
+            self._prioritise(path, how.priority)  # before anything is evicted: what has left must not come up again
             if how.pinned and whole and name not in self._pins:
                 self._pins.add(name)
                 for node in path:
@@ -219,7 +220,6 @@ class MemoryStore:
                     node.leases -= 1
                     self._leaves.add(node)
                 self._evict()
-            self._prioritise(path, how.priority)
             return _length(path)
 
     def rank(self, space: Space, ids: Sequence[int], rank: float) -> None:

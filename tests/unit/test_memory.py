@@ -258,6 +258,17 @@ def test_kv_of_a_lower_priority_is_evicted_before_what_was_used_longer_ago():
     everything_is_true(store)
 
 
+def test_kv_that_goes_as_it_is_unpinned_does_not_come_up_again():
+    store, ids = MemoryStore(limit=2**40), (1, 2, 3)
+    run(store, ids)
+    store.keep(SPACE, ids, Keeping(pinned=True))
+    store.limit = 0
+    store.keep(SPACE, ids, Keeping(priority=-1))
+    run(store, (7, 7))
+    assert (store.holds(SPACE, ids), store.nbytes) == (0, 0)
+    assert store.counts.evictions == 2
+
+
 def test_pinned_kv_is_not_evicted_until_it_is_unpinned():
     store, ids = MemoryStore(limit=2**40), (1, 2, 3, 4, 5)
     run(store, ids)
