@@ -76,8 +76,8 @@ def build(
         writer.ids.extend(codec.bos_ids)
         for number, part in enumerate(parts):
             writer.add(part, first=number == 0)
-    made = Prompt(tuple(writer.ids), tuple(writer.chunks), tuple(notes), chat=said is not None, said=said)
-    return replace(made, system=system)
+    written = tuple(writer.ids), tuple(writer.chunks), tuple(notes)
+    return Prompt(*written, chat=said is not None, said=said, system=system)
 
 
 def _parts(prompt: object) -> list[object]:
